@@ -1,0 +1,116 @@
+"""Cross-View Mutual Learning, Section 3 of the paper: the losses (Eq. 1-2), the mixing (Eq. 5-9), the objectives.
+
+Shapes: B scans, C classes, K feature channels, *S = (H, W) or (D0, D1, D2), *s the bottleneck's extents. Views 0
+and 1 are the two subnets. Where a mask M is 1, outside the box, the first scan of a pair stays; where it is 0,
+inside, the second one is pasted.
+"""
+import torch
+import torch.nn.functional as F
+
+from dataloaders.cutmix import zero_centered_mask
+from evaluate import largest_components
+from method import Method, Stage
+
+
+def discrepancy_loss(feature, other):
+    """Eq. 1: 1 + cosine over the channels, mean over scans and positions. (B, K, *s) twice -> scalar in [0, 2].
+
+    No gradient reaches `other`: each subnet moves away from where the other one is.
+    """
+    return 1 + F.cosine_similarity(feature, other.detach(), dim=1).mean()
+
+
+def segmentation_loss(logits, target):
+    """Eq. 2: half of cross-entropy plus Dice loss. logits (B, C, *S), target (B, *S) int -> scalar.
+
+    Dice a scan and class, background included, linear denominator, smoothed by 1e-5 [authors' release].
+    """
+    log_prob = logits.log_softmax(1)
+    prob = log_prob.exp().flatten(2)
+    classes = torch.arange(prob.shape[1], device=prob.device)[:, None]
+    onehot = target.flatten(1)[:, None] == classes                                      # (B, C, voxels)
+    overlap, mass = (prob * onehot).sum(2), prob.sum(2) + onehot.sum(2)
+    dice = (2 * overlap + 1e-5) / (mass + 1e-5)
+    return 0.5 * (F.nll_loss(log_prob, target.long()) + 1 - dice.mean())
+
+
+def mix(first, second, mask):
+    """Eq. 5, 6, 8: first * M + second * (1 - M), for images and label maps alike; `mask` (*S) of {0, 1}."""
+    return torch.where(mask.to(first.device) > 0, first, second)
+
+
+def heterogeneous_targets(labels0, labels1, mask):
+    """Eq. 9: outside the box the other view's label of scan p, inside it the own label of scan q.
+
+    labels0, labels1 (2b, *S): the views' pseudo-labels, [:b] of the scans p and [b:] of the scans q
+    -> targets of view 0 and view 1, (b, *S) each.
+    """
+    (p0, q0), (p1, q1) = labels0.chunk(2), labels1.chunk(2)
+    return mix(p1, q0, mask), mix(p0, q1, mask)
+
+
+class CML(Method):
+    """The method, and its steps on the way there (Section 4.6): CFL is `mixing=False`, CPS besides `lambda_dis=0`.
+
+    networks: x -> ((logits0, feature0), (logits1, feature1)); beta: edge of the box over edge of the patch;
+    lambda_unsup, lambda_dis: lambda_1 and lambda_2 of Eq. 4; fusion: 'softmax' (paper) | 'logits' (release).
+    """
+
+    def __init__(self, networks, beta, lambda_unsup, lambda_dis, mixing=True, fusion="softmax"):
+        super().__init__(networks, fusion)
+        self.beta, self.lambda_unsup, self.lambda_dis, self.mixing = beta, lambda_unsup, lambda_dis, mixing
+
+    def stages(self, pre_steps, self_steps):
+        """Section 3.3: pre-train on labelled scans, then self-train on both."""
+        return [Stage("pre", pre_steps, self.pretraining_losses), Stage("self", self_steps, self.losses)]
+
+    def pretraining_losses(self, batch):
+        """Eq. 11: L_pre = L_sup^l + lambda_2 L_dis^l."""
+        yield self.labelled_half(batch)
+
+    def losses(self, batch):
+        """Eq. 4: L = L_sup^l + lambda_1 L_sup^u + lambda_2 (L_dis^l + L_dis^u), the labelled half first."""
+        yield self.labelled_half(batch)
+        if self.lambda_unsup or self.lambda_dis:
+            yield self.unlabelled_half(batch)
+
+    def labelled_half(self, batch):
+        """Eq. 5-7: both views learn the true label of a mixed pair; unmixed, of the batch as it is."""
+        x, y = batch.x_l, batch.y_l
+        if self.mixing:
+            mask = zero_centered_mask(x.shape[2:], self.beta, batch.generator)
+            x, y = mix(*x.chunk(2), mask), mix(*y.chunk(2), mask)
+        return self.objective("l", self.networks(x), (y, y), 1)
+
+    def unlabelled_half(self, batch):
+        """Eq. 8-10: mixed pairs, heterogeneous targets. Unmixed, Eq. 3: each view learns the other's argmax."""
+        x = batch.x_u
+        if self.mixing:
+            labels0, labels1 = self.pseudo_labels(x)
+            mask = zero_centered_mask(x.shape[2:], self.beta, batch.generator)
+            views = self.networks(mix(*x.chunk(2), mask))
+            targets = heterogeneous_targets(labels0, labels1, mask)
+        else:
+            views = self.networks(x)
+            labels0, labels1 = (logits.detach().argmax(1) for logits, _ in views)
+            targets = labels1, labels0
+        loss, terms = self.objective("u", views, targets, self.lambda_unsup)
+        empty = sum((labels.flatten(1) == 0).all(1).sum() for labels in (labels0, labels1))
+        return loss, terms | {"empty_pseudo_labels": empty}
+
+    @torch.no_grad()
+    def pseudo_labels(self, x):
+        """The views' argmax on clean scans, reduced to its largest components: (B, ., *S) -> two (B, *S).
+
+        The paper calls the reduction NMS. The networks stay in training mode: dropout acts, and batch norm takes
+        this pass into its running statistics [authors' release].
+        """
+        return largest_components(torch.stack([logits.argmax(1) for logits, _ in self.networks(x)]))
+
+    def objective(self, half, views, targets, weight):
+        """One half's share of Eq. 4, summed over the views -> (loss, its terms)."""
+        (logits0, feature0), (logits1, feature1) = views
+        sup = segmentation_loss(logits0, targets[0]) + segmentation_loss(logits1, targets[1])
+        dis = discrepancy_loss(feature0, feature1) + discrepancy_loss(feature1, feature0)
+        return weight * sup + self.lambda_dis * dis, {f"sup_{half}": sup, f"dis_{half}": dis,
+                                                      f"target_{half}": targets[0]}

@@ -1,0 +1,76 @@
+"""ACDC: cine MRI of the heart, trained on the 1,312 slices of 70 patients, tested on volumes."""
+import numpy as np
+
+from dataloaders import augment
+from dataloaders.scans import Split, first_existing, read_list, read_scan, read_scans
+from errors import InputError
+from evaluate import resize_nearest, slice_wise
+
+
+class ACDC:
+    """recipe: train_ACDC's Recipe; `labeled` counts patients; labels of unlabelled slices are never read."""
+
+    dataset = "ACDC"
+
+    def __init__(self, recipe):
+        self.recipe = recipe
+
+    def split(self):
+        """Slices of the first `labeled` patients of train_slices.list, the other slices, the volume lists."""
+        recipe = self.recipe
+        slices = read_list(recipe.data_dir, self.dataset, "train_slices.list")
+        patients = list(dict.fromkeys(map(patient_of, slices)))
+        if not 0 < recipe.labeled <= len(patients):
+            raise InputError(f"--labeled {recipe.labeled}: train_slices.list has {len(patients)} patients")
+        chosen = set(patients[:recipe.labeled])
+        val, test = (read_list(recipe.data_dir, self.dataset, f"{role}.list", required=False)
+                     for role in ("val", "test"))
+        for role, names in (("val", val), ("test", test)):
+            shared = {patient_of(name) for name in names} & set(patients)
+            if shared:
+                raise InputError(f"{role}.list: {min(shared)} has slices in train_slices.list too; a patient "
+                                 "belongs to one list")
+        return Split([name for name in slices if patient_of(name) in chosen],
+                     [name for name in slices if patient_of(name) not in chosen], val, test)
+
+    def path_of(self, name):
+        data = self.recipe.data_dir / "data"
+        folders = [data / "slices", data] if "_slice_" in name else [data]
+        return first_existing([folder / f"{name}.h5" for folder in folders])
+
+    def _read(self, names, ndim, labelled, what):
+        def read(name, path):
+            return read_scan(name, path, ndim=ndim, in_channels=self.recipe.in_channels,
+                             num_classes=self.recipe.num_classes, labelled=labelled)
+        return read_scans(names, self.path_of, read, what)
+
+    def train_scans(self, names, labelled):
+        """Slices; without `labelled` their labels are not opened."""
+        return self._read(names, 2, labelled, "labelled" if labelled else "unlabelled")
+
+    def cases(self, names):
+        """Validation or test volumes (D, H, W) with labels, on their own grid."""
+        return self._read(names, 3, True, "reference")
+
+    def sample(self, scan, rng):
+        """One augmented slice at the patch size: image (in_channels, H, W), label (H, W) or None, as arrays.
+
+        Half of the draws turn and flip, a quarter rotates by a small angle, a quarter leaves the slice as it is.
+        """
+        arrays = [*scan.image.numpy(), None if scan.label is None else scan.label.numpy()]
+        draw = rng.random()
+        if draw < 0.5:
+            arrays = augment.rotate_flip(arrays, rng)
+        elif draw < 0.75:
+            arrays = augment.rotate_small(arrays, rng)
+        *channels, label = [None if a is None else resize_nearest(a, self.recipe.patch_size) for a in arrays]
+        return np.stack(channels), label
+
+    def segment(self, model, image):
+        """{view: class probabilities (C, D, H, W)} on the image's own grid, image (in_channels, D, H, W)."""
+        return slice_wise(model, image, self.recipe.patch_size, views=True)
+
+
+def patient_of(name):
+    """'patient099_frame01_slice_3' -> 'patient099'."""
+    return name.split("_frame")[0]

@@ -1,0 +1,40 @@
+"""Random crops, flips and rotations on NumPy arrays, image and label alike.
+
+Each function takes a list of arrays of one shape (*S) (None passes through, for the absent label) and a
+np.random.Generator, and draws the same numbers whatever the list holds. The constants are the authors' release's.
+"""
+import numpy as np
+from scipy import ndimage
+
+
+def rotate_flip(arrays, rng):
+    """A multiple of 90 degrees in the plane of the first two axes, then one flip along one of them; views."""
+    quarters, axis = rng.integers(4), rng.integers(2)
+    return _each(arrays, lambda a: np.flip(np.rot90(a, quarters), axis))
+
+
+def rotate_small(arrays, rng):
+    """A whole angle of -20 to 19 degrees in the plane, nearest neighbour, zeros from outside; (H, W) arrays."""
+    angle = int(rng.integers(-20, 20))
+    return _each(arrays, lambda a: ndimage.rotate(a, angle, order=0, reshape=False))
+
+
+def random_crop(arrays, size, rng):
+    """A window of `size` voxels at a random offset in [0, extent - size), the last one left out.
+
+    Where an axis is not longer than the window, every such axis is padded by (size - extent) // 2 + 3 zeros on
+    both sides first.
+    """
+    shape = next(a for a in arrays if a is not None).shape
+    pads = [(window - extent) // 2 + 3 if extent <= window else 0
+            for extent, window in zip(shape, size, strict=True)]
+    starts = [int(rng.integers(extent + 2 * pad - window))
+              for extent, pad, window in zip(shape, pads, size, strict=True)]
+    box = tuple(slice(start, start + window) for start, window in zip(starts, size, strict=True))
+    if any(pads):
+        arrays = _each(arrays, lambda a: np.pad(a, [(pad, pad) for pad in pads]))
+    return _each(arrays, lambda a: a[box])
+
+
+def _each(arrays, change):
+    return [None if a is None else change(a) for a in arrays]

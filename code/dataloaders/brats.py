@@ -1,0 +1,10 @@
+"""BraTS2019: 3D MRI of brain tumours, FLAIR, whole tumour, 250 training scans."""
+from dataloaders.volumes import Volumes
+
+
+class BraTS(Volumes):
+    dataset = "BraTS2019"
+    lists = {"train": "train.txt", "val": "val.txt", "test": "test.txt"}
+
+    def paths(self, name):
+        return [f"data/{name}.h5", f"{name}.h5"]

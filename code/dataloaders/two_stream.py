@@ -1,0 +1,71 @@
+"""Labelled and unlabelled patches side by side, each a pure function of (seed, stage, step, slot).
+
+No generator state exists: a resumed run, another number of workers or another process draws the very same step.
+"""
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+LABELLED, UNLABELLED, MASKS, TORCH = range(4)       # what a random number is for
+
+
+def random(*key):
+    """NumPy generator of a tuple of whole numbers."""
+    return np.random.default_rng(key)
+
+
+def torch_seed(*key):
+    """64-bit seed for a torch.Generator of a tuple of whole numbers."""
+    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0])
+
+
+@lru_cache(maxsize=8)
+def _shuffled(count, *key):
+    return random(*key).permutation(count)
+
+
+class TwoStream(Dataset):
+    """Item `step` is that step's (x_l, y_l, x_u).
+
+    labelled, unlabelled: lists of Scan; sample(scan, rng) -> augmented image (in_channels, *P) and label (*P) or
+    None, as arrays; sizes: scans a batch, labelled and unlabelled. Each stream goes through shuffled epochs
+    without end; one shorter than its batch repeats cases with fresh crops. x (B, in_channels, *P) float32,
+    y_l (B, *P) uint8; x_u is None where there is no unlabelled stream. The labels of unlabelled scans are not
+    here to be yielded.
+    """
+
+    def __init__(self, labelled, unlabelled, sample, sizes, seed, stage):
+        self.labelled, self.unlabelled, self.sample = labelled, unlabelled, sample
+        self.sizes, self.key = sizes, (seed, stage)
+
+    def __getitem__(self, step):
+        x_l, y_l = zip(*self._batch(self.labelled, self.sizes[0], step, LABELLED), strict=True)
+        x_u = [image for image, _ in self._batch(self.unlabelled, self.sizes[1], step, UNLABELLED)]
+        return _stack(x_l), _stack(y_l), _stack(x_u) if x_u else None
+
+    def _batch(self, scans, size, step, stream):
+        return [self.sample(scan, random(*self.key, stream, step, slot))
+                for slot, scan in enumerate(self._scans(scans, size, step, stream))]
+
+    def _scans(self, scans, size, step, stream):
+        if not scans:
+            return []
+        places = [divmod(step * size + slot, len(scans)) for slot in range(size)]
+        return [scans[_shuffled(len(scans), *self.key, stream, epoch)[place]] for epoch, place in places]
+
+    def names(self, step):
+        """Names of step's labelled and unlabelled cases, for messages."""
+        return tuple([scan.name for scan in self._scans(scans, size, step, stream)]
+                     for scans, size, stream in ((self.labelled, self.sizes[0], LABELLED),
+                                                 (self.unlabelled, self.sizes[1], UNLABELLED)))
+
+    def batches(self, first, last, workers=0, pin_memory=False):
+        """Iterate over the steps first, ..., last - 1, loaded ahead by `workers` processes."""
+        return DataLoader(self, batch_size=None, sampler=range(first, last), num_workers=workers,
+                          pin_memory=pin_memory)
+
+
+def _stack(arrays):
+    return torch.from_numpy(np.stack(arrays))

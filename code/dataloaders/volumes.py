@@ -1,0 +1,88 @@
+"""What LA and BraTS share: 3D volumes, random patches, sliding windows, optionally at half resolution."""
+import numpy as np
+import torch.nn.functional as F
+
+from dataloaders import augment
+from dataloaders.scans import Scan, Split, first_existing, read_list, read_scan, read_scans
+from errors import InputError
+from evaluate import sliding_window
+
+
+class Volumes:
+    """A data set of 3D volumes; the subclass says where files and lists are.
+
+    recipe: a train script's Recipe; labels are read for labelled, validation and test cases alone.
+    """
+
+    dataset = ""                # folder name under data/
+    lists = {}                  # split -> list file
+
+    def __init__(self, recipe):
+        self.recipe = recipe
+
+    def paths(self, name):
+        """Where the case's HDF5 file may be, relative to the data folder, likeliest first."""
+        raise NotImplementedError
+
+    def path_of(self, name):
+        return first_existing([self.recipe.data_dir / path for path in self.paths(name)])
+
+    def split(self):
+        """The lists, with --holdout-test and --holdout-val cases taken from the end of the train list."""
+        recipe = self.recipe
+        train, val, test = (read_list(recipe.data_dir, self.dataset, self.lists[role], required=role == "train")
+                            if role in self.lists else [] for role in ("train", "val", "test"))
+        for role in ("test", "val"):
+            count = getattr(recipe, f"holdout_{role}")
+            if count:
+                train, held = train[:-count], train[-count:]
+                test, val = (held, val) if role == "test" else (test, held)
+        if not 0 < recipe.labeled <= len(train):
+            raise InputError(f"--labeled {recipe.labeled}: the train list has {len(train)} cases"
+                             f"{' after the hold-outs' if recipe.holdout_test or recipe.holdout_val else ''}")
+        return Split(train[:recipe.labeled], train[recipe.labeled:], val, test)
+
+    def _read(self, name, path, labelled):
+        return read_scan(name, path, ndim=3, in_channels=self.recipe.in_channels,
+                         num_classes=self.recipe.num_classes, labelled=labelled)
+
+    def train_scans(self, names, labelled):
+        """Scans at training resolution; without `labelled` their labels are not opened."""
+        what = "labelled" if labelled else "unlabelled"
+        return read_scans(names, self.path_of, lambda name, path: self._shrunk(self._read(name, path, labelled)), what)
+
+    def cases(self, names):
+        """Validation or test scans with labels, on their own grid."""
+        return read_scans(names, self.path_of, lambda name, path: self._read(name, path, True), "reference")
+
+    def _shrunk(self, scan):
+        if not self.recipe.half_resolution:
+            return scan
+        shape = [extent // 2 for extent in scan.image.shape[1:]]
+        label = scan.label
+        if label is not None:
+            label = F.interpolate(label[None, None], shape, mode="nearest-exact")[0, 0]
+        return Scan(scan.name, self._half(scan.image), label)
+
+    @staticmethod
+    def _half(image):
+        shape = [extent // 2 for extent in image.shape[1:]]
+        return F.interpolate(image[None], shape, mode="trilinear", align_corners=False)[0]
+
+    def sample(self, scan, rng):
+        """One augmented patch: image (in_channels, *P), label (*P) or None, as arrays."""
+        channels = list(scan.image.numpy())
+        label = None if scan.label is None else scan.label.numpy()
+        arrays = augment.rotate_flip([*channels, label], rng)
+        *channels, label = augment.random_crop(arrays, self.recipe.patch_size, rng)
+        return np.stack(channels), label
+
+    def segment(self, model, image):
+        """{view: class probabilities (C, *S)} on the image's own grid, image (in_channels, *S)."""
+        recipe = self.recipe
+        small = self._half(image) if recipe.half_resolution else image
+        views = sliding_window(model, small, recipe.patch_size, recipe.stride, views=True)
+        if recipe.half_resolution:
+            views = {view: F.interpolate(probs[None], image.shape[1:], mode="trilinear", align_corners=False)[0]
+                     for view, probs in views.items()}
+        return views

@@ -1,0 +1,55 @@
+"""Every choice that depends on the hardware: where tensors live, their memory format, precision, memory used."""
+import resource
+
+import torch
+
+from errors import InputError
+
+CHANNELS_LAST = {2: torch.channels_last, 3: torch.channels_last_3d}    # spatial axes -> memory format
+
+
+class Device:
+    """name: 'auto' (CUDA if there is one), 'cpu', 'cuda', 'cuda:1', ...; ndim: spatial axes of the networks.
+
+    amp: bfloat16 autocast; deterministic: only kernels that repeat bit for bit.
+    """
+
+    def __init__(self, name="auto", ndim=3, amp=False, deterministic=False):
+        if name == "auto":
+            name = "cuda" if torch.cuda.is_available() else "cpu"
+        if name.startswith("cuda") and not torch.cuda.is_available():
+            raise InputError(f"--device {name}: this PyTorch sees no GPU; use --device cpu, or install a CUDA build")
+        self.torch, self.amp = torch.device(name), amp
+        self.format = CHANNELS_LAST[ndim]
+        self.cuda = self.torch.type == "cuda"
+        torch.use_deterministic_algorithms(deterministic, warn_only=True)
+        if self.cuda:
+            torch.backends.cudnn.benchmark = not deterministic
+            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+            torch.cuda.reset_peak_memory_stats(self.torch)
+
+    def place(self, module):
+        """Move a module here, in the memory format its convolutions are fastest in."""
+        return module.to(self.torch, memory_format=self.format)
+
+    def image(self, x):
+        """Images (B, channels, *S) from the loader, without waiting for the copy."""
+        if x is None:
+            return None
+        return x.to(self.torch, non_blocking=True).contiguous(memory_format=self.format)
+
+    def label(self, y):
+        """Label maps (B, *S) uint8 from the loader -> int64."""
+        return y.to(self.torch, non_blocking=True).long()
+
+    def autocast(self):
+        return torch.autocast(self.torch.type, torch.bfloat16, enabled=self.amp)
+
+    def peak_memory(self):
+        """GiB: allocated at most on the GPU, or the process's largest resident size on a CPU."""
+        if self.cuda:
+            return torch.cuda.max_memory_allocated(self.torch) / 2 ** 30
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** 20
+
+    def __str__(self):
+        return torch.cuda.get_device_name(self.torch) if self.cuda else f"CPU, {torch.get_num_threads()} threads"

@@ -1,0 +1,283 @@
+"""One training loop for every stage, method and data set: log, select, checkpoint, resume."""
+import math
+import shlex
+import signal
+import sys
+import time
+
+import torch
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+import methods
+import plots
+from dataloaders import two_stream
+from dataloaders.two_stream import TwoStream
+from device import Device
+from errors import InputError
+from evaluate import mean_dice
+from files import load_tensors, save_tensors
+from method import Batch
+from run_folder import RunFolder
+
+STEP_DROPS = 6          # the "step" schedule: LA drops every 2,500 of 15,000 self-training steps   [C]
+POLY_POWER = 0.9        # the "poly" schedule                                                       [C]
+
+
+def learning_rate(schedule, base, step, steps):
+    """At `step` (from 0) of `steps`: constant, a tenth after every sixth of the stage, or polynomial decay."""
+    if schedule == "constant":
+        return base
+    if schedule == "step":
+        return base * 0.1 ** (step * STEP_DROPS // steps)
+    if schedule == "poly":
+        return base * (1 - step / steps) ** POLY_POWER
+    raise ValueError(f"schedule {schedule!r} is unknown: choose constant, step or poly")
+
+
+def train(recipe, data, presets):
+    """Run the recipe in its run folder, from its checkpoint if there is one; returns the folder."""
+    folder = RunFolder(recipe.folder(presets), recipe)
+    print(f"run folder: {folder.path}")
+    if folder.finished:
+        print("this run is finished; test it, or choose another --seed or --out")
+        return folder.path
+    Fit(recipe, data, folder).run()
+    return folder.path
+
+
+class Fit:
+    """The state of a run: method, optimiser, streams, what was best, where it stands.
+
+    recipe: a train script's; data: a data set of dataloaders/; folder: RunFolder.
+    """
+
+    def __init__(self, recipe, data, folder):
+        self.recipe, self.data, self.folder = recipe, data, folder
+        self.device = Device(recipe.device, len(recipe.patch_size), recipe.amp, recipe.deterministic)
+        torch.manual_seed(recipe.seed)
+        self.method = self.device.place(methods.build(recipe))
+        self.optimizer = torch.optim.SGD(self.method.trained_parameters(), recipe.lr,
+                                         momentum=recipe.momentum, weight_decay=recipe.weight_decay)
+        self.stages = self.method.stages(recipe.pre_steps, recipe.self_steps)
+        self._read_scans()
+        self.stage, self.step, self.best, self.last_dice = 0, 0, -math.inf, None
+        self.stop_signal = None
+
+    def _read_scans(self):
+        split = self.data.split()
+        if self.method.uses_unlabelled and not split.unlabelled:
+            raise InputError(f"--labeled {self.recipe.labeled} leaves no unlabelled scans: use --method supervised")
+        self.labelled = self.data.train_scans(split.labelled, labelled=True)
+        self.unlabelled = (self.data.train_scans(split.unlabelled, labelled=False)
+                           if self.method.uses_unlabelled else [])
+        selecting = split.test if self.recipe.select_on == "test" else split.val
+        if self.recipe.select_on == "test" and not selecting:
+            raise InputError("--select-on test: there are no test cases; see --holdout-test")
+        watched = split.test if self.recipe.monitor == "test" and self.recipe.select_on != "test" else []
+        self.selection = self.data.cases(selecting)
+        self.watched = self.data.cases(watched)
+
+    # ---- the loop ----------------------------------------------------------------------------------------
+
+    def run(self):
+        self._resume()
+        self.board = SummaryWriter(self.folder.path / "tb", purge_step=self._global_step() + 1)
+        self._catch_signals()
+        while self.stage < len(self.stages):
+            stage = self.stages[self.stage]
+            if self.step == 0 and self.stage > 0:
+                self._start_from_pretrained()
+            self._run_stage(stage)
+            if stage.name == "pre" and not self.selection:
+                self._save_weights("pretrained.pt", optimizer=True)
+            self.stage, self.step, self.best = self.stage + 1, 0, -math.inf
+            self._save_checkpoint()
+        self._save_weights("last.pt")
+        self.board.close()
+        plots.curves(self.folder.path)
+        print(f"finished: {self.folder.path}")
+
+    def _run_stage(self, stage):
+        streams = self._streams()
+        pin = self.device.cuda
+        batches = streams.batches(self.step, stage.steps, self.recipe.workers, pin)
+        bar = tqdm(batches, stage.name, stage.steps, initial=self.step, mininterval=1, dynamic_ncols=True)
+        saved_at, begun = time.monotonic(), time.monotonic()
+        for arrays in bar:
+            terms = self._train_step(stage, streams, arrays)
+            self.step += 1
+            seconds = time.monotonic() - begun
+            self._log(stage, terms, seconds)
+            self._show_progress(bar, terms)
+            if self.step % self.recipe.eval_every == 0 or self.step == stage.steps:
+                self._validate(stage)
+            self._estimate(seconds)
+            if self.step % self.recipe.checkpoint_steps == 0 or self.stop_signal \
+                    or time.monotonic() - saved_at > 60 * self.recipe.checkpoint_minutes:
+                self._save_checkpoint()
+                saved_at = time.monotonic()
+            if self.stop_signal:
+                bar.close()
+                self._leave()
+            begun = time.monotonic()
+
+    def _streams(self):
+        sizes = self.recipe.labeled_batch, self.recipe.unlabeled_batch
+        return TwoStream(self.labelled, self.unlabelled, self.data.sample, sizes, self.recipe.seed, self.stage)
+
+    def _train_step(self, stage, streams, arrays):
+        """Backward on each loss the stage yields, then one step of the optimiser -> its terms as numbers."""
+        key = self.recipe.seed, self.stage, self.step
+        torch.manual_seed(two_stream.torch_seed(two_stream.TORCH, *key, 0))     # dropout and noise
+        generator = torch.Generator().manual_seed(two_stream.torch_seed(two_stream.MASKS, *key))
+        x_l, y_l, x_u = arrays
+        batch = Batch(self.device.image(x_l), self.device.label(y_l), self.device.image(x_u),
+                      self.step, stage.steps, generator)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._rate(stage)
+        self.optimizer.zero_grad()
+        self.method.train()
+        drawing = self._draw_inputs() if (self.step + 1) % self.recipe.eval_every == 0 else None
+        terms, total = {}, 0
+        losses = stage.losses(batch)
+        while True:
+            with self.device.autocast():
+                loss, new = next(losses, (None, None))
+            if loss is None:
+                break
+            loss.backward()
+            terms |= new
+            total = total + loss.detach()
+        norm = torch.nn.utils.get_total_norm(
+            [p.grad for p in self.method.trained_parameters() if p.grad is not None])
+        maps = {name: term for name, term in terms.items() if term.ndim}
+        terms = {"loss": total, "grad_norm": norm, **{name: t for name, t in terms.items() if not t.ndim}}
+        values = torch.stack([term.detach().double() for term in terms.values()]).tolist()      # one host sync
+        terms = dict(zip(terms, values, strict=True))
+        if not all(map(math.isfinite, values)):
+            self._stop_sick(stage, streams, terms)
+        self.optimizer.step()
+        self.method.after_step(batch)
+        if drawing:
+            self._draw(drawing, maps)
+        return terms
+
+    def _rate(self, stage):
+        schedule = self.recipe.pre_schedule if stage.name == "pre" else self.recipe.self_schedule
+        return learning_rate(schedule, self.recipe.lr, self.step, stage.steps)
+
+    def _stop_sick(self, stage, streams, terms):
+        labelled, unlabelled = streams.names(self.step)
+        values = ", ".join(f"{name} {value:.4g}" for name, value in terms.items())
+        raise InputError(f"training went non-finite at step {self.step + 1} of stage {stage.name}: {values}; "
+                         f"labelled {labelled}, unlabelled {unlabelled}. Nothing was updated and "
+                         f"{self.folder.path / 'checkpoint.pt'} is sound: check these scans, or lower --lr")
+
+    # ---- what is written ---------------------------------------------------------------------------------
+
+    def _global_step(self):
+        return sum(stage.steps for stage in self.stages[:self.stage]) + self.step
+
+    def _log(self, stage, terms, seconds):
+        rate = self.optimizer.param_groups[0]["lr"]
+        self.folder.log.append({"stage": stage.name, "step": self.step, "lr": f"{rate:.6g}",
+                                **{name: repr(value) for name, value in terms.items()},
+                                "seconds": f"{seconds:.3f}", "memory_gib": f"{self.device.peak_memory():.2f}"})
+        if self.step % 10 == 0:
+            for name, value in {**terms, "lr": rate}.items():
+                self.board.add_scalar(f"train/{name}", value, self._global_step())
+
+    def _show_progress(self, bar, terms):
+        shown = {name: f"{value:.3f}" for name, value in terms.items() if name.startswith(("sup", "dis", "cons"))}
+        if self.last_dice is not None:
+            shown["val Dice"] = f"{100 * self.last_dice:.2f}"
+        bar.set_postfix(shown, refresh=False)
+
+    def _estimate(self, seconds):
+        """Without a GPU, say early how long the paper's schedule takes."""
+        if self._global_step() == 3 and self.recipe.preset == "paper" and not self.device.cuda:
+            hours = seconds * sum(stage.steps for stage in self.stages) / 3600
+            tqdm.write(f"no GPU: at {seconds:.1f} s a step this run takes about {hours:.0f} hours; the preset "
+                       "`mini` fits this machine. Going on.")
+
+    def _validate(self, stage):
+        """Rows of val.csv; the best checkpoint of the stage, the earlier one on a tie."""
+        recipe = self.recipe
+        groups = ((recipe.select_on, self.selection, True), (recipe.monitor, self.watched, False))
+        for split, scans, selects in groups:
+            if not scans:
+                continue
+            dice = mean_dice(self.method, scans, self.data.segment, recipe.num_classes)
+            self.folder.val.append({"stage": stage.name, "step": self.step, "split": split,
+                                    **{view: f"{value:.6f}" for view, value in dice.items()}})
+            for view, value in dice.items():
+                self.board.add_scalar(f"{split}/dice_{view}", value, self._global_step())
+            headline = next(iter(dice.values()))
+            if selects:
+                self.last_dice = headline
+                if headline > self.best:
+                    self.best = headline
+                    pre = stage.name == "pre"
+                    self._save_weights("pretrained.pt" if pre else "best.pt", optimizer=pre)
+        plots.curves(self.folder.path)
+
+    def _draw_inputs(self):
+        """Record what the networks see and say in their last pass of this step."""
+        seen = {}
+        hook = self.method.networks.register_forward_hook(
+            lambda _, inputs, output: seen.update(input=inputs[0].detach(), output=output))
+        return seen, hook
+
+    def _draw(self, drawing, maps):
+        seen, hook = drawing
+        hook.remove()
+        target = maps.get("target_u", maps.get("target_l"))
+        picture = plots.step_picture(seen["input"], target, seen["output"], self.recipe.num_classes)
+        self.board.add_image("train/input, target, views", picture, self._global_step(), dataformats="HWC")
+
+    # ---- what survives -----------------------------------------------------------------------------------
+
+    def _save_weights(self, name, optimizer=False):
+        content = {"method": self.method.state_dict(), "step": self._global_step()}
+        if optimizer:
+            content["optimizer"] = self.optimizer.state_dict()
+        save_tensors(self.folder.path / name, content)
+
+    def _save_checkpoint(self):
+        self.folder.save_checkpoint({
+            "method": self.method.state_dict(), "optimizer": self.optimizer.state_dict(), "stage": self.stage,
+            "step": self.step, "best": self.best, "last_dice": self.last_dice})
+
+    def _resume(self):
+        state = self.folder.load_checkpoint()
+        if state is not None:
+            self.method.load_state_dict(state["method"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.stage, self.step, self.best = state["stage"], state["step"], state["best"]
+            self.last_dice = state["last_dice"]
+            print(f"resuming after step {self.step} of stage {self.stage + 1} of {len(self.stages)}")
+        order = {stage.name: index for index, stage in enumerate(self.stages)}
+        here = self.stage, self.step
+        self.folder.cut_logs(lambda row: (order[row["stage"]], int(row["step"])) > here)
+
+    def _start_from_pretrained(self):
+        """Best pre-trained weights where validation cases chose them, else the last; with that step's momentum."""
+        state = load_tensors(self.folder.path / "pretrained.pt")
+        self.method.load_state_dict(state["method"])
+        self.optimizer.load_state_dict(state["optimizer"])
+
+    def _catch_signals(self):
+        def note(number, _):
+            self.stop_signal = signal.Signals(number).name
+        for number in (signal.SIGINT, signal.SIGTERM):
+            try:
+                signal.signal(number, note)
+            except ValueError:          # not in the main thread: a test, a notebook
+                return
+
+    def _leave(self):
+        self.board.close()
+        print(f"\n{self.stop_signal}: saved after step {self.step} of stage {self.stages[self.stage].name}; go on "
+              f"with\n    {shlex.join(['python', *sys.argv])}")
+        sys.exit(128 + signal.Signals[self.stop_signal])

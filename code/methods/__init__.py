@@ -1,0 +1,36 @@
+"""The compared methods by their names on the command line (`--method`)."""
+from cml import CML
+from errors import InputError
+from methods.mean_teacher import MeanTeacher
+from methods.supervised import Supervised
+from networks.two_view import build as two_views
+from networks.two_view import build_subnet
+
+
+def _cml(mixing, discrepancy):
+    def make(recipe):
+        networks = two_views(recipe.network, recipe.in_channels, recipe.num_classes)
+        return CML(networks, recipe.beta, recipe.lambda_unsup, recipe.lambda_dis if discrepancy else 0,
+                   mixing, recipe.fusion)
+    return make
+
+
+def _subnet(recipe):
+    return build_subnet(recipe.network, recipe.in_channels, recipe.num_classes)
+
+
+# name -> recipe -> Method; Section 4.6 calls CPS and CFL the steps on the way to CML
+METHODS = {
+    "cml": _cml(mixing=True, discrepancy=True),
+    "cfl": _cml(mixing=False, discrepancy=True),
+    "cps": _cml(mixing=False, discrepancy=False),
+    "supervised": lambda recipe: Supervised(_subnet(recipe)),
+    "mean_teacher": lambda recipe: MeanTeacher(_subnet(recipe), _subnet(recipe)),
+}
+
+
+def build(recipe):
+    """The recipe's method with freshly initialised networks. Raises InputError for an unknown name."""
+    if recipe.method not in METHODS:
+        raise InputError(f"--method {recipe.method}: unknown, choose one of {', '.join(METHODS)}")
+    return METHODS[recipe.method](recipe)

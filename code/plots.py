@@ -1,0 +1,97 @@
+"""Pictures of a run: training curves, one step's input and targets, overlays of predictions."""
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.figure import Figure
+
+from evaluate import class_probabilities
+from files import Table, write_aside
+
+COLOURS = np.array([colormaps["tab10"](i)[:3] for i in (3, 2, 0, 1, 4, 5, 6, 8, 9)])   # of classes 1, 2, ...
+SMOOTHING = 50      # steps of the moving mean over a loss term
+
+
+def save(figure, path):
+    """Figure -> PNG, written aside and renamed."""
+    write_aside(path, lambda file: figure.savefig(file, format="png", dpi=120, bbox_inches="tight"))
+
+
+def curves(run):
+    """RUN/curves.png from RUN/log.csv and val.csv: loss terms, and Dice of each view over the steps (Figure 2)."""
+    log, val = Table(run / "log.csv").rows(), Table(run / "val.csv").rows()
+    if not log:
+        return
+    offset = sum(row["stage"] == "pre" for row in log)
+    at = {"pre": 0, "self": offset}
+
+    def steps(rows):
+        return [at[row["stage"]] + int(row["step"]) for row in rows]
+
+    figure = Figure(figsize=(11, 4))
+    losses, dice = figure.subplots(1, 2)
+    skipped = {"stage", "step", "lr", "loss", "grad_norm", "seconds", "memory_gib", "empty_pseudo_labels"}
+    for term in [column for column in log[-1] if column not in skipped]:
+        rows = [row for row in log if row[term]]
+        width = min(SMOOTHING, len(rows))
+        values = np.convolve([float(row[term]) for row in rows], np.ones(width) / max(width, 1), "valid")
+        losses.plot(steps(rows)[width - 1:], values, label=term, linewidth=1)
+    losses.set(xlabel="step", title=f"loss terms (mean of {SMOOTHING} steps)")
+    losses.legend(fontsize=8)
+    for split in dict.fromkeys(row["split"] for row in val):
+        rows = [row for row in val if row["split"] == split]
+        for view in [column for column in rows[0] if column not in ("stage", "step", "split")]:
+            dice.plot(steps(rows), [100 * float(row[view]) for row in rows], label=f"{split}: {view}",
+                      linewidth=1.8 if view in ("fused", "network", "student") else 1)
+    dice.set(xlabel="step", title="Dice (%)" if val else "Dice: no validation cases in this run")
+    for axes in (losses, dice):
+        axes.grid(alpha=0.3)
+        if offset and offset < len(log):
+            axes.axvline(offset, color="grey", linestyle=":", linewidth=1)
+    if val:
+        dice.legend(fontsize=8)
+    save(figure, run / "curves.png")
+
+
+def step_picture(image, target, output, num_classes):
+    """The first scan of a batch beside target and views -> (H, W, 3) float in [0, 1]; volumes by their middle slice.
+
+    image (B, in_channels, *S), target (B, *S), output: what the networks made of the image.
+    """
+    maps = {"target": target, **{view: p.argmax(1) for view, p in class_probabilities(output).items()}}
+    grey = _middle(image[0, 0].float().cpu().numpy())
+    panels = [coloured(grey, np.zeros_like(grey, int))]
+    panels += [coloured(grey, _middle(labels[0].cpu().numpy())) for labels in maps.values()]
+    return np.concatenate(panels, 1)
+
+
+def _middle(array):
+    return array if array.ndim == 2 else array[..., array.shape[-1] // 2]
+
+
+def coloured(grey, labels, alpha=0.45):
+    """Grey image (H, W) of any range with classes (H, W) painted over it -> (H, W, 3) in [0, 1]."""
+    low, high = np.percentile(grey, (1, 99))
+    picture = np.repeat(np.clip((grey - low) / max(high - low, 1e-6), 0, 1)[..., None], 3, -1)
+    painted = COLOURS[(labels - 1) % len(COLOURS)]
+    return np.where(labels[..., None] > 0, (1 - alpha) * picture + alpha * painted, picture)
+
+
+def overlay(path, image, reference, predictions, depth_axis):
+    """PNG in Figure 4's layout: image, reference, every view, on the slice with most reference (or prediction).
+
+    image, reference (or None), predictions {view: label map}: all (*S); depth_axis: the axis slices are cut along.
+    """
+    guide = reference if reference is not None and reference.any() else next(iter(predictions.values()))
+    area = np.count_nonzero(guide, axis=tuple(axis for axis in range(guide.ndim) if axis != depth_axis))
+    index = int(area.argmax()) if area.any() else len(area) // 2
+    maps = {"image": None, **({} if reference is None else {"reference": reference}), **predictions}
+    figure = Figure(figsize=(2.6 * len(maps), 2.9))
+    grey = image.take(index, depth_axis)
+    for axes, (title, labels) in zip(np.atleast_1d(figure.subplots(1, len(maps))), maps.items(), strict=True):
+        axes.imshow(grey, cmap="gray", vmin=np.percentile(grey, 1), vmax=np.percentile(grey, 99))
+        if labels is not None:
+            cut = labels.take(index, depth_axis)
+            for label in np.unique(cut[cut > 0]):
+                axes.contour(cut == label, levels=[0.5], colors=[COLOURS[(label - 1) % len(COLOURS)]], linewidths=1.2)
+        axes.set_title(title, fontsize=9)
+        axes.axis("off")
+    save(figure, path)

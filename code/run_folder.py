@@ -1,0 +1,92 @@
+"""The run folder: config.json, CSV logs, checkpoints; who may write into it and where to go on."""
+import json
+import platform
+import shlex
+import subprocess
+import sys
+import warnings
+from importlib.metadata import version
+
+from dataloaders.scans import ROOT
+from errors import InputError
+from files import Table, load_tensors, save_tensors, write_text
+
+
+class RunFolder:
+    """Opens `path` for a recipe: a new folder, or an unfinished run of the same recipe, which is then resumed.
+
+    InputError for a folder with a run of another recipe (the fields are named) or with foreign files.
+    """
+
+    def __init__(self, path, recipe):
+        self.path = path
+        config = path / "config.json"
+        if config.exists():
+            self._compare(json.loads(config.read_text()), recipe)
+        elif path.exists() and any(path.iterdir()):
+            raise InputError(f"{path} exists and holds no config.json: give a new or an empty folder to --out")
+        else:
+            try:
+                path.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise InputError(f"{path} cannot be made ({error.strerror}): choose another --out") from error
+            write_text(config, json.dumps(description(recipe), indent=2) + "\n")
+        self.log, self.val = Table(path / "log.csv"), Table(path / "val.csv")
+
+    def _compare(self, config, recipe):
+        old, new = config["recipe"], json.loads(json.dumps(recipe.to_json()))
+        differing = [f"{name} was {old.get(name)}, is {new[name]}" for name in recipe.fields()
+                     if old.get(name) != new[name]]
+        if config.get("dataset") != recipe.dataset:
+            differing.insert(0, f"data set was {config.get('dataset')}, is {recipe.dataset}")
+        if differing:
+            raise InputError(f"{self.path} holds a run of another recipe ({'; '.join(differing)}): "
+                             "choose another --out, or delete that folder")
+
+    @property
+    def finished(self):
+        return (self.path / "last.pt").exists()
+
+    def save_checkpoint(self, state):
+        """Logs first, then checkpoint.pt; its predecessor stays as checkpoint_prev.pt."""
+        self.log.close()
+        self.val.close()
+        current = self.path / "checkpoint.pt"
+        aside = self.path / "checkpoint_new.pt"
+        save_tensors(aside, state)
+        if current.exists():
+            current.replace(self.path / "checkpoint_prev.pt")
+        aside.replace(current)
+
+    def load_checkpoint(self):
+        """The newest usable checkpoint, or None; a damaged one is passed over with a warning."""
+        for name in ("checkpoint.pt", "checkpoint_prev.pt"):
+            if (self.path / name).exists():
+                try:
+                    return load_tensors(self.path / name)
+                except InputError as error:
+                    warnings.warn(f"{error}: going on from an earlier checkpoint", stacklevel=2)
+        return None
+
+    def cut_logs(self, after):
+        """Drop log rows that a resumed run writes again: keep those for which after(row) is False."""
+        for table in (self.log, self.val):
+            if table.columns:
+                table.write([row for row in table.rows() if not after(row)])
+
+
+def description(recipe):
+    """What config.json holds: recipe, command line, versions, git commit."""
+    packages = ("torch", "numpy", "scipy", "h5py", "connected-components-3d")
+    return {"dataset": recipe.dataset, "recipe": recipe.to_json(), "command": shlex.join(["python", *sys.argv]),
+            "commit": _git_commit(), "versions": {"python": platform.python_version(),
+                                                  **{name: version(name) for name in packages}}}
+
+
+def _git_commit():
+    try:
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True)
+        dirty = subprocess.run(["git", "status", "--porcelain"], cwd=ROOT, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return commit.stdout.strip() + ("-dirty" if dirty.stdout.strip() else "")
