@@ -223,7 +223,7 @@ def _bounding_box(mask):
 
 
 def class_metrics(pred, ref, num_classes, spacing=None):
-    """`surface_metrics` of each foreground class of two label maps (*S) -> [{class, dice, ..., empty_pred, empty_ref}]"""
+    """`surface_metrics` of each foreground class of two label maps (*S) -> rows, empty_pred and empty_ref added."""
     rows = []
     for label in range(1, num_classes):
         masks = pred == label, ref == label

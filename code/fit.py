@@ -3,7 +3,9 @@ import math
 import shlex
 import signal
 import sys
+import threading
 import time
+from contextlib import contextmanager
 
 import torch
 from torch.utils.tensorboard import SummaryWriter
@@ -18,6 +20,7 @@ from errors import InputError
 from evaluate import mean_dice
 from files import load_tensors, save_tensors
 from method import Batch
+from preprocess import read_preprocessing, write_preprocessing
 from run_folder import RunFolder
 
 STEP_DROPS = 6          # the "step" schedule: LA drops every 2,500 of 15,000 self-training steps   [C]
@@ -42,6 +45,9 @@ def train(recipe, data, presets):
     if folder.finished:
         print("this run is finished; test it, or choose another --seed or --out")
         return folder.path
+    preprocessing = read_preprocessing(recipe.data_dir)
+    if preprocessing:
+        write_preprocessing(folder.path, preprocessing)     # predict.py does the same to new scans
     Fit(recipe, data, folder).run()
     return folder.path
 
@@ -83,17 +89,17 @@ class Fit:
     def run(self):
         self._resume()
         self.board = SummaryWriter(self.folder.path / "tb", purge_step=self._global_step() + 1)
-        self._catch_signals()
-        while self.stage < len(self.stages):
-            stage = self.stages[self.stage]
-            if self.step == 0 and self.stage > 0:
-                self._start_from_pretrained()
-            self._run_stage(stage)
-            if stage.name == "pre" and not self.selection:
-                self._save_weights("pretrained.pt", optimizer=True)
-            self.stage, self.step, self.best = self.stage + 1, 0, -math.inf
-            self._save_checkpoint()
-        self._save_weights("last.pt")
+        with self._noting_signals():
+            while self.stage < len(self.stages):
+                stage = self.stages[self.stage]
+                if self.step == 0 and self.stage > 0:
+                    self._start_from_pretrained()
+                self._run_stage(stage)
+                if stage.name == "pre" and not self.selection:
+                    self._save_weights("pretrained.pt", optimizer=True)
+                self.stage, self.step, self.best = self.stage + 1, 0, -math.inf
+                self._save_checkpoint()
+            self._save_weights("last.pt")
         self.board.close()
         plots.curves(self.folder.path)
         print(f"finished: {self.folder.path}")
@@ -124,7 +130,8 @@ class Fit:
 
     def _streams(self):
         sizes = self.recipe.labeled_batch, self.recipe.unlabeled_batch
-        return TwoStream(self.labelled, self.unlabelled, self.data.sample, sizes, self.recipe.seed, self.stage)
+        unlabelled = self.unlabelled if self.stages[self.stage].unlabelled else []
+        return TwoStream(self.labelled, unlabelled, self.data.sample, sizes, self.recipe.seed, self.stage)
 
     def _train_step(self, stage, streams, arrays):
         """Backward on each loss the stage yields, then one step of the optimiser -> its terms as numbers."""
@@ -267,14 +274,20 @@ class Fit:
         self.method.load_state_dict(state["method"])
         self.optimizer.load_state_dict(state["optimizer"])
 
-    def _catch_signals(self):
+    @contextmanager
+    def _noting_signals(self):
+        """SIGINT and SIGTERM (what schedulers send before they end a job) stop the run after its current step."""
         def note(number, _):
             self.stop_signal = signal.Signals(number).name
-        for number in (signal.SIGINT, signal.SIGTERM):
-            try:
-                signal.signal(number, note)
-            except ValueError:          # not in the main thread: a test, a notebook
-                return
+        if threading.current_thread() is not threading.main_thread():      # a notebook's worker, say
+            yield
+            return
+        previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
 
     def _leave(self):
         self.board.close()

@@ -28,6 +28,7 @@ class Stage(NamedTuple):
     name: str
     steps: int
     losses: Callable[[Batch], Iterator[tuple[Tensor, dict]]]
+    unlabelled: bool = True         # whether its batches have an unlabelled half
 
 
 class Method(nn.Module):

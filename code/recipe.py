@@ -116,16 +116,22 @@ def command_line(presets, description, args=None):
                     config=(tyro.conf.FlagConversionOff,))
 
 
-def load_recipe(run, recipe_class):
-    """The recipe in RUN/config.json; InputError if the folder is not a run of this data set."""
+def read_config(run):
+    """RUN/config.json; InputError if the folder is not a run."""
     path = Path(run) / "config.json"
     try:
         config = json.loads(path.read_text())
-    except FileNotFoundError:
+        return {"dataset": config["dataset"], "recipe": config["recipe"], **config}
+    except (FileNotFoundError, NotADirectoryError):
         raise InputError(f"{path} does not exist: --run takes a folder that a train script wrote") from None
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path} is not readable as JSON ({error}): restore it, or train again") from error
-    if config.get("dataset") != recipe_class.dataset:
-        raise InputError(f"{path} belongs to {config.get('dataset')}, not to {recipe_class.dataset}: "
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is damaged ({error}): restore it, or train again") from error
+
+
+def load_recipe(run, recipe_class):
+    """The recipe in RUN/config.json; InputError if the folder is not a run of this data set."""
+    path, config = Path(run) / "config.json", read_config(run)
+    if config["dataset"] != recipe_class.dataset:
+        raise InputError(f"{path} belongs to {config['dataset']}, not to {recipe_class.dataset}: "
                          "use that data set's script")
     return recipe_class.from_json(config["recipe"], path)

@@ -39,7 +39,7 @@ class ACDCRecipe(Recipe):
     lambda_unsup: float = 0.5               # lambda_1 of Eq. 4: weight of L_sup on unlabelled slices         [P]
     lambda_dis: float = 0.1                 # lambda_2 of Eq. 4 and 11: weight of the discrepancy             [P]
 
-    # optimisation: SGD
+    # stochastic gradient descent
     pre_steps: int = 10_000                 # pre-training on labelled pairs, Eq. 11                          [P]
     self_steps: int = 30_000                # self-training, Eq. 4                                            [P]
     lr: float = 0.01                        # initial learning rate                                           [P]

@@ -40,7 +40,7 @@ class LARecipe(Recipe):
     lambda_unsup: float = 1.0               # lambda_1 of Eq. 4: weight of L_sup on unlabelled scans          [P]
     lambda_dis: float = 0.2                 # lambda_2 of Eq. 4 and 11: weight of the discrepancy             [P]
 
-    # optimisation: SGD
+    # stochastic gradient descent
     pre_steps: int = 2_000                  # pre-training on labelled pairs, Eq. 11                          [P]
     self_steps: int = 15_000                # self-training, Eq. 4                                            [P]
     lr: float = 0.01                        # initial learning rate                                           [P]

@@ -2,15 +2,22 @@
 import numpy as np
 
 from dataloaders import augment
-from dataloaders.scans import Split, first_existing, read_list, read_scan, read_scans
+from dataloaders.scans import Split, first_existing, read_list, read_scan, read_scans, read_spacing
 from errors import InputError
 from evaluate import resize_nearest, slice_wise
+
+
+def patient_of(name):
+    """'patient099_frame01_slice_3' -> 'patient099'."""
+    return name.split("_frame")[0]
 
 
 class ACDC:
     """recipe: train_ACDC's Recipe; `labeled` counts patients; labels of unlabelled slices are never read."""
 
     dataset = "ACDC"
+    patient_of = staticmethod(patient_of)
+    depth_axis = 0              # volumes are stacks of slices (D, H, W)
 
     def __init__(self, recipe):
         self.recipe = recipe
@@ -37,6 +44,10 @@ class ACDC:
         data = self.recipe.data_dir / "data"
         folders = [data / "slices", data] if "_slice_" in name else [data]
         return first_existing([folder / f"{name}.h5" for folder in folders])
+
+    def spacing(self, name):
+        """mm along the axes of a prepared volume."""
+        return read_spacing(self.path_of(name))
 
     def _read(self, names, ndim, labelled, what):
         def read(name, path):
@@ -69,8 +80,3 @@ class ACDC:
     def segment(self, model, image):
         """{view: class probabilities (C, D, H, W)} on the image's own grid, image (in_channels, D, H, W)."""
         return slice_wise(model, image, self.recipe.patch_size, views=True)
-
-
-def patient_of(name):
-    """'patient099_frame01_slice_3' -> 'patient099'."""
-    return name.split("_frame")[0]

@@ -1,4 +1,5 @@
 """Scans as the field keeps them on disk: HDF5 files with `image` and `label`, named by split lists."""
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -105,6 +106,15 @@ def _checked_label(path, label, shape, num_classes):
         raise InputError(f"{path}: `label` has values from {low} to {high}, expected 0 to {num_classes - 1}: "
                          "set --num-classes, or map the labels when preparing")
     return torch.from_numpy(np.ascontiguousarray(label, np.uint8))
+
+
+def read_spacing(path):
+    """mm along the axes of a case made by a prepare script; InputError for published files, which do not hold it."""
+    with h5py.File(path, "r") as file:
+        if "geometry" not in file.attrs:
+            raise InputError(f"{path}: holds no spacing, so distances in mm are unknown: prepare the data from the "
+                             "challenge's files, or leave --spacing at voxel")
+        return tuple(json.loads(file.attrs["geometry"])["spacing"])
 
 
 def read_scans(names, path_of, read, what):

@@ -3,7 +3,7 @@ import numpy as np
 import torch.nn.functional as F
 
 from dataloaders import augment
-from dataloaders.scans import Scan, Split, first_existing, read_list, read_scan, read_scans
+from dataloaders.scans import Scan, Split, first_existing, read_list, read_scan, read_scans, read_spacing
 from errors import InputError
 from evaluate import sliding_window
 
@@ -16,6 +16,8 @@ class Volumes:
 
     dataset = ""                # folder name under data/
     lists = {}                  # split -> list file
+    depth_axis = 2              # slices are looked at along the last axis
+    patient_of = str            # a patient is a case
 
     def __init__(self, recipe):
         self.recipe = recipe
@@ -26,6 +28,10 @@ class Volumes:
 
     def path_of(self, name):
         return first_existing([self.recipe.data_dir / path for path in self.paths(name)])
+
+    def spacing(self, name):
+        """mm along the axes of a prepared scan."""
+        return read_spacing(self.path_of(name))
 
     def split(self):
         """The lists, with --holdout-test and --holdout-val cases taken from the end of the train list."""

@@ -1,0 +1,117 @@
+"""No data, no GPU: draw phantom scans, train the supervised baseline and CML on them, compare.
+
+    python code/demo.py                     ACDC-like slices; minutes on two cores
+    python code/demo.py --dataset LA
+
+Loaders, loops and tables are those of the real data sets; only the scans are synthetic, so the figures say nothing
+about patients. Ends with a table and model/demo/demo.png. Started again, it goes on where it was.
+"""
+import contextlib
+import io
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import nibabel
+import tyro
+
+import plots
+import tables
+import test_ACDC
+import test_BraTS
+import test_LA
+import train_ACDC
+import train_BraTS
+import train_LA
+from dataloaders.acdc import ACDC
+from dataloaders.brats import BraTS
+from dataloaders.la import LA
+from dataloaders.phantom import write_phantoms
+from dataloaders.scans import ROOT
+from errors import reported
+from fit import train
+
+METHODS = {"supervised": "supervised", "cml": "CML"}
+
+
+class Demo(NamedTuple):
+    """A data set's class and scripts; how many phantoms of what size; what its mini recipe changes to."""
+
+    data: type
+    train_script: Any
+    test_script: Any
+    phantoms: dict
+    recipe: dict
+
+
+DEMOS = {
+    "ACDC": Demo(ACDC, train_ACDC, test_ACDC, dict(train=24, val=2, test=8, size=96),
+                 dict(labeled=2, patch_size=(96, 96), pre_steps=150, self_steps=400)),
+    "LA": Demo(LA, train_LA, test_LA, dict(train=20, test=8, size=(64, 64, 40)),
+               dict(labeled=2, half_resolution=False, holdout_test=0, pre_steps=50, self_steps=120)),
+    "BraTS": Demo(BraTS, train_BraTS, test_BraTS, dict(train=20, val=2, test=8, size=56),
+                  dict(labeled=2, half_resolution=False, pre_steps=50, self_steps=150)),
+}
+
+
+@dataclass(kw_only=True)
+class Options:
+    """Phantom scans, supervised against CML."""
+
+    dataset: Literal["ACDC", "LA", "BraTS"] = "ACDC"    # whose phantoms, recipe and network
+    seed: int = 1337                # of phantoms and training
+    out: Path = ROOT / "model/demo"     # folder of phantoms, runs and demo.png
+
+
+@reported
+def main(args=None):
+    options = tyro.cli(Options, args=args, description=__doc__)
+    demo = DEMOS[options.dataset]
+    home = options.out / f"{options.dataset}_seed{options.seed}"
+    data_dir = home / demo.data.dataset
+    print(f"drawing phantoms: {data_dir}")
+    write_phantoms(data_dir, demo.data.dataset, **demo.phantoms, seed=options.seed)
+    rows = {}
+    for method in METHODS:
+        presets = {"mini": replace(demo.train_script.PRESETS["mini"], **demo.recipe)}
+        recipe = replace(presets["mini"], method=method, seed=options.seed, data_dir=data_dir, out=home / method,
+                         workers=0)
+        train(recipe, demo.data(recipe), presets)
+        with contextlib.redirect_stdout(io.StringIO()):
+            rows[method] = demo.test_script.main(["--run", str(home / method), "--save-predictions"])
+    print(f"\n{options.dataset} phantoms, {demo.recipe['labeled']} labelled of {demo.phantoms['train']}, "
+          f"{demo.phantoms['test']} test cases, mean ± std over cases\n")
+    print(table(rows))
+    draw(home, rows, demo, data_dir, options.out / "demo.png")
+    print(f"\npicture: {options.out / 'demo.png'}; curves: {home}/<method>/curves.png")
+    return rows
+
+
+def table(rows):
+    """{method: rows of its test} -> Markdown: the baseline, then CML's subnets and their fusion."""
+    lines = []
+    for method, title in METHODS.items():
+        for view in reversed(tables.views_of(rows[method])):
+            name = title if view == "network" else f"{title}, {view}"
+            lines.append(tables.line(name, tables.statistics(rows[method], f"{view}_")))
+    return tables.markdown(lines)
+
+
+def draw(home, rows, demo, data_dir, path):
+    """The test case of median gain in Dice: image, reference, supervised, CML's views."""
+    gains = {}
+    for cml, supervised in zip(rows["cml"], rows["supervised"], strict=True):
+        gains[cml["case"]] = gains.get(cml["case"], 0) + cml["dice"] - supervised["dice"]
+    name = sorted(gains, key=gains.get)[len(gains) // 2]
+    recipe = replace(demo.train_script.PRESETS["mini"], **demo.recipe, data_dir=data_dir)
+    [scan] = demo.data(recipe).cases([name])
+    maps = {}
+    for method, title in METHODS.items():
+        for view in tables.views_of(rows[method]):
+            file = home / method / "predictions" / f"{name}_{view}.nii"
+            maps[title if view == "network" else f"{title}, {view}"] = nibabel.load(file).get_fdata().astype(int)
+    plots.overlay(path, scan.image[0].numpy(), scan.label.numpy(), maps, demo.data.depth_axis)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,132 @@
+"""Segment scans with a trained run: NIfTI or NRRD in, NIfTI label maps out, on each scan's own grid.
+
+    python code/predict.py --run model/LA/cml_8_seed1337 --input scan.nrrd --output segmentations
+    python code/predict.py --run model/mine/cml_8_seed1337 --input scans/ --output segmentations --overlay
+
+Each scan is preprocessed as the run's training data were, segmented by both subnets, and put back: shape, affine and
+orientation of the output are the input's. A folder is taken file by file; with several modalities, case by case
+(<case>_flair.nii.gz, <case>_t1.nii.gz, ...). Unreadable scans are skipped and reported at the end (exit code 2).
+"""
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+import tyro
+from tqdm import tqdm
+
+import plots
+import train_ACDC
+import train_BraTS
+import train_LA
+from dataloaders.acdc import ACDC
+from dataloaders.brats import BraTS
+from dataloaders.la import LA
+from errors import InputError, reported
+from prepare_BraTS import case_files
+from preprocess import PUBLISHED, SUFFIXES, apply, case_name, one_case_each, read_preprocessing, read_scan, restore
+from preprocess import save_on_grid as save
+from recipe import read_config
+from report import label_maps, load_run
+
+DATASETS = {LA.dataset: (train_LA.LARecipe, LA), ACDC.dataset: (train_ACDC.ACDCRecipe, ACDC),
+            BraTS.dataset: (train_BraTS.BraTSRecipe, BraTS)}
+
+
+@dataclass(kw_only=True)
+class Options:
+    """Segment scans with a trained run."""
+
+    run: Path                       # folder that a train script wrote
+    input: Path                     # a scan (.nii, .nii.gz, .nrrd), or a folder of scans
+    output: Path                    # folder for <case>.nii.gz and what is asked for below
+    checkpoint: Literal["last", "best", "pretrained"] = "last"
+    device: str = "auto"            # auto | cpu | cuda | cuda:1 ...
+    probabilities: bool = False     # also <case>_probabilities.nii.gz, float32 (X, Y, Z, classes)
+    disagreement: bool = False      # also <case>_disagreement.nii.gz: how far the subnets are apart, 0 to 1
+    overlay: bool = False           # also <case>.png: image, both subnets, fused
+    force: bool = False             # overwrite predictions that are there already
+
+
+def find_cases(path, modalities):
+    """A scan file or a folder of them -> ({case: its files, one a modality}, {case: what is wrong with it})."""
+    if not path.exists():
+        raise InputError(f"--input {path} does not exist: give a scan ({', '.join(SUFFIXES)}) or a folder of scans")
+    files = sorted(path.iterdir()) if path.is_dir() else [path]
+    files = [file for file in files if file.name.endswith(SUFFIXES) and not file.name.startswith(".")]
+    marked = [file for file in files if case_name(file).endswith(f"_{modalities[0]}")]
+    if marked or len(modalities) > 1:
+        firsts, bad = one_case_each((case_name(file).removesuffix(f"_{modalities[0]}"), file) for file in marked)
+    else:
+        firsts, bad = one_case_each((case_name(file), file) for file in files)
+    cases = {}
+    for name, first in firsts.items():
+        try:
+            cases[name] = case_files(name, first, modalities).images if len(modalities) > 1 else (first,)
+        except InputError as error:
+            bad[name] = str(error)
+    if not cases and not bad:
+        expected = f"*_{modalities[0]} and its modalities {', '.join(modalities)}" if len(modalities) > 1 else "*"
+        raise InputError(f"--input {path} has no scan: expected {expected} with {', '.join(SUFFIXES)}")
+    return cases, bad
+
+
+def segment_case(method, recipe, data, preprocessing, paths):
+    """Files of one case -> the first scan, {view: label map}, {view: probabilities (C, *N)}, on the scan's grid."""
+    scans = [read_scan(path) for path in paths]
+    image, _, geometry = apply(scans, preprocessing)
+    image = image[None] if image.ndim == 3 else image
+    if len(image) != recipe.in_channels:
+        raise InputError(f"{paths[0]}: {len(image)} channels, the network takes {recipe.in_channels}: the run's "
+                         "preprocessing.json does not belong to it")
+    views = data.segment(method, torch.from_numpy(image))
+    maps = {view: restore(labels, geometry) for view, labels in label_maps(views, recipe.keep_largest).items()}
+    return scans[0], maps, {view: restore(probs.float().numpy(), geometry) for view, probs in views.items()}
+
+
+def write_case(name, scan, maps, probabilities, options):
+    """The fused label map and what else was asked for."""
+    headline = next(iter(maps))
+    if options.probabilities:
+        save(options.output / f"{name}_probabilities.nii.gz", np.moveaxis(probabilities[headline], 0, -1), scan)
+    if options.disagreement:
+        first, second = probabilities["subnet0"], probabilities["subnet1"]
+        save(options.output / f"{name}_disagreement.nii.gz", np.abs(first - second).sum(0) / 2, scan)
+    if options.overlay:
+        plots.overlay(options.output / f"{name}.png", scan.array, None, maps, int(np.argmax(scan.spacing)))
+    save(options.output / f"{name}.nii.gz", maps[headline], scan)      # last: a case with this file is finished
+
+
+@reported
+def main(args=None):
+    options = tyro.cli(Options, args=args, description=__doc__)
+    name_of_set = read_config(options.run)["dataset"]
+    recipe_class, data_class = DATASETS[name_of_set]
+    recipe, method = load_run(options.run, recipe_class, options.checkpoint, options.device)
+    preprocessing = read_preprocessing(options.run) or PUBLISHED[name_of_set]
+    if options.disagreement and recipe.method not in ("cml", "cfl", "cps"):
+        raise InputError(f"--disagreement needs two subnets; this run's method is {recipe.method}")
+    cases, bad = find_cases(options.input, preprocessing.modalities)
+    options.output.mkdir(parents=True, exist_ok=True)
+    print(f"{len(cases)} scans; {options.checkpoint}.pt of {options.run}; preprocessing: {preprocessing.normalise}"
+          f"{', whole scan' if preprocessing.crop in ('none', 'label') else f', crop to the {preprocessing.crop}'}")
+    data, done = data_class(recipe), 0
+    for name, paths in tqdm(cases.items(), "predict", unit="scan", disable=None):
+        if (options.output / f"{name}.nii.gz").exists() and not options.force:
+            done += 1
+            continue
+        try:
+            write_case(name, *segment_case(method, recipe, data, preprocessing, paths), options)
+        except InputError as error:
+            bad[name] = str(error)
+    print(f"{len(cases) - done - len(set(bad) & set(cases))} segmented, {done} skipped (there already; --force "
+          f"overwrites), {len(bad)} bad -> {options.output}")
+    for name, reason in sorted(bad.items()):
+        print(f"bad case {name}: {reason}", file=sys.stderr)
+    return 2 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

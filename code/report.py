@@ -1,0 +1,169 @@
+"""From a run folder to its table row: predict every test case, measure, write the CSV, print beside the paper."""
+import csv
+import dataclasses
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import nibabel
+import numpy as np
+import tyro
+from tqdm import tqdm
+
+import methods
+import plots
+import tables
+from device import Device
+from errors import InputError
+from evaluate import class_metrics, largest_component
+from files import load_tensors, write_aside, write_text
+from recipe import load_recipe
+
+
+@dataclass(kw_only=True)
+class ReportOptions:
+    """Test a run: its row, per class and per subnet, beside the paper's."""
+
+    run: Path | None = None         # folder that the train script wrote
+    compare: tuple[Path, ...] = ()  # instead: tested runs side by side, the first one as baseline
+    checkpoint: Literal["last", "best", "pretrained"] = "last"  # best: chosen on the validation cases
+    split: Literal["test", "val"] = "test"      # which list is tested
+    data_dir: Path | None = None    # folder with the scans; by default the one of the run
+    device: str = "auto"            # auto | cpu | cuda | cuda:1 ...
+    spacing: Literal["voxel", "mm"] = "voxel"   # unit of the distances; mm needs data made by a prepare script
+    save_predictions: bool = False  # also write label maps (NIfTI) and overlays (PNG) to RUN/predictions/
+
+
+def load_run(run, recipe_class, checkpoint, device="auto", data_dir=None):
+    """(recipe, method on its device with the checkpoint's weights); InputError says what does not fit."""
+    recipe = load_recipe(run, recipe_class)
+    if data_dir is not None:
+        recipe = dataclasses.replace(recipe, data_dir=data_dir)
+    path = Path(run) / f"{checkpoint}.pt"
+    if not path.exists():
+        there = sorted(file.stem for file in Path(run).glob("*.pt") if not file.stem.startswith("checkpoint"))
+        raise InputError(f"{path} does not exist: the run has {', '.join(there) or 'no weights yet'}; choose with "
+                         "--checkpoint, or finish training by starting it again")
+    method = methods.build(recipe)
+    load_weights(method, load_tensors(path)["method"], path)
+    return recipe, Device(device, len(recipe.patch_size), recipe.amp).place(method)
+
+
+def load_weights(method, state, path):
+    """Strict load; InputError names the keys that are missing, left over or of another shape."""
+    own = method.state_dict()
+    wrong = [f"missing {key}" for key in own if key not in state]
+    wrong += [f"left over {key}" for key in state if key not in own]
+    wrong += [f"{key} is {tuple(state[key].shape)}, expected {tuple(own[key].shape)}" for key in own
+              if key in state and own[key].shape != state[key].shape]
+    if wrong:
+        raise InputError(f"{path} does not fit the network of this recipe: {'; '.join(wrong[:4])}"
+                         f"{f' and {len(wrong) - 4} more' if len(wrong) > 4 else ''}")
+    method.load_state_dict(state)
+
+
+def label_maps(views, keep_largest):
+    """{view: probabilities (C, *S)} -> {view: label map (*S) uint8}, post-processed if `keep_largest`."""
+    maps = {view: probs.argmax(0).numpy().astype(np.uint8) for view, probs in views.items()}
+    return {view: largest_component(labels) for view, labels in maps.items()} if keep_largest else maps
+
+
+def measure(method, recipe, data, names, options):
+    """One row a case and class: metrics of the headline view, then of every view with its name in front."""
+    rows = []
+    for name in tqdm(names, "test", unit="case"):
+        [scan] = data.cases([name])
+        ref = scan.label.numpy()
+        maps = label_maps(data.segment(method, scan.image), recipe.keep_largest)
+        spacing = data.spacing(name) if options.spacing == "mm" else None
+        metrics = {view: class_metrics(labels, ref, recipe.num_classes, spacing) for view, labels in maps.items()}
+        headline = next(iter(maps))
+        for index in range(recipe.num_classes - 1):
+            row = {"case": name, **metrics[headline][index]}
+            for view in maps:
+                row |= {f"{view}_{key}": value for key, value in metrics[view][index].items() if key != "class"}
+            rows.append(row)
+        if options.save_predictions:
+            save_prediction(options.run / "predictions", name, scan.image[0].numpy(), ref, maps, data.depth_axis)
+    return rows
+
+
+def save_prediction(folder, name, image, ref, maps, depth_axis):
+    """NIfTI label maps of every view, on the prepared scan's grid, and an overlay in Figure 4's layout."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for view, labels in maps.items():
+        nifti = nibabel.Nifti1Image(labels, np.eye(4))
+        write_aside(folder / f"{name}_{view}.nii", lambda file, nifti=nifti: file.write(nifti.to_bytes()))
+    plots.overlay(folder / f"{name}.png", image, ref, maps, depth_axis)
+
+
+def write_rows(path, rows):
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(rows[0]))
+    writer.writeheader()
+    writer.writerows({key: f"{value:.6f}" if isinstance(value, float) else value for key, value in row.items()}
+                     for row in rows)
+    write_text(path, text.getvalue())
+
+
+def test(dataset_class, recipe_class, class_names, paper, description, args=None):
+    """A test script's main: returns the rows it wrote, or of --compare the table's lines.
+
+    paper: {method: {labeled: (dice, hd95, asd)}}, the rows of its table.
+    """
+    options = tyro.cli(ReportOptions, args=args, description=description)
+    if options.compare:
+        return compare(options, dataset_class)
+    if options.run is None:
+        raise InputError("--run is missing: give the folder that the train script wrote, or --compare RUN1 RUN2 ...")
+    recipe, method = load_run(options.run, recipe_class, options.checkpoint, options.device, options.data_dir)
+    data = dataset_class(recipe)
+    names = getattr(data.split(), options.split)
+    if not names:
+        raise InputError(f"--split {options.split}: this run has no such cases; choose --split "
+                         f"{'val' if options.split == 'test' else 'test'}, or add a list to the data folder")
+    rows = measure(method, recipe, data, names, options)
+    path = result_path(options.run, options)
+    write_rows(path, rows)
+    if recipe.num_classes != len(class_names) + 1:      # somebody's own data
+        class_names = [f"class {label}" for label in range(1, recipe.num_classes)]
+    published = paper.get(recipe.method, {}).get(recipe.labeled)
+    reference = published and (f"paper, {recipe.labeled} labelled", (published[0], None, *published[1:]))
+    print(f"\n{options.run.name}: {options.checkpoint}.pt on {len(names)} {options.split} cases, mean ± std over "
+          f"cases{_warning(options, recipe)}\n")
+    headings = [heading.replace("voxel", options.spacing) for heading in (*tables.HEADINGS, "empty")]
+    show(tables.run_lines(rows, class_names, reference), headings, path)
+    return rows
+
+
+def compare(options, dataset_class):
+    """Tested runs side by side; their CSV files are read, nothing is computed again."""
+    runs = {run.name: tables.read_rows(result_path(run, options)) for run in options.compare}
+    if len(runs) < len(options.compare) or len(runs) < 2:
+        raise InputError("--compare takes two or more run folders with different names")
+    lines = tables.compare_lines(runs, dataset_class.patient_of)
+    print(f"{options.checkpoint}.pt on the {options.split} cases; Δ and p against {options.compare[0].name}\n")
+    print(tables.markdown(lines, tables.COMPARE_HEADINGS))
+    return lines
+
+
+def result_path(run, options):
+    return run / f"test_{options.split}_{options.checkpoint}.csv"
+
+
+def show(lines, headings, path):
+    """Print a table; write it beside `path` as Markdown and LaTeX."""
+    text = tables.markdown(lines, headings)
+    print(text)
+    write_text(path.with_suffix(".md"), text + "\n")
+    write_text(path.with_suffix(".tex"), tables.latex(lines, headings) + "\n")
+    print(f"\nwrote {path}, {path.with_suffix('.md').name}, {path.with_suffix('.tex').name}")
+
+
+def _warning(options, recipe):
+    """Say when a checkpoint was chosen on the very cases it is tested on, or the paper's row is another protocol's."""
+    words = "" if recipe.preset == "paper" else f"; the {recipe.preset} protocol is not comparable with the paper's row"
+    if options.checkpoint in ("best", "pretrained") and recipe.select_on == options.split:
+        words = f"; CHOSEN ON THESE {options.split.upper()} CASES{words}"
+    return words

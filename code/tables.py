@@ -1,0 +1,137 @@
+"""Tables of tested runs: mean ± std over cases, per class and view, beside the paper; methods side by side."""
+import csv
+import math
+from pathlib import Path
+
+import numpy as np
+from scipy.stats import wilcoxon
+
+from errors import InputError
+
+METRICS = ("dice", "jaccard", "hd95", "asd")
+HEADINGS = ("Dice (%) ↑", "Jaccard (%) ↑", "95HD (voxel) ↓", "ASD (voxel) ↓")
+
+
+def percent(metric):
+    """Overlaps are shown in percent."""
+    return 100 if metric in ("dice", "jaccard") else 1
+
+
+def views_of(rows):
+    """Names of the views that rows of a tested run hold, the headline first."""
+    return [key.removesuffix("_dice") for key in rows[0] if key.endswith("_dice")]
+
+
+def statistics(rows, prefix="", empty_as=math.nan):
+    """{metric: (mean, std)} of the rows of one or several classes, and `empty`, the number of undefined distances.
+
+    Mean over the defined cases of each class, then over the classes; std over the cases' means. Dice and Jaccard
+    in percent. `empty_as`: what an undefined distance counts as (0 is the authors' release's convention).
+    """
+    result = {"empty": sum(math.isnan(row[f"{prefix}hd95"]) for row in rows)}
+    for metric in METRICS:
+        grid = _grid(rows, prefix + metric, "class")
+        grid[np.isnan(grid)] = empty_as
+        means = [column[~np.isnan(column)].mean() for column in grid.T if not np.isnan(column).all()]
+        spread = [line[~np.isnan(line)].mean() for line in grid if not np.isnan(line).all()]
+        pair = (np.mean(means), np.std(spread)) if means else (math.nan, math.nan)
+        result[metric] = tuple(percent(metric) * float(value) for value in pair)
+    return result
+
+
+def _grid(rows, key, column):
+    """Array (cases, columns) of rows[key], in order of appearance."""
+    cases, columns = (list(dict.fromkeys(row[name] for row in rows)) for name in ("case", column))
+    grid = np.full((len(cases), len(columns)), np.nan)
+    for row in rows:
+        grid[cases.index(row["case"]), columns.index(row[column])] = row[key]
+    return grid
+
+
+def line(title, stats):
+    """A table row of `statistics`: title, four metrics, number of empties."""
+    return [title, *(f"{mean:.2f} ± {std:.2f}" for mean, std in (stats[metric] for metric in METRICS)),
+            str(stats["empty"])]
+
+
+def markdown(lines, headings=(*HEADINGS, "empty")):
+    """Rows of cells -> Markdown."""
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in [["", *headings], ["---"] * (len(headings) + 1), *lines])
+
+
+def latex(lines, headings=(*HEADINGS, "empty")):
+    """Rows of cells -> a LaTeX tabular for the booktabs package."""
+    signs = {"±": r"$\pm$", "%": r"\%", "↑": r"$\uparrow$", "↓": r"$\downarrow$", "–": "--", "_": r"\_", "**": "",
+             "<": "$<$", "Δ": r"$\Delta$"}
+
+    def row(cells):
+        text = " & ".join(cells)
+        for sign, command in signs.items():
+            text = text.replace(sign, command)
+        return text + r" \\"
+
+    return "\n".join([rf"\begin{{tabular}}{{l{'c' * len(headings)}}}", r"\toprule", row(["", *headings]), r"\midrule",
+                      *map(row, lines), r"\bottomrule", r"\end{tabular}"])
+
+
+def run_lines(rows, class_names, reference=None):
+    """The rows of one tested run: every view, the headline's classes, the release's convention, the paper's row.
+
+    reference: (text, values by METRICS) of the paper, a value None where it reports nothing.
+    """
+    views = views_of(rows)
+    headline = views[0]
+    lines = [line(f"**{view}**" if view == headline else view, statistics(rows, f"{view}_")) for view in views]
+    if len(class_names) > 1:
+        lines += [line(f"{headline}, {name}", statistics([row for row in rows if row["class"] == label]))
+                  for label, name in enumerate(class_names, 1)]
+    lines.append(line(f"{headline}, `paper` convention: empty is 0", statistics(rows, empty_as=0.0)))
+    if reference:
+        text, values = reference
+        lines.append([text, *("–" if value is None else f"{value:.2f}" for value in values), ""])
+    return lines
+
+
+def read_rows(path):
+    """The CSV that a test script wrote -> rows with numbers; InputError if it is missing or another file."""
+    if not Path(path).exists():
+        raise InputError(f"{path} does not exist: test that run first, with the same --split and --checkpoint")
+    with open(path, newline="") as file:
+        rows = list(csv.DictReader(file))
+    try:
+        return [{key: value if key == "case" else float(value) for key, value in row.items()} for row in rows]
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{path} is not a test script's CSV ({error}): test that run again") from error
+
+
+def compare_lines(runs, patient_of=str):
+    """Methods side by side: {name: rows} -> table rows; the first run is what the others are tested against.
+
+    The last two cells: mean difference in Dice (points) to the first run, and the p-value of the two-sided
+    Wilcoxon signed-rank test over patients, paired; both over mean foreground Dice. InputError if the runs were
+    not tested on the same cases.
+    """
+    first, *_ = runs
+    dice = {name: _patient_dice(rows, patient_of) for name, rows in runs.items()}
+    lines = []
+    for name, rows in runs.items():
+        if dice[name].keys() != dice[first].keys():
+            raise InputError(f"{first} and {name} were tested on different cases: test both on the same data")
+        differences = [dice[name][patient] - dice[first][patient] for patient in dice[first]]
+        cells = ["–", "–"]
+        if name != first:
+            p = wilcoxon(differences).pvalue if any(differences) else 1.0
+            cells = [f"{100 * np.mean(differences):+.2f}", f"{p:.3g}"]
+        lines.append(line(name, statistics(rows)) + cells)
+    return lines
+
+
+COMPARE_HEADINGS = (*HEADINGS, "empty", "Δ Dice", "p (Wilcoxon)")
+
+
+def _patient_dice(rows, patient_of):
+    """{patient: mean Dice over classes and scans}."""
+    values = {}
+    for row in rows:
+        values.setdefault(patient_of(row["case"]), []).append(row["dice"])
+    return {patient: float(np.mean(dice)) for patient, dice in values.items()}
