@@ -1,8 +1,8 @@
 """Inference and metrics: the same functions choose checkpoints during training and fill the test row.
 
-Shapes: B patches, C classes, *S spatial. A model is a `Method`, or any network that maps (B, in_channels, *S) to
-logits (B, C, *S), to (logits, feature), or to two such pairs. Voxel counts and distances are in voxels unless a
-spacing is given.
+Shapes: B patches, C classes, *S spatial. A model is a `Method`, or any network or function that maps
+(B, in_channels, *S) to logits (B, C, *S), to (logits, feature), or to two such pairs. Voxel counts and distances
+are in voxels unless a spacing is given.
 """
 import itertools
 import math
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from scipy.spatial import cKDTree
-from torch import Tensor
+from torch import Tensor, nn
 
 # ---- class probabilities -------------------------------------------------------------------------------------
 
@@ -42,8 +42,9 @@ def class_probabilities(output, fusion="softmax"):
 @contextmanager
 def inference(model):
     """Evaluation mode without gradients; the training modes of all submodules are restored afterwards."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
+    modes = {module: module.training for module in model.modules()} if isinstance(model, nn.Module) else {}
+    for module in modes:
+        module.training = False
     try:
         with torch.inference_mode():
             yield
@@ -54,7 +55,7 @@ def inference(model):
 
 def predict(model, x, fusion="softmax"):
     """{view: probabilities (B, C, *S)} of a Method (which knows its own fusion) or a bare network, on its device."""
-    weight = next(model.parameters(), x)
+    weight = next(model.parameters(), x) if isinstance(model, nn.Module) else x
     x = x.to(weight.device, weight.dtype)
     return model.predict(x) if hasattr(model, "predict") else class_probabilities(model(x), fusion)
 
@@ -139,23 +140,16 @@ def largest_component(label_map):
     A tie goes to the component with the first voxel in C order; an empty class stays empty. The paper calls it
     NMS; connectivity as the authors' release.
     """
-    label_map = np.asarray(label_map)
-    # cc3d takes int64 only as a slow path, and never bool as multi-label
-    components = cc3d.connected_components(label_map.astype(np.uint8), connectivity=26 if label_map.ndim == 3 else 8)
-    flat = components.ravel()
-    sizes = np.bincount(flat)
-    firsts = np.full(len(sizes), -1)
-    foreground = np.flatnonzero(flat)
-    firsts[flat[foreground[::-1]]] = foreground[::-1]       # the last write, the first voxel, stays
-    best = {}
-    for component in np.argsort(firsts, kind="stable"):
-        if component and firsts[component] >= 0:
-            label = label_map.flat[firsts[component]]
-            if label not in best or sizes[component] > sizes[best[label]]:
-                best[label] = component
+    label_map = np.ascontiguousarray(label_map)
+    # numbered in the order of their first voxels, so that argmax settles ties
+    components = cc3d.connected_components(label_map, connectivity=26 if label_map.ndim == 3 else 8).ravel()
+    sizes = np.bincount(components)
+    classes = np.zeros(len(sizes), label_map.dtype)
+    classes[components] = label_map.ravel()
     keep = np.zeros(len(sizes), bool)
-    keep[list(best.values())] = True
-    return np.where(keep[components], label_map, 0).astype(label_map.dtype)
+    for label in np.unique(classes[1:]):
+        keep[1:][np.argmax(np.where(classes[1:] == label, sizes[1:], 0))] = True
+    return np.where(keep[components].reshape(label_map.shape), label_map, 0).astype(label_map.dtype)
 
 
 def largest_components(label_maps):

@@ -83,6 +83,9 @@ class Fit:
         watched = split.test if self.recipe.monitor == "test" and self.recipe.select_on != "test" else []
         self.selection = self.data.cases(selecting)
         self.watched = self.data.cases(watched)
+        parameters = sum(parameter.numel() for parameter in self.method.trained_parameters())
+        print(f"{self.recipe.dataset}, {self.recipe.method}: {len(self.labelled)} labelled, {len(self.unlabelled)} "
+              f"unlabelled, {len(self.selection)} validation scans; {parameters:,} parameters; {self.device}")
 
     # ---- the loop ----------------------------------------------------------------------------------------
 
@@ -95,7 +98,7 @@ class Fit:
                 if self.step == 0 and self.stage > 0:
                     self._start_from_pretrained()
                 self._run_stage(stage)
-                if stage.name == "pre" and not self.selection:
+                if stage.name == "pre" and self.best == -math.inf:      # no validation cases chose it
                     self._save_weights("pretrained.pt", optimizer=True)
                 self.stage, self.step, self.best = self.stage + 1, 0, -math.inf
                 self._save_checkpoint()
@@ -204,7 +207,10 @@ class Fit:
     def _estimate(self, seconds):
         """Without a GPU, say early how long the paper's schedule takes."""
         if self._global_step() == 3 and self.recipe.preset == "paper" and not self.device.cuda:
-            hours = seconds * sum(stage.steps for stage in self.stages) / 3600
+            # beside its labelled half, a self-training step has a mixed one and a forward pass twice as large
+            cost = {stage.name: 8 / 3 if stage.unlabelled and not self.stages[0].unlabelled else 1
+                    for stage in self.stages}
+            hours = seconds * sum(stage.steps * cost[stage.name] for stage in self.stages) / 3600
             tqdm.write(f"no GPU: at {seconds:.1f} s a step this run takes about {hours:.0f} hours; the preset "
                        "`mini` fits this machine. Going on.")
 

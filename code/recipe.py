@@ -47,8 +47,6 @@ class Recipe:
 
     select_on: Literal["val", "test"] = "val"   # which cases choose best.pt; the table says so if test  [O]
     monitor: Literal["none", "test"] = "none"   # also draw curves on these cases, choosing nothing      [O]
-    holdout_val: int = 0            # validation cases taken from the end of the train list             [O]
-    holdout_test: int = 0           # test cases taken from the end of the train list, before those     [O]
     eval_every: int = 200           # steps between validations                                         [C]
 
     out: Path | None = None         # run folder; by default model/<dataset>/<method>_<labeled>_seed<seed>...

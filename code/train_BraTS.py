@@ -33,6 +33,8 @@ class BraTSRecipe(Recipe):
     patch_size: tuple[int, int, int] = (96, 96, 96)     # voxels                                              [P]
     labeled_batch: int = 4                  # labelled patches a step, mixed in pairs                         [P]
     unlabeled_batch: int = 4                # unlabelled patches a step, mixed in pairs                       [P]
+    holdout_val: int = 0                    # validation cases taken from the end of the train list           [O]
+    holdout_test: int = 0                   # test cases taken from there before                              [O]
     half_resolution: bool = False           # halve every axis in memory; metrics stay on the native grid     [O]
 
     # method

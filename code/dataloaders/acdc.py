@@ -2,7 +2,7 @@
 import numpy as np
 
 from dataloaders import augment
-from dataloaders.scans import Split, first_existing, read_list, read_scan, read_scans, read_spacing
+from dataloaders.scans import Split, first_existing, read_lists, read_scan, read_scans, read_spacing
 from errors import InputError
 from evaluate import resize_nearest, slice_wise
 
@@ -16,6 +16,7 @@ class ACDC:
     """recipe: train_ACDC's Recipe; `labeled` counts patients; labels of unlabelled slices are never read."""
 
     dataset = "ACDC"
+    lists = {"train": "train_slices.list", "val": "val.list", "test": "test.list"}
     patient_of = staticmethod(patient_of)
     depth_axis = 0              # volumes are stacks of slices (D, H, W)
 
@@ -25,13 +26,12 @@ class ACDC:
     def split(self):
         """Slices of the first `labeled` patients of train_slices.list, the other slices, the volume lists."""
         recipe = self.recipe
-        slices = read_list(recipe.data_dir, self.dataset, "train_slices.list")
+        lists = read_lists(recipe.data_dir, self.dataset, self.lists)
+        slices, val, test = lists["train"], lists["val"], lists["test"]
         patients = list(dict.fromkeys(map(patient_of, slices)))
         if not 0 < recipe.labeled <= len(patients):
             raise InputError(f"--labeled {recipe.labeled}: train_slices.list has {len(patients)} patients")
         chosen = set(patients[:recipe.labeled])
-        val, test = (read_list(recipe.data_dir, self.dataset, f"{role}.list", required=False)
-                     for role in ("val", "test"))
         for role, names in (("val", val), ("test", test)):
             shared = {patient_of(name) for name in names} & set(patients)
             if shared:

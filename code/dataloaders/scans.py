@@ -44,19 +44,30 @@ class Split:
                 seen[name] = role
 
 
-def read_list(data_dir, dataset, filename, required=True):
-    """Case names of a split list, one a line, an `.h5` suffix tolerated.
+def read_lists(data_dir, dataset, files):
+    """Case names of the split lists {role: file name}, "train" among them -> {role: names}.
 
-    Looked for in `data_dir`, then in the repository's own data/<dataset>/. A missing list is an InputError, or
-    an empty one if it is not `required`.
+    Each list is looked for in `data_dir`, then in the repository's own data/<dataset>/: one case a line, an `.h5`
+    suffix tolerated. A val or test list that is nowhere is empty; the published ones are not taken where the train
+    list names other people's scans. InputError if there is no train list, or a list is empty.
     """
-    paths = [Path(data_dir) / filename, ROOT / "data" / dataset / filename]
-    path = next((path for path in paths if path.is_file()), None)
-    if path is None:
-        if required:
-            raise InputError(f"{filename} is neither in {paths[0].parent} nor in {paths[1].parent}: "
-                             f"point --data-dir to the {dataset} folder, or put the list there")
-        return []
+    own, published = Path(data_dir), ROOT / "data" / dataset
+    train = own / files["train"]
+    if not train.is_file():
+        train = published / files["train"]
+    if not train.is_file():
+        raise InputError(f"{files['train']} is neither in {own} nor in {published}: point --data-dir to the {dataset} "
+                         "folder, or put the list there")
+    lists = {"train": _names(train)}
+    ours = (published / files["train"]).is_file() and set(lists["train"]) <= set(_names(published / files["train"]))
+    for role in files.keys() - {"train"}:
+        places = [own, published] if ours else [own]
+        path = next((place / files[role] for place in places if (place / files[role]).is_file()), None)
+        lists[role] = _names(path) if path else []
+    return lists
+
+
+def _names(path):
     names = [line.strip().removesuffix(".h5") for line in path.read_text().splitlines() if line.strip()]
     if not names:
         raise InputError(f"{path} is empty: it should name one case a line")

@@ -3,7 +3,7 @@ import numpy as np
 import torch.nn.functional as F
 
 from dataloaders import augment
-from dataloaders.scans import Scan, Split, first_existing, read_list, read_scan, read_scans, read_spacing
+from dataloaders.scans import Scan, Split, first_existing, read_lists, read_scan, read_scans, read_spacing
 from errors import InputError
 from evaluate import sliding_window
 
@@ -36,8 +36,8 @@ class Volumes:
     def split(self):
         """The lists, with --holdout-test and --holdout-val cases taken from the end of the train list."""
         recipe = self.recipe
-        train, val, test = (read_list(recipe.data_dir, self.dataset, self.lists[role], required=role == "train")
-                            if role in self.lists else [] for role in ("train", "val", "test"))
+        lists = read_lists(recipe.data_dir, self.dataset, self.lists)
+        train, val, test = lists["train"], lists.get("val", []), lists.get("test", [])
         for role in ("test", "val"):
             count = getattr(recipe, f"holdout_{role}")
             if count:

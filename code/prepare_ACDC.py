@@ -1,0 +1,110 @@
+"""Prepare ACDC: the challenge's cine MRI -> HDF5 volumes and slices as the field uses them.
+
+    python code/prepare_ACDC.py --input ACDC/database/training
+
+Reads patientXXX/Info.cfg at any depth below --input, takes the two frames that it names, end-diastole (ED)
+and end-systole (ES), with their _gt files, and writes, below --output, data/patientXXX_frame01.h5 (ED) and
+data/patientXXX_frame02.h5 (ES) with `image` (slices, H, W), min-max to [0, 1] over the volume, and `label`: 1
+right ventricle, 2 myocardium, 3 left ventricle. All patients but those of val.list and test.list also get
+data/slices/patientXXX_frame0Y_slice_K.h5, K from 1. The published lists that apply are put beside.
+"""
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from errors import InputError, reported
+from preprocess import (
+    PUBLISHED,
+    ROOT,
+    Case,
+    Options,
+    command_line,
+    copy_lists,
+    existing_folder,
+    find_scan,
+    one_case_each,
+    prepare_cases,
+    shown,
+)
+
+SLICES = "data/slices/{case}_slice_{k}.h5"
+
+
+@dataclass(kw_only=True)
+class ACDCOptions(Options):
+    input: Path     # folder with patientXXX/Info.cfg, patientXXX_frameYY.nii.gz and _gt.nii.gz, at any depth
+    output: Path = ROOT / "data" / "ACDC"   # dataset folder to write
+
+
+def frames(patient: Path) -> dict[str, int]:
+    """{"ED": 1, "ES": 12}: frame numbers from the patient's Info.cfg."""
+    info = patient / "Info.cfg"
+    if not info.is_file():
+        raise InputError(f"{info}: is missing, it names the ED and ES frames; "
+                         "copy it from the challenge's archive")
+    fields = dict(line.split(":", 1) for line in info.read_text(errors="replace").splitlines() if ":" in line)
+    try:
+        return {phase: int(fields[phase]) for phase in ("ED", "ES")}
+    except (KeyError, ValueError) as error:
+        raise InputError(f"{info}: names no ED and ES frame, expected lines such as 'ED: 1' and 'ES: 12'; "
+                         "copy it from the challenge's archive") from error
+
+
+def frame_case(patient: Path, name: str, frame: int, slices: str | None) -> Case:
+    """The case of one frame. Raises InputError where its scan or its ground truth is missing."""
+    scan = patient / f"{patient.name}_frame{frame:02d}"
+    files = []
+    for stem, what in ((scan, "scan"), (scan.with_name(f"{scan.name}_gt"), "ground truth")):
+        if (path := find_scan(stem)) is None:
+            raise InputError(f"{stem}.nii.gz: is missing, the {what} of frame {frame} that Info.cfg names; "
+                             "copy it from the challenge's archive, or remove the patient's folder")
+        files.append(path)
+    return Case(name, (files[0],), files[1], slices=slices)
+
+
+def find_cases(folder: Path) -> tuple[list[Case], dict[str, str]]:
+    """Cases below the folder, and one line for each that cannot be prepared."""
+    folders = {path.parent for pattern in ("Info.cfg", "patient*_frame*.nii*")
+               for path in existing_folder(folder).rglob(pattern)}
+    held_out = {name for split in ("val", "test")
+                for name in (ROOT / "data" / "ACDC" / f"{split}.list").read_text().split()}
+    patients, bad = one_case_each((patient.name, patient) for patient in folders)
+    cases = []
+    for patient in patients.values():
+        try:
+            numbers = frames(patient)
+        except InputError as error:
+            bad[patient.name] = str(error)
+            continue
+        for suffix, phase in (("frame01", "ED"), ("frame02", "ES")):
+            name = f"{patient.name}_{suffix}"
+            try:
+                slices = None if name in held_out else SLICES
+                cases.append(frame_case(patient, name, numbers[phase], slices))
+            except InputError as error:
+                bad[name] = str(error)
+    return cases, bad
+
+
+@reported
+def main(args=None) -> int:
+    options = command_line(ACDCOptions, __doc__, args)
+    cases, bad = find_cases(options.input)
+    print(f"ACDC: {len(cases) + len(bad)} volumes below {options.input}")
+    outcome = prepare_cases(cases, bad, PUBLISHED["ACDC"], options, "data/{case}.h5", same_affine=False)
+    written = {path.stem for case in cases if case.slices and case.name in outcome.good
+               for k in range(outcome.good[case.name]["shape"][0])
+               if (path := options.output / SLICES.format(case=case.name, k=k + 1)).exists()}
+    missing = copy_lists("ACDC", options, written | set(outcome.good))
+    # absent patients are the user's choice; absent slices of a patient who is there are not
+    lost = [name for name in missing.get("train_slices.list", ()) if name.split("_slice_")[0] in outcome.good]
+    if lost:
+        raise InputError(f"{len(lost)} listed slices of prepared volumes do not exist: {', '.join(lost)}; "
+                         "--force writes deleted ones again; else these are not the challenge's own files")
+    print(f"{len(written)} training slices\n"
+          f"next: python code/train_ACDC.py --labeled 7 --data-dir {shown(options.output)}")
+    return 2 if outcome.bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

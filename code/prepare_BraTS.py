@@ -1,0 +1,87 @@
+"""Prepare BraTS2019: skull-stripped NIfTI scans -> HDF5 as the field uses it, whole tumour against the rest.
+
+    python code/prepare_BraTS.py --input MICCAI_BraTS_2019_Data_Training
+
+Reads <case>_flair.nii(.gz) and <case>_seg.nii(.gz) at any depth below --input, in HGG and LGG, say, and
+writes, below --output, data/<case>.h5 with `image` (x, y, z), or (C, x, y, z) with several modalities, and
+`label`, 1 for any tumour label. Brain is what differs from the value in the scan's corner, whatever that
+value is: crop to the brain's box (a label reaching beyond widens it), clip at the 99.9 % intensity, z-score
+over the brain, 0 outside. A scan without _seg is prepared without `label`, to be used unlabelled.
+"""
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from errors import InputError, reported
+from preprocess import (
+    PUBLISHED,
+    ROOT,
+    SUFFIXES,
+    Case,
+    Options,
+    case_name,
+    command_line,
+    copy_lists,
+    existing_folder,
+    find_scan,
+    one_case_each,
+    prepare_cases,
+    shown,
+)
+
+
+@dataclass(kw_only=True)
+class BraTSOptions(Options):
+    input: Path     # folder with <case>_flair.nii(.gz) and <case>_seg.nii(.gz), at any depth
+    output: Path = ROOT / "data" / "BraTS2019"  # dataset folder to write
+    modalities: str = "flair"   # file name endings such as flair,t1,t1ce,t2; they become the channels
+
+
+def case_files(name: str, first: Path, modalities: tuple[str, ...]) -> Case:
+    """The case whose first modality is `first`; raises InputError where another is missing."""
+    images = []
+    for modality in modalities:
+        stem = first.with_name(f"{name}_{modality}")
+        if (path := find_scan(stem)) is None:
+            raise InputError(f"{stem}.nii.gz: is missing; "
+                             f"copy it there, or leave {modality} out of --modalities")
+        images.append(path)
+    return Case(name, tuple(images), find_scan(first.with_name(f"{name}_seg")))
+
+
+def find_cases(folder: Path, modalities: tuple[str, ...]) -> tuple[list[Case], dict[str, str]]:
+    """Cases below the folder, and one line for each that cannot be prepared."""
+    first, bad = one_case_each(
+        (case_name(path).removesuffix(f"_{modalities[0]}"), path)
+        for path in existing_folder(folder).rglob(f"*_{modalities[0]}.*")
+        if path.name.endswith(SUFFIXES) and not path.name.startswith("."))
+    cases = []
+    for name, path in first.items():
+        try:
+            cases.append(case_files(name, path, modalities))
+        except InputError as error:
+            bad[name] = str(error)
+    return cases, bad
+
+
+@reported
+def main(args=None) -> int:
+    options = command_line(BraTSOptions, __doc__, args)
+    preprocessing = replace(PUBLISHED["BraTS2019"], modalities=tuple(options.modalities.split(",")))
+    cases, bad = find_cases(options.input, preprocessing.modalities)
+    print(f"BraTS: {len(cases) + len(bad)} cases below {options.input}, {options.modalities}")
+    outcome = prepare_cases(cases, bad, preprocessing, options, "data/{case}.h5")
+    for name, case in outcome.good.items():
+        if case["outside"]:
+            print(f"{name}: {case['outside']} label voxels lie outside the brain (kept)")
+    if unlabelled := [name for name, case in outcome.good.items() if case["classes"] is None]:
+        print(f"{len(unlabelled)} cases have no _seg file and no label: {', '.join(unlabelled[:5])}")
+    copy_lists("BraTS2019", options, set(outcome.good))
+    channels = len(preprocessing.modalities)
+    print(f"next: python code/train_BraTS.py --labeled 25 --data-dir {shown(options.output)}"
+          f"{f' --in-channels {channels}' if channels > 1 else ''}")
+    return 2 if outcome.bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,646 @@
+"""Scans in, network input out, and back: the one place where preprocessing is defined.
+
+The prepare scripts push challenge files and anybody's scans through `read_scan`, `read_label` and `apply`
+into HDF5; predict.py pushes a new scan through the same `apply` and its label map back through `restore`.
+What was done to a dataset is a `Preprocessing`, kept beside the data as preprocessing.json; what was done to
+one scan is a `Geometry`, kept as an attribute of its HDF5 file.
+
+Shapes: *N a scan's own grid as stored in its file, *S the prepared grid, C modalities (in) or classes (out).
+Spacings are in mm; affines map voxel indices to mm, RAS+.
+"""
+import json
+import os
+import shutil
+import sys
+import traceback
+import zlib
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import h5py
+import nibabel as nib
+import nrrd
+import numpy as np
+import tyro
+from nibabel.filebasedimages import ImageFileError
+from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
+from nibabel.spatialimages import HeaderDataError
+from scipy import ndimage
+from skimage.filters import threshold_otsu
+from tqdm import tqdm
+
+from errors import InputError
+
+ROOT = Path(__file__).resolve().parents[1]
+SUFFIXES = (".nii.gz", ".nii", ".nrrd")
+RECORD = "preprocessing.json"
+
+LABEL_MARGIN = (10, 20)     # voxels added to a side of the label box: 10 to 19, random       [C]
+LABEL_SIDE = 112            # voxels: the label box is widened to this before the margin      [C]
+FOREGROUND_SHARE = 0.01     # share of a plane above Otsu's threshold that makes it foreground [O]
+
+
+# ---- what is done to a dataset -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What turns a scan of this dataset into network input, in the order of `apply`."""
+
+    dataset: str
+    orientation: str            # of the array's axes, such as "LPS"; "slices": as stored, coarsest axis first
+    normalise: Literal["zscore", "zscore_brain", "minmax"]
+    crop: Literal["none", "label", "foreground", "brain"] = "none"
+    clip: float | None = None   # percentile of the crop above which intensities are cut (zscore_brain only)
+    spacing: tuple[float, ...] | None = None    # mm along the oriented axes; None keeps the scan's own
+    modalities: tuple[str, ...] = ("image",)
+    labels: dict[int, int] = field(default_factory=lambda: {0: 0, 1: 1})    # value in the label file -> class
+    seed: int = 1337            # of the label crop's margins
+
+    @property
+    def num_classes(self) -> int:
+        return max(self.labels.values()) + 1
+
+    def to_dict(self) -> dict:
+        """JSON-ready; `from_dict` is its inverse."""
+        return json.loads(json.dumps(asdict(self)))
+
+    @classmethod
+    def from_dict(cls, values: dict) -> "Preprocessing":
+        values = dict(values, modalities=tuple(values["modalities"]))
+        values["labels"] = {int(value): int(label) for value, label in values["labels"].items()}
+        if values["spacing"] is not None:
+            values["spacing"] = tuple(values["spacing"])
+        return cls(**values)
+
+
+# How the published HDF5 files were made: what predict.py assumes for training data without a record.
+PUBLISHED = {
+    # UA-MT's la_heart_processing.py, axes as the challenge stores them: to the left, the back, the head   [C]
+    "LA": Preprocessing("LA", "LPS", "zscore", crop="label", modalities=("lgemri",), labels={0: 0, 255: 1}),
+    # SSL4MIS' acdc_data_processing.py: (slices, H, W); ACDC's headers say nothing of the body's axes      [C]
+    "ACDC": Preprocessing("ACDC", "slices", "minmax", modalities=("cine",), labels={0: 0, 1: 1, 2: 2, 3: 3}),
+    # SSL4MIS' brats_proprecessing.py, but (x, y, z); labels 0, 1, 2, 4 in 2019, 3 too in earlier years    [C]
+    "BraTS2019": Preprocessing("BraTS2019", "LPS", "zscore_brain", crop="brain", clip=99.9,
+                               modalities=("flair",), labels={0: 0, 1: 1, 2: 1, 3: 1, 4: 1}),
+}
+
+
+def read_preprocessing(folder: Path) -> Preprocessing | None:
+    """The record beside prepared data or in a run folder; None where there is none (published HDF5 files)."""
+    path = folder / RECORD
+    if not path.exists():
+        return None
+    try:
+        return Preprocessing.from_dict(json.loads(path.read_text()))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path}: is no preprocessing record ({one_line(error)}); "
+                         "prepare the data again") from error
+
+
+def write_preprocessing(folder: Path, preprocessing: Preprocessing) -> None:
+    write_text(folder / RECORD, json.dumps(preprocessing.to_dict(), indent=2) + "\n")
+
+
+# ---- reading -----------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Scan:
+    """One 3D volume as its file stores it."""
+
+    array: np.ndarray       # (*N) float32
+    affine: np.ndarray      # (4, 4) voxel index -> RAS+ mm
+    spacing: np.ndarray     # (3,) mm along the array's axes
+    path: Path
+
+
+def case_name(path: Path) -> str:
+    """File name without its scan suffix: a/b.nii.gz -> b."""
+    return next((path.name[: -len(end)] for end in SUFFIXES if path.name.endswith(end)), path.stem)
+
+
+def find_scan(stem: Path) -> Path | None:
+    """The file `stem` plus one of the scan suffixes, or None. Raises InputError where there are two."""
+    found = [path for end in SUFFIXES if (path := stem.with_name(stem.name + end)).is_file()]
+    if len(found) > 1:
+        raise InputError(f"{found[0]} and {found[1]} are one case, {stem.name}: remove or rename one of them")
+    return found[0] if found else None
+
+
+def read_scan(path: Path) -> Scan:
+    """Read one NIfTI or NRRD file. Raises InputError for all but a finite 3D volume with a usable affine."""
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: there is no such file; expected a scan ({', '.join(SUFFIXES)})")
+    try:
+        array, affine = (_read_nrrd if path.name.endswith(".nrrd") else _read_nifti)(path)
+    except InputError:
+        raise
+    except (OSError, EOFError, ValueError, KeyError, TypeError, zlib.error, ImageFileError, HeaderDataError,
+            nrrd.NRRDError) as error:
+        raise InputError(f"{path}: cannot be read ({one_line(error)}); expected a whole NIfTI or NRRD file: "
+                         "copy or export it again") from error
+    if array.ndim != 3:
+        raise InputError(f"{path}: is {array.ndim}D {array.shape}, expected one 3D volume; "
+                         "export it as one, a 4D series as one file a volume")
+    if min(array.shape) == 0:
+        raise InputError(f"{path}: has no voxels {array.shape}; export it again")
+    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
+        raise InputError(f"{path}: has no usable affine (a spacing of 0 or not a number); "
+                         "export it again with its geometry")
+    if bad := int((~np.isfinite(array)).sum()):
+        raise InputError(f"{path}: has {bad} NaN or infinite voxels, expected none; "
+                         "replace them (numpy.nan_to_num) or export it again")
+    return Scan(array, affine, nib.affines.voxel_sizes(affine), path)
+
+
+def _read_nifti(path):
+    image = nib.load(path)
+    if image.get_data_dtype().kind not in "iuf":
+        raise InputError(f"{path}: holds {image.get_data_dtype()} voxels, expected one number a voxel; "
+                         "export it as greyscale")
+    if image.ndim != 3:     # refused by the caller: a long 4D series need not be read for that
+        return np.broadcast_to(np.float32(0), image.shape), image.affine
+    return image.get_fdata(dtype=np.float32, caching="unchanged"), np.array(image.affine, float)
+
+
+def _read_nrrd(path):
+    array, header = nrrd.read(str(path))
+    affine = np.eye(4)
+    if header["dimension"] == 3:
+        default = np.diag(np.nan_to_num(header.get("spacings", np.ones(3)), nan=1.0))
+        affine[:3, :3] = np.asarray(header.get("space directions", default), float).T
+        affine[:3, 3] = header.get("space origin", np.zeros(3))
+    # a file that names no space is in ITK's own, left-posterior-superior
+    space = str(header.get("space", "left-posterior-superior")).lower()
+    to_ras = {"right-anterior-superior": (1, 1, 1, 1), "ras": (1, 1, 1, 1),
+              "left-anterior-superior": (-1, 1, 1, 1), "las": (-1, 1, 1, 1)}.get(space, (-1, -1, 1, 1))
+    return np.asarray(array, np.float32), np.diag(to_ras) @ affine
+
+
+def read_label(path: Path, scan: Scan, labels: dict[int, int], same_affine: bool = True,
+               allow_empty: bool = False,
+               remedy: str = "correct the file or leave the case out") -> np.ndarray:
+    """Class map (*N) uint8 of `scan` from its label file; `labels` maps the values in the file to classes.
+
+    With `same_affine=False` only the shapes must agree: challenge files belong together voxel by voxel,
+    whatever their headers say. Raises InputError for another grid and, ending in `remedy`, for other values
+    than in `labels` or no foreground.
+    """
+    values = read_scan(path)
+    if same_affine:
+        check_same_grid(values, scan)
+    else:
+        check_same_shape(values, scan)
+    rounded = np.rint(values.array)
+    if np.abs(values.array - rounded).max() > 1e-3:     # a scl_slope may leave the last digits off
+        odd = float(values.array[np.abs(values.array - rounded) > 1e-3][0])
+        raise InputError(f"{path}: has the label value {odd:g}, expected whole numbers; "
+                         "is this an image, or a label resampled with interpolation?")
+    classes = np.zeros(rounded.shape, np.uint8)
+    known = np.zeros(rounded.shape, bool)
+    for value, label in labels.items():
+        here = rounded == value
+        known |= here
+        classes[here] = label
+    if not known.all():
+        odd = ", ".join(f"{value:g}" for value in np.unique(rounded[~known])[:5])
+        raise InputError(f"{path}: has the label value {odd}, expected only {', '.join(map(str, labels))}; "
+                         f"{remedy}")
+    if not allow_empty and not classes.any():
+        raise InputError(f"{path}: is empty, all voxels are background; expected some of "
+                         f"{', '.join(str(value) for value in labels if labels[value])}; {remedy}")
+    return classes
+
+
+def check_same_shape(scan: Scan, other: Scan) -> None:
+    if scan.array.shape != other.array.shape:
+        raise InputError(f"{scan.path}: has shape {scan.array.shape}, expected {other.array.shape} as "
+                         f"{other.path.name}; resample it to that scan")
+
+
+def check_same_grid(scan: Scan, other: Scan) -> None:
+    """Same shape, and no corner of the volume further than a tenth of a voxel apart."""
+    check_same_shape(scan, other)
+    corners = np.array([(*corner, 1) for corner in np.ndindex(2, 2, 2)]) * (*scan.array.shape, 1)
+    apart = np.linalg.norm((scan.affine - other.affine) @ corners.T, axis=0).max()
+    if apart > 0.1 * other.spacing.min():
+        raise InputError(f"{scan.path}: its affine puts it up to {apart:.3g} mm away from {other.path.name}, "
+                         "expected the same grid; resample it to that scan")
+
+
+# ---- one scan there and back -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """How one prepared volume lies on its scan's own grid: all that `restore` needs. asdict makes it JSON."""
+
+    shape: Sequence[int]                # of the scan's own grid, *N
+    affine: Sequence[Sequence[float]]   # of the scan's own grid
+    turn: Sequence[Sequence[int]]       # of each own axis: its place among the prepared; 1, or -1 flipped
+    grid: Sequence[int]                 # shape once turned and resampled, before the crop
+    box: Sequence[Sequence[int]]        # the crop on that grid: first, last + 1 a prepared axis
+    spacing: Sequence[float]            # mm along the prepared axes
+    label_outside: int = 0              # label voxels outside the crop, or outside the brain
+
+
+def apply(scans: Scan | Sequence[Scan], preprocessing: Preprocessing, label: np.ndarray | None = None,
+          rng: np.random.Generator | None = None) -> tuple[np.ndarray, np.ndarray | None, Geometry]:
+    """Scan, or one scan a modality -> image (*S) or (C, *S) float32, class map (*S) uint8 or None, geometry.
+
+    `label` (*N) is the class map on the scan's own grid. Intensities never depend on it; the crops "label"
+    (margins drawn from `rng`) and "brain" do. Without a label, "label" keeps the whole scan. Raises
+    InputError where modalities are missing, lie on different grids, or hold one value only.
+    """
+    scans = [scans] if isinstance(scans, Scan) else list(scans)
+    first, names = scans[0], preprocessing.modalities
+    if len(scans) != len(names):
+        raise InputError(f"{first.path}: {len(scans)} modalities given, expected {', '.join(names)}; "
+                         "give one file for each")
+    for scan in scans:
+        check_same_grid(scan, first)
+        if scan.array.min() == scan.array.max():
+            raise InputError(f"{scan.path}: all voxels are {scan.array.min():g}, expected an image; "
+                             "export it again")
+
+    turn = _turn(first, preprocessing.orientation)
+    volumes = [apply_orientation(scan.array, turn) for scan in scans]
+    label = None if label is None else apply_orientation(label, turn)
+    brains = []
+    if preprocessing.crop == "brain" or preprocessing.normalise == "zscore_brain":
+        # the background of a skull-stripped scan is one value, 0 or not, and the corner has it
+        brains = [volume != volume.flat[0] for volume in volumes]
+    spacing = first.spacing[np.argsort(turn[:, 0])]
+    grid = volumes[0].shape
+    if preprocessing.spacing is not None:
+        grid = tuple(max(1, round(n * old / new))
+                     for n, old, new in zip(grid, spacing, preprocessing.spacing, strict=True))
+        spacing = spacing * volumes[0].shape / grid
+        volumes = [_resample(volume, grid, order=1) for volume in volumes]
+        brains = [_resample(brain, grid, order=0) for brain in brains]
+        label = None if label is None else _resample(label, grid, order=0)
+
+    brain = np.logical_or.reduce(brains) if brains else None
+    box = _crop_box(volumes[0], brain, label, preprocessing, rng)
+    crop = tuple(slice(lo, hi) for lo, hi in box)
+    if preprocessing.normalise == "zscore_brain":
+        volumes = [_zscore_brain(volume[crop], own[crop], preprocessing.clip)
+                   for volume, own in zip(volumes, brains, strict=True)]
+    else:
+        volumes = [_normalise(volume, preprocessing.normalise)[crop] for volume in volumes]
+    outside = 0
+    if label is not None:
+        inside = label[crop] if brain is None else label[brain]
+        outside = int(np.count_nonzero(label) - np.count_nonzero(inside))
+        label = np.ascontiguousarray(label[crop])
+    image = volumes[0] if len(volumes) == 1 else np.stack(volumes)
+    geometry = Geometry(first.array.shape, first.affine.tolist(), turn.astype(int).tolist(), grid, box,
+                        spacing.tolist(), outside)
+    return np.ascontiguousarray(image), label, geometry
+
+
+def restore(array: np.ndarray, geometry: Geometry) -> np.ndarray:
+    """Prepared grid -> scan's own grid, the inverse of `apply`.
+
+    Label maps (*S) of integers -> (*N), bit for bit where nothing was resampled, nearest voxel otherwise;
+    other maps (*S) of floats -> (*N), linear; class probabilities (C, *S) -> (C, *N), linear. Outside the
+    crop there is background: 0, or probability 1 for class 0.
+    """
+    size = tuple(hi - lo for lo, hi in geometry.box)
+    if array.shape[-3:] != size or array.ndim not in (3, 4):
+        raise ValueError(f"shape {array.shape} does not fit the prepared scan, expected (C, *S) or {size}")
+    if array.ndim == 4:
+        return np.stack([_restore(channel, geometry, outside=int(c == 0)) for c, channel in enumerate(array)])
+    return _restore(array, geometry, outside=0)
+
+
+def _restore(volume, geometry, outside):
+    whole = np.full(geometry.grid, outside, volume.dtype)
+    whole[tuple(slice(lo, hi) for lo, hi in geometry.box)] = volume
+    turn = np.asarray(geometry.turn)
+    back = np.empty_like(turn)      # prepared axis -> its place in the file, same flip
+    back[turn[:, 0]] = np.stack([np.arange(3), turn[:, 1]], 1)
+    turned = tuple(geometry.shape[axis] for axis in back[:, 0])
+    whole = _resample(whole, turned, order=1 if np.issubdtype(volume.dtype, np.floating) else 0)
+    return np.ascontiguousarray(apply_orientation(whole, back))
+
+
+def _turn(scan, orientation):
+    """nibabel orientation transform (3, 2) from the stored axes to the prepared ones."""
+    if orientation != "slices":
+        return ornt_transform(io_orientation(scan.affine), axcodes2ornt(orientation))
+    through = 2 - int(np.argmax(scan.spacing[::-1].round(3)))   # the last axis where all are alike
+    order = [through, *(axis for axis in (2, 1, 0) if axis != through)]
+    return np.array([(order.index(axis), 1) for axis in range(3)], float)
+
+
+def _resample(volume, shape, order):
+    """To `shape`, outer faces of the volume kept in place; the volume itself where it has that shape."""
+    if volume.shape == tuple(shape):
+        return volume
+    factors = [new / old for new, old in zip(shape, volume.shape, strict=True)]
+    return ndimage.zoom(volume, factors, order=order, mode="nearest", grid_mode=True)
+
+
+def _span(mask, axis, share=0.0):
+    """First and last + 1 of the planes along `axis` with over `share` of their voxels in the mask, or all."""
+    planes = np.flatnonzero(mask.mean(axis=tuple(a for a in range(3) if a != axis)) > share)
+    return [int(planes[0]), int(planes[-1]) + 1] if len(planes) else [0, mask.shape[axis]]
+
+
+def _crop_box(volume, brain, label, preprocessing, rng):
+    """[[first, last + 1], ...] of three axes. "label" and "foreground" crop in plane and keep the depth."""
+    whole = [[0, n] for n in volume.shape]
+    if preprocessing.crop == "brain":
+        # the label may reach beyond the brain and must not be cut
+        union = brain if label is None else brain | (label > 0)
+        return [_span(union, axis) for axis in range(3)]
+    if preprocessing.crop == "foreground":
+        bright = volume > threshold_otsu(volume.ravel())
+        return [*(_span(bright, axis, FOREGROUND_SHARE) for axis in (0, 1)), whole[2]]
+    if preprocessing.crop == "label" and label is not None:
+        rng = np.random.default_rng(preprocessing.seed) if rng is None else rng
+        for axis in (0, 1):
+            first, last = _span(label > 0, axis)
+            missing = max(LABEL_SIDE - (last - first), 0)
+            first -= missing // 2 + int(rng.integers(*LABEL_MARGIN))
+            last += missing - missing // 2 + int(rng.integers(*LABEL_MARGIN))
+            whole[axis] = [max(first, 0), min(last, volume.shape[axis])]
+    return whole
+
+
+def _normalise(volume, kind):
+    if kind == "minmax":
+        low, high = float(volume.min()), float(volume.max())
+        return (volume - low) / (high - low)
+    return (volume - float(volume.mean(dtype=float))) / float(volume.std(dtype=float))
+
+
+def _zscore_brain(volume, brain, clip):
+    """Cut above the percentile of the whole crop, z-score over the brain; outside is 0, the brain's mean."""
+    if clip is not None:
+        volume = np.minimum(volume, np.float32(np.percentile(volume, clip)))
+    inside = volume[brain]
+    scaled = (volume - float(inside.mean(dtype=float))) / max(float(inside.std(dtype=float)), 1e-8)
+    return np.where(brain, scaled, np.float32(0))
+
+
+def save_on_grid(path: Path, array: np.ndarray, scan: Scan) -> None:
+    """Write (*N) as NIfTI on the scan's own grid; a NIfTI scan's affine, codes and units stay the same."""
+    if array.shape != scan.array.shape:
+        raise ValueError(f"{path}: shape {array.shape}, expected the scan's own grid {scan.array.shape}")
+    header = None if scan.path.name.endswith(".nrrd") else nib.load(scan.path).header.copy()
+    image = nib.Nifti1Image(array, scan.affine, header, dtype=array.dtype)
+    image.header["cal_min"] = image.header["cal_max"] = 0   # the scan's display window
+    if header is None:
+        image.header.set_xyzt_units("mm")
+    nib.save(image, path)
+
+
+# ---- many cases --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Case:
+    """One scan to prepare: a file a modality, and the label file or None."""
+
+    name: str
+    images: tuple[Path, ...]
+    label: Path | None = None
+    slices: str | None = None   # layout of its slice files, "data/slices/{case}_slice_{k}.h5"
+
+
+@dataclass
+class Outcome:
+    """What became of the cases: name -> {"shape", "classes", "outside", "skipped"} and name -> one line."""
+
+    good: dict[str, dict]
+    bad: dict[str, str]
+
+
+def one_case_each(files: Iterable[tuple[str, Path]]) -> tuple[dict[str, Path], dict[str, str]]:
+    """(name, path) pairs -> {name: path} of the usable ones, {name: one line} of names met twice or unfit."""
+    good, bad = {}, {}
+    for name, path in sorted(files):
+        if not name or name[0] == "." or ".." in name or any(c in '/\\:*?"<>|' or c < " " for c in name):
+            bad[name] = f"{path}: {name!r} cannot be a case name; rename it with letters, digits, - and _"
+        elif name in good or name in bad:
+            other = good.pop(name, None)
+            bad.setdefault(name, f"{other} and {path} are one case, {name}: remove or rename one of them")
+        else:
+            good[name] = path
+    return good, bad
+
+
+def prepare_cases(cases: Sequence[Case], bad: dict[str, str], preprocessing: Preprocessing,
+                  options: "Options", layout: str, **label_checks) -> Outcome:
+    """Prepare all cases in parallel with a progress bar, print the summary, return what became of each.
+
+    `layout` names the HDF5 files below options.output: "data/{case}.h5". `bad` are cases already found unfit;
+    `label_checks` go to `read_label`. Finished cases are skipped, bad ones listed at the end. Raises
+    InputError if no case is there or none could be prepared, or if the output folder holds data prepared in
+    another way and there is no --force.
+    """
+    if not cases and not bad:
+        raise InputError("no scans found there; --help shows the folders and file names that are expected")
+    before = None if options.force else read_preprocessing(options.output)
+    if before not in (None, preprocessing):
+        old, new = before.to_dict(), preprocessing.to_dict()
+        differing = ", ".join(f"{key} was {old[key]}, now {new[key]}" for key in new if old[key] != new[key])
+        raise InputError(f"{options.output / RECORD}: these data were prepared in another way ({differing}); "
+                         "choose another --output, or --force to overwrite them")
+    work = partial(_prepare_case, preprocessing=preprocessing, output=options.output, layout=layout,
+                   force=options.force, **label_checks)
+    good, bad = {}, dict(bad)
+    for case, result in in_parallel(work, cases, options.workers):
+        if isinstance(result, str):
+            bad[case.name] = result
+            continue
+        if not good:
+            write_preprocessing(options.output, preprocessing)
+        good[case.name] = result
+    good = {case.name: good[case.name] for case in cases if case.name in good}
+    skipped = sum(result["skipped"] for result in good.values())
+    print(f"{len(good) - skipped} prepared, {skipped} skipped (finished before), {len(bad)} bad "
+          f"-> {shown(options.output)}", flush=True)
+    for name in sorted(bad):
+        print(f"bad case {name}: {bad[name]}", file=sys.stderr)
+    if not good:
+        raise InputError("no case could be prepared, for the reasons above")
+    return Outcome(good, bad)
+
+
+def in_parallel(work: Callable, cases: Sequence[Case], workers: int) -> Iterable:
+    """(case, work(case) or one line of what is wrong with it), as they finish, under a progress bar."""
+    bar = partial(tqdm, total=len(cases), unit="case", disable=None)    # no bar where stderr is a file
+    if workers <= 1 or len(cases) <= 1:
+        yield from ((case, _attempt(partial(work, case))) for case in bar(cases))
+        return
+    with ProcessPoolExecutor(workers) as pool:
+        futures = {pool.submit(work, case): case for case in cases}
+        try:
+            for future in bar(as_completed(futures)):
+                yield futures[future], _attempt(future.result)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _attempt(call):
+    try:
+        return call()
+    except InputError as error:
+        return one_line(error)
+    except (MemoryError, BrokenProcessPool):
+        return "out of memory: try --workers 1"
+    except OSError as error:
+        return f"{one_line(error)}: mend the file's permissions, and start the same command again"
+    except Exception as error:      # ours, not the user's: say all, and go on with the other cases
+        traceback.print_exception(error)
+        return f"{type(error).__name__}: {one_line(error)} (our mistake, not yours: see the traceback above)"
+
+
+def _prepare_case(case, preprocessing, output, layout, force, **label_checks):
+    target = output / layout.format(case=case.name)
+    files = [path for path in (*case.images, case.label) if path is not None and path.is_file()]
+    record = {"preprocessing": json.dumps(preprocessing.to_dict()),
+              "source": json.dumps({path.name: zlib.crc32(path.read_bytes()) for path in files})}
+    if target.exists() and not force:
+        done = _finished(target, record)
+        if done is None:
+            raise InputError(f"{target}: exists already, made from other files or in another way; "
+                             "--force overwrites it, another --output keeps it")
+        return dict(done, skipped=True)
+    scans = [read_scan(path) for path in case.images]
+    label = None
+    if case.label is not None:
+        label = read_label(case.label, scans[0], preprocessing.labels, **label_checks)
+    # a stream of its own a case: the crop does not depend on which other cases there are
+    rng = np.random.default_rng([preprocessing.seed, zlib.crc32(case.name.encode())])
+    image, label, geometry = apply(scans, preprocessing, label, rng)
+    if case.slices is not None:
+        for k in range(len(image)):     # counted from 1 as in the published list
+            write_case(output / case.slices.format(case=case.name, k=k + 1), image[k],
+                       None if label is None else label[k])
+    # written last: a case that has this file is finished
+    write_case(target, image, label, compression="gzip",
+               attributes=record | {"geometry": json.dumps(asdict(geometry))})
+    return dict(_summary(image.shape, label, geometry.label_outside), skipped=False)
+
+
+def _summary(shape, label, outside):
+    return {"shape": tuple(shape), "outside": outside,
+            "classes": None if label is None else np.flatnonzero(np.bincount(label.ravel())).tolist()}
+
+
+def _finished(path, record):
+    """Summary of a prepared file that holds `record`, None for any other file."""
+    try:
+        with h5py.File(path) as file:
+            if any(file.attrs.get(key) != value for key, value in record.items()):
+                return None
+            outside = json.loads(file.attrs["geometry"])["label_outside"]
+            return _summary(file["image"].shape, file["label"][()] if "label" in file else None, outside)
+    except (OSError, KeyError, ValueError):
+        return None
+
+
+def write_case(path: Path, image: np.ndarray, label: np.ndarray | None = None, compression: str | None = None,
+               attributes: dict | None = None) -> None:
+    """One HDF5 file with `image` float32 and, if given, `label` uint8; written aside and renamed."""
+    def write(aside):
+        with h5py.File(aside, "w") as file:
+            file.create_dataset("image", data=image.astype(np.float32, copy=False), compression=compression)
+            if label is not None:
+                file.create_dataset("label", data=label.astype(np.uint8, copy=False), compression=compression)
+            file.attrs.update(attributes or {})
+
+    _write_aside(path, write)
+
+
+def write_text(path: Path, text: str) -> None:
+    _write_aside(path, lambda aside: aside.write_text(text))
+
+
+def _write_aside(path, write):
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(aside)
+        os.replace(aside, path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror or one_line(error)}); "
+                         "free space or mend permissions, and start the same command again") from error
+    finally:
+        with suppress(OSError):
+            aside.unlink()
+
+
+def copy_lists(dataset: str, options: "Options", present: set[str]) -> dict[str, list[str]]:
+    """Put the published lists whose cases are all `present` into the output folder and say so.
+
+    Returns {list: cases that are missing} for the others.
+    """
+    lists = {path: path.read_text().split() for path in sorted((ROOT / "data" / dataset).iterdir())
+             if path.suffix in (".list", ".txt")}
+    missing = {path.name: [name for name in names if name not in present] for path, names in lists.items()}
+    missing = {name: absent for name, absent in missing.items() if absent}
+    if all(len(missing.get(path.name, ())) == len(names) for path, names in lists.items()):
+        print(f"none of the published {dataset} cases are here: name your own, one a line, in "
+              f"{', '.join(path.name for path in lists)} in {shown(options.output)}")
+        return missing
+    for source, names in lists.items():
+        target, absent = options.output / source.name, missing.get(source.name, [])
+        if absent:
+            print(f"{source.name}: {len(names) - len(absent)} of the {len(names)} published entries are "
+                  f"here, not copied; missing {', '.join(absent[:3])}{', ...' if len(absent) > 3 else ''}")
+        elif target.exists() and target.read_bytes() != source.read_bytes() and not options.force:
+            print(f"{source.name}: the list in {shown(options.output)} is not the published one and is kept; "
+                  "--force replaces it")
+        else:
+            if not (target.exists() and target.samefile(source)):
+                _write_aside(target, partial(shutil.copyfile, source))
+            print(f"{source.name}: the published list, all {len(names)} entries are here")
+    return missing
+
+
+# ---- command lines -----------------------------------------------------------------------------------------
+
+
+@dataclass(kw_only=True)
+class Options:
+    """What every prepare script understands."""
+
+    output: Path
+    workers: int = min(4, os.cpu_count() or 1)  # scans prepared at the same time; each is held in memory
+    force: bool = False     # overwrite what was prepared in another way or from other files
+
+
+def command_line(options_type: type, description: str, args: Sequence[str] | None = None) -> Options:
+    """Command line -> options; every field is an option, --debug is added by `errors.reported`."""
+    return tyro.cli(options_type, args=args, config=(tyro.conf.FlagCreatePairsOff,),
+                    description=f"{description}\nWith --debug, errors come with a traceback. Exit code: 0, "
+                                "or 2 if anything could not be prepared.")
+
+
+def existing_folder(path: Path) -> Path:
+    if not path.is_dir():
+        raise InputError(f"{path}: there is no such folder")
+    return path
+
+
+def shown(path: Path) -> Path:
+    """Relative to the working directory where it lies below it."""
+    path = Path(path).resolve()
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+def one_line(error) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,123 @@
+"""Fixtures of all tests: tiny phantom data sets, narrow networks, short recipes, and runs to compare."""
+import csv
+import dataclasses
+import signal
+from types import SimpleNamespace
+
+import pytest
+import torch
+from hypothesis import settings
+
+import fit
+import plots
+import train_ACDC
+import train_BraTS
+import train_LA
+from dataloaders.acdc import ACDC
+from dataloaders.brats import BraTS
+from dataloaders.la import LA
+from dataloaders.phantom import write_phantoms
+from files import load_tensors
+from networks import unet, vnet
+from run_folder import RunFolder
+
+settings.register_profile("suite", deadline=None, derandomize=True, database=None, max_examples=40)
+settings.load_profile("suite")
+torch.set_num_threads(1)
+
+# What is drawn of each set: in-plane extents differ, and LA and BraTS have axes on both sides of the patch's 32
+PHANTOMS = {
+    "LA": {"train": 5, "test": 2, "size": (40, 36, 34)},
+    "ACDC": {"train": 4, "val": 2, "test": 1, "size": (3, 40, 36)},
+    "BraTS2019": {"train": 4, "val": 1, "test": 1, "size": (66, 60, 58)},
+}
+DATASETS = {
+    "LA": (LA, train_LA.PRESETS["paper"], {"patch_size": (32, 32, 32), "stride": (16, 16, 16)}),
+    "ACDC": (ACDC, train_ACDC.PRESETS["mini"], {"patch_size": (32, 32)}),
+    "BraTS2019": (BraTS, train_BraTS.PRESETS["mini"], {"patch_size": (32, 32, 32), "stride": (16, 16, 16)}),
+}
+SHORT = {"labeled": 2, "labeled_batch": 2, "unlabeled_batch": 2, "pre_steps": 4, "self_steps": 6, "eval_every": 2,
+         "checkpoint_steps": 100, "workers": 0, "device": "cpu"}
+
+
+@pytest.fixture(autouse=True)
+def _own_process_state():
+    """Training takes over signals and the global generator: each test starts from the same and gives both back."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    torch.manual_seed(0)
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture(scope="session")
+def phantoms(tmp_path_factory):
+    """dataset -> folder of its phantoms, drawn when first asked for; tests that change files copy it."""
+    roots = {}
+
+    def root_of(dataset):
+        if dataset not in roots:
+            roots[dataset] = write_phantoms(tmp_path_factory.mktemp(dataset), dataset, **PHANTOMS[dataset])
+        return roots[dataset]
+    return root_of
+
+
+@pytest.fixture
+def narrow(monkeypatch):
+    """Networks an eighth as wide: a training step in milliseconds."""
+    for backbone in (unet, vnet):
+        monkeypatch.setattr(backbone, "WIDTHS", (2, 4, 8, 16, 32))
+
+
+@pytest.fixture
+def no_curves(monkeypatch):
+    """Without the picture of the curves, which takes longer than the steps it shows."""
+    monkeypatch.setattr(plots, "curves", lambda run: None)
+
+
+@pytest.fixture
+def recipe(phantoms, tmp_path):
+    """recipe(dataset, **changes) -> a short recipe on phantoms, its run folder in tmp_path."""
+    def make(dataset="ACDC", **changes):
+        _, preset, tiny = DATASETS[dataset]
+        values = SHORT | tiny | {"out": tmp_path / "run"} | changes
+        if "data_dir" not in values:
+            values["data_dir"] = phantoms(dataset)
+        return dataclasses.replace(preset, **values)
+    return make
+
+
+@pytest.fixture
+def runs():
+    """To train a recipe, take its loop apart, and read what it wrote."""
+    def data(recipe):
+        return DATASETS[recipe.dataset][0](recipe)
+
+    def train(recipe):
+        return fit.train(recipe, data(recipe), {recipe.preset: DATASETS[recipe.dataset][1]})
+
+    def loop(recipe):
+        return fit.Fit(recipe, data(recipe), RunFolder(recipe.out, recipe))
+
+    def rows(folder, name="log.csv"):
+        with open(folder / name, newline="") as file:
+            return list(csv.DictReader(file))
+
+    def losses(folder):
+        """log.csv without what differs from machine to machine."""
+        return [{key: value for key, value in row.items() if key not in ("seconds", "memory_gib")}
+                for row in rows(folder)]
+
+    def weights(folder, name="last.pt"):
+        return load_tensors(folder / name)["method"]
+
+    def same_tensors(one, other):
+        return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+    def assert_same(one, other):
+        assert losses(one) == losses(other)
+        assert rows(one, "val.csv") == rows(other, "val.csv")
+        assert same_tensors(weights(one), weights(other))
+
+    return SimpleNamespace(data=data, train=train, loop=loop, rows=rows, losses=losses, weights=weights,
+                           same_tensors=same_tensors, assert_same=assert_same)

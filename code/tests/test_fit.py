@@ -1,0 +1,563 @@
+"""The training loop: schedules, the way from pre-training to self-training, selection, and surviving what may come."""
+import copy
+import dataclasses
+import json
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+import cml
+import fit
+import plots
+import run_folder
+import train_ACDC
+from dataloaders.acdc import patient_of
+from errors import InputError
+from files import load_tensors
+from fit import learning_rate
+
+CODE = Path(fit.__file__).parent
+pytestmark = pytest.mark.usefixtures("narrow")
+unpainted = pytest.mark.usefixtures("no_curves")
+
+
+# ---- learning rate -----------------------------------------------------------------------------------------------
+
+
+def test_the_step_schedule_drops_every_2500_of_15000():
+    rates = {step: learning_rate("step", 0.01, step, 15_000)
+             for step in (0, 2_499, 2_500, 4_999, 5_000, 12_499, 12_500, 14_999)}
+    assert rates == pytest.approx({0: 1e-2, 2_499: 1e-2, 2_500: 1e-3, 4_999: 1e-3, 5_000: 1e-4, 12_499: 1e-6,
+                                   12_500: 1e-7, 14_999: 1e-7})
+
+
+@pytest.mark.parametrize("steps", [6, 100, 800, 1_201])
+def test_the_step_schedule_scales_with_the_stage(steps):
+    rates = [learning_rate("step", 1.0, step, steps) for step in range(steps)]
+    levels = [round(-math.log10(rate)) for rate in rates]
+    assert sorted(set(levels)) == list(range(6)) and levels == sorted(levels)
+    assert all(abs(levels.count(level) - steps / 6) < 1 for level in range(6))
+
+
+def test_the_polynomial_schedule_by_hand():
+    assert [learning_rate("poly", 0.01, step, 10) for step in (0, 5, 9)] == pytest.approx(
+        [0.01, 0.01 * 0.5 ** 0.9, 0.01 * 0.1 ** 0.9])
+    assert learning_rate("constant", 0.01, 9, 10) == 0.01
+    with pytest.raises(ValueError, match="'cosine'.*constant, step or poly"):
+        learning_rate("cosine", 0.01, 0, 10)
+
+
+@unpainted
+def test_each_stage_follows_its_schedule_from_the_start(recipe, runs):
+    folder = runs.train(recipe(pre_steps=3, self_steps=6, pre_schedule="poly", self_schedule="step", lr=0.02))
+    rates = [float(row["lr"]) for row in runs.rows(folder)]
+    assert rates == pytest.approx([0.02, 0.02 * (2 / 3) ** 0.9, 0.02 * (1 / 3) ** 0.9,
+                                   *(0.02 * 10.0 ** -k for k in range(6))], rel=1e-5)
+
+
+@unpainted
+def test_the_optimiser_runs_at_the_logged_rate(recipe, runs, monkeypatch):
+    rates, step = [], torch.optim.SGD.step
+    monkeypatch.setattr(torch.optim.SGD, "step", lambda self, *args: (
+        rates.append([group["lr"] for group in self.param_groups]), step(self, *args))[1])
+    folder = runs.train(recipe(pre_steps=2, self_steps=4, self_schedule="poly"))
+    assert [float(row["lr"]) for row in runs.rows(folder)] == pytest.approx([rate for rate, in rates], rel=1e-5)
+
+
+# ---- a whole run -------------------------------------------------------------------------------------------------
+
+
+def test_a_run_leaves_a_folder_that_explains_itself(recipe, runs, capsys):
+    own = recipe()
+    folder = runs.train(own)
+    names = {path.name for path in folder.iterdir()}
+    assert names >= {"config.json", "log.csv", "val.csv", "tb", "checkpoint.pt", "checkpoint_prev.pt", "pretrained.pt",
+                     "best.pt", "last.pt", "curves.png"}
+    assert not any(name.endswith(".tmp") or "new" in name for name in names)
+    config = json.loads((folder / "config.json").read_text())
+    assert type(own).from_json(config["recipe"], "") == own
+    assert config["dataset"] == "ACDC" and {"commit", "versions", "command"} <= set(config)
+    log = runs.rows(folder)
+    assert [(row["stage"], int(row["step"])) for row in log] == [
+        *(("pre", step) for step in range(1, 5)), *(("self", step) for step in range(1, 7))]
+    assert all(float(row[term]) > 0 for row in log for term in ("loss", "sup_l", "dis_l", "grad_norm"))
+    assert all((row["sup_u"] == "") == (row["stage"] == "pre") for row in log)
+    val = runs.rows(folder, "val.csv")
+    assert [(row["stage"], row["step"], row["split"]) for row in val] == [
+        (stage, str(step), "val") for stage, step in (("pre", 2), ("pre", 4), ("self", 2), ("self", 4), ("self", 6))]
+    assert all(0 <= float(row[view]) <= 1 for row in val for view in ("fused", "subnet0", "subnet1"))
+    assert (folder / "curves.png").read_bytes()[:4] == b"\x89PNG"
+    events = b"".join(path.read_bytes() for path in (folder / "tb").iterdir())
+    assert b"val/dice_fused" in events and b"train/input, target, views" in events and b"train/sup_l" in events
+    assert str(folder) in capsys.readouterr().out
+
+
+def test_logged_loss_is_the_weighted_sum_of_the_logged_terms(recipe, runs):
+    folder = runs.train(recipe(lambda_unsup=0.7, lambda_dis=0.3))
+    for row in runs.losses(folder):
+        terms = {key: float(value) for key, value in row.items() if value and key != "stage"}
+        expected = terms["sup_l"] + 0.7 * terms.get("sup_u", 0) + 0.3 * (terms["dis_l"] + terms.get("dis_u", 0))
+        assert terms["loss"] == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("method", ["supervised", "mean_teacher", "cfl", "cps"])
+def test_every_method_trains_and_validates(recipe, runs, method):
+    folder = runs.train(recipe(method=method))
+    log, val = runs.rows(folder), runs.rows(folder, "val.csv")
+    assert len(log) == 10 and len(val) == 5 and (folder / "best.pt").exists()
+    assert (folder / "pretrained.pt").exists() == (method in ("cfl", "cps"))
+    headline = {"supervised": "network", "mean_teacher": "student"}.get(method, "fused")
+    assert all(row[headline] for row in val)
+
+
+@unpainted
+def test_one_step_is_the_optimisers_on_the_summed_gradient(recipe, runs):
+    """SGD with momentum and weight decay, from fresh buffers: w - lr (g + decay w)."""
+    loop = runs.loop(recipe(momentum=0.9, weight_decay=0.1, lr=0.05, pre_steps=1))
+    before = {key: p.detach().clone() for key, p in loop.method.named_parameters()}
+    streams = loop._streams()
+    loop._train_step(loop.stages[0], streams, streams[0])
+    for key, p in loop.method.named_parameters():
+        torch.testing.assert_close(p.detach(), before[key] - 0.05 * (p.grad + 0.1 * before[key]), msg=key)
+
+
+@unpainted
+def test_no_test_case_is_opened_during_training(recipe, runs, phantoms, tmp_path):
+    root = shutil.copytree(phantoms("ACDC"), tmp_path / "data")
+    own = recipe(data_dir=root)
+    for name in runs.data(own).split().test:
+        (root / "data" / f"{name}.h5").unlink()
+    assert (runs.train(own) / "last.pt").exists()
+
+
+@unpainted
+@pytest.mark.parametrize("dataset", ["ACDC", "LA"])
+def test_labels_of_unlabelled_scans_change_nothing(recipe, runs, phantoms, tmp_path, dataset):
+    """As they are, absent, or garbage of another shape: logs and weights are the same."""
+    short = {"pre_steps": 2, "self_steps": 4} if dataset == "ACDC" else {"pre_steps": 1, "self_steps": 2}
+    reference = runs.train(recipe(dataset, out=tmp_path / "reference", **short))
+    for case in ("absent", "garbage"):
+        root = shutil.copytree(phantoms(dataset), tmp_path / case)
+        own = recipe(dataset, data_dir=root, out=tmp_path / f"run {case}", **short)
+        names = runs.data(own).split().unlabelled
+        assert names
+        for name in names:
+            with h5py.File(runs.data(own).path_of(name), "a") as file:
+                del file["label"]
+                if case == "garbage":
+                    file["label"] = np.full((3, 2), -77.7)
+        runs.assert_same(reference, runs.train(own))
+
+
+@unpainted
+def test_the_number_of_workers_does_not_matter_and_a_rerun_is_the_same(recipe, runs, tmp_path):
+    """Twenty steps at 0, 1 and 3 workers, and once more at 0."""
+    folders = [runs.train(recipe(pre_steps=8, self_steps=12, workers=workers, out=tmp_path / str(i)))
+               for i, workers in enumerate((0, 1, 3, 0))]
+    assert len(runs.losses(folders[0])) == 20
+    for other in folders[1:]:
+        runs.assert_same(folders[0], other)
+
+
+@unpainted
+def test_another_seed_is_another_run(recipe, runs, tmp_path):
+    one, other = (runs.losses(runs.train(recipe(seed=seed, out=tmp_path / str(seed)))) for seed in (1, 2))
+    assert all(a["loss"] != b["loss"] for a, b in zip(one, other, strict=True))
+
+
+@unpainted
+def test_all_cases_labelled_leave_nothing_to_a_semi_supervised_method(recipe, runs, tmp_path):
+    with pytest.raises(InputError, match="--labeled 4 leaves no unlabelled scans: use --method supervised"):
+        runs.train(recipe(labeled=4))
+    assert (runs.train(recipe(labeled=4, method="supervised", out=tmp_path / "all")) / "last.pt").exists()
+
+
+@unpainted
+def test_a_paper_run_without_a_gpu_says_how_long_it_takes(recipe, runs, capsys, tmp_path):
+    for preset, said in (("paper", True), ("mini", False)):
+        runs.train(recipe(preset=preset, out=tmp_path / preset))
+        shown = capsys.readouterr()
+        assert (("hours" in shown.out + shown.err) and ("mini" in shown.out + shown.err.lower())) == said
+
+
+# ---- selection, and the way into self-training -------------------------------------------------------------------
+
+
+@pytest.fixture
+def scripted_dice(monkeypatch):
+    """scripted_dice([...]) -> validations give these values in turn; what was trained by then is kept beside them."""
+    def script(values):
+        values, kept = iter(values), []
+
+        def mean_dice(method, scans, segment, num_classes):
+            kept.append({key: value.clone() for key, value in method.state_dict().items()})
+            value = next(values)
+            return {"fused": value, "subnet0": 1 - value, "subnet1": 0.5}
+        monkeypatch.setattr(fit, "mean_dice", mean_dice)
+        return kept
+    return script
+
+
+@pytest.fixture
+def entering(monkeypatch):
+    """Stage name -> weights and optimiser as the stage's first step finds them."""
+    seen, run_stage = {}, fit.Fit._run_stage
+
+    def recorded(self, stage):
+        seen[stage.name] = copy.deepcopy((self.method.state_dict(), self.optimizer.state_dict()))
+        return run_stage(self, stage)
+    monkeypatch.setattr(fit.Fit, "_run_stage", recorded)
+    return seen
+
+
+def momenta(state):
+    return [state["state"][key]["momentum_buffer"] for key in sorted(state["state"])]
+
+
+@unpainted
+def test_self_training_starts_from_the_best_pretrained_weights_with_their_momentum(
+        recipe, runs, scripted_dice, entering):
+    kept = scripted_dice([0.2, 0.6, 0.4, 0.1, 0.1, 0.1])
+    folder = runs.train(recipe(pre_steps=6))
+    pretrained = load_tensors(folder / "pretrained.pt")
+    weights, optimizer = entering["self"]
+    assert pretrained["step"] == 4
+    assert runs.same_tensors(pretrained["method"], kept[1]) and runs.same_tensors(weights, kept[1])
+    assert not runs.same_tensors(weights, kept[2])
+    restored, saved = momenta(optimizer), momenta(pretrained["optimizer"])
+    assert len(restored) == len(saved) > 0 and all(map(torch.equal, restored, saved))
+    assert any(buffer.abs().max() > 0 for buffer in saved)
+
+
+@unpainted
+def test_the_saved_momentum_is_that_of_the_best_step(recipe, runs, scripted_dice, entering, tmp_path):
+    """The steps after it are another run's business: a run that stops there holds the same buffers."""
+    scripted_dice([0.6, 0.1, 0.1, 0.1, 0.1])
+    runs.train(recipe())
+    _, optimizer = entering["self"]
+    loop = runs.loop(recipe(out=tmp_path / "by hand"))
+    streams = loop._streams()
+    for step in range(2):
+        loop.step = step
+        loop._train_step(loop.stages[0], streams, streams[step])
+    assert all(map(torch.equal, momenta(optimizer), momenta(loop.optimizer.state_dict())))
+
+
+@unpainted
+def test_without_validation_cases_self_training_starts_from_the_last_pretrained_weights(recipe, runs, entering):
+    folder = runs.train(recipe("LA", pre_steps=2, self_steps=1))
+    pretrained = load_tensors(folder / "pretrained.pt")
+    weights, optimizer = entering["self"]
+    assert pretrained["step"] == 2 and runs.same_tensors(weights, pretrained["method"])
+    assert all(map(torch.equal, momenta(optimizer), momenta(pretrained["optimizer"])))
+    assert not (folder / "best.pt").exists() and runs.rows(folder, "log.csv")
+    assert not (folder / "val.csv").exists()
+
+
+@unpainted
+def test_best_is_the_highest_validation_of_self_training_and_the_earlier_on_a_tie(recipe, runs, scripted_dice):
+    kept = scripted_dice([0.9, 0.9, 0.3, 0.6, 0.6, 0.5])
+    folder = runs.train(recipe(pre_steps=4, self_steps=8))
+    best = load_tensors(folder / "best.pt")
+    assert best["step"] == 4 + 4 and runs.same_tensors(best["method"], kept[3])
+    assert load_tensors(folder / "pretrained.pt")["step"] == 2
+    assert load_tensors(folder / "last.pt")["step"] == 12
+    assert [float(row["fused"]) for row in runs.rows(folder, "val.csv")][2:] == [0.3, 0.6, 0.6, 0.5]
+
+
+@unpainted
+def test_the_last_step_of_a_stage_is_validated_too(recipe, runs):
+    folder = runs.train(recipe(pre_steps=3, self_steps=5, eval_every=2))
+    steps = [(row["stage"], int(row["step"])) for row in runs.rows(folder, "val.csv")]
+    assert steps == [("pre", 2), ("pre", 3), ("self", 2), ("self", 4), ("self", 5)]
+
+
+@unpainted
+def test_monitoring_test_cases_draws_their_curve_and_selects_nothing(recipe, runs, scripted_dice, tmp_path):
+    watched = [0.2, 0.9, 0.1, 0.8, 0.3, 0.1, 0.2, 0.9]      # validation and test in turn
+    scripted_dice(watched)
+    folder = runs.train(recipe(pre_steps=4, self_steps=4, monitor="test"))
+    rows = runs.rows(folder, "val.csv")
+    assert [row["split"] for row in rows] == 4 * ["val", "test"]
+    assert [float(row["fused"]) for row in rows] == watched
+    assert load_tensors(folder / "best.pt")["step"] == 4 + 2 and load_tensors(folder / "pretrained.pt")["step"] == 2
+
+
+@unpainted
+def test_selection_on_test_cases_and_on_held_out_ones_must_be_asked_for(recipe, runs, tmp_path):
+    chosen = runs.train(recipe("LA", pre_steps=1, self_steps=1, select_on="test", out=tmp_path / "test"))
+    assert [row["split"] for row in runs.rows(chosen, "val.csv")] == ["test", "test"]
+    held = runs.train(recipe("LA", pre_steps=1, self_steps=1, holdout_val=1, out=tmp_path / "held"))
+    assert [row["split"] for row in runs.rows(held, "val.csv")] == ["val", "val"]
+    assert (chosen / "best.pt").exists() and (held / "best.pt").exists()
+
+
+# ---- stopped and resumed -------------------------------------------------------------------------------------------
+
+
+class Killed(BaseException):
+    """Nothing catches it, like a kill."""
+
+
+@pytest.fixture
+def killed_at(monkeypatch, runs):
+    """killed_at(recipe, stage, step): train until that step is about to run (steps done are counted from 0)."""
+    def train(recipe, stage_name, at, how="_train_step"):
+        original = getattr(fit.Fit, how)
+
+        def dying(self, *args):
+            if self.stages[self.stage].name == stage_name and self.step == at:
+                raise Killed
+            return original(self, *args)
+        with monkeypatch.context() as patch:
+            patch.setattr(fit.Fit, how, dying)
+            with pytest.raises(Killed):
+                runs.train(recipe)
+        return recipe.out
+    return train
+
+
+KILLS = {
+    "before the first checkpoint": ("pre", 1, "_train_step"),
+    "in pre-training": ("pre", 3, "_train_step"),
+    "between the stages": ("self", 0, "_start_from_pretrained"),
+    "at the first step of self-training": ("self", 0, "_train_step"),
+    "in self-training, on a checkpoint": ("self", 4, "_train_step"),
+    "in self-training, past a checkpoint": ("self", 5, "_train_step"),
+    "in a validation": ("self", 4, "_validate"),
+}
+
+
+@unpainted
+@pytest.mark.parametrize("kill", KILLS.values(), ids=KILLS)
+def test_a_killed_run_resumes_to_the_same_bits(recipe, runs, killed_at, tmp_path, capsys, kill):
+    reference = runs.train(recipe(out=tmp_path / "reference"))
+    own = recipe(checkpoint_steps=2)
+    folder = killed_at(own, *kill)
+    assert not (folder / "last.pt").exists()
+    capsys.readouterr()
+    runs.train(own)
+    assert ("resuming after step" in capsys.readouterr().out) == (kill != KILLS["before the first checkpoint"])
+    runs.assert_same(reference, folder)
+    for name in ("pretrained.pt", "best.pt"):
+        assert runs.same_tensors(runs.weights(reference, name), runs.weights(folder, name))
+
+
+@unpainted
+def test_a_run_may_be_killed_again_and_again(recipe, runs, killed_at, tmp_path):
+    reference = runs.train(recipe(out=tmp_path / "reference", method="mean_teacher"))
+    own = recipe(method="mean_teacher", checkpoint_steps=3)
+    for at in (2, 5, 5, 8, 9):
+        killed_at(own, "self", at)
+    runs.train(own)
+    runs.assert_same(reference, own.out)
+
+
+@unpainted
+def test_a_killed_volume_run_resumes_to_the_same_bits(recipe, runs, killed_at, tmp_path):
+    steps = {"pre_steps": 2, "self_steps": 2}
+    reference = runs.train(recipe("LA", out=tmp_path / "reference", **steps))
+    own = recipe("LA", checkpoint_steps=1, **steps)
+    killed_at(own, "self", 1)
+    runs.train(own)
+    assert runs.losses(reference) == runs.losses(own.out)
+    assert runs.same_tensors(runs.weights(reference), runs.weights(own.out))
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize(("stage", "at"), [("self", 5), ("self", 1)])
+def test_a_damaged_checkpoint_falls_back_to_its_predecessor(recipe, runs, killed_at, tmp_path, stage, at):
+    """Also where the predecessor is of the stage before: with curves, for they meet a log without its rows."""
+    reference = runs.train(recipe(out=tmp_path / "reference"))
+    own = recipe(checkpoint_steps=2)
+    folder = killed_at(own, stage, at)
+    cut(folder / "checkpoint.pt")
+    with pytest.warns(UserWarning, match=r"checkpoint\.pt is damaged.*earlier checkpoint"):
+        runs.train(own)
+    runs.assert_same(reference, folder)
+
+
+@unpainted
+@pytest.mark.parametrize("left", ["checkpoint_prev.pt", "nothing"])
+def test_a_kill_between_the_renames_or_two_damaged_checkpoints_cost_steps_only(
+        recipe, runs, killed_at, tmp_path, left):
+    reference = runs.train(recipe(out=tmp_path / "reference"))
+    own = recipe(checkpoint_steps=2)
+    folder = killed_at(own, "self", 3)
+    if left == "nothing":
+        cut(folder / "checkpoint.pt")
+        cut(folder / "checkpoint_prev.pt")
+        with pytest.warns(UserWarning, match="damaged"):
+            runs.train(own)
+    else:
+        (folder / "checkpoint.pt").rename(folder / "checkpoint_new.pt")
+        runs.train(own)
+    runs.assert_same(reference, folder)
+
+
+@unpainted
+def test_a_kill_while_a_checkpoint_is_written_leaves_the_one_before(recipe, runs, monkeypatch, tmp_path):
+    reference = runs.train(recipe(out=tmp_path / "reference"))
+    own, save, count = recipe(checkpoint_steps=2), run_folder.save_tensors, iter(range(100))
+
+    def dying(path, content):
+        if next(count) == 3:
+            path.with_name(f".{path.name}.tmp").write_bytes(b"half a checkp")
+            raise Killed
+        save(path, content)
+    with monkeypatch.context() as patch:
+        patch.setattr(run_folder, "save_tensors", dying)
+        with pytest.raises(Killed):
+            runs.train(own)
+    runs.train(own)
+    runs.assert_same(reference, own.out)
+
+
+SIGKILL = """
+import os, signal, sys
+from networks import unet
+unet.WIDTHS = (2, 4, 8, 16, 32)
+import fit, plots, torch, train_ACDC
+torch.set_num_threads(1)
+plots.curves = lambda run: None
+train_step = fit.Fit._train_step
+def killed(self, stage, *rest):
+    if (stage.name, self.step) == ("self", 3):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return train_step(self, stage, *rest)
+fit.Fit._train_step = killed
+train_ACDC.main(sys.argv[1:])
+"""
+
+
+@unpainted
+def test_a_process_that_is_killed_leaves_a_run_that_resumes(recipe, runs, tmp_path):
+    reference = runs.train(recipe(out=tmp_path / "reference"))
+    own = recipe(checkpoint_steps=2)
+    changed = {name: value for name, value in own.to_json().items()
+               if value != train_ACDC.PRESETS["mini"].to_json()[name]}
+    args = ["mini"]
+    for name, value in changed.items():
+        args += [f"--{name.replace('_', '-')}", *map(str, value if isinstance(value, tuple | list) else [value])]
+    done = subprocess.run([sys.executable, "-c", SIGKILL, *args], cwd=CODE, capture_output=True, text=True,
+                          env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=120)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert not (own.out / "last.pt").exists()
+    runs.train(own)
+    runs.assert_same(reference, own.out)
+
+
+@unpainted
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_polite_stop_saves_first_and_says_how_to_go_on(recipe, runs, monkeypatch, capsys, tmp_path, number):
+    reference, own = runs.train(recipe(out=tmp_path / "reference")), recipe()
+    train_step = fit.Fit._train_step
+
+    def signalled(self, stage, *rest):
+        if (stage.name, self.step) == ("self", 2):
+            os.kill(os.getpid(), number)
+        return train_step(self, stage, *rest)
+    with monkeypatch.context() as patch:
+        patch.setattr(fit.Fit, "_train_step", signalled)
+        with pytest.raises(SystemExit) as stopped:
+            runs.train(own)
+    assert stopped.value.code == 128 + number
+    assert f"{number.name}: saved after step 3 of stage self" in capsys.readouterr().out
+    state = load_tensors(own.out / "checkpoint.pt")
+    assert (state["stage"], state["step"]) == (1, 3) and len(runs.rows(own.out)) == 4 + 3
+    runs.train(own)
+    runs.assert_same(reference, own.out)
+
+
+@unpainted
+def test_a_finished_run_says_so_and_is_left_alone(recipe, runs, capsys):
+    own = recipe()
+    folder = runs.train(own)
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    capsys.readouterr()
+    assert runs.train(dataclasses.replace(own, workers=1, device="auto")) == folder
+    assert "this run is finished" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+@unpainted
+def test_another_recipe_in_the_same_folder_is_refused_with_the_fields(recipe, runs, killed_at):
+    folder = killed_at(recipe(checkpoint_steps=1), "pre", 2)
+    before = (folder / "config.json").read_bytes()
+    with pytest.raises(InputError) as error:
+        runs.train(recipe(seed=7, beta=0.25, workers=1))
+    for part in (str(folder), "seed was 1337, is 7", "beta was 0.5, is 0.25", "--out"):
+        assert part in str(error.value)
+    assert "workers" not in str(error.value) and (folder / "config.json").read_bytes() == before
+    with pytest.raises(InputError, match="data set was ACDC, is LA"):
+        runs.train(recipe("LA"))
+
+
+def test_a_folder_of_something_else_is_refused(recipe, runs, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.txt").write_text("mine")
+    with pytest.raises(InputError, match="holds no config.json.*--out"):
+        runs.train(recipe())
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["thesis.txt"]
+
+
+@unpainted
+@pytest.mark.parametrize(("stage", "at"), [("pre", 1), ("self", 2)])
+def test_a_loss_that_is_not_a_number_stops_before_the_optimiser_steps(recipe, runs, monkeypatch, tmp_path, stage, at):
+    own, held = recipe(checkpoint_steps=1), {}
+    objective, train_step = cml.CML.objective, fit.Fit._train_step
+
+    def sick(self, half, *rest):
+        loss, terms = objective(self, half, *rest)
+        return (loss * math.nan if held.get("now") else loss), terms
+
+    def watched(self, stage_, streams, arrays):
+        held["now"] = (stage_.name, self.step) == (stage, at)
+        held["names"] = streams.names(self.step)
+        held["before"] = [p.detach().clone() for p in self.method.parameters()]
+        held["loop"] = self
+        return train_step(self, stage_, streams, arrays)
+    monkeypatch.setattr(cml.CML, "objective", sick)
+    monkeypatch.setattr(fit.Fit, "_train_step", watched)
+    with pytest.raises(InputError) as error:
+        runs.train(own)
+    words = [f"step {at + 1} of stage {stage}", "loss nan", "checkpoint.pt", "--lr", *sum(held["names"], [])]
+    assert [word for word in words if word not in str(error.value)] == []
+    assert all(map(torch.equal, held["before"], held["loop"].method.parameters()))
+    assert load_tensors(own.out / "checkpoint.pt")["step"] == at
+    assert runs.rows(own.out)[-1]["loss"] != "nan"
+
+
+@unpainted
+def test_a_diverging_run_stops_by_itself(recipe, runs):
+    with pytest.raises(InputError, match="training went non-finite at step"):
+        runs.train(recipe(lr=1e30))
+
+
+@unpainted
+def test_the_named_cases_are_those_of_the_batch(recipe, runs):
+    loop = runs.loop(recipe())
+    labelled, unlabelled = loop._streams().names(0)
+    split = runs.data(loop.recipe).split()
+    assert set(labelled) <= set(split.labelled) and set(unlabelled) <= set(split.unlabelled)
+    assert len(labelled) == len(unlabelled) == 2
+    assert not set(map(patient_of, labelled)) & set(map(patient_of, unlabelled))
+
+
+def test_curves_draw_every_stage_and_an_unfinished_log(recipe, runs, killed_at):
+    folder = killed_at(recipe(), "self", 1)
+    (folder / "curves.png").unlink()
+    plots.curves(folder)
+    assert (folder / "curves.png").read_bytes()[:4] == b"\x89PNG"

@@ -1,0 +1,99 @@
+"""Eight faults, planted one at a time in a copy of the code: the fast tests must go red for each of them.
+
+The leak of labels is planted twice, for slices and for volumes.
+"""
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dataloaders.scans import ROOT
+
+pytestmark = pytest.mark.slow
+
+# fault: file, text, what it becomes, test files that must notice
+FAULTS = {
+    "Eq. 9 polarity": (
+        "cml.py", "return mix(p1, q0, mask), mix(p0, q1, mask)", "return mix(p0, q1, mask), mix(p1, q0, mask)",
+        ["test_cml.py"]),
+    "missing detach in Eq. 1": (
+        "cml.py", "F.cosine_similarity(feature, other.detach(), dim=1)", "F.cosine_similarity(feature, other, dim=1)",
+        ["test_cml.py"]),
+    "mask inverted": (
+        "dataloaders/cutmix.py", "    return mask\n", "    return 1 - mask\n",
+        ["test_cutmix.py"]),
+    "asd from reference to prediction": (
+        "evaluate.py", "float(to_ref.mean())", "float(to_pred.mean())",
+        ["test_evaluate.py"]),
+    "pseudo-labels without the largest component": (
+        "cml.py", "return largest_components(torch.stack([logits.argmax(1) for logits, _ in self.networks(x)]))",
+        "return torch.stack([logits.argmax(1) for logits, _ in self.networks(x)])",
+        ["test_cml.py"]),
+    "batch norm in evaluation mode for pseudo-labels": (
+        "cml.py", "        return largest_components(",
+        "        norms = [m for m in self.networks.modules() if 'BatchNorm' in type(m).__name__]\n"
+        "        [m.eval() for m in norms]\n"
+        "        views = self.networks(x)\n"
+        "        [m.train() for m in norms]\n"
+        "        return largest_components(torch.stack([logits.argmax(1) for logits, _ in views]))\n"
+        "        return (",
+        ["test_cml.py"]),
+    "labels of unlabelled slices are read": (
+        "dataloaders/acdc.py", 'return self._read(names, 2, labelled, "labelled" if labelled else "unlabelled")',
+        'return self._read(names, 2, True, "labelled" if labelled else "unlabelled")',
+        ["test_scans.py", "test_fit.py"]),
+    "labels of unlabelled volumes are read": (
+        "dataloaders/volumes.py", "self._shrunk(self._read(name, path, labelled))",
+        "self._shrunk(self._read(name, path, True))",
+        ["test_scans.py", "test_fit.py"]),
+    "momentum not restored": (
+        "fit.py",
+        'self.method.load_state_dict(state["method"])\n        self.optimizer.load_state_dict(state["optimizer"])\n',
+        'self.method.load_state_dict(state["method"])\n',
+        ["test_fit.py"]),
+}
+
+
+@pytest.fixture
+def copy(tmp_path):
+    """The code, the split lists and the settings, without scans and runs."""
+    shutil.copytree(ROOT / "code", tmp_path / "code", ignore=shutil.ignore_patterns("__pycache__", ".*_cache"))
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    for path in [*ROOT.glob("data/*/*.list"), *ROOT.glob("data/*/*.txt")]:
+        target = tmp_path / path.relative_to(ROOT)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target)
+    return tmp_path
+
+
+def run_tests(root, names):
+    files = [f"code/tests/{name}" for name in names]
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST")}
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", "-x", "-q", "-m", "not slow", "-p", "no:cacheprovider", *files], cwd=root,
+        env={**environment, "OMP_NUM_THREADS": "1", "PYTHONPATH": ""}, capture_output=True, text=True)
+
+
+def test_the_unmodified_copy_is_green(copy):
+    done = run_tests(copy, sorted({name for *_, names in FAULTS.values() for name in names}))
+    assert done.returncode == 0, done.stdout[-3000:]
+
+
+def plant(root, file, old, new):
+    path = Path(root, "code", file)
+    text = path.read_text()
+    assert text.count(old) == 1, f"{file} has {text.count(old)} places that read {old!r}"
+    path.write_text(text.replace(old, new))
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_planted_fault_turns_the_fast_tests_red(copy, fault):
+    file, old, new, names = FAULTS[fault]
+    plant(copy, file, old, new)
+    done = run_tests(copy, names)
+    assert done.returncode == 1, done.stdout[-3000:]                # 1: tests failed; 2 and more: they did not run
+    assert re.search(r"^FAILED ", done.stdout, re.MULTILINE) and not re.search(r"^ERROR ", done.stdout, re.MULTILINE)

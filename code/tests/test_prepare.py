@@ -1,0 +1,510 @@
+"""The prepare scripts, end to end on tiny challenge folders: what they write, refuse, skip and report."""
+import json
+import shutil
+
+import h5py
+import nibabel as nib
+import nrrd
+import numpy as np
+import pytest
+
+import prepare_ACDC
+import prepare_BraTS
+import prepare_folder
+import prepare_LA
+import preprocess
+from preprocess import ROOT, Geometry, one_case_each, restore
+
+LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+
+def run(main, *args):
+    """Exit code of a script."""
+    try:
+        return main([str(arg) for arg in args])
+    except SystemExit as stop:
+        return stop.code
+
+
+def read(path):
+    """(image, label or None, geometry or None) of a prepared file."""
+    with h5py.File(path) as file:
+        assert set(file) <= {"image", "label"} and file["image"].dtype == np.float32
+        assert "label" not in file or file["label"].dtype == np.uint8
+        geometry = Geometry(**json.loads(file.attrs["geometry"])) if "geometry" in file.attrs else None
+        return file["image"][()], file["label"][()] if "label" in file else None, geometry
+
+
+def files(folder):
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def nifti(path, array, affine=LPS):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(nib.Nifti1Image(array, affine), path)
+
+
+def truncate(path):
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+
+
+def volume(shape, classes=2, seed=0):
+    """int16 image in a dark frame and a label with all classes."""
+    rng = np.random.default_rng(seed)
+    image, label = np.zeros(shape, np.int16), np.zeros(shape, np.uint8)
+    inner = tuple(slice(1, n - 1) for n in shape)
+    image[inner] = rng.integers(10, 200, image[inner].shape)
+    label[inner] = np.arange(image[inner].size).reshape(image[inner].shape) % classes
+    return image, label
+
+
+# ---- LA ----------------------------------------------------------------------------------------------------
+
+LA_FOLDER = "2018LA_Seg_Training Set"
+
+
+def la_case(folder, name, label=True, seed=0):
+    header = {"space": "left-posterior-superior", "space directions": np.diag([0.6, 0.6, 1.2]),
+              "space origin": [0, 0, 0]}
+    image = np.random.default_rng(seed).integers(0, 200, (190, 180, 4)).astype(np.uint8)
+    target = np.zeros(image.shape, np.uint8)
+    target[60:120, 80:110, 1:3] = 255
+    (folder / name).mkdir(parents=True)
+    nrrd.write(str(folder / name / "lgemri.nrrd"), image, header)
+    if label:
+        nrrd.write(str(folder / name / "laendo.nrrd"), target, header)
+    return image, target
+
+
+@pytest.fixture
+def la(tmp_path):
+    la_case(tmp_path / "in", "CASE1")
+    la_case(tmp_path / "in" / "deeper", "CASE2", seed=1)
+    return tmp_path / "in", tmp_path / "out"
+
+
+def test_la_end_to_end(la, capsys):
+    source, target = la
+    image, label = la_case(source, "CASE3", seed=2)
+    assert run(prepare_LA.main, "--input", source, "--output", target, "--workers", 1) == 0
+    assert files(target) == {f"{LA_FOLDER}/CASE{k}/mri_norm2.h5" for k in (1, 2, 3)} | {"preprocessing.json"}
+    prepared, classes, geometry = read(target / LA_FOLDER / "CASE3" / "mri_norm2.h5")
+    crop = tuple(slice(*side) for side in geometry.box)
+    assert np.array_equal(classes, label[crop] == 255) and prepared.shape[2] == 4
+    assert np.allclose(prepared, ((image - image.mean()) / image.std())[crop], atol=1e-5)
+    assert np.array_equal(restore(classes, geometry), label == 255)
+    out = capsys.readouterr().out
+    assert "3 prepared, 0 skipped (finished before), 0 bad" in out and "crop label: around the ground" in out
+    assert "none of the published LA cases are here" in out and "next: python code/train_LA.py" in out
+
+
+def test_parallel_equals_serial_and_the_seed_decides(la, tmp_path):
+    source, target = la
+    for folder, *args in ((target, 2), (tmp_path / "serial", 1), (tmp_path / "other", 1, "--seed", 7)):
+        assert run(prepare_LA.main, "--input", source, "--output", folder, "--workers", *args) == 0
+    boxes = []
+    for name in ("CASE1", "CASE2"):
+        path = f"{LA_FOLDER}/{name}/mri_norm2.h5"
+        one, two, other = (read(tmp_path / folder / path) for folder in ("out", "serial", "other"))
+        assert np.array_equal(one[0], two[0]) and np.array_equal(one[1], two[1]) and one[2] == two[2]
+        boxes += [one[2].box, other[2].box]
+    assert len({str(box) for box in boxes}) == 4
+
+
+def test_finished_cases_are_skipped_and_different_ones_need_force(la, capsys):
+    source, target = la
+    command = ["--input", source, "--output", target, "--workers", 1]
+    assert run(prepare_LA.main, *command) == 0
+    first = target / LA_FOLDER / "CASE1" / "mri_norm2.h5"
+    before = first.stat().st_mtime_ns
+    shutil.rmtree(target / LA_FOLDER / "CASE2")
+    assert run(prepare_LA.main, *command) == 0
+    assert "1 prepared, 1 skipped" in capsys.readouterr().out and first.stat().st_mtime_ns == before
+
+    assert run(prepare_LA.main, *command, "--crop", "none") == 2       # other settings
+    assert "crop was label, now none" in (err := capsys.readouterr().err) and "--force" in err
+    assert first.stat().st_mtime_ns == before
+
+    shutil.copy(source / "deeper" / "CASE2" / "lgemri.nrrd", source / "CASE1" / "lgemri.nrrd")  # other scan
+    assert run(prepare_LA.main, *command) == 2
+    assert "mri_norm2.h5: exists already" in capsys.readouterr().err and first.stat().st_mtime_ns == before
+    assert run(prepare_LA.main, *command, "--crop", "none", "--force") == 0
+    assert read(first)[0].shape == (190, 180, 4)
+
+    (target / "preprocessing.json").unlink()    # as published: neither record nor attributes
+    preprocess.write_case(first, np.zeros((3, 3, 3)))
+    assert run(prepare_LA.main, *command) == 2
+    assert "CASE1: " in capsys.readouterr().err and read(first)[0].shape == (3, 3, 3)
+
+
+def test_la_without_labels(la, capsys):
+    source, target = la
+    (source / "CASE1" / "laendo.nrrd").unlink()
+    assert run(prepare_LA.main, "--input", source, "--output", target, "--workers", 1) == 2
+    captured = capsys.readouterr()
+    assert "laendo.nrrd: is missing" in captured.err and "--crop foreground" in captured.err
+    assert "1 prepared" in captured.out
+    for crop in ("none", "foreground"):
+        folder = target / crop
+        assert run(prepare_LA.main, "--input", source, "--output", folder, "--crop", crop) == 0
+        assert read(folder / LA_FOLDER / "CASE1" / "mri_norm2.h5")[1] is None
+        assert read(folder / LA_FOLDER / "CASE2" / "mri_norm2.h5")[1].sum() == 60 * 30 * 2
+        assert "do not compare with the paper's" in capsys.readouterr().out
+
+
+def test_bad_la_cases_are_named_and_the_others_done(la, capsys):
+    source, target = la
+    la_case(source, "SHORT")
+    truncate(source / "SHORT" / "lgemri.nrrd")
+    la_case(source, "EMPTY")
+    nrrd.write(str(source / "EMPTY" / "laendo.nrrd"), np.zeros((190, 180, 4), np.uint8))
+    la_case(source, "SEVEN")
+    nrrd.write(str(source / "SEVEN" / "laendo.nrrd"), np.full((190, 180, 4), 7, np.uint8))
+    la_case(source / "twice", "CASE2")
+    assert run(prepare_LA.main, "--input", source, "--output", target, "--workers", 2) == 2
+    captured = capsys.readouterr()
+    assert "1 prepared, 0 skipped (finished before), 4 bad" in captured.out
+    lines = captured.err.splitlines()
+    assert len(lines) == 4 and all(line.startswith("bad case ") for line in lines)
+    case2, empty, seven, short = lines
+    assert "deeper/CASE2" in case2 and "twice/CASE2" in case2 and "rename one of them" in case2
+    assert "laendo.nrrd: is empty" in empty and "leave the case out" in empty
+    assert "laendo.nrrd: has the label value 7, expected only 0, 255" in seven
+    assert "lgemri.nrrd: cannot be read" in short and "export it again" in short
+    assert files(target) == {f"{LA_FOLDER}/CASE1/mri_norm2.h5", "preprocessing.json"}
+
+
+# ---- ACDC --------------------------------------------------------------------------------------------------
+
+SLICES = [line.split("_slice_") for line in (ROOT / "data/ACDC/train_slices.list").read_text().split()]
+
+
+def acdc_patient(folder, patient, frames=(1, 9), depth=None, seed=0):
+    """A patient of the published lists with as many slices as they name."""
+    volumes = {}
+    for k, frame in enumerate(frames):
+        name = f"{patient}_frame0{k + 1}"
+        slices = depth or max((int(n) for case, n in SLICES if case == name), default=3)
+        volumes[name] = image, label = volume((9, 11, slices + 2), 4, seed + k)
+        image, label = image[..., 1:-1], label[..., 1:-1]
+        volumes[name] = image, label
+        for suffix, array in (("", image), ("_gt", label)):
+            path = folder / patient / f"{patient}_frame{frame:02d}{suffix}.nii.gz"
+            nifti(path, array, np.diag([1.5, 1.5, 9, 1]))
+    (folder / patient / "Info.cfg").write_text(f"ED: {frames[0]}\nES: {frames[1]}\nGroup: DCM\nNbFrame: 30\n")
+    return volumes
+
+
+def test_acdc_end_to_end(tmp_path, capsys):
+    source, target = tmp_path / "in" / "training", tmp_path / "out"
+    train = acdc_patient(source, "patient099", frames=(11, 4))
+    val = acdc_patient(source, "patient028")
+    nifti(source / "patient028" / "patient028_4d.nii.gz", np.zeros((3, 3, 3, 2), np.int16))
+    assert run(prepare_ACDC.main, "--input", tmp_path / "in", "--output", target, "--workers", 1) == 0
+    for name, (image, label) in (train | val).items():
+        prepared, classes, geometry = read(target / f"data/{name}.h5")
+        assert prepared.shape == image.shape[::-1] and np.array_equal(classes, label.T)
+        assert prepared.min() == 0 and prepared.max() == 1
+        assert np.allclose(prepared, image.T / image.max(), atol=1e-6)
+        assert np.array_equal(restore(classes, geometry), label)
+        for k in range(len(prepared)):
+            path = target / f"data/slices/{name}_slice_{k + 1}.h5"
+            assert path.exists() == (name in train)
+            if name in train:
+                one_slice, one_label, _ = read(path)
+                assert np.array_equal(one_slice, prepared[k]) and np.array_equal(one_label, classes[k])
+    listed = {f"{case}_slice_{k}.h5" for case, k in SLICES if case in train}
+    assert {path.name for path in (target / "data/slices").iterdir()} == listed
+    out = capsys.readouterr().out
+    assert "train.list: 2 of the 140 published entries are here, not copied" in out
+    assert f"{len(listed)} training slices" in out
+
+
+def test_acdc_lists_are_copied_when_all_cases_are_there(tmp_path, monkeypatch, capsys):
+    acdc_patient(tmp_path / "in", "patient099")
+    published = tmp_path / "root" / "data" / "ACDC"
+    published.mkdir(parents=True)
+    slices = [f"{case}_slice_{k}" for case, k in SLICES if case.startswith("patient099")]
+    for name, lines in (("train.list", ["patient099_frame01", "patient099_frame02"]), ("val.list", []),
+                        ("test.list", []), ("train_slices.list", slices)):
+        (published / name).write_text("\n".join(lines))
+    monkeypatch.setattr(preprocess, "ROOT", tmp_path / "root")
+    monkeypatch.setattr(prepare_ACDC, "ROOT", tmp_path / "root")
+    command = ["--input", tmp_path / "in", "--output", tmp_path / "out", "--workers", 1]
+    assert run(prepare_ACDC.main, *command) == 0
+    assert (tmp_path / "out/train_slices.list").read_text() == "\n".join(slices)
+    (tmp_path / "out/train.list").write_text("mine")
+    (tmp_path / "out/data/slices" / f"{slices[0]}.h5").unlink()
+    assert run(prepare_ACDC.main, *command) == 2
+    captured = capsys.readouterr()
+    assert "train.list: the list in" in captured.out and "is kept" in captured.out
+    assert f"1 listed slices of prepared volumes do not exist: {slices[0]}" in captured.err
+    assert (tmp_path / "out/train.list").read_text() == "mine"
+    assert run(prepare_ACDC.main, *command, "--force") == 0
+    assert (tmp_path / "out/train.list").read_text() != "mine"
+
+
+def test_bad_acdc_patients_are_named_and_the_others_done(tmp_path, capsys):
+    source = tmp_path / "in"
+    for patient in ("patient099", "patient101", "patient102", "patient103", "patient104"):
+        acdc_patient(source, patient)
+    (source / "patient101/patient101_frame09_gt.nii.gz").unlink()
+    (source / "patient102/Info.cfg").unlink()
+    (source / "patient103/Info.cfg").write_text("Group: DCM\n")
+    truncate(source / "patient104/patient104_frame01.nii.gz")
+    assert run(prepare_ACDC.main, "--input", source, "--output", tmp_path / "out", "--workers", 1) == 2
+    captured = capsys.readouterr()
+    assert "4 prepared, 0 skipped (finished before), 4 bad" in captured.out
+    missing, no_info, no_frames, short = captured.err.splitlines()
+    assert "bad case patient101_frame02: " in missing and "_frame09_gt.nii.gz: is missing" in missing
+    assert "patient102/Info.cfg: is missing" in no_info and "'ED: 1'" in no_frames
+    assert "patient104_frame01.nii.gz: cannot be read" in short
+    assert (tmp_path / "out/data/patient104_frame02.h5").exists()
+
+    acdc_patient(tmp_path / "few", "patient099", depth=5)
+    assert run(prepare_ACDC.main, "--input", tmp_path / "few", "--output", tmp_path / "few_out") == 2
+    assert "patient099_frame01_slice_15" in capsys.readouterr().err
+
+
+# ---- BraTS -------------------------------------------------------------------------------------------------
+
+
+def brats_case(folder, name, modalities=("flair",), background=0.0, suffix=".nii.gz", label=True, seed=0):
+    image, target = volume((14, 12, 10), 5, seed)
+    target[target == 3] = 0
+    for k, modality in enumerate(modalities):
+        scan = np.where(image > 0, image + k, background).astype(np.float32)
+        nifti(folder / name / f"{name}_{modality}{suffix}", scan)
+    if label:
+        nifti(folder / name / f"{name}_seg{suffix}", target.astype(np.float32))
+    return image, target
+
+
+def test_brats_end_to_end(tmp_path, capsys):
+    source, target = tmp_path / "in", tmp_path / "out"
+    high, _ = brats_case(source / "HGG", "BraTS19_A_1")
+    _, label = brats_case(source / "LGG", "BraTS19_B_1", background=-3.2, suffix=".nii")
+    brats_case(source, "unlabelled", label=False)
+    outside = np.zeros(high.shape, np.uint8)
+    outside[0, 5, 5:8], outside[7, 5, 5] = 2, 1
+    nifti(source / "HGG" / "BraTS19_A_1" / "BraTS19_A_1_seg.nii.gz", outside)
+    assert run(prepare_BraTS.main, "--input", source, "--output", target, "--workers", 1) == 0
+    prepared, classes, geometry = read(target / "data/BraTS19_B_1.h5")
+    assert prepared.shape == (12, 10, 8) and np.array_equal(restore(classes, geometry), label > 0)
+    assert abs(prepared.mean()) < 1e-5 and abs(prepared.std() - 1) < 1e-4
+    prepared, classes, _ = read(target / "data/BraTS19_A_1.h5")
+    assert prepared.shape == (13, 10, 8) and classes.sum() == 4 and not prepared[0].any()
+    assert read(target / "data/unlabelled.h5")[1] is None
+    out = capsys.readouterr().out
+    assert "BraTS19_A_1: 3 label voxels lie outside the brain (kept)" in out
+    assert "1 cases have no _seg file and no label: unlabelled" in out
+    assert "none of the published BraTS2019 cases are here" in out and "train.txt" in out
+
+
+def test_brats_modalities_are_channels(tmp_path, capsys):
+    source = tmp_path / "in"
+    brats_case(source, "all", ("flair", "t1", "t1ce", "t2"))
+    brats_case(source, "some", ("flair", "t1", "t2"))
+    brats_case(source, "twice", ("flair", "t1", "t1ce", "t2"))
+    brats_case(source, "twice", ("t1",), suffix=".nii")
+    brats_case(source, "moved", ("flair", "t1", "t1ce", "t2"))
+    nifti(source / "moved/moved_t2.nii.gz", volume((14, 12, 10))[0], np.diag([2, 2, 2, 1.0]))
+    assert run(prepare_BraTS.main, "--input", source, "--output", tmp_path / "out", "--workers", 1,
+               "--modalities", "flair,t1,t1ce,t2") == 2
+    captured = capsys.readouterr()
+    assert read(tmp_path / "out/data/all.h5")[0].shape == (4, 12, 10, 8) and "--in-channels 4" in captured.out
+    moved, some, twice = captured.err.splitlines()
+    assert "moved_t2.nii.gz: its affine puts it" in moved
+    assert "some_t1ce.nii.gz: is missing" in some and "leave t1ce out of --modalities" in some
+    assert "twice_t1.nii.gz and " in twice and "remove or rename one" in twice
+
+
+# ---- anybody's scans ---------------------------------------------------------------------------------------
+
+
+def folder_case(folder, name, classes=3, label=True, suffix=".nii.gz", affine=LPS, images="images",
+                labels="labels"):
+    image, target = volume((13, 11, 9), classes, seed=len(name))
+    nifti(folder / images / f"{name}{suffix}", image, affine)
+    if label:
+        nifti(folder / labels / f"{name.removesuffix('_0000')}{suffix}", target, affine)
+    return image, target
+
+
+def prepare_mine(folder, *args):
+    return run(prepare_folder.main, "--images", folder / "images", "--labels", folder / "labels",
+               "--output", folder / "out", "--workers", 1, *args)
+
+
+def test_folder_end_to_end(tmp_path, capsys):
+    folder_case(tmp_path, "a", label=False)
+    image, label = folder_case(tmp_path, "c", affine=np.diag([1.5, -1, 2, 1]))
+    folder_case(tmp_path, "b", suffix=".nii")
+    nrrd.write(str(tmp_path / "images/d.nrrd"), image)      # labels and scans may come in different formats
+    nifti(tmp_path / "labels/d.nii", label)
+    (tmp_path / "images" / "notes.txt").write_text("not a scan")
+    assert prepare_mine(tmp_path) == 0
+    assert (tmp_path / "out/train.list").read_text() == "b\nc\nd\na\n"
+    prepared_files = {f"{name}/mri_norm2.h5" for name in "abcd"}
+    assert files(tmp_path / "out") == prepared_files | {"train.list", "preprocessing.json"}
+    prepared, classes, geometry = read(tmp_path / "out/c/mri_norm2.h5")
+    assert np.array_equal(classes, label[:, ::-1]) and np.array_equal(restore(classes, geometry), label)
+    assert geometry.spacing == [1.5, 1, 2] and abs(prepared.mean()) < 1e-5
+    assert read(tmp_path / "out/a/mri_norm2.h5")[1] is None
+    out = capsys.readouterr().out
+    assert "train.list: 3 labelled cases, then 1 unlabelled" in out
+    assert f"train_LA.py --data-dir {tmp_path / 'out'} --labeled 3 --num-classes 3" in out
+
+
+def test_folder_options(tmp_path, capsys):
+    for name in ("a", "b", "c"):
+        folder_case(tmp_path, name, affine=np.diag([2, 2, 4, 1.0]))
+    assert prepare_mine(tmp_path, "--spacing", 1, 2, 2, "--normalise", "minmax", "--num-classes", 4,
+                        "--holdout", 1) == 0
+    image, label, _ = read(tmp_path / "out/a/mri_norm2.h5")
+    assert image.shape == label.shape == (26, 11, 18) and image.max() <= 1 and image.min() == 0
+    assert (tmp_path / "out/test.list").read_text() == "c\n"
+    assert (tmp_path / "out/train.list").read_text() == "a\nb\n"
+    out = capsys.readouterr().out
+    assert "--labeled 2 --num-classes 4" in out and "every case has a label" in out
+    assert prepare_mine(tmp_path, "--force", "--holdout", 3) == 2
+    assert "one must be left to train on" in capsys.readouterr().err
+
+
+def test_bad_folder_cases_are_named_and_the_others_done(tmp_path, capsys):
+    for name in ("a", "b", "seven", "empty", "shape", "nan", "short", "twice"):
+        folder_case(tmp_path, name)
+    images, labels = tmp_path / "images", tmp_path / "labels"
+    nifti(labels / "seven.nii.gz", np.where(volume((13, 11, 9))[1], 7, 0).astype(np.uint8))
+    nifti(labels / "empty.nii.gz", np.zeros((13, 11, 9), np.uint8))
+    nifti(labels / "shape.nii.gz", np.ones((13, 11, 8), np.uint8))
+    nifti(labels / "lonely.nii.gz", np.ones((13, 11, 9), np.uint8))
+    nifti(images / "nan.nii.gz", np.full((13, 11, 9), np.nan, np.float32))
+    nifti(images / "series.nii.gz", np.zeros((13, 11, 9, 3), np.int16))
+    nifti(images / "twice.nii", np.zeros((13, 11, 9), np.int16))
+    truncate(images / "short.nii.gz")
+    assert prepare_mine(tmp_path) == 2
+    captured = capsys.readouterr()
+    lines = {line.split()[2].rstrip(":"): line for line in captured.err.splitlines()}
+    assert list(lines) == ["empty", "lonely", "nan", "series", "seven", "shape", "short", "twice"]
+    for words in ("labels/empty.nii.gz: is empty", "labels/lonely.nii.gz: has no scan",
+                  "images/nan.nii.gz: has 1287 NaN", "images/series.nii.gz: is 4D",
+                  "labels/seven.nii.gz: has the label value 7, expected only 0, 1, 2",
+                  "labels/shape.nii.gz: has shape (13, 11, 8)", "images/short.nii.gz: cannot be read",
+                  "images/twice.nii and "):
+        assert words in lines[words.split("/")[1].split(".")[0]]
+    assert "--label-map" in lines["seven"] and "--allow-empty" in lines["empty"]
+    assert (tmp_path / "out/train.list").read_text() == "a\nb\n"
+
+    nifti(images / "seven.nii.gz", volume((13, 11, 9))[0])
+    assert prepare_mine(tmp_path, "--label-map", "7:1", "--allow-empty", "--force") == 2
+    assert (tmp_path / "out/train.list").read_text() == "a\nb\nempty\nseven\n"
+    assert read(tmp_path / "out/seven/mri_norm2.h5")[1].max() == 1
+
+
+@pytest.mark.parametrize("args, message", [
+    ("--images images", "--images and --labels are needed"),
+    ("--images images --labels nowhere", "nowhere: there is no such folder"),
+    ("--images images --labels labels --label-map 7", "expected value:class"),
+    ("--images images --labels labels --label-map 1:9 --num-classes 2", "classes go from 0 to 1"),
+    ("--images images --labels labels --label-map 1:5", "the labels have the values 0, 1"),
+    ("--images images --labels empty", "no scan has a label"),
+    ("--dataset-json none.json", "none.json: cannot be used"),
+])
+def test_folder_command_lines_that_cannot_work(tmp_path, monkeypatch, capsys, args, message):
+    monkeypatch.chdir(tmp_path)
+    folder_case(tmp_path, "a", classes=2)
+    (tmp_path / "empty").mkdir()
+    assert run(prepare_folder.main, *args.split(), "--output", "out", "--workers", 1) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.startswith("error: ") and error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_decathlon_folder(tmp_path, capsys):
+    for name in ("la_003", "la_004"):
+        folder_case(tmp_path, name, classes=2, images="imagesTr", labels="labelsTr")
+    folder_case(tmp_path, "la_001", label=False, images="imagesTs")
+    nifti(tmp_path / "imagesTr" / "._la_003.nii.gz", volume((5, 5, 5))[0])      # left by macOS
+    (tmp_path / "dataset.json").write_text(json.dumps({"labels": {"0": "background", "1": "left atrium"}}))
+    assert run(prepare_folder.main, "--images", tmp_path, "--output", tmp_path / "out", "--workers", 1) == 0
+    assert (tmp_path / "out/train.list").read_text() == "la_003\nla_004\n"
+    assert "--labeled 2 --num-classes 2" in capsys.readouterr().out
+    assert run(prepare_folder.main, "--dataset-json", tmp_path / "dataset.json", "--output", tmp_path / "out",
+               "--workers", 1, "--test-images") == 0
+    assert (tmp_path / "out/train.list").read_text() == "la_003\nla_004\nla_001\n"
+    assert "1 prepared, 2 skipped" in capsys.readouterr().out
+
+
+def test_nnunet_folder(tmp_path, capsys):
+    for name in ("heart_1", "heart_2"):
+        folder_case(tmp_path, f"{name}_0000", images="imagesTr", labels="labelsTr")
+        nifti(tmp_path / "imagesTr" / f"{name}_0001.nii.gz", volume((13, 11, 9), seed=9)[0])
+    labels = {"background": 0, "wall": 1, "pool": 2, "ignore": 3}
+    (tmp_path / "dataset.json").write_text(json.dumps({"channel_names": {"0": "MRI"}, "labels": labels}))
+    command = ["--images", tmp_path, "--output", tmp_path / "out", "--workers", 1]
+    assert run(prepare_folder.main, *command) == 0
+    assert (tmp_path / "out/train.list").read_text() == "heart_1\nheart_2\n"
+    assert "--num-classes 3" in capsys.readouterr().out
+    assert run(prepare_folder.main, *command, "--channel", 2) == 2
+    assert "no file name ends in _0002" in capsys.readouterr().err
+
+
+# ---- all of them -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("main", [prepare_LA.main, prepare_ACDC.main, prepare_BraTS.main])
+def test_wrong_folders(main, tmp_path, capsys):
+    assert run(main, "--input", tmp_path / "nowhere", "--output", tmp_path / "out") == 2
+    assert capsys.readouterr().err == f"error: {tmp_path / 'nowhere'}: there is no such folder\n"
+    (tmp_path / "empty").mkdir()
+    assert run(main, "--input", tmp_path / "empty", "--output", tmp_path / "out") == 2
+    assert capsys.readouterr().err.startswith("error: no scans found there; --help shows")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("main, word", [
+    (prepare_LA.main, "--crop"), (prepare_ACDC.main, "Info.cfg"), (prepare_BraTS.main, "--modalities"),
+    (prepare_folder.main, "--label-map")])
+def test_help_teaches(main, word, capsys):
+    assert run(main, "--help") == 0
+    text = capsys.readouterr().out
+    assert word in text and "--force" in text and "--debug" in text and "python code/prepare_" in text
+
+
+def test_debug_shows_the_traceback(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["prepare_LA.py", "--debug"])
+    with pytest.raises(preprocess.InputError, match="no such folder"):
+        prepare_LA.main(["--input", str(tmp_path / "nowhere")])
+
+
+def test_nothing_is_written_outside_the_output_folder(tmp_path):
+    names = ["..", "../a", "a/b", "a\\b", "", ".hidden", "a\nb", "fine"]
+    good, bad = one_case_each((name, tmp_path / "scan.nii") for name in names)
+    assert list(good) == ["fine"] and set(bad) == set(names) - {"fine"}
+    assert all("scan.nii" in line and "rename" in line for line in bad.values())
+
+
+def test_a_kill_leaves_no_half_file(tmp_path, monkeypatch):
+    def stop(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(h5py.File, "create_dataset", stop)
+    with pytest.raises(KeyboardInterrupt):
+        preprocess.write_case(tmp_path / "a.h5", np.zeros((2, 2, 2)))
+    assert not list(tmp_path.iterdir())
+
+
+def test_full_disk_and_our_own_mistakes_are_told_apart(la, monkeypatch, capsys):
+    source, target = la
+    for error, words in ((OSError(28, "No space left"), "cannot be written (No space left)"),
+                         (KeyError("oops"), "KeyError: 'oops' (our mistake")):
+        def fail(*args, error=error):
+            raise error
+
+        monkeypatch.setattr(preprocess.os, "replace", fail)
+        assert run(prepare_LA.main, "--input", source, "--output", target, "--workers", 1) == 2
+        err = capsys.readouterr().err
+        assert words in err and "error: no case could be prepared" in err
+        assert ("Traceback" in err) == isinstance(error, KeyError) and not files(target)

@@ -1,0 +1,343 @@
+"""preprocess.py: what is read is what was stored, restore undoes apply, and odd input is refused in words."""
+import gzip
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import nibabel as nib
+import nrrd
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from nibabel.orientations import axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
+
+import preprocess
+from errors import InputError
+from preprocess import PUBLISHED, Geometry, Preprocessing, Scan, apply, read_label, read_scan, restore
+
+ORIENTATIONS = ["RAS", "LPS", "SPL", "ASR", "PIR", "LIA", "IRP", "RSA"]
+FOLDER = Preprocessing("folder", "RAS", "zscore", labels={0: 0, 1: 1, 2: 2})
+RECIPES = [*PUBLISHED.values(), FOLDER, replace(PUBLISHED["LA"], crop="foreground")]
+
+
+def phantom(shape=(17, 22, 9), seed=0):
+    """A bright blob in a dark frame, and a label inside it, both with the axes right, anterior, superior."""
+    rng = np.random.default_rng(seed)
+    image = np.zeros(shape, np.int16)
+    inner = tuple(slice(2, n - 1) for n in shape)
+    image[inner] = rng.integers(50, 200, image[inner].shape)
+    label = np.zeros(shape, np.uint8)
+    label[inner] = rng.integers(0, 3, image[inner].shape)
+    return image, label
+
+
+def stored(array, codes, spacing=(0.7, 1.3, 4.5), tilt=0.0):
+    """RAS array -> (array, affine) as a scanner with the axes `codes` would store it."""
+    angle = np.array([[np.cos(tilt), -np.sin(tilt), 0], [np.sin(tilt), np.cos(tilt), 0], [0, 0, 1]])
+    affine = np.eye(4)
+    affine[:3, :3], affine[:3, 3] = angle @ np.diag(spacing), (-30, 12, 5)
+    turn = ornt_transform(io_orientation(affine), axcodes2ornt(codes))
+    return nib.orientations.apply_orientation(array, turn), affine @ inv_ornt_aff(turn, array.shape)
+
+
+def scan_of(array, affine=None, spacing=None):
+    affine = np.diag([*(spacing or (1, 1, 1)), 1.0]) if affine is None else affine
+    return Scan(np.asarray(array, np.float32), affine, nib.affines.voxel_sizes(affine), Path("scan.nii"))
+
+
+# ---- there and back ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("codes", ORIENTATIONS)
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: f"{recipe.dataset}-{recipe.crop}")
+def test_label_map_comes_back_bit_for_bit(codes, recipe):
+    image, label = (stored(array, codes, tilt=0.2) for array in phantom())
+    scan = scan_of(*image)
+    prepared, classes, geometry = apply(scan, recipe, label[0], np.random.default_rng(0))
+    assert prepared.shape == classes.shape and prepared.dtype == np.float32
+    geometry = Geometry(**json.loads(json.dumps(asdict(geometry))))     # as it comes out of an HDF5 attribute
+    back = restore(classes, geometry)
+    assert back.dtype == np.uint8 and back.shape == scan.array.shape
+    inside = restore(np.ones_like(classes), geometry) == 1
+    assert np.array_equal(back[inside], label[0][inside]) and not back[~inside].any()
+    assert np.count_nonzero(label[0]) == np.count_nonzero(back) or recipe.crop == "foreground"
+
+
+@pytest.mark.parametrize("dtype", ["int16", "uint8", "float64"])
+@pytest.mark.parametrize("slope", [None, (0.5, -20)])
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+def test_files_come_back_on_their_own_grid(tmp_path, dtype, slope, suffix):
+    (array, affine), (label, _) = (stored(array, "PIR", tilt=0.1) for array in phantom((9, 12, 7)))
+    file = nib.Nifti1Image(array.astype(dtype), affine)
+    file.set_qform(affine, 1)
+    if slope:
+        file.header.set_slope_inter(*slope)
+    nib.save(file, tmp_path / f"scan{suffix}")
+    original = nib.load(tmp_path / f"scan{suffix}")
+    scan = read_scan(tmp_path / f"scan{suffix}")
+    assert np.allclose(scan.array, original.get_fdata()) and np.allclose(scan.spacing, [1.3, 4.5, 0.7])
+
+    _, classes, geometry = apply(scan, FOLDER, label)
+    preprocess.save_on_grid(tmp_path / "out.nii.gz", restore(classes, geometry), scan)
+    written = nib.load(tmp_path / "out.nii.gz")
+    assert np.array_equal(np.asarray(written.dataobj), label)
+    assert np.array_equal(written.affine, original.affine) and written.shape == original.shape
+    assert int(written.header["sform_code"]) == int(original.header["sform_code"])
+    assert int(written.header["qform_code"]) == 1 and written.get_data_dtype() == np.uint8
+
+
+@settings(max_examples=20, deadline=None)
+@given(shape=st.tuples(*[st.integers(4, 13)] * 3), codes=st.sampled_from(ORIENTATIONS),
+       target=st.sampled_from([*ORIENTATIONS, "slices"]), seed=st.integers(0, 99))
+def test_any_shape_and_orientation_comes_back(shape, codes, target, seed):
+    image, label = (stored(array, codes) for array in phantom(shape, seed))
+    prepared, classes, geometry = apply(scan_of(*image), replace(FOLDER, orientation=target), label[0])
+    assert np.array_equal(restore(classes, geometry), label[0])
+    assert np.allclose(restore(prepared, geometry), (image[0] - image[0].mean()) / image[0].std(), atol=1e-5)
+
+
+def test_storage_orientation_does_not_reach_the_network():
+    results = [apply(scan_of(*stored(phantom()[0], codes)), FOLDER)[::2] for codes in ORIENTATIONS]
+    for image, geometry in results:
+        assert np.allclose(image, results[0][0], atol=1e-5) and np.allclose(geometry.spacing, [0.7, 1.3, 4.5])
+
+
+def test_slices_come_first_whichever_axis_they_are_stored_on():
+    volume = np.random.default_rng(0).normal(size=(6, 5, 4))
+    published = apply(scan_of(volume, spacing=(1, 1, 8)), PUBLISHED["ACDC"])[0]
+    assert published.shape == (4, 5, 6)     # (slices, H, W), as SimpleITK reads (x, y, z)
+    assert apply(scan_of(volume, spacing=(8, 1, 1)), PUBLISHED["ACDC"])[0].shape == (6, 4, 5)
+    assert apply(scan_of(volume), PUBLISHED["ACDC"])[0].shape == (4, 5, 6)
+
+
+def test_probabilities_outside_the_crop_are_background():
+    image, label = (array[0] for array in (stored(array, "LIA") for array in phantom()))
+    recipe = replace(FOLDER, crop="brain")
+    _, classes, geometry = apply(scan_of(image), recipe, label)
+    probabilities = np.eye(3, dtype=np.float32)[classes].transpose(3, 0, 1, 2)
+    back = restore(probabilities, geometry)
+    assert np.allclose(back.sum(0), 1) and np.array_equal(back.argmax(0), label)
+    with pytest.raises(ValueError, match="does not fit"):
+        restore(probabilities[:, 1:], geometry)
+
+
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (0.5, 2.0, 3.0)])
+def test_resampling_reaches_the_spacing_and_returns_to_the_grid(spacing):
+    grid = np.indices((18, 15, 11)) - np.reshape((9, 7, 5), (3, 1, 1, 1))
+    ball = (np.linalg.norm(grid / np.reshape((6, 6, 4), (3, 1, 1, 1)), axis=0) < 1).astype(np.uint8)
+    scan = scan_of(*stored(ball * 100, "SPL", spacing=(0.9, 1.1, 2.5)))
+    label = stored(ball, "SPL")[0]
+    image, classes, geometry = apply(scan, replace(FOLDER, spacing=spacing), label)
+    assert image.shape == classes.shape
+    assert np.allclose(geometry.spacing, spacing, rtol=0.06)
+    onehot = np.stack([classes == 0, classes == 1]).astype(np.float32)
+    for back in (restore(classes, geometry), restore(onehot, geometry).argmax(0)):
+        assert back.shape == scan.array.shape
+        assert 2 * np.sum(back * label) / (back.sum() + label.sum()) > 0.85
+
+
+# ---- crops and intensities ---------------------------------------------------------------------------------
+
+
+def test_label_crop_has_the_published_margins():
+    label = np.zeros((300, 260, 4), np.uint8)
+    label[100:230, 120:151, 1:3] = 1        # 130 wide: margins only; 31 wide: widened to 112 first
+    image = np.random.default_rng(0).normal(size=label.shape)
+    scan = scan_of(image, np.diag([-1, -1, 1, 1.0]))
+    boxes = [apply(scan, PUBLISHED["LA"], label, np.random.default_rng(seed)) for seed in range(12)]
+    for prepared, classes, geometry in boxes:
+        (left, right), (front, back), depth = geometry.box
+        assert 10 <= 100 - left <= 19 and 10 <= right - 230 <= 19
+        assert 50 <= 120 - front <= 59 and 51 <= back - 151 <= 60 and depth == [0, 4]
+        assert classes.sum() == label.sum() and prepared.shape[1] >= 112
+    assert len({str(geometry.box) for *_, geometry in boxes}) > 6
+    whole, _, geometry = apply(scan_of(image), PUBLISHED["LA"])
+    assert whole.shape == label.shape       # nothing to crop around in a scan without a label
+
+
+def test_foreground_crop_needs_no_label_and_counts_what_it_cuts():
+    image = np.random.default_rng(0).normal(0, 1, (60, 50, 6))
+    image[10:40, 5:45] += 100
+    label = np.zeros(image.shape, np.uint8)
+    label[8:20, 10:20, 2] = 1
+    _, classes, geometry = apply(scan_of(image, np.diag([-1, -1, 1, 1.0])),
+                                 replace(PUBLISHED["LA"], crop="foreground"), label)
+    assert geometry.box == [[10, 40], [5, 45], [0, 6]]
+    assert geometry.label_outside == 20 and classes.sum() == 100
+
+
+def test_zscore_and_minmax_are_over_the_whole_scan():
+    image, label = phantom()
+    scan = scan_of(image)
+    assert np.allclose(restored := apply(scan, FOLDER)[0], (image - image.mean()) / image.std(), atol=1e-5)
+    cropped, _, geometry = apply(scan, replace(FOLDER, crop="brain"))
+    assert np.array_equal(cropped, restored[tuple(slice(*side) for side in geometry.box)])
+    slices = apply(scan, PUBLISHED["ACDC"])[0]
+    assert slices.min() == 0 and slices.max() == 1
+
+
+def test_brain_background_may_be_any_value_and_the_label_cannot_leak():
+    image, _ = phantom((20, 22, 18))
+    label = np.zeros(image.shape, np.uint8)
+    label[1:6, 8:10, 8:10] = 1              # one plane of it outside the brain
+    brain = image != 0
+    recipe = PUBLISHED["BraTS2019"]
+    results = []
+    for background in (0, -3.5):
+        values = np.where(brain, image / 10 - 9.25, background).astype(np.float32)
+        results.append(apply(scan_of(values, np.diag([-1, -1, 1, 1.0])), recipe, label))
+    prepared, classes, geometry = results[1]
+    assert np.allclose(results[0][0][1:], prepared[1:], atol=1e-2)
+    assert geometry.box == [[1, 19], [2, 21], [2, 17]] and geometry.label_outside == 4
+    assert classes.sum() == label.sum()
+    inside = prepared[1:]                   # plane 0 is there for the label's sake
+    assert not prepared[0].any() and abs(inside.mean()) < 1e-4 and abs(inside.std() - 1) < 1e-4
+    unlabelled = apply(scan_of(values, np.diag([-1, -1, 1, 1.0])), recipe)[0]
+    assert np.allclose(unlabelled, inside, atol=2e-2)
+
+
+def test_clip_cuts_the_brightest_voxels():
+    image = np.random.default_rng(0).normal(100, 10, (20, 20, 20))
+    image[0, 0, 0], image[5, 5, 5] = 0, 1e6
+    image = apply(scan_of(image), PUBLISHED["BraTS2019"])[0]
+    assert image.max() < 5 and abs(image.mean()) < 1e-3
+
+
+def test_modalities_become_channels():
+    recipe = replace(PUBLISHED["BraTS2019"], modalities=("flair", "t1"))
+    flair, t1 = scan_of(phantom(seed=0)[0]), scan_of(phantom(seed=1)[0])
+    image, _, geometry = apply([flair, t1], recipe)
+    assert image.shape == (2, 14, 19, 6)
+    assert np.array_equal(restore(image[0] != 0, geometry), flair.array != 0)
+    with pytest.raises(InputError, match="1 modalities given, expected flair, t1"):
+        apply(flair, recipe)
+
+
+@pytest.mark.parametrize("recipe", [*PUBLISHED.values(), replace(FOLDER, spacing=(1, 1.5, 2), labels={9: 1})])
+def test_record_round_trip(tmp_path, recipe):
+    assert preprocess.read_preprocessing(tmp_path) is None
+    preprocess.write_preprocessing(tmp_path, recipe)
+    assert preprocess.read_preprocessing(tmp_path) == recipe
+    (tmp_path / preprocess.RECORD).write_text('{"dataset": 1')
+    with pytest.raises(InputError, match="preprocessing.json: is no preprocessing record .* prepare"):
+        preprocess.read_preprocessing(tmp_path)
+
+
+# ---- reading -----------------------------------------------------------------------------------------------
+
+
+def nifti(path, array, affine=None):
+    nib.save(nib.Nifti1Image(array, np.eye(4) if affine is None else affine), path)
+    return path
+
+
+@pytest.mark.parametrize("space, flips", [("left-posterior-superior", (-1, -1, 1)), ("RAS", (1, 1, 1)),
+                                          ("left-anterior-superior", (-1, 1, 1)), (None, (-1, -1, 1))])
+def test_nrrd_affine(tmp_path, space, flips):
+    array, _ = phantom()
+    header = {"space": space, "space directions": np.diag([0.6, 0.7, 1.2]), "space origin": [1, 2, 3]}
+    nrrd.write(str(tmp_path / "a.nrrd"), array, header if space else {"spacings": [0.6, 0.7, 1.2]})
+    scan = read_scan(tmp_path / "a.nrrd")
+    assert np.array_equal(scan.array, array) and np.allclose(scan.spacing, [0.6, 0.7, 1.2])
+    assert np.allclose(np.diag(scan.affine)[:3], np.array(flips) * [0.6, 0.7, 1.2])
+    assert np.allclose(scan.affine[:3, 3], np.array(flips) * [1, 2, 3] if space else 0)
+
+
+def test_same_scan_as_nifti_and_as_nrrd(tmp_path):
+    array, affine = stored(phantom()[0], "PIR", tilt=0.3)
+    lps = np.diag([-1, -1, 1, 1]) @ affine
+    header = {"space": "LPS", "space directions": lps[:3, :3].T, "space origin": lps[:3, 3]}
+    nrrd.write(str(tmp_path / "a.nrrd"), array, header)
+    results = [apply(read_scan(path), FOLDER)
+               for path in (tmp_path / "a.nrrd", nifti(tmp_path / "a.nii.gz", array, affine))]
+    assert np.array_equal(results[0][0], results[1][0])
+    assert np.allclose(results[0][2].affine, results[1][2].affine, atol=1e-4)
+
+
+def broken(tmp_path, kind):
+    array = phantom((30, 30, 20))[0].astype(np.float32)
+    if kind == "NaN":
+        array[3, 4, 5] = np.nan
+    if kind == "4D":
+        return nifti(tmp_path / "a.nii.gz", np.stack([array, array], 3))
+    if kind == "2D":
+        return nifti(tmp_path / "a.nii.gz", array[..., 0])
+    if kind == "colour":
+        return nifti(tmp_path / "a.nii.gz", np.zeros((4, 4, 4), [("R", "u1"), ("G", "u1"), ("B", "u1")]))
+    if kind == "spacing 0":
+        path = nifti(tmp_path / "a.nii", array)
+        image = nib.load(path, mmap=False)
+        image.header["srow_z"] = 0
+        content = bytearray(path.read_bytes())
+        content[:348] = image.header.binaryblock
+        path.write_bytes(content)
+        return path
+    if kind == "truncated nrrd":
+        nrrd.write(str(tmp_path / "a.nrrd"), array)
+        path = tmp_path / "a.nrrd"
+    else:
+        path = nifti(tmp_path / ("a.nii" if kind == "truncated" else "a.nii.gz"), array)
+    content = path.read_bytes()
+    if "truncated" in kind:
+        path.write_bytes(content[: len(content) // 2])
+    if kind == "no NIfTI":
+        path.write_bytes(gzip.compress(b"scan" * 200))
+    if kind == "empty file":
+        path.write_bytes(b"")
+    if kind == "missing":
+        path.unlink()
+    return path
+
+
+@pytest.mark.parametrize("kind, found, remedy", [
+    ("truncated gzip", "cannot be read", "copy or export it again"),
+    ("truncated", "cannot be read", "copy or export it again"),
+    ("truncated nrrd", "cannot be read", "copy or export it again"),
+    ("no NIfTI", "cannot be read", "copy or export it again"),
+    ("empty file", "cannot be read", "copy or export it again"),
+    ("missing", "there is no such file", "expected a scan"),
+    ("4D", r"is 4D \(30, 30, 20, 2\)", "one file a volume"),
+    ("2D", "is 2D", "export it as one"),
+    ("NaN", "has 1 NaN", "nan_to_num"),
+    ("colour", "expected one number a voxel", "greyscale"),
+    ("spacing 0", "no usable affine", "export it again"),
+])
+def test_unreadable_scans_are_named_with_a_remedy(tmp_path, kind, found, remedy):
+    path = broken(tmp_path, kind)
+    with pytest.raises(InputError, match=rf"{found}.*{remedy}") as error:
+        read_scan(path)
+    assert str(path) in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("array, affine, message", [
+    (np.zeros((5, 6, 7), np.uint8), None, "is empty.*expected some of 1, 2; correct the file"),
+    (np.full((5, 6, 7), 7, np.uint8), None, "has the label value 7, expected only 0, 1, 2; correct"),
+    (np.full((5, 6, 7), 0.5, np.float32), None, "has the label value 0.5, expected whole numbers"),
+    (np.ones((5, 6, 8), np.uint8), None, r"has shape \(5, 6, 8\), expected \(5, 6, 7\) as scan.nii"),
+    (np.ones((5, 6, 7), np.uint8), np.diag([2, 1, 1, 1.0]), "affine puts it up to 5 mm away from scan.nii"),
+])
+def test_labels_that_do_not_fit(tmp_path, array, affine, message):
+    scan = scan_of(np.ones((5, 6, 7)))
+    with pytest.raises(InputError, match=message) as error:
+        read_label(nifti(tmp_path / "l.nii", array, affine), scan, FOLDER.labels)
+    assert str(tmp_path / "l.nii") in str(error.value)
+
+
+def test_labels_are_mapped_to_classes(tmp_path):
+    scan = scan_of(np.ones((5, 6, 7)))
+    values = np.random.default_rng(0).choice([0, 1, 2, 4], (5, 6, 7)).astype(np.float64)
+    file = nib.Nifti1Image(values, np.eye(4))
+    file.set_data_dtype(np.int16)       # written with a scl_slope: 4 may come back as 3.99994
+    nib.save(file, tmp_path / "l.nii.gz")
+    label = read_label(tmp_path / "l.nii.gz", scan, PUBLISHED["BraTS2019"].labels)
+    assert label.dtype == np.uint8 and np.array_equal(label, values > 0)
+    assert not read_label(nifti(tmp_path / "e.nii", np.zeros((5, 6, 7), np.uint8)), scan, FOLDER.labels,
+                          allow_empty=True).any()
+    shifted = nifti(tmp_path / "s.nii", np.ones((5, 6, 7), np.uint8), np.diag([2, 2, 2, 1.0]))
+    assert read_label(shifted, scan, FOLDER.labels, same_affine=False).all()
+
+
+def test_constant_scan_is_refused():
+    with pytest.raises(InputError, match="scan.nii: all voxels are 3, expected an image"):
+        apply(scan_of(np.full((4, 4, 4), 3)), FOLDER)

@@ -1,0 +1,147 @@
+"""Recipes: the paper's numbers, the command line, the run folder's name, and the way to disk and back."""
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+import train_ACDC
+import train_BraTS
+import train_LA
+from dataloaders.scans import ROOT
+from errors import InputError
+from recipe import command_line, load_recipe
+
+SCRIPTS = {"LA": train_LA, "ACDC": train_ACDC, "BraTS2019": train_BraTS}
+every_script = pytest.mark.parametrize("script", SCRIPTS.values(), ids=SCRIPTS)
+
+PAPER = {
+    "LA": {"network": "vnet", "patch_size": (112, 112, 80), "labeled_batch": 4, "unlabeled_batch": 4, "beta": 2 / 3,
+           "lambda_unsup": 1, "lambda_dis": 0.2, "pre_steps": 2_000, "self_steps": 15_000, "labeled": 8,
+           "num_classes": 2, "pre_schedule": "constant", "self_schedule": "step", "stride": (18, 18, 4),
+           "keep_largest": True, "half_resolution": False, "holdout_test": 0},
+    "ACDC": {"network": "unet", "patch_size": (256, 256), "labeled_batch": 12, "unlabeled_batch": 12, "beta": 1 / 2,
+             "lambda_unsup": 0.5, "lambda_dis": 0.1, "pre_steps": 10_000, "self_steps": 30_000, "labeled": 7,
+             "num_classes": 4, "pre_schedule": "constant", "self_schedule": "constant", "keep_largest": False},
+    "BraTS2019": {"network": "vnet", "patch_size": (96, 96, 96), "labeled_batch": 4, "unlabeled_batch": 4,
+                  "beta": 2 / 3, "lambda_unsup": 1, "lambda_dis": 0.2, "pre_steps": 10_000, "self_steps": 30_000,
+                  "labeled": 25, "num_classes": 2, "pre_schedule": "poly", "self_schedule": "poly",
+                  "stride": (64, 64, 64), "keep_largest": False, "half_resolution": False},
+}
+MINI = {
+    "LA": {"patch_size": (48, 48, 32), "stride": (24, 24, 16), "labeled_batch": 4, "unlabeled_batch": 4,
+           "pre_steps": 200, "self_steps": 800, "half_resolution": True, "holdout_test": 8, "eval_every": 100},
+    "ACDC": {"patch_size": (128, 128), "labeled_batch": 6, "unlabeled_batch": 6, "pre_steps": 400,
+             "self_steps": 1_200, "eval_every": 100},
+    "BraTS2019": {"patch_size": (48, 48, 48), "stride": (24, 24, 24), "labeled_batch": 2, "unlabeled_batch": 2,
+                  "pre_steps": 100, "self_steps": 400, "half_resolution": True, "eval_every": 100},
+}
+COMMON = {"method": "cml", "seed": 1337, "lr": 0.01, "momentum": 0.9, "weight_decay": 1e-4, "fusion": "softmax",
+          "select_on": "val", "monitor": "none", "in_channels": 1, "amp": False}
+
+
+@every_script
+def test_presets_are_the_published_numbers(script):
+    for preset, table in (("paper", PAPER), ("mini", PAPER | {name: PAPER[name] | MINI[name] for name in MINI})):
+        recipe = script.PRESETS[preset]
+        values = dataclasses.asdict(recipe)
+        expected = COMMON | {"eval_every": 200} | table[recipe.dataset]
+        assert {name: values[name] for name in expected} == expected
+
+
+@every_script
+def test_the_preset_is_the_first_word_and_paper_when_absent(script):
+    for args, preset in (([], "paper"), (["paper"], "paper"), (["mini"], "mini")):
+        assert command_line(script.PRESETS, "", args) == script.PRESETS[preset]
+    with pytest.raises(InputError, match="'quick'.*paper, mini"):
+        command_line(script.PRESETS, "", ["quick"])
+
+
+@pytest.mark.parametrize(("text", "value"), [("1/2", 0.5), ("2/3", 2 / 3), ("0.25", 0.25)])
+def test_beta_takes_fractions(text, value):
+    assert command_line(train_LA.PRESETS, "", ["--beta", text]).beta == value
+
+
+@pytest.mark.parametrize("text", ["half", "1/0"])
+def test_what_is_no_number_is_refused_with_the_option(capsys, text):
+    with pytest.raises(SystemExit) as stopped:
+        command_line(train_LA.PRESETS, "", ["--beta", text])
+    assert stopped.value.code == 2 and "--beta" in capsys.readouterr().err
+
+
+def test_every_field_is_an_option():
+    args = ["mini", "--labeled", "4", "--lambda-unsup", "0", "--lambda-dis", "0", "--method", "cps", "--seed", "3",
+            "--patch-size", "32", "48", "16", "--half-resolution", "False", "--self-schedule", "poly",
+            "--out", "here", "--data-dir", "there", "--holdout-val", "2"]
+    assert command_line(train_LA.PRESETS, "", args) == dataclasses.replace(
+        train_LA.PRESETS["mini"], labeled=4, lambda_unsup=0.0, lambda_dis=0.0, method="cps", seed=3,
+        patch_size=(32, 48, 16), half_resolution=False, self_schedule="poly", out=Path("here"),
+        data_dir=Path("there"), holdout_val=2)
+
+
+@every_script
+def test_help_names_every_field_and_the_preset(script, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        command_line(script.PRESETS, script.__doc__, ["mini", "--help"])
+    text = capsys.readouterr().out
+    assert stopped.value.code == 0 and script.__doc__.splitlines()[0][:40] in " ".join(text.split())
+    shown = [field.name for field in dataclasses.fields(script.PRESETS["mini"]) if field.name != "preset"]
+    assert [name for name in shown if f"--{name.replace('_', '-')}" not in text] == []
+
+
+def folder(script, *args):
+    return command_line(script.PRESETS, "", args).folder(script.PRESETS)
+
+
+def test_the_run_folder_is_named_after_the_recipe():
+    home = ROOT / "model"
+    assert folder(train_LA) == home / "LA/cml_8_seed1337"
+    assert folder(train_ACDC, "mini", "--labeled", "3") == home / "ACDC/cml_3_seed1337_mini"
+    assert folder(train_BraTS, "--method", "cps", "--seed", "1") == home / "BraTS2019/cps_25_seed1"
+    assert folder(train_LA, "mini", "--beta", "1/2") == home / "LA/cml_8_seed1337_mini_beta0.5"
+    tagged = folder(train_LA, "--patch-size", "96", "96", "64", "--network", "vnet", "--lambda-dis", "0")
+    assert tagged == home / "LA/cml_8_seed1337_patch_size96x96x64_lambda_dis0"
+
+
+def test_what_does_not_change_the_numbers_does_not_change_the_name():
+    args = ["--device", "cpu", "--workers", "0", "--data-dir", "elsewhere", "--monitor", "test",
+            "--checkpoint-steps", "5"]
+    assert folder(train_LA, *args) == folder(train_LA)
+    assert folder(train_LA, "--out", "mine") == Path("mine")
+
+
+def test_siblings_never_share_a_folder():
+    changes = [["--seed", "1"], ["--labeled", "4"], ["--method", "cfl"], ["--beta", "0.5"], ["--lr", "0.1"],
+               ["--lambda-unsup", "0"], ["--lambda-dis", "0"], ["--fusion", "logits"], ["--pre-steps", "5"],
+               ["--holdout-val", "4"], ["--select-on", "test"], ["--keep-largest", "False"]]
+    assert len({folder(train_LA, preset, *change) for preset in ("paper", "mini") for change in changes}) == 24
+
+
+@every_script
+def test_a_recipe_comes_back_from_json(script):
+    recipe = dataclasses.replace(script.PRESETS["mini"], beta=1 / 3, out=Path("a/b"))
+    text = json.dumps(recipe.to_json())
+    assert type(recipe).from_json(json.loads(text), "here") == recipe
+
+
+def test_unknown_fields_are_named():
+    values = train_LA.PRESETS["paper"].to_json() | {"gamma": 1, "alpha": 2}
+    with pytest.raises(InputError, match=r"RUN/config.json: unknown fields alpha, gamma"):
+        train_LA.LARecipe.from_json(values, "RUN/config.json")
+
+
+def test_a_runs_recipe_is_loaded(tmp_path):
+    recipe = train_LA.PRESETS["mini"]
+    (tmp_path / "config.json").write_text(json.dumps({"dataset": "LA", "recipe": recipe.to_json()}))
+    assert load_recipe(tmp_path, train_LA.LARecipe) == recipe
+    with pytest.raises(InputError, match="belongs to LA, not to ACDC: use that data set's script"):
+        load_recipe(tmp_path, train_ACDC.ACDCRecipe)
+
+
+@pytest.mark.parametrize(("content", "words"), [
+    (None, "does not exist: --run takes a folder"), ("{", "not readable as JSON"), ("", "not readable as JSON")])
+def test_a_folder_without_a_usable_recipe_is_refused(tmp_path, content, words):
+    if content is not None:
+        (tmp_path / "config.json").write_text(content)
+    with pytest.raises(InputError, match=rf"config\.json.*{words}"):
+        load_recipe(tmp_path, train_LA.LARecipe)

@@ -1,0 +1,138 @@
+"""Statistics, the printed table, and what a run's weights must fit."""
+import csv
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import report
+from errors import InputError
+from files import save_tensors
+
+NAN = math.nan
+
+
+def row(case, label, dice, jaccard, hd95, asd, prefix=""):
+    values = {"dice": dice, "jaccard": jaccard, "hd95": hd95, "asd": asd}
+    return {"case": case, "class": label, **{prefix + key: value for key, value in values.items()}}
+
+
+ROWS = [
+    row("b", 1, 0.8, 0.6, 4.0, 1.0), row("b", 2, 0.4, 0.2, 8.0, 3.0),
+    row("a", 1, 0.6, 0.4, 2.0, 0.5), row("a", 2, 0.0, 0.0, NAN, NAN),
+    row("c", 1, 0.1, 0.1, 6.0, 1.5), row("c", 2, 0.2, 0.1, 10.0, 5.0),
+]
+
+
+def test_means_run_over_the_defined_cases_of_each_class_then_over_classes():
+    stats = report.statistics(ROWS)
+    dice = [0.8, 0.6, 0.1], [0.4, 0.0, 0.2]
+    assert stats["dice"][0] == pytest.approx(100 * (sum(dice[0]) / 3 + sum(dice[1]) / 3) / 2)
+    assert stats["jaccard"][0] == pytest.approx(100 * (1.1 / 3 + 0.3 / 3) / 2)
+    assert stats["hd95"][0] == pytest.approx(((4 + 2 + 6) / 3 + (8 + 10) / 2) / 2)
+    assert stats["asd"][0] == pytest.approx(((1 + 0.5 + 1.5) / 3 + (3 + 5) / 2) / 2)
+    assert stats["empty"] == 1
+
+
+def test_deviation_is_that_of_the_cases_own_means():
+    stats = report.statistics(ROWS)
+    assert stats["dice"][1] == pytest.approx(100 * np.std([0.6, 0.3, 0.15]))
+    assert stats["hd95"][1] == pytest.approx(np.std([6.0, 2.0, 8.0]))       # case a: its one defined class
+
+
+def test_empty_predictions_may_count_as_zero_distance():
+    stats = report.statistics(ROWS, empty_as=0.0)
+    assert stats["hd95"][0] == pytest.approx((12 / 3 + 18 / 3) / 2)
+    assert stats["asd"][0] == pytest.approx((3 / 3 + 8 / 3) / 2)
+    assert stats["dice"] == report.statistics(ROWS)["dice"] and stats["empty"] == 1
+
+
+def test_the_order_of_the_rows_does_not_matter():
+    assert report.statistics(ROWS[::-1]) == report.statistics(ROWS)
+
+
+def test_a_view_is_read_by_its_prefix():
+    rows = [row("a", 1, 0.5, 0.3, 2.0, 1.0) | row("a", 1, 0.9, 0.8, NAN, NAN, "subnet0_")]
+    assert report.statistics(rows)["dice"] == pytest.approx((50, 0))
+    stats = report.statistics(rows, "subnet0_")
+    assert stats["dice"] == pytest.approx((90, 0)) and stats["empty"] == 1
+    assert all(math.isnan(value) for value in (*stats["hd95"], *stats["asd"]))
+
+
+def with_views(rows):
+    return [r | {f"{view}_{key}": r[key] - 0.05 * i for i, view in enumerate(("fused", "subnet0", "subnet1"))
+                 for key in report.METRICS} for r in rows]
+
+
+def test_the_table_shows_views_classes_the_zero_convention_and_the_paper():
+    lines = report.markdown(with_views(ROWS), ["fused", "subnet0", "subnet1"], ["RV", "MYO"],
+                            ("paper, 7 labelled", (89.42, None, 1.42, 0.52))).splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert {len(line) for line in cells} == {6}
+    assert [line[0] for line in cells[2:]] == ["**fused**", "subnet0", "subnet1", "fused, RV", "fused, MYO",
+                                               "fused, empty counted as 0", "paper, 7 labelled"]
+    by_title = {line[0]: line[1:] for line in cells}
+    assert by_title["**fused**"] == ["35.00 ± 18.71", "23.33 ± 12.47", "6.50 ± 2.49", "2.50 ± 1.12", "1"]
+    assert by_title["subnet0"][0] == "30.00 ± 18.71"
+    assert by_title["fused, RV"][:3] == ["50.00 ± 29.44", "36.67 ± 20.55", "4.00 ± 1.63"]
+    assert by_title["fused, MYO"][2:] == ["9.00 ± 1.00", "4.00 ± 1.00", "1"]
+    assert by_title["fused, empty counted as 0"][2] == "5.00 ± 2.94"
+    assert by_title["paper, 7 labelled"] == ["89.42", "–", "1.42", "0.52", ""]
+
+
+def test_one_class_needs_no_row_of_its_own_and_no_paper_no_row():
+    rows = with_views([r for r in ROWS if r["class"] == 1])
+    lines = report.markdown(rows, ["fused", "subnet0", "subnet1"], ["left atrium"]).splitlines()
+    assert len(lines) == 2 + 3 + 1 and "left atrium" not in "".join(lines)
+
+
+def test_rows_are_written_with_six_decimals_and_nan_as_such(tmp_path):
+    report.write_rows(tmp_path / "t.csv", [{"case": "a", "class": 2, "dice": 2 / 3, "hd95": NAN, "empty_pred": 1}])
+    with open(tmp_path / "t.csv", newline="") as file:
+        assert list(csv.DictReader(file)) == [
+            {"case": "a", "class": "2", "dice": "0.666667", "hd95": "nan", "empty_pred": "1"}]
+
+
+def test_label_maps_are_the_argmax_and_reduced_where_the_recipe_says_so():
+    probs = torch.zeros(2, 1, 6)
+    probs[1, 0], probs[0, 0] = torch.tensor([0.9, 0.1, 0.9, 0.9, 0.2, 0.4]), 0.5
+    plain, reduced = (report.label_maps({"fused": probs}, keep)["fused"] for keep in (False, True))
+    assert plain.tolist() == [[1, 0, 1, 1, 0, 0]] and reduced.tolist() == [[0, 0, 1, 1, 0, 0]]
+    assert plain.dtype == reduced.dtype == np.uint8
+
+
+def test_weights_that_do_not_fit_are_named():
+    model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
+    good = {key: torch.randn_like(value) for key, value in model.state_dict().items()}
+    report.load_weights(model, good, "last.pt")
+    assert all(torch.equal(good[key], value) for key, value in model.state_dict().items())
+    bad = good | {"0.weight": torch.zeros(2, 2), "2.bias": torch.zeros(1)}
+    del bad["0.bias"]
+    with pytest.raises(InputError) as error:
+        report.load_weights(model, bad, "last.pt")
+    for part in ("last.pt", "missing 0.bias", "left over 2.bias", "0.weight is (2, 2), expected (3, 2)"):
+        assert part in str(error.value)
+
+
+def test_many_misfits_are_counted():
+    model = nn.Sequential(*(nn.Linear(1, 1) for _ in range(4)))
+    with pytest.raises(InputError, match="and 4 more"):
+        report.load_weights(model, {}, "last.pt")
+
+
+def test_a_run_is_loaded_with_the_weights_of_the_checkpoint(recipe, runs, narrow):
+    own = recipe("ACDC")
+    loop = runs.loop(own)
+    saved = {key: value.clone() for key, value in loop.method.state_dict().items()}
+    save_tensors(own.out / "best.pt", {"method": saved, "step": 3})
+    loaded, method = report.load_run(own.out, type(own), "best", "cpu")
+    assert loaded == own and runs.same_tensors(method.state_dict(), saved)
+    elsewhere, _ = report.load_run(own.out, type(own), "best", "cpu", data_dir=own.out)
+    assert elsewhere.data_dir == own.out
+    with pytest.raises(InputError, match=r"last\.pt does not exist: the run has best; choose with --checkpoint"):
+        report.load_run(own.out, type(own), "last", "cpu")
+    (own.out / "best.pt").unlink()
+    with pytest.raises(InputError, match="the run has no weights yet"):
+        report.load_run(own.out, type(own), "last", "cpu")

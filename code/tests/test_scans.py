@@ -1,0 +1,328 @@
+"""Lists, splits and HDF5 files: the published counts, no leak between lists, and words for everything that is wrong."""
+import dataclasses
+import itertools
+import shutil
+from types import SimpleNamespace
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+import train_ACDC
+import train_BraTS
+import train_LA
+from dataloaders import scans
+from dataloaders.acdc import ACDC, patient_of
+from dataloaders.brats import BraTS
+from dataloaders.la import LA
+from dataloaders.scans import ROOT, Split, first_existing, read_list, read_scan
+from errors import InputError
+
+READ = {"ndim": 3, "in_channels": 1, "num_classes": 2, "labelled": True}
+
+
+def split(dataset, presets, preset="paper", **changes):
+    return dataset(dataclasses.replace(presets[preset], **changes)).split()
+
+
+def write(path, **arrays):
+    with h5py.File(path, "w") as file:
+        for name, array in arrays.items():
+            file[name] = array
+    return path
+
+
+def listed(*parts):
+    return ROOT.joinpath("data", *parts).read_text().split()
+
+
+# ---- splits ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("patients", "slices"), [(1, 32), (3, 68), (7, 136), (14, 256), (70, 1312)])
+def test_labelled_patients_of_acdc_have_the_published_numbers_of_slices(tmp_path, patients, slices):
+    parts = split(ACDC, train_ACDC.PRESETS, labeled=patients, data_dir=tmp_path)
+    assert (len(parts.labelled), len(parts.unlabelled)) == (slices, 1312 - slices)
+    assert (len(parts.val), len(parts.test)) == (20, 40)
+    assert parts.labelled + parts.unlabelled == listed("ACDC", "train_slices.list")
+    assert not set(map(patient_of, parts.labelled)) & set(map(patient_of, parts.unlabelled))
+
+
+def test_the_first_seven_patients_of_acdc(tmp_path):
+    names = split(ACDC, train_ACDC.PRESETS, data_dir=tmp_path).labelled
+    assert list(dict.fromkeys(map(patient_of, names))) == [f"patient{n}" for n in (
+        "099", "038", "050", "100", "058", "021", "049")]
+
+
+@pytest.mark.parametrize(("labeled", "rest"), [(4, 76), (8, 72), (80, 0)])
+def test_labelled_scans_of_la_are_the_first_of_the_list(tmp_path, labeled, rest):
+    parts = split(LA, train_LA.PRESETS, labeled=labeled, data_dir=tmp_path)
+    train = listed("LA", "train.list")
+    assert parts == Split(train[:labeled], train[labeled:], [], listed("LA", "test.list"))
+    assert len(parts.unlabelled) == rest and len(parts.test) == 20
+
+
+def test_brats_has_250_training_25_validation_and_60_test_scans(tmp_path):
+    parts = split(BraTS, train_BraTS.PRESETS, labeled=25, data_dir=tmp_path)
+    assert [len(names) for names in vars(parts).values()] == [25, 225, 25, 60]
+    assert parts.labelled == [name.removesuffix(".h5") for name in listed("BraTS2019", "train.txt")[:25]]
+
+
+@pytest.mark.parametrize(("val", "test"), [(0, 8), (5, 0), (5, 8)])
+def test_holdouts_of_la_come_from_the_end_of_the_train_list(tmp_path, val, test):
+    parts = split(LA, train_LA.PRESETS, holdout_val=val, holdout_test=test, data_dir=tmp_path)
+    train = listed("LA", "train.list")
+    assert parts.labelled + parts.unlabelled + parts.val + (parts.test if test else []) == train
+    assert len(parts.val) == val and (parts.test == train[-test:] if test else parts.test == listed("LA", "test.list"))
+    assert parts.labelled == train[:8]
+
+
+def test_la_mini_tests_on_the_last_eight_training_cases(tmp_path):
+    assert split(LA, train_LA.PRESETS, "mini", data_dir=tmp_path).test == listed("LA", "train.list")[-8:]
+
+
+@pytest.mark.parametrize(("dataset", "presets", "total"), [
+    (LA, train_LA.PRESETS, 80), (ACDC, train_ACDC.PRESETS, 70), (BraTS, train_BraTS.PRESETS, 250)])
+def test_more_labelled_cases_than_there_are_is_refused_with_their_number(tmp_path, dataset, presets, total):
+    for labeled in (0, total + 1):
+        with pytest.raises(InputError, match=rf"--labeled {labeled}.*has {total}"):
+            split(dataset, presets, labeled=labeled, data_dir=tmp_path)
+
+
+def test_holdouts_leave_fewer_cases_to_label(tmp_path):
+    with pytest.raises(InputError, match="--labeled 73.*72 cases after the hold-outs"):
+        split(LA, train_LA.PRESETS, "mini", labeled=73, data_dir=tmp_path)
+
+
+ROLES = ("labelled", "unlabelled", "val", "test")
+
+
+@pytest.mark.parametrize("pair", itertools.combinations_with_replacement(ROLES, 2), ids="-".join)
+def test_a_case_in_two_lists_or_twice_in_one_is_refused(pair):
+    names = {role: [f"{role}0"] for role in ROLES}
+    Split(**names)
+    for role in pair:
+        names[role] = [*names[role], "shared"]
+    with pytest.raises(InputError, match=f"shared is listed as {pair[0]} and as {pair[1]}"):
+        Split(**names)
+
+
+def test_a_leak_between_the_lists_of_la_is_refused(tmp_path):
+    (tmp_path / "train.list").write_text("a\nb\nc\n")
+    (tmp_path / "test.list").write_text("d\nc.h5\n")
+    with pytest.raises(InputError, match="c is listed as unlabelled and as test"):
+        split(LA, train_LA.PRESETS, labeled=1, data_dir=tmp_path)
+
+
+@pytest.mark.parametrize("role", ["val", "test"])
+def test_a_patient_of_acdc_in_two_lists_is_refused_though_the_names_differ(tmp_path, role):
+    (tmp_path / "train_slices.list").write_text("p1_frame01_slice_1\np2_frame01_slice_1\np2_frame02_slice_1\n")
+    for name in ("val", "test"):
+        (tmp_path / f"{name}.list").write_text("p2_frame01\n" if name == role else f"{name}_frame01\n")
+    with pytest.raises(InputError, match=rf"{role}.list: p2 has slices in train_slices.list"):
+        split(ACDC, train_ACDC.PRESETS, labeled=1, data_dir=tmp_path)
+
+
+# ---- lists -----------------------------------------------------------------------------------------------------
+
+
+def test_lists_tolerate_suffixes_and_blank_lines(tmp_path):
+    (tmp_path / "train.list").write_text("one.h5\n\n  two \nthree.h5")
+    assert read_list(tmp_path, "LA", "train.list") == ["one", "two", "three"]
+
+
+def test_a_list_in_the_data_folder_wins_over_the_repositorys(tmp_path):
+    assert read_list(tmp_path, "LA", "train.list") == listed("LA", "train.list")
+    (tmp_path / "train.list").write_text("mine\n")
+    assert read_list(tmp_path, "LA", "train.list") == ["mine"]
+
+
+def test_a_missing_list_names_both_places_and_the_option(tmp_path):
+    with pytest.raises(InputError) as error:
+        read_list(tmp_path, "LA", "fold7.list")
+    for part in ("fold7.list", str(tmp_path), str(ROOT / "data" / "LA"), "--data-dir"):
+        assert part in str(error.value)
+    assert read_list(tmp_path, "LA", "fold7.list", required=False) == []
+
+
+def test_an_empty_list_is_refused(tmp_path):
+    (tmp_path / "val.list").write_text("\n \n")
+    with pytest.raises(InputError, match=r"val\.list is empty: it should name one case a line"):
+        read_list(tmp_path, "ACDC", "val.list", required=False)
+
+
+# ---- files -----------------------------------------------------------------------------------------------------
+
+
+def test_a_missing_file_names_every_place_and_the_remedy(tmp_path):
+    with pytest.raises(InputError) as error:
+        first_existing([tmp_path / "a.h5", tmp_path / "b.h5"])
+    for part in ("a.h5 does not exist", "b.h5", "--data-dir", "prepare_"):
+        assert part in str(error.value)
+    (tmp_path / "b.h5").touch()
+    assert first_existing([tmp_path / "a.h5", tmp_path / "b.h5"]) == tmp_path / "b.h5"
+
+
+@pytest.mark.parametrize(("dataset", "presets", "name", "places"), [
+    (LA, train_LA.PRESETS, "X", ["2018LA_Seg_Training Set/X/mri_norm2.h5", "X/mri_norm2.h5"]),
+    (ACDC, train_ACDC.PRESETS, "p_frame01_slice_3",
+     ["data/slices/p_frame01_slice_3.h5", "data/p_frame01_slice_3.h5"]),
+    (ACDC, train_ACDC.PRESETS, "p_frame01", ["data/p_frame01.h5"]),
+    (BraTS, train_BraTS.PRESETS, "X", ["data/X.h5"]),
+])
+def test_files_are_found_where_the_field_keeps_them(tmp_path, dataset, presets, name, places):
+    data = dataset(dataclasses.replace(presets["paper"], data_dir=tmp_path))
+    for place in reversed(places):
+        path = tmp_path / place
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+        assert data.path_of(name) == path
+
+
+def test_a_scan_comes_as_float32_and_uint8_and_the_file_is_closed(tmp_path):
+    image, label = np.random.default_rng(0).normal(size=(4, 5, 6)), np.zeros((4, 5, 6))
+    label[1:3] = 1
+    path = write(tmp_path / "a.h5", image=image, label=label)
+    scan = read_scan("a", path, **READ)
+    assert scan.image.dtype == torch.float32 and scan.label.dtype == torch.uint8 and scan.name == "a"
+    np.testing.assert_array_equal(scan.image, image[None].astype(np.float32))
+    np.testing.assert_array_equal(scan.label, label)
+    write(path, image=image)
+
+
+def test_channels_may_stand_in_front(tmp_path):
+    path = write(tmp_path / "a.h5", image=np.zeros((3, 4, 5)), label=np.zeros((4, 5), np.uint8))
+    assert read_scan("a", path, **READ | {"ndim": 2, "in_channels": 3}).image.shape == (3, 4, 5)
+
+
+@pytest.mark.parametrize("label", [None, np.full(3, 77), np.array(b"no label")], ids=["absent", "garbage", "text"])
+def test_the_label_of_an_unlabelled_scan_is_not_looked_at(tmp_path, label):
+    path = write(tmp_path / "a.h5", image=np.ones((4, 5, 6)), **({} if label is None else {"label": label}))
+    assert read_scan("a", path, **READ | {"labelled": False}).label is None
+
+
+CUBE = np.zeros((4, 4, 4), np.float32)
+FAULTS = {
+    "no image": ({"label": CUBE}, ["image", "prepare this case again"]),
+    "no label": ({"image": CUBE}, ["`image` and `label`", "prepare this case again"]),
+    "too few axes": ({"image": CUBE[0], "label": CUBE[0]}, ["(4, 4)", "expected 3 axes", "--in-channels"]),
+    "channels": ({"image": np.zeros((2, 4, 4, 4)), "label": CUBE}, ["(2, 4, 4, 4)", "1 channel", "--in-channels"]),
+    "NaN": ({"image": CUBE + np.nan, "label": CUBE}, ["NaN or infinite", "prepare this case again"]),
+    "infinite": ({"image": CUBE + np.inf, "label": CUBE}, ["NaN or infinite", "prepare this case again"]),
+    "label shape": ({"image": CUBE, "label": CUBE[:3]}, ["(3, 4, 4)", "(4, 4, 4)", "prepare this case again"]),
+    "fractions": ({"image": CUBE, "label": CUBE + 0.5}, ["fractions", "class numbers 0 to 1"]),
+    "high label": ({"image": CUBE, "label": CUBE + 4}, ["from 4", "expected 0 to 1", "--num-classes"]),
+    "low label": ({"image": CUBE, "label": CUBE - 1}, ["from -1", "expected 0 to 1", "--num-classes"]),
+}
+
+
+@pytest.mark.parametrize(("arrays", "words"), FAULTS.values(), ids=FAULTS)
+def test_a_faulty_file_is_named_with_its_fault_and_the_remedy(tmp_path, arrays, words):
+    path = write(tmp_path / "case.h5", **arrays)
+    with pytest.raises(InputError) as error:
+        read_scan("case", path, **READ)
+    assert str(path) in str(error.value)
+    assert all(word in str(error.value) for word in words), str(error.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"not HDF5 at all"])
+def test_a_file_that_is_not_hdf5_is_named_with_the_remedy(tmp_path, content):
+    path = tmp_path / "case.h5"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="cannot be read.*prepare this case again") as error:
+        read_scan("case", path, **READ)
+    assert str(path) in str(error.value)
+
+
+def test_scans_that_do_not_fit_in_memory_are_refused_before_they_are_read(tmp_path, monkeypatch):
+    path = write(tmp_path / "a.h5", image=np.zeros((64, 64, 64), np.float32))
+    needed = 10 * 5 * 64 ** 3
+    read = []
+
+    def load(free):
+        monkeypatch.setattr(scans.psutil, "virtual_memory", lambda: SimpleNamespace(available=free))
+        scans.read_scans(list("0123456789"), lambda name: path, lambda name, _: read.append(name), "unlabelled")
+
+    with pytest.raises(InputError, match="the 10 unlabelled scans need about .* GiB.*mini preset"):
+        load(needed - 1)
+    assert not read
+    load(needed + 1)
+    assert len(read) == 10
+
+
+# ---- what the data sets hand to training -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dataset", ["LA", "ACDC", "BraTS2019"])
+def test_training_scans_have_labels_only_where_they_are_asked_for(recipe, runs, dataset):
+    data = runs.data(recipe(dataset))
+    parts = data.split()
+    assert parts.labelled and parts.unlabelled and parts.test
+    assert all(scan.label is not None for scan in data.train_scans(parts.labelled, labelled=True))
+    assert all(scan.label is None for scan in data.train_scans(parts.unlabelled, labelled=False))
+    assert [scan.name for scan in data.cases(parts.test)] == parts.test
+
+
+@pytest.mark.parametrize("dataset", ["LA", "ACDC", "BraTS2019"])
+def test_a_sample_has_the_patch_size_and_its_label_in_step(recipe, runs, dataset):
+    data = runs.data(recipe(dataset))
+    scan, = data.train_scans(data.split().labelled[:1], labelled=True)
+    scan.image = 2.0 * scan.label[None].float()
+    voxels = 0
+    for seed in range(6):
+        image, label = data.sample(scan, np.random.default_rng(seed))
+        assert image.shape == (1, *data.recipe.patch_size) and label.shape == data.recipe.patch_size
+        assert image.dtype == np.float32 and label.dtype == np.uint8
+        assert np.array_equal(image[0], 2.0 * label)
+        scan_without = dataclasses.replace(scan, label=None)
+        again, none = data.sample(scan_without, np.random.default_rng(seed))
+        assert none is None and np.array_equal(image, again)
+        voxels += label.any()
+    assert voxels
+
+
+def test_half_the_acdc_samples_are_reflected_a_quarter_turned_and_a_quarter_left(recipe, runs):
+    data = runs.data(recipe("ACDC"))
+    image = torch.from_numpy(np.random.default_rng(0).random((1, 32, 32), dtype=np.float32))
+    plane = image[0].numpy()
+    reflected = {np.ascontiguousarray(a).tobytes() for a in (plane[::-1], plane[:, ::-1], plane.T, plane[::-1, ::-1].T)}
+    counts, rng, draws = {"reflected": 0, "same": 0, "turned": 0}, np.random.default_rng(1), 1000
+    for _ in range(draws):
+        drawn = data.sample(scans.Scan("x", image, None), rng)[0][0].tobytes()
+        counts["reflected" if drawn in reflected else "same" if drawn == plane.tobytes() else "turned"] += 1
+    shares = {"reflected": 1 / 2, "same": 1 / 4 + 1 / 160, "turned": 1 / 4 - 1 / 160}     # an angle of 40 is 0
+    assert all(abs(counts[kind] / draws - share) < 0.06 for kind, share in shares.items()), counts
+
+
+def test_half_resolution_averages_blocks_and_keeps_the_label_in_place(recipe, runs):
+    data = runs.data(recipe("BraTS2019", half_resolution=True))
+    name = data.split().labelled[0]
+    whole, = data.cases([name])
+    half, = data.train_scans([name], labelled=True)
+    d0, d1, d2 = (extent // 2 for extent in whole.label.shape)
+    blocks = whole.image[0].reshape(d0, 2, d1, 2, d2, 2).mean((1, 3, 5))
+    torch.testing.assert_close(half.image[0], blocks, atol=1e-5, rtol=1e-5)
+    corners = whole.label.reshape(d0, 2, d1, 2, d2, 2).permute(1, 3, 5, 0, 2, 4).flatten(0, 2)
+    assert (half.label == corners).any(0).all() and half.label.any()    # one of its eight voxels
+    mass = half.label.sum() / (whole.label.sum() / 8)
+    assert 0.9 < mass < 1.1
+
+
+def test_half_of_an_odd_shape_is_rounded_down(recipe, runs, tmp_path):
+    data = runs.data(recipe("BraTS2019", half_resolution=True, data_dir=tmp_path))
+    (tmp_path / "data").mkdir()
+    write(tmp_path / "data/x.h5", image=np.zeros((9, 8, 7)), label=np.zeros((9, 8, 7), np.uint8))
+    scan, = data.train_scans(["x"], labelled=True)
+    assert scan.image.shape == (1, 4, 4, 3) and scan.label.shape == (4, 4, 3)
+
+
+def test_an_unlabelled_file_needs_no_label(recipe, runs, phantoms, tmp_path):
+    root = shutil.copytree(phantoms("LA"), tmp_path / "LA")
+    data = runs.data(recipe("LA", data_dir=root))
+    name = data.split().unlabelled[0]
+    with h5py.File(data.path_of(name), "a") as file:
+        del file["label"]
+    assert data.train_scans([name], labelled=False)[0].image.any()
+    with pytest.raises(InputError, match="mri_norm2.h5"):
+        data.train_scans([name], labelled=True)

@@ -1,0 +1,243 @@
+"""Every train and test script end to end at tiny size, as its `main` and as a user starts it."""
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import h5py
+import nibabel
+import numpy as np
+import pytest
+from medpy.metric import binary as medpy
+from skimage.measure import label as connected
+
+import test_ACDC
+import test_BraTS
+import test_LA
+import train_ACDC
+import train_BraTS
+import train_LA
+from dataloaders.scans import ROOT
+
+TINY = ["--labeled", "2", "--labeled-batch", "2", "--unlabeled-batch", "2", "--pre-steps", "2", "--self-steps", "3",
+        "--eval-every", "2", "--workers", "0", "--device", "cpu"]
+VOLUME = [*TINY, "--patch-size", "32", "32", "32", "--stride", "16", "16", "16"]
+SLICES = [*TINY, "--patch-size", "32", "32"]
+# data set: train script, its arguments, test script, the paper's words of a row, classes by name
+SCRIPTS = {
+    "LA": (train_LA, VOLUME, test_LA, []),
+    "ACDC": (train_ACDC, ["mini", *SLICES], test_ACDC, ["RV", "MYO", "LV"]),
+    "BraTS2019": (train_BraTS, ["mini", *VOLUME], test_BraTS, []),
+}
+every_set = pytest.mark.parametrize("dataset", SCRIPTS)
+
+
+@pytest.fixture
+def trained(phantoms, narrow, tmp_path):
+    """trained(dataset, *more) -> folder of a run, through the train script's main."""
+    def train(dataset, *more):
+        script, args, *_ = SCRIPTS[dataset]
+        run = tmp_path / "run"
+        assert script.main([*args, "--data-dir", str(phantoms(dataset)), "--out", str(run), *more]) == run
+        return run
+    return train
+
+
+def table(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def reference(root, dataset, name):
+    path = {"LA": f"2018LA_Seg_Training Set/{name}/mri_norm2.h5"}.get(dataset, f"data/{name}.h5")
+    with h5py.File(root / path) as file:
+        return file["label"][:]
+
+
+@every_set
+def test_rows_are_the_metrics_of_the_saved_predictions(trained, phantoms, capsys, dataset):
+    """Recomputed by hand: medpy on the NIfTI label maps and the labels of the files."""
+    run = trained(dataset)
+    _, _, script, classes = SCRIPTS[dataset]
+    assert len(table(run / "log.csv")) == 5 and (run / "last.pt").exists()
+    capsys.readouterr()
+    rows = script.main(["--run", str(run), "--save-predictions", "--device", "cpu"])
+    shown, written = capsys.readouterr().out, table(run / "test_test_last.csv")
+    names = (phantoms(dataset) / ("test.txt" if dataset == "BraTS2019" else "test.list")).read_text().split()
+    assert [(row["case"], int(row["class"])) for row in written] == [
+        (name, label) for name in names for label in range(1, max(len(classes), 1) + 1)]
+    for row, kept in zip(written, rows, strict=True):
+        ref = reference(phantoms(dataset), dataset, row["case"]) == int(row["class"])
+        for prefix, view in (("", "fused"), ("fused_", "fused"), ("subnet0_", "subnet0"), ("subnet1_", "subnet1")):
+            saved = nibabel.load(run / "predictions" / f"{row['case']}_{view}.nii")
+            assert saved.get_data_dtype() == np.uint8
+            pred = np.asarray(saved.dataobj) == int(row["class"])
+            metrics = {"dice": medpy.dc, "jaccard": medpy.jc}
+            if pred.any() and ref.any():
+                metrics |= {"hd95": medpy.hd95, "asd": medpy.asd}
+            for metric, measure in metrics.items():
+                assert float(row[prefix + metric]) == pytest.approx(measure(pred, ref), abs=1e-6), (prefix, metric)
+                assert kept[prefix + metric] == pytest.approx(float(row[prefix + metric]), abs=1e-6)
+            for metric in {"hd95", "asd"} - metrics.keys():
+                assert row[prefix + metric] == "nan"
+            assert (row[f"{prefix}empty_pred"], row[f"{prefix}empty_ref"]) == tuple(
+                str(int(not mask.any())) for mask in (pred, ref))
+            if dataset == "LA":
+                assert connected(pred, connectivity=3).max() <= 1       # the largest component alone
+    pictures = {path.stem for path in (run / "predictions").glob("*.png")}
+    assert pictures == set(names)
+    for part in ("**fused**", "subnet0", "subnet1", "empty counted as 0", *(f"fused, {name}" for name in classes)):
+        assert f"| {part} " in shown or part in shown
+    assert f"on {len(names)} test cases" in shown and "test_test_last.csv" in shown
+
+
+@pytest.mark.parametrize(("dataset", "labeled", "row"), [
+    ("LA", 4, "| paper, 4 labelled | 87.63 | – | 8.92 | 2.23 | |"),
+    ("ACDC", 3, "| paper, 3 labelled | 88.53 | – | 1.87 | 0.57 | |"),
+])
+def test_the_papers_row_stands_beside_ours(trained, capsys, dataset, labeled, row):
+    run = trained(dataset, "--labeled", str(labeled))
+    SCRIPTS[dataset][2].main(["--run", str(run), "--device", "cpu"])
+    assert row in capsys.readouterr().out
+
+
+def test_published_rows_are_the_papers():
+    assert test_LA.PAPER["cml"] == {4: (87.63, 8.92, 2.23), 8: (90.36, 6.06, 1.68)}
+    assert test_ACDC.PAPER["cml"] == {3: (88.53, 1.87, 0.57), 7: (89.42, 1.42, 0.52)}
+    assert test_BraTS.PAPER["cml"] == {25: (85.26, 9.08, 1.83), 50: (86.63, 7.83, 1.45)}
+
+
+def test_checkpoints_and_splits_can_be_chosen_and_a_chosen_checkpoint_is_marked(trained, capsys):
+    run = trained("ACDC")
+    for checkpoint, split, marked in (("best", "val", True), ("pretrained", "val", True), ("last", "val", False),
+                                      ("best", "test", False)):
+        capsys.readouterr()
+        rows = test_ACDC.main(["--run", str(run), "--checkpoint", checkpoint, "--split", split, "--device", "cpu"])
+        shown = capsys.readouterr().out
+        assert f"{checkpoint}.pt on {len(rows) // 3} {split} cases" in shown
+        assert ("CHOSEN ON THESE VAL CASES" in shown) == marked
+        assert "mini protocol is not comparable" in shown
+        assert len(table(run / f"test_{split}_{checkpoint}.csv")) == len(rows) == (12 if split == "val" else 6)
+
+
+def test_best_on_the_validation_list_has_the_dice_that_chose_it(trained):
+    run = trained("ACDC")
+    rows = test_ACDC.main(["--run", str(run), "--checkpoint", "best", "--split", "val", "--device", "cpu"])
+    chosen = max(float(row["fused"]) for row in table(run / "val.csv") if row["stage"] == "self")
+    assert np.mean([row["dice"] for row in rows]) == pytest.approx(chosen, abs=1e-5)
+
+
+def test_a_run_selected_on_test_cases_says_so(trained, capsys):
+    run = trained("LA", "--select-on", "test")
+    test_LA.main(["--run", str(run), "--checkpoint", "best", "--device", "cpu"])
+    assert "CHOSEN ON THESE TEST CASES" in capsys.readouterr().out
+
+
+def test_held_out_training_cases_can_be_tested(trained, phantoms):
+    run = trained("LA", "--holdout-test", "1", "--labeled", "2")
+    rows = test_LA.main(["--run", str(run), "--device", "cpu"])
+    assert [row["case"] for row in rows] == (phantoms("LA") / "train.list").read_text().split()[-1:]
+
+
+@pytest.mark.parametrize(("method", "views"), [("supervised", ["network"]), ("mean_teacher", ["student", "teacher"])])
+def test_a_compared_method_is_tested_by_the_same_script(trained, capsys, method, views):
+    run = trained("ACDC", "--method", method)
+    row = test_ACDC.main(["--run", str(run), "--device", "cpu"])[0]
+    assert [key.removesuffix("_dice") for key in row if key.endswith("_dice")] == views
+    assert row["dice"] == row[f"{views[0]}_dice"] and f"**{views[0]}**" in capsys.readouterr().out
+
+
+def test_the_released_network_trains_and_its_views_agree_at_test(trained):
+    run = trained("ACDC", "--network", "released", "--fusion", "logits")
+    for row in test_ACDC.main(["--run", str(run), "--device", "cpu"]):
+        assert row["subnet0_dice"] == row["subnet1_dice"] == row["fused_dice"]
+
+
+def test_scans_may_have_moved_since_training(trained, phantoms, tmp_path):
+    run, moved = trained("LA"), tmp_path / "moved"
+    rows = test_LA.main(["--run", str(run), "--device", "cpu"])
+    shutil.copytree(phantoms("LA"), moved)
+    config = json.loads((run / "config.json").read_text())
+    config["recipe"]["data_dir"] = str(tmp_path / "gone")
+    (run / "config.json").write_text(json.dumps(config))
+    again = test_LA.main(["--run", str(run), "--device", "cpu", "--data-dir", str(moved)])
+    assert repr(again) == repr(rows)
+
+
+# ---- what goes wrong is one line and exit code 2 ---------------------------------------------------------------
+
+
+def failing(capsys, main, *args):
+    with pytest.raises(SystemExit) as stopped:
+        main(list(args))
+    error = capsys.readouterr().err.strip()
+    assert stopped.value.code == 2 and error.startswith("error: ") and "\n" not in error
+    return error
+
+
+@every_set
+def test_a_folder_without_scans_is_one_line(capsys, tmp_path, dataset):
+    script, args, tester, _ = SCRIPTS[dataset]
+    error = failing(capsys, script.main, *args, "--data-dir", str(tmp_path), "--out", str(tmp_path / "run"))
+    assert str(tmp_path) in error and "--data-dir" in error
+    assert "config.json does not exist" in failing(capsys, tester.main, "--run", str(tmp_path / "nothing"))
+
+
+def test_a_run_of_another_set_or_without_the_checkpoint_is_one_line(trained, capsys):
+    run = trained("LA")
+    capsys.readouterr()
+    assert "belongs to LA, not to ACDC" in failing(capsys, test_ACDC.main, "--run", str(run))
+    error = failing(capsys, test_LA.main, "--run", str(run), "--checkpoint", "best")
+    assert "best.pt does not exist: the run has last, pretrained" in error
+    error = failing(capsys, test_LA.main, "--run", str(run), "--split", "val")
+    assert "--split val: this run has no such cases" in error
+
+
+def test_an_unknown_method_or_preset_is_one_line(capsys, phantoms, tmp_path):
+    args = ["--data-dir", str(phantoms("ACDC")), "--out", str(tmp_path / "run")]
+    assert "--method vat: unknown" in failing(capsys, train_ACDC.main, "mini", *SLICES, "--method", "vat", *args)
+    assert "preset 'tiny' is unknown" in failing(capsys, train_ACDC.main, "tiny")
+
+
+@pytest.mark.parametrize("script", [test_LA, test_ACDC, test_BraTS])
+def test_help_of_the_test_scripts_names_their_options(script, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        script.main(["--help"])
+    text = capsys.readouterr().out
+    assert stopped.value.code == 0
+    assert [name for name in ("--run", "--checkpoint", "--split", "--data-dir", "--device", "--save-predictions")
+            if name not in text] == []
+
+
+# ---- as a user starts them ---------------------------------------------------------------------------------------
+
+
+def start(command, cwd):
+    environment = {**os.environ, "OMP_NUM_THREADS": "2", "PYTHONPATH": ""}
+    return subprocess.run([sys.executable, *command], cwd=cwd, capture_output=True, text=True, env=environment,
+                          timeout=300)
+
+
+def test_scripts_start_from_the_root_and_from_code(phantoms, tmp_path):
+    """At full width; paths are relative to the working directory."""
+    short = ["--labeled", "2", "--labeled-batch", "2", "--unlabeled-batch", "2", "--patch-size", "32", "32", "32",
+             "--stride", "32", "32", "32", "--pre-steps", "1", "--self-steps", "1", "--device", "cpu"]
+    run = tmp_path / "run"
+    for cwd, folder, words in ((ROOT, "code/", "finished: "), (ROOT / "code", "", "this run is finished")):
+        paths = ["--data-dir", os.path.relpath(phantoms("LA"), cwd), "--out", os.path.relpath(run, cwd)]
+        done = start([f"{folder}train_LA.py", *short, *paths], cwd)
+        assert done.returncode == 0 and words in done.stdout, done.stderr
+    assert [row["stage"] for row in table(run / "log.csv")] == ["pre", "self"]
+    done = start(["test_LA.py", "--run", os.path.relpath(run, ROOT / "code")], ROOT / "code")
+    assert done.returncode == 0 and "**fused**" in done.stdout, done.stderr
+    shutil.rmtree(run)      # hundreds of megabytes at full width
+
+
+def test_help_and_errors_as_a_user_sees_them(tmp_path):
+    done = start(["code/train_BraTS.py", "--help"], ROOT)
+    assert done.returncode == 0 and "--lambda-dis" in done.stdout and "mini" in done.stdout, done.stderr
+    done = start(["train_ACDC.py", "mini", "--data-dir", "nowhere", "--out", str(tmp_path / "run")], ROOT / "code")
+    assert done.returncode == 2 and done.stdout.startswith("run folder: ")
+    assert done.stderr.startswith("error: nowhere") and "Traceback" not in done.stderr

@@ -1,0 +1,108 @@
+"""The two streams: a pure function of (seed, stage, step, slot), whoever asks and in whatever order."""
+import numpy as np
+import pytest
+import torch
+
+from dataloaders.scans import Scan
+from dataloaders.two_stream import TwoStream, torch_seed
+
+
+def scans(count, first=0):
+    return [Scan(f"case{i}", torch.full((1, 4, 4), float(i)), torch.full((4, 4), 200 + i, dtype=torch.uint8))
+            for i in range(first, first + count)]
+
+
+def sample(scan, rng):
+    """The scan's number plus noise below a half: names and random numbers show in the batch."""
+    return scan.image.numpy() + 0.49 * rng.random((1, 4, 4), dtype=np.float32), scan.label.numpy()
+
+
+def streams(labelled=5, unlabelled=7, sizes=(2, 3), seed=1, stage=0):
+    return TwoStream(scans(labelled), scans(unlabelled, 10), sample, sizes, seed, stage)
+
+
+def same(one, other):
+    return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def test_items_do_not_depend_on_the_order_they_are_asked_for():
+    one, other = streams(), streams()
+    forward = {step: one[step] for step in range(8)}
+    assert all(same(forward[step], other[step]) for step in (7, 0, 3, 3, 5, 1, 6, 2, 4))
+
+
+@pytest.mark.parametrize("workers", [0, 1, 3])
+def test_any_number_of_workers_loads_the_same_steps(workers):
+    expected = [streams()[step] for step in range(2, 8)]
+    loaded = list(streams().batches(2, 8, workers))
+    assert len(loaded) == 6 and all(same(a, b) for a, b in zip(expected, loaded, strict=True))
+
+
+@pytest.mark.parametrize("other", [{"seed": 2}, {"stage": 1}])
+def test_seed_and_stage_change_the_draws(other):
+    assert not same(streams()[0], streams(**other)[0])
+
+
+def test_batches_have_the_asked_sizes_and_types():
+    x_l, y_l, x_u = streams()[0]
+    assert (x_l.shape, y_l.shape, x_u.shape) == ((2, 1, 4, 4), (2, 4, 4), (3, 1, 4, 4))
+    assert (x_l.dtype, y_l.dtype, x_u.dtype) == (torch.float32, torch.uint8, torch.float32)
+
+
+def test_labels_of_the_unlabelled_stream_are_not_yielded():
+    item = streams()[0]
+    assert len(item) == 3 and not any((part >= 210).any() for part in item)    # 200 + 10, ...: the unlabelled ones'
+    assert (item[1] == 200 + item[0][:, 0].floor()).all()                       # the labelled ones' are their own
+
+
+def test_each_epoch_shows_every_case_once_in_a_new_order():
+    loader = streams(labelled=4, unlabelled=6, sizes=(2, 3))
+    epochs = [sum((loader.names(step)[0] for step in (2 * e, 2 * e + 1)), []) for e in range(6)]
+    assert all(sorted(epoch) == ["case0", "case1", "case2", "case3"] for epoch in epochs)
+    assert len(set(map(tuple, epochs))) > 1
+    seen = sum((loader.names(step)[1] for step in (0, 1)), [])
+    assert sorted(seen) == [f"case{i}" for i in range(10, 16)]
+
+
+def test_an_epoch_may_end_within_a_batch():
+    loader = streams(labelled=3, sizes=(2, 1))
+    order = sum((loader.names(step)[0] for step in range(3)), [])
+    assert sorted(order[:3]) == sorted(order[3:]) == ["case0", "case1", "case2"]
+
+
+def test_a_stream_shorter_than_its_batch_repeats_cases_with_fresh_draws():
+    x_l, _, x_u = streams(labelled=1, unlabelled=2, sizes=(3, 5))[0]
+    assert x_l.floor().unique().tolist() == [0.0] and x_u.floor().unique().tolist() == [10.0, 11.0]
+    assert len(x_l.unique(dim=0)) == 3 and len(x_u.unique(dim=0)) == 5
+
+
+def test_the_streams_share_no_random_numbers():
+    x_l, _, x_u = streams(sizes=(3, 3))[0]
+    assert not torch.isclose(x_l.frac(), x_u.frac()).all(dim=(1, 2, 3)).any()
+
+
+def test_names_tell_which_cases_a_step_shows():
+    loader = streams(sizes=(4, 6))
+    for step in range(4):
+        x_l, _, x_u = loader[step]
+        shown = [[f"case{int(image.min())}" for image in x] for x in (x_l, x_u)]
+        assert tuple(shown) == loader.names(step)
+
+
+def test_without_unlabelled_scans_there_is_no_second_stream():
+    loader = streams(unlabelled=0)
+    assert loader[0][2] is None and loader.names(0)[1] == []
+    assert next(iter(loader.batches(0, 1)))[2] is None
+
+
+def test_torch_seeds_differ_by_key_and_repeat():
+    keys = [(kind, 1337, stage, step) for kind in (2, 3) for stage in (0, 1) for step in range(50)]
+    assert len({torch_seed(*key) for key in keys}) == len(keys)
+    assert torch_seed(*keys[0]) == torch_seed(*keys[0])
+    torch.Generator().manual_seed(torch_seed(*keys[0]))
+
+
+def test_items_leave_the_global_generators_alone():
+    torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()
+    streams()[3]
+    assert torch.equal(torch_state, torch.get_rng_state()) and (numpy_state == np.random.get_state()[1]).all()
