@@ -27,8 +27,8 @@ from dataloaders.acdc import ACDC
 from dataloaders.brats import BraTS
 from dataloaders.la import LA
 from dataloaders.phantom import write_phantoms
-from dataloaders.scans import ROOT
 from errors import reported
+from files import ROOT
 from fit import train
 
 METHODS = {"supervised": "supervised", "cml": "CML"}

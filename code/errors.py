@@ -22,3 +22,8 @@ def reported(main):
             print(f"error: {error}", file=sys.stderr)
             sys.exit(2)
     return wrapped
+
+
+def one_line(error):
+    """An error's words on one line."""
+    return " ".join(str(error).split())

@@ -4,11 +4,12 @@ import io
 import os
 import pickle
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 
-import torch
+from errors import InputError, one_line
 
-from errors import InputError
+ROOT = Path(__file__).resolve().parents[1]      # of the repository
 
 
 def write_aside(path, write):
@@ -25,9 +26,11 @@ def write_aside(path, write):
             os.fsync(file.fileno())
         os.replace(aside, path)
     except OSError as error:
-        aside.unlink(missing_ok=True)
-        raise InputError(f"{path} cannot be written ({error.strerror or error}): free space or mend permissions and "
+        raise InputError(f"{path}: cannot be written ({error.strerror or error}); free space or mend permissions, and "
                          "start the same command again; the file's previous version is untouched") from error
+    finally:
+        with suppress(OSError):
+            aside.unlink()
 
 
 def write_text(path, text):
@@ -36,17 +39,19 @@ def write_text(path, text):
 
 def save_tensors(path, content):
     """torch.save of tensors, numbers, strings, lists and dicts."""
+    import torch  # here: the prepare scripts and their workers do without it
     write_aside(path, lambda file: torch.save(content, file))
 
 
 def load_tensors(path):
     """What `save_tensors` wrote, on the CPU; nothing in the file is executed. InputError if it is damaged."""
+    import torch
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise InputError(f"{path} does not exist") from None
     except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path} is damaged or no checkpoint ({str(error).splitlines()[0]})") from error
+        raise InputError(f"{path} is damaged or no checkpoint ({one_line(error)[:200]})") from error
 
 
 class Table:

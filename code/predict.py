@@ -25,8 +25,9 @@ from dataloaders.acdc import ACDC
 from dataloaders.brats import BraTS
 from dataloaders.la import LA
 from errors import InputError, reported
+from prepare import one_case_each
 from prepare_BraTS import case_files
-from preprocess import PUBLISHED, SUFFIXES, apply, case_name, one_case_each, read_preprocessing, read_scan, restore
+from preprocess import PUBLISHED, SUFFIXES, apply, case_name, read_preprocessing, read_scan, restore
 from preprocess import save_on_grid as save
 from recipe import read_config
 from report import label_maps, load_run

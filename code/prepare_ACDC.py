@@ -13,19 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from errors import InputError, reported
-from preprocess import (
-    PUBLISHED,
-    ROOT,
-    Case,
-    Options,
-    command_line,
-    copy_lists,
-    existing_folder,
-    find_scan,
-    one_case_each,
-    prepare_cases,
-    shown,
-)
+from files import ROOT
+from prepare import Case, Options, command_line, copy_lists, existing_folder, one_case_each, prepare_cases, shown
+from preprocess import PUBLISHED, find_scan
 
 SLICES = "data/slices/{case}_slice_{k}.h5"
 

@@ -13,21 +13,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from errors import InputError, reported
-from preprocess import (
-    PUBLISHED,
-    ROOT,
-    SUFFIXES,
-    Case,
-    Options,
-    case_name,
-    command_line,
-    copy_lists,
-    existing_folder,
-    find_scan,
-    one_case_each,
-    prepare_cases,
-    shown,
-)
+from files import ROOT
+from prepare import Case, Options, command_line, copy_lists, existing_folder, one_case_each, prepare_cases, shown
+from preprocess import PUBLISHED, SUFFIXES, case_name, find_scan
 
 
 @dataclass(kw_only=True)

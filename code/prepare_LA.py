@@ -12,18 +12,9 @@ from pathlib import Path
 from typing import Literal
 
 from errors import reported
-from preprocess import (
-    PUBLISHED,
-    ROOT,
-    Case,
-    Options,
-    command_line,
-    copy_lists,
-    existing_folder,
-    one_case_each,
-    prepare_cases,
-    shown,
-)
+from files import ROOT
+from prepare import Case, Options, command_line, copy_lists, existing_folder, one_case_each, prepare_cases, shown
+from preprocess import PUBLISHED
 
 CROPS = {
     "label": "crop label: around the ground truth, as published; numbers compare with the paper's, but the "

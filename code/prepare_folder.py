@@ -19,22 +19,9 @@ from typing import Literal
 import numpy as np
 
 from errors import InputError, reported
-from preprocess import (
-    ROOT,
-    SUFFIXES,
-    Case,
-    Options,
-    Preprocessing,
-    case_name,
-    command_line,
-    existing_folder,
-    in_parallel,
-    one_case_each,
-    prepare_cases,
-    read_scan,
-    shown,
-    write_text,
-)
+from files import ROOT, write_text
+from prepare import Case, Options, command_line, existing_folder, in_parallel, one_case_each, prepare_cases, shown
+from preprocess import SUFFIXES, Preprocessing, case_name, read_scan
 
 
 @dataclass(kw_only=True)

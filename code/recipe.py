@@ -11,8 +11,8 @@ from typing import Annotated, ClassVar, Literal
 
 import tyro
 
-from dataloaders.scans import ROOT
 from errors import InputError
+from files import ROOT
 
 
 def _fraction(text):

@@ -7,9 +7,8 @@ import sys
 import warnings
 from importlib.metadata import version
 
-from dataloaders.scans import ROOT
 from errors import InputError
-from files import Table, load_tensors, save_tensors, write_text
+from files import ROOT, Table, load_tensors, save_tensors, write_text
 
 
 class RunFolder:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dataloaders.acdc import ACDC
-from dataloaders.scans import ROOT
 from errors import reported
+from files import ROOT
 from fit import train
 from recipe import Ratio, Recipe, Schedule, command_line
 

@@ -11,8 +11,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from errors import InputError
+from files import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 GIB = 2 ** 30
 
 

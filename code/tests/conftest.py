@@ -1,7 +1,6 @@
 """Fixtures of all tests: tiny phantom data sets, narrow networks, short recipes, and runs to compare."""
 import csv
 import dataclasses
-import signal
 from types import SimpleNamespace
 
 import pytest
@@ -21,7 +20,7 @@ from files import load_tensors
 from networks import unet, vnet
 from run_folder import RunFolder
 
-settings.register_profile("suite", deadline=None, derandomize=True, database=None, max_examples=40)
+settings.register_profile("suite", deadline=None, derandomize=True, database=None, max_examples=100)
 settings.load_profile("suite")
 torch.set_num_threads(1)
 
@@ -41,13 +40,9 @@ SHORT = {"labeled": 2, "labeled_batch": 2, "unlabeled_batch": 2, "pre_steps": 4,
 
 
 @pytest.fixture(autouse=True)
-def _own_process_state():
-    """Training takes over signals and the global generator: each test starts from the same and gives both back."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+def _seeded():
+    """Random weights and inputs are the same in every run of a test."""
     torch.manual_seed(0)
-    yield
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")

@@ -105,7 +105,7 @@ def test_segmentation_loss_equals_the_written_out_sum(size):
 def test_segmentation_loss_by_hand():
     """Two pixels at p = 1/2, one of each class: cross-entropy ln 2, Dice of both classes (2/2 + e) / (2 + e)."""
     loss = cml.segmentation_loss(torch.zeros(1, 2, 1, 2, dtype=torch.float64), torch.tensor([[[0, 1]]]))
-    assert float(loss) == pytest.approx(0.5 * (math.log(2) + 1 - (1 + 1e-5) / (2 + 1e-5)), rel=1e-12)
+    assert loss.item() == pytest.approx(0.5 * (math.log(2) + 1 - (1 + 1e-5) / (2 + 1e-5)), rel=1e-12)
 
 
 def test_a_class_that_is_absent_and_not_predicted_costs_nothing():
@@ -137,8 +137,8 @@ def test_segmentation_loss_falls_along_its_gradient():
     cost = cml.segmentation_loss(logits, target)
     gradient, = torch.autograd.grad(cost, logits)
     step = 1e-4 * gradient / gradient.norm()
-    slope = float(cml.segmentation_loss(logits + step, target) - cml.segmentation_loss(logits - step, target)) / 2e-4
-    assert slope == pytest.approx(float(gradient.norm()), rel=1e-4)
+    ahead, behind = (cml.segmentation_loss(logits.detach() + s, target) for s in (step, -step))
+    assert float(ahead - behind) / 2e-4 == pytest.approx(gradient.norm().item(), rel=1e-4)
 
 
 # ---- Eq. 5-9 ---------------------------------------------------------------------------------------------------
@@ -275,9 +275,9 @@ def test_the_labelled_half_is_the_sum_of_both_views_losses_on_the_mixed_label():
     assert torch.equal(terms["target_l"], target)
     (logits0, f0), (logits1, f1) = ([part.detach().numpy() for part in view] for view in net.views(net.inputs[0]))
     sup, dis = eq2(logits0, target) + eq2(logits1, target), eq1(f0, f1) + eq1(f1, f0)
-    assert float(terms["sup_l"]) == pytest.approx(sup, rel=1e-9)
-    assert float(terms["dis_l"]) == pytest.approx(dis, rel=1e-9)
-    assert float(loss) == pytest.approx(sup + 0.3 * dis, rel=1e-9)
+    assert terms["sup_l"].item() == pytest.approx(sup, rel=1e-9)
+    assert terms["dis_l"].item() == pytest.approx(dis, rel=1e-9)
+    assert loss.item() == pytest.approx(sup + 0.3 * dis, rel=1e-9)
 
 
 def test_the_unlabelled_half_learns_heterogeneous_pseudo_labels():
@@ -289,9 +289,9 @@ def test_the_unlabelled_half_learns_heterogeneous_pseudo_labels():
     assert torch.equal(terms["target_u"], target0)
     (logits0, f0), (logits1, f1) = ([part.detach().numpy() for part in view] for view in net.views(net.inputs[2]))
     sup, dis = eq2(logits0, target0) + eq2(logits1, target1), eq1(f0, f1) + eq1(f1, f0)
-    assert float(terms["sup_u"]) == pytest.approx(sup, rel=1e-9)
-    assert float(terms["dis_u"]) == pytest.approx(dis, rel=1e-9)
-    assert float(loss) == pytest.approx(0.7 * sup + 0.3 * dis, rel=1e-9)
+    assert terms["sup_u"].item() == pytest.approx(sup, rel=1e-9)
+    assert terms["dis_u"].item() == pytest.approx(dis, rel=1e-9)
+    assert loss.item() == pytest.approx(0.7 * sup + 0.3 * dis, rel=1e-9)
 
 
 def blobs():
@@ -407,11 +407,11 @@ def test_backward_half_by_half_equals_the_joint_objective(narrow, name, size):
     total = 0
     for loss, _ in method(networks, lambda_unsup=0.7, lambda_dis=0.3).losses(batch):
         loss.backward()
-        total += float(loss)
+        total += loss.item()
     batch.generator.manual_seed(0)
     expected = eq4(joint.train(), batch, 0.5, 0.7, 0.3)
     expected.backward()
-    assert total == pytest.approx(float(expected), rel=1e-12)
+    assert total == pytest.approx(expected.item(), rel=1e-12)
     for (key, p), q in zip(networks.named_parameters(), joint.parameters(), strict=True):
         torch.testing.assert_close(p.grad, q.grad, rtol=1e-7, atol=1e-9, msg=key)
     for (key, p), q in zip(networks.named_buffers(), joint.buffers(), strict=True):
@@ -431,7 +431,7 @@ def test_pretraining_is_the_labelled_half_alone():
     (loss, terms), = own.pretraining_losses(make_batch()._replace(x_u=None))
     first, again = terms, next(own.losses(make_batch()))
     assert len(net.inputs) == 2 and torch.equal(*net.inputs)
-    assert float(loss) == float(again[0]) == pytest.approx(float(first["sup_l"] + 0.3 * first["dis_l"]))
+    assert loss.item() == again[0].item() == pytest.approx((first["sup_l"] + 0.3 * first["dis_l"]).item())
     assert set(terms) == {"sup_l", "dis_l", "target_l"}
 
 
@@ -455,7 +455,7 @@ def test_without_mixing_each_view_learns_the_others_raw_argmax_on_whole_scans():
     target0, target1 = (torch.tensor(table)[x_u[:, 0].long()] for table in (BLOB_TABLE1, BLOB_TABLE0))
     assert torch.equal(terms["target_u"], target0) and (target0[:, 6:8, 6:8] > 0).all()     # small blobs stay
     logits0, logits1 = (logits.detach().numpy() for logits, _ in net.views(x_u))
-    assert float(terms["sup_u"]) == pytest.approx(eq2(logits0, target0) + eq2(logits1, target1), rel=1e-9)
+    assert terms["sup_u"].item() == pytest.approx(eq2(logits0, target0) + eq2(logits1, target1), rel=1e-9)
 
 
 def test_without_mixing_no_gradient_flows_through_the_labels_and_odd_batches_are_fine():

@@ -159,6 +159,7 @@ def test_labels_of_unlabelled_scans_change_nothing(recipe, runs, phantoms, tmp_p
 
 
 @unpainted
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")     # more workers than cores
 def test_the_number_of_workers_does_not_matter_and_a_rerun_is_the_same(recipe, runs, tmp_path):
     """Twenty steps at 0, 1 and 3 workers, and once more at 0."""
     folders = [runs.train(recipe(pre_steps=8, self_steps=12, workers=workers, out=tmp_path / str(i)))
@@ -463,7 +464,7 @@ def test_a_process_that_is_killed_leaves_a_run_that_resumes(recipe, runs, tmp_pa
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_polite_stop_saves_first_and_says_how_to_go_on(recipe, runs, monkeypatch, capsys, tmp_path, number):
     reference, own = runs.train(recipe(out=tmp_path / "reference")), recipe()
-    train_step = fit.Fit._train_step
+    train_step, handler = fit.Fit._train_step, signal.getsignal(number)
 
     def signalled(self, stage, *rest):
         if (stage.name, self.step) == ("self", 2):
@@ -473,7 +474,7 @@ def test_a_polite_stop_saves_first_and_says_how_to_go_on(recipe, runs, monkeypat
         patch.setattr(fit.Fit, "_train_step", signalled)
         with pytest.raises(SystemExit) as stopped:
             runs.train(own)
-    assert stopped.value.code == 128 + number
+    assert stopped.value.code == 128 + number and signal.getsignal(number) == handler
     assert f"{number.name}: saved after step 3 of stage self" in capsys.readouterr().out
     state = load_tensors(own.out / "checkpoint.pt")
     assert (state["stage"], state["step"]) == (1, 3) and len(runs.rows(own.out)) == 4 + 3

@@ -8,12 +8,15 @@ import nrrd
 import numpy as np
 import pytest
 
+import files as files_module
+import prepare
 import prepare_ACDC
 import prepare_BraTS
 import prepare_folder
 import prepare_LA
-import preprocess
-from preprocess import ROOT, Geometry, one_case_each, restore
+from files import ROOT
+from prepare import one_case_each
+from preprocess import Geometry, restore
 
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
@@ -133,7 +136,7 @@ def test_finished_cases_are_skipped_and_different_ones_need_force(la, capsys):
     assert read(first)[0].shape == (190, 180, 4)
 
     (target / "preprocessing.json").unlink()    # as published: neither record nor attributes
-    preprocess.write_case(first, np.zeros((3, 3, 3)))
+    prepare.write_case(first, np.zeros((3, 3, 3)))
     assert run(prepare_LA.main, *command) == 2
     assert "CASE1: " in capsys.readouterr().err and read(first)[0].shape == (3, 3, 3)
 
@@ -229,7 +232,7 @@ def test_acdc_lists_are_copied_when_all_cases_are_there(tmp_path, monkeypatch, c
     for name, lines in (("train.list", ["patient099_frame01", "patient099_frame02"]), ("val.list", []),
                         ("test.list", []), ("train_slices.list", slices)):
         (published / name).write_text("\n".join(lines))
-    monkeypatch.setattr(preprocess, "ROOT", tmp_path / "root")
+    monkeypatch.setattr(prepare, "ROOT", tmp_path / "root")
     monkeypatch.setattr(prepare_ACDC, "ROOT", tmp_path / "root")
     command = ["--input", tmp_path / "in", "--output", tmp_path / "out", "--workers", 1]
     assert run(prepare_ACDC.main, *command) == 0
@@ -475,7 +478,7 @@ def test_help_teaches(main, word, capsys):
 
 def test_debug_shows_the_traceback(tmp_path, monkeypatch):
     monkeypatch.setattr("sys.argv", ["prepare_LA.py", "--debug"])
-    with pytest.raises(preprocess.InputError, match="no such folder"):
+    with pytest.raises(prepare.InputError, match="no such folder"):
         prepare_LA.main(["--input", str(tmp_path / "nowhere")])
 
 
@@ -492,7 +495,7 @@ def test_a_kill_leaves_no_half_file(tmp_path, monkeypatch):
 
     monkeypatch.setattr(h5py.File, "create_dataset", stop)
     with pytest.raises(KeyboardInterrupt):
-        preprocess.write_case(tmp_path / "a.h5", np.zeros((2, 2, 2)))
+        prepare.write_case(tmp_path / "a.h5", np.zeros((2, 2, 2)))
     assert not list(tmp_path.iterdir())
 
 
@@ -503,7 +506,7 @@ def test_full_disk_and_our_own_mistakes_are_told_apart(la, monkeypatch, capsys):
         def fail(*args, error=error):
             raise error
 
-        monkeypatch.setattr(preprocess.os, "replace", fail)
+        monkeypatch.setattr(files_module.os, "replace", fail)
         assert run(prepare_LA.main, "--input", source, "--output", target, "--workers", 1) == 2
         err = capsys.readouterr().err
         assert words in err and "error: no case could be prepared" in err

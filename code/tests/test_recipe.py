@@ -139,7 +139,8 @@ def test_a_runs_recipe_is_loaded(tmp_path):
 
 
 @pytest.mark.parametrize(("content", "words"), [
-    (None, "does not exist: --run takes a folder"), ("{", "not readable as JSON"), ("", "not readable as JSON")])
+    (None, "does not exist: --run takes a folder"), ("{", "is damaged"), ("", "is damaged"), ("[1]", "is damaged"),
+    ("{}", "is damaged")])
 def test_a_folder_without_a_usable_recipe_is_refused(tmp_path, content, words):
     if content is not None:
         (tmp_path / "config.json").write_text(content)

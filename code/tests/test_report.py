@@ -1,4 +1,4 @@
-"""Statistics, the printed table, and what a run's weights must fit."""
+"""Statistics, the printed tables, and what a run's weights must fit."""
 import csv
 import math
 
@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 import report
+import tables
 from errors import InputError
 from files import save_tensors
 
@@ -27,7 +28,7 @@ ROWS = [
 
 
 def test_means_run_over_the_defined_cases_of_each_class_then_over_classes():
-    stats = report.statistics(ROWS)
+    stats = tables.statistics(ROWS)
     dice = [0.8, 0.6, 0.1], [0.4, 0.0, 0.2]
     assert stats["dice"][0] == pytest.approx(100 * (sum(dice[0]) / 3 + sum(dice[1]) / 3) / 2)
     assert stats["jaccard"][0] == pytest.approx(100 * (1.1 / 3 + 0.3 / 3) / 2)
@@ -37,55 +38,121 @@ def test_means_run_over_the_defined_cases_of_each_class_then_over_classes():
 
 
 def test_deviation_is_that_of_the_cases_own_means():
-    stats = report.statistics(ROWS)
+    stats = tables.statistics(ROWS)
     assert stats["dice"][1] == pytest.approx(100 * np.std([0.6, 0.3, 0.15]))
     assert stats["hd95"][1] == pytest.approx(np.std([6.0, 2.0, 8.0]))       # case a: its one defined class
 
 
 def test_empty_predictions_may_count_as_zero_distance():
-    stats = report.statistics(ROWS, empty_as=0.0)
+    stats = tables.statistics(ROWS, empty_as=0.0)
     assert stats["hd95"][0] == pytest.approx((12 / 3 + 18 / 3) / 2)
     assert stats["asd"][0] == pytest.approx((3 / 3 + 8 / 3) / 2)
-    assert stats["dice"] == report.statistics(ROWS)["dice"] and stats["empty"] == 1
+    assert stats["dice"] == tables.statistics(ROWS)["dice"] and stats["empty"] == 1
 
 
 def test_the_order_of_the_rows_does_not_matter():
-    assert report.statistics(ROWS[::-1]) == report.statistics(ROWS)
+    assert tables.statistics(ROWS[::-1]) == tables.statistics(ROWS)
 
 
 def test_a_view_is_read_by_its_prefix():
     rows = [row("a", 1, 0.5, 0.3, 2.0, 1.0) | row("a", 1, 0.9, 0.8, NAN, NAN, "subnet0_")]
-    assert report.statistics(rows)["dice"] == pytest.approx((50, 0))
-    stats = report.statistics(rows, "subnet0_")
+    assert tables.statistics(rows)["dice"] == pytest.approx((50, 0))
+    stats = tables.statistics(rows, "subnet0_")
     assert stats["dice"] == pytest.approx((90, 0)) and stats["empty"] == 1
     assert all(math.isnan(value) for value in (*stats["hd95"], *stats["asd"]))
 
 
 def with_views(rows):
     return [r | {f"{view}_{key}": r[key] - 0.05 * i for i, view in enumerate(("fused", "subnet0", "subnet1"))
-                 for key in report.METRICS} for r in rows]
+                 for key in tables.METRICS} for r in rows]
 
 
-def test_the_table_shows_views_classes_the_zero_convention_and_the_paper():
-    lines = report.markdown(with_views(ROWS), ["fused", "subnet0", "subnet1"], ["RV", "MYO"],
-                            ("paper, 7 labelled", (89.42, None, 1.42, 0.52))).splitlines()
-    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-    assert {len(line) for line in cells} == {6}
-    assert [line[0] for line in cells[2:]] == ["**fused**", "subnet0", "subnet1", "fused, RV", "fused, MYO",
-                                               "fused, empty counted as 0", "paper, 7 labelled"]
-    by_title = {line[0]: line[1:] for line in cells}
-    assert by_title["**fused**"] == ["35.00 ± 18.71", "23.33 ± 12.47", "6.50 ± 2.49", "2.50 ± 1.12", "1"]
-    assert by_title["subnet0"][0] == "30.00 ± 18.71"
-    assert by_title["fused, RV"][:3] == ["50.00 ± 29.44", "36.67 ± 20.55", "4.00 ± 1.63"]
-    assert by_title["fused, MYO"][2:] == ["9.00 ± 1.00", "4.00 ± 1.00", "1"]
-    assert by_title["fused, empty counted as 0"][2] == "5.00 ± 2.94"
-    assert by_title["paper, 7 labelled"] == ["89.42", "–", "1.42", "0.52", ""]
+def test_a_runs_table_shows_views_classes_the_release_convention_and_the_paper():
+    lines = tables.run_lines(with_views(ROWS), ["RV", "MYO"], ("paper, 7 labelled", (89.42, None, 1.42, 0.52)))
+    assert [line[0] for line in lines] == ["**fused**", "subnet0", "subnet1", "fused, RV", "fused, MYO",
+                                           "fused, `paper` convention: empty is 0", "paper, 7 labelled"]
+    assert {len(line) for line in lines} == {6}
+    fused, subnet0, _, rv, myo, release, paper = (line[1:] for line in lines)
+    assert fused == ["35.00 ± 18.71", "23.33 ± 12.47", "6.50 ± 2.49", "2.50 ± 1.12", "1"]
+    assert subnet0[0] == "30.00 ± 18.71"
+    assert rv[:3] == ["50.00 ± 29.44", "36.67 ± 20.55", "4.00 ± 1.63"]
+    assert myo[2:] == ["9.00 ± 1.00", "4.00 ± 1.00", "1"]
+    assert release[2] == "5.00 ± 2.94"
+    assert paper == ["89.42", "–", "1.42", "0.52", ""]
 
 
 def test_one_class_needs_no_row_of_its_own_and_no_paper_no_row():
-    rows = with_views([r for r in ROWS if r["class"] == 1])
-    lines = report.markdown(rows, ["fused", "subnet0", "subnet1"], ["left atrium"]).splitlines()
-    assert len(lines) == 2 + 3 + 1 and "left atrium" not in "".join(lines)
+    lines = tables.run_lines(with_views([r for r in ROWS if r["class"] == 1]), ["left atrium"])
+    assert [line[0] for line in lines] == ["**fused**", "subnet0", "subnet1", "fused, `paper` convention: empty is 0"]
+
+
+def test_markdown_and_latex_hold_every_cell():
+    lines = [["**fused**", "35.00 ± 18.71", "–"], ["subnet_0", "1", "2"]]
+    assert tables.markdown(lines, ("Dice (%) ↑", "95HD ↓")).splitlines() == [
+        "|  | Dice (%) ↑ | 95HD ↓ |", "| --- | --- | --- |", "| **fused** | 35.00 ± 18.71 | – |",
+        "| subnet_0 | 1 | 2 |"]
+    assert tables.latex(lines, ("Dice (%) ↑", "95HD ↓")).splitlines() == [
+        r"\begin{tabular}{lcc}", r"\toprule", r" & Dice (\%) $\uparrow$ & 95HD $\downarrow$ \\", r"\midrule",
+        r"fused & 35.00 $\pm$ 18.71 & -- \\", r"subnet\_0 & 1 & 2 \\", r"\bottomrule", r"\end{tabular}"]
+
+
+# ---- runs side by side -------------------------------------------------------------------------------------------
+
+
+def rows_of(values):
+    """Rows of one class; a Dice a case."""
+    return [row(case, 1, dice, dice / 2, 1.0, 1.0) for case, dice in values.items()]
+
+
+BASELINE = {"a": 0.5, "b": 0.6, "c": 0.7, "d": 0.4, "e": 0.3}
+
+
+def test_methods_are_compared_by_a_paired_test_over_patients():
+    """Five patients, all better: of 2^5 signs only two are as extreme, p = 2 / 32."""
+    better = {case: dice + 0.01 * (i + 1) for i, (case, dice) in enumerate(BASELINE.items())}
+    first, second = tables.compare_lines({"base": rows_of(BASELINE), "ours": rows_of(better)[::-1]})
+    assert first[0] == "base" and first[-2:] == ["–", "–"]
+    assert second[0] == "ours" and second[-2:] == ["+3.00", "0.0625"]
+    assert first[1].startswith("50.00 ± ") and second[1].startswith("53.00 ± ")
+    assert len(second) == len(tables.COMPARE_HEADINGS) + 1
+
+
+def test_a_run_against_its_like_differs_by_nothing():
+    _, second = tables.compare_lines({"base": rows_of(BASELINE), "again": rows_of(BASELINE)})
+    assert second[-2:] == ["+0.00", "1"]
+
+
+def test_scans_of_one_patient_count_once():
+    frames = {f"{case}_frame{i}": dice + 0.1 * i for case, dice in BASELINE.items() for i in (1, 2)}
+    better = {name: dice + (0.05 if name.endswith("1") else 0.01) for name, dice in frames.items()}
+    lines = tables.compare_lines({"base": rows_of(frames), "ours": rows_of(better)}, lambda name: name.split("_")[0])
+    assert lines[1][-2:] == ["+3.00", "0.0625"]
+
+
+def test_runs_tested_on_different_cases_are_not_compared():
+    with pytest.raises(InputError, match="base and ours were tested on different cases"):
+        tables.compare_lines({"base": rows_of(BASELINE), "ours": rows_of(BASELINE)[1:]})
+
+
+def test_written_rows_come_back_as_numbers(tmp_path):
+    report.write_rows(tmp_path / "t.csv", ROWS)
+    back = tables.read_rows(tmp_path / "t.csv")
+    assert [(row["case"], row["class"]) for row in back] == [(row["case"], row["class"]) for row in ROWS]
+    for key in tables.METRICS:
+        np.testing.assert_allclose([row[key] for row in back], [row[key] for row in ROWS])
+
+
+@pytest.mark.parametrize(("content", "words"), [
+    (None, "does not exist: test that run first"), ("case,dice\na,high\n", "is not a test script's CSV"),
+    ("case,dice\na\n", "is not a test script's CSV")])
+def test_a_table_that_is_not_there_or_foreign_is_refused(tmp_path, content, words):
+    if content:
+        (tmp_path / "t.csv").write_text(content)
+    with pytest.raises(InputError, match=rf"t\.csv {words}"):
+        tables.read_rows(tmp_path / "t.csv")
+
+
+# ---- rows and weights --------------------------------------------------------------------------------------------
 
 
 def test_rows_are_written_with_six_decimals_and_nan_as_such(tmp_path):

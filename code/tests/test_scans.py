@@ -16,7 +16,7 @@ from dataloaders import scans
 from dataloaders.acdc import ACDC, patient_of
 from dataloaders.brats import BraTS
 from dataloaders.la import LA
-from dataloaders.scans import ROOT, Split, first_existing, read_list, read_scan
+from dataloaders.scans import ROOT, Split, first_existing, read_lists, read_scan, read_spacing
 from errors import InputError
 
 READ = {"ndim": 3, "in_channels": 1, "num_classes": 2, "labelled": True}
@@ -98,7 +98,7 @@ def test_holdouts_leave_fewer_cases_to_label(tmp_path):
 ROLES = ("labelled", "unlabelled", "val", "test")
 
 
-@pytest.mark.parametrize("pair", itertools.combinations_with_replacement(ROLES, 2), ids="-".join)
+@pytest.mark.parametrize("pair", list(itertools.combinations_with_replacement(ROLES, 2)), ids="-".join)
 def test_a_case_in_two_lists_or_twice_in_one_is_refused(pair):
     names = {role: [f"{role}0"] for role in ROLES}
     Split(**names)
@@ -127,29 +127,44 @@ def test_a_patient_of_acdc_in_two_lists_is_refused_though_the_names_differ(tmp_p
 # ---- lists -----------------------------------------------------------------------------------------------------
 
 
+FILES = {"train": "train.list", "val": "val.list", "test": "test.list"}
+
+
 def test_lists_tolerate_suffixes_and_blank_lines(tmp_path):
     (tmp_path / "train.list").write_text("one.h5\n\n  two \nthree.h5")
-    assert read_list(tmp_path, "LA", "train.list") == ["one", "two", "three"]
+    assert read_lists(tmp_path, "LA", FILES)["train"] == ["one", "two", "three"]
 
 
-def test_a_list_in_the_data_folder_wins_over_the_repositorys(tmp_path):
-    assert read_list(tmp_path, "LA", "train.list") == listed("LA", "train.list")
-    (tmp_path / "train.list").write_text("mine\n")
-    assert read_list(tmp_path, "LA", "train.list") == ["mine"]
+def test_the_repositorys_lists_serve_a_folder_without(tmp_path):
+    lists = read_lists(tmp_path, "LA", FILES)
+    assert lists == {"train": listed("LA", "train.list"), "val": [], "test": listed("LA", "test.list")}
 
 
-def test_a_missing_list_names_both_places_and_the_option(tmp_path):
+def test_lists_in_the_data_folder_win(tmp_path):
+    (tmp_path / "test.list").write_text("mine\n")
+    assert read_lists(tmp_path, "LA", FILES)["test"] == ["mine"]
+
+
+def test_other_peoples_scans_are_not_tested_on_the_published_lists(tmp_path):
+    (tmp_path / "train.list").write_text("mine\nalso_mine\n")
+    assert read_lists(tmp_path, "LA", FILES) == {"train": ["mine", "also_mine"], "val": [], "test": []}
+    few = listed("LA", "train.list")[:3]
+    (tmp_path / "train.list").write_text("\n".join(few))
+    assert read_lists(tmp_path, "LA", FILES)["test"] == listed("LA", "test.list")
+
+
+def test_a_missing_train_list_names_both_places_and_the_option(tmp_path):
     with pytest.raises(InputError) as error:
-        read_list(tmp_path, "LA", "fold7.list")
+        read_lists(tmp_path, "LA", {"train": "fold7.list"})
     for part in ("fold7.list", str(tmp_path), str(ROOT / "data" / "LA"), "--data-dir"):
         assert part in str(error.value)
-    assert read_list(tmp_path, "LA", "fold7.list", required=False) == []
 
 
-def test_an_empty_list_is_refused(tmp_path):
-    (tmp_path / "val.list").write_text("\n \n")
-    with pytest.raises(InputError, match=r"val\.list is empty: it should name one case a line"):
-        read_list(tmp_path, "ACDC", "val.list", required=False)
+@pytest.mark.parametrize("role", FILES)
+def test_an_empty_list_is_refused(tmp_path, role):
+    (tmp_path / FILES[role]).write_text("\n \n")
+    with pytest.raises(InputError, match=rf"{role}\.list is empty: it should name one case a line"):
+        read_lists(tmp_path, "LA", FILES)
 
 
 # ---- files -----------------------------------------------------------------------------------------------------
@@ -249,6 +264,15 @@ def test_scans_that_do_not_fit_in_memory_are_refused_before_they_are_read(tmp_pa
     assert not read
     load(needed + 1)
     assert len(read) == 10
+
+
+def test_spacing_is_read_where_a_prepare_script_noted_it(tmp_path):
+    path = write(tmp_path / "a.h5", image=CUBE)
+    with pytest.raises(InputError, match=r"a\.h5: holds no spacing.*--spacing at voxel"):
+        read_spacing(path)
+    with h5py.File(path, "a") as file:
+        file.attrs["geometry"] = '{"spacing": [10.0, 1.5, 1.5]}'
+    assert read_spacing(path) == (10.0, 1.5, 1.5)
 
 
 # ---- what the data sets hand to training -------------------------------------------------------------------------

@@ -88,7 +88,7 @@ def test_rows_are_the_metrics_of_the_saved_predictions(trained, phantoms, capsys
                 assert connected(pred, connectivity=3).max() <= 1       # the largest component alone
     pictures = {path.stem for path in (run / "predictions").glob("*.png")}
     assert pictures == set(names)
-    for part in ("**fused**", "subnet0", "subnet1", "empty counted as 0", *(f"fused, {name}" for name in classes)):
+    for part in ("**fused**", "subnet0", "subnet1", "empty is 0", *(f"fused, {name}" for name in classes)):
         assert f"| {part} " in shown or part in shown
     assert f"on {len(names)} test cases" in shown and "test_test_last.csv" in shown
 

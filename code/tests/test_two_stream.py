@@ -31,6 +31,7 @@ def test_items_do_not_depend_on_the_order_they_are_asked_for():
     assert all(same(forward[step], other[step]) for step in (7, 0, 3, 3, 5, 1, 6, 2, 4))
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")     # more workers than cores
 @pytest.mark.parametrize("workers", [0, 1, 3])
 def test_any_number_of_workers_loads_the_same_steps(workers):
     expected = [streams()[step] for step in range(2, 8)]

@@ -1,0 +1,235 @@
+"""What the prepare scripts share: many cases in parallel, bad ones reported, split lists, command lines."""
+import json
+import os
+import sys
+import traceback
+import zlib
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+import h5py
+import numpy as np
+import tyro
+from tqdm import tqdm
+
+from errors import InputError, one_line
+from files import ROOT, write_aside
+from preprocess import RECORD, Preprocessing, apply, read_label, read_preprocessing, read_scan, write_preprocessing
+
+
+@dataclass(frozen=True)
+class Case:
+    """One scan to prepare: a file a modality, and the label file or None."""
+
+    name: str
+    images: tuple[Path, ...]
+    label: Path | None = None
+    slices: str | None = None   # layout of its slice files, "data/slices/{case}_slice_{k}.h5"
+
+
+@dataclass
+class Outcome:
+    """What became of the cases: name -> {"shape", "classes", "outside", "skipped"} and name -> one line."""
+
+    good: dict[str, dict]
+    bad: dict[str, str]
+
+
+def one_case_each(files: Iterable[tuple[str, Path]]) -> tuple[dict[str, Path], dict[str, str]]:
+    """(name, path) pairs -> {name: path} of the usable ones, {name: one line} of names met twice or unfit."""
+    good, bad = {}, {}
+    for name, path in sorted(files):
+        if not name or name[0] == "." or ".." in name or any(c in '/\\:*?"<>|' or c < " " for c in name):
+            bad[name] = f"{path}: {name!r} cannot be a case name; rename it with letters, digits, - and _"
+        elif name in good or name in bad:
+            other = good.pop(name, None)
+            bad.setdefault(name, f"{other} and {path} are one case, {name}: remove or rename one of them")
+        else:
+            good[name] = path
+    return good, bad
+
+
+def prepare_cases(cases: Sequence[Case], bad: dict[str, str], preprocessing: Preprocessing,
+                  options: "Options", layout: str, **label_checks) -> Outcome:
+    """Prepare all cases in parallel with a progress bar, print the summary, return what became of each.
+
+    `layout` names the HDF5 files below options.output: "data/{case}.h5". `bad` are cases already found unfit;
+    `label_checks` go to `read_label`. Finished cases are skipped, bad ones listed at the end. Raises
+    InputError if no case is there or none could be prepared, or if the output folder holds data prepared in
+    another way and there is no --force.
+    """
+    if not cases and not bad:
+        raise InputError("no scans found there; --help shows the folders and file names that are expected")
+    before = None if options.force else read_preprocessing(options.output)
+    if before not in (None, preprocessing):
+        old, new = before.to_dict(), preprocessing.to_dict()
+        differing = ", ".join(f"{key} was {old[key]}, now {new[key]}" for key in new if old[key] != new[key])
+        raise InputError(f"{options.output / RECORD}: these data were prepared in another way ({differing}); "
+                         "choose another --output, or --force to overwrite them")
+    work = partial(_prepare_case, preprocessing=preprocessing, output=options.output, layout=layout,
+                   force=options.force, **label_checks)
+    good, bad = {}, dict(bad)
+    for case, result in in_parallel(work, cases, options.workers):
+        if isinstance(result, str):
+            bad[case.name] = result
+            continue
+        if not good:
+            write_preprocessing(options.output, preprocessing)
+        good[case.name] = result
+    good = {case.name: good[case.name] for case in cases if case.name in good}
+    skipped = sum(result["skipped"] for result in good.values())
+    print(f"{len(good) - skipped} prepared, {skipped} skipped (finished before), {len(bad)} bad "
+          f"-> {shown(options.output)}", flush=True)
+    for name in sorted(bad):
+        print(f"bad case {name}: {bad[name]}", file=sys.stderr)
+    if not good:
+        raise InputError("no case could be prepared, for the reasons above")
+    return Outcome(good, bad)
+
+
+def in_parallel(work: Callable, cases: Sequence[Case], workers: int) -> Iterable:
+    """(case, work(case) or one line of what is wrong with it), as they finish, under a progress bar."""
+    bar = partial(tqdm, total=len(cases), unit="case", disable=None)    # no bar where stderr is a file
+    if workers <= 1 or len(cases) <= 1:
+        yield from ((case, _attempt(partial(work, case))) for case in bar(cases))
+        return
+    with ProcessPoolExecutor(workers) as pool:
+        futures = {pool.submit(work, case): case for case in cases}
+        try:
+            for future in bar(as_completed(futures)):
+                yield futures[future], _attempt(future.result)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _attempt(call):
+    try:
+        return call()
+    except InputError as error:
+        return one_line(error)
+    except (MemoryError, BrokenProcessPool):
+        return "out of memory: try --workers 1"
+    except OSError as error:
+        return f"{one_line(error)}: mend the file's permissions, and start the same command again"
+    except Exception as error:      # ours, not the user's: say all, and go on with the other cases
+        traceback.print_exception(error)
+        return f"{type(error).__name__}: {one_line(error)} (our mistake, not yours: see the traceback above)"
+
+
+def _prepare_case(case, preprocessing, output, layout, force, **label_checks):
+    target = output / layout.format(case=case.name)
+    files = [path for path in (*case.images, case.label) if path is not None and path.is_file()]
+    record = {"preprocessing": json.dumps(preprocessing.to_dict()),
+              "source": json.dumps({path.name: zlib.crc32(path.read_bytes()) for path in files})}
+    if target.exists() and not force:
+        done = _finished(target, record)
+        if done is None:
+            raise InputError(f"{target}: exists already, made from other files or in another way; "
+                             "--force overwrites it, another --output keeps it")
+        return dict(done, skipped=True)
+    scans = [read_scan(path) for path in case.images]
+    label = None
+    if case.label is not None:
+        label = read_label(case.label, scans[0], preprocessing.labels, **label_checks)
+    # a stream of its own a case: the crop does not depend on which other cases there are
+    rng = np.random.default_rng([preprocessing.seed, zlib.crc32(case.name.encode())])
+    image, label, geometry = apply(scans, preprocessing, label, rng)
+    if case.slices is not None:
+        for k in range(len(image)):     # counted from 1 as in the published list
+            write_case(output / case.slices.format(case=case.name, k=k + 1), image[k],
+                       None if label is None else label[k])
+    # written last: a case that has this file is finished
+    write_case(target, image, label, compression="gzip",
+               attributes=record | {"geometry": json.dumps(asdict(geometry))})
+    return dict(_summary(image.shape, label, geometry.label_outside), skipped=False)
+
+
+def _summary(shape, label, outside):
+    return {"shape": tuple(shape), "outside": outside,
+            "classes": None if label is None else np.flatnonzero(np.bincount(label.ravel())).tolist()}
+
+
+def _finished(path, record):
+    """Summary of a prepared file that holds `record`, None for any other file."""
+    try:
+        with h5py.File(path) as file:
+            if any(file.attrs.get(key) != value for key, value in record.items()):
+                return None
+            outside = json.loads(file.attrs["geometry"])["label_outside"]
+            return _summary(file["image"].shape, file["label"][()] if "label" in file else None, outside)
+    except (OSError, KeyError, ValueError):
+        return None
+
+
+def write_case(path: Path, image: np.ndarray, label: np.ndarray | None = None, compression: str | None = None,
+               attributes: dict | None = None) -> None:
+    """One HDF5 file with `image` float32 and, if given, `label` uint8; written aside and renamed."""
+    def write(aside):
+        with h5py.File(aside, "w") as file:
+            file.create_dataset("image", data=image.astype(np.float32, copy=False), compression=compression)
+            if label is not None:
+                file.create_dataset("label", data=label.astype(np.uint8, copy=False), compression=compression)
+            file.attrs.update(attributes or {})
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_aside(path, write)
+
+
+def copy_lists(dataset: str, options: "Options", present: set[str]) -> dict[str, list[str]]:
+    """Put the published lists whose cases are all `present` into the output folder and say so.
+
+    Returns {list: cases that are missing} for the others.
+    """
+    lists = {path: path.read_text().split() for path in sorted((ROOT / "data" / dataset).iterdir())
+             if path.suffix in (".list", ".txt")}
+    missing = {path.name: [name for name in names if name not in present] for path, names in lists.items()}
+    missing = {name: absent for name, absent in missing.items() if absent}
+    if all(len(missing.get(path.name, ())) == len(names) for path, names in lists.items()):
+        print(f"none of the published {dataset} cases are here: name your own, one a line, in "
+              f"{', '.join(path.name for path in lists)} in {shown(options.output)}")
+        return missing
+    for source, names in lists.items():
+        target, absent = options.output / source.name, missing.get(source.name, [])
+        if absent:
+            print(f"{source.name}: {len(names) - len(absent)} of the {len(names)} published entries are "
+                  f"here, not copied; missing {', '.join(absent[:3])}{', ...' if len(absent) > 3 else ''}")
+        elif target.exists() and target.read_bytes() != source.read_bytes() and not options.force:
+            print(f"{source.name}: the list in {shown(options.output)} is not the published one and is kept; "
+                  "--force replaces it")
+        else:
+            if not (target.exists() and target.samefile(source)):
+                write_aside(target, lambda file, source=source: file.write(source.read_bytes()))
+            print(f"{source.name}: the published list, all {len(names)} entries are here")
+    return missing
+
+
+@dataclass(kw_only=True)
+class Options:
+    """What every prepare script understands."""
+
+    output: Path
+    workers: int = min(4, os.cpu_count() or 1)  # scans prepared at the same time; each is held in memory
+    force: bool = False     # overwrite what was prepared in another way or from other files
+
+
+def command_line(options_type: type, description: str, args: Sequence[str] | None = None) -> Options:
+    """Command line -> options; every field is an option, --debug is added by `errors.reported`."""
+    return tyro.cli(options_type, args=args, config=(tyro.conf.FlagCreatePairsOff,),
+                    description=f"{description}\nWith --debug, errors come with a traceback. Exit code: 0, "
+                                "or 2 if anything could not be prepared.")
+
+
+def existing_folder(path: Path) -> Path:
+    if not path.is_dir():
+        raise InputError(f"{path}: there is no such folder")
+    return path
+
+
+def shown(path: Path) -> Path:
+    """Relative to the working directory where it lies below it."""
+    path = Path(path).resolve()
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
