@@ -45,9 +45,6 @@ def train(recipe, data, presets):
     if folder.finished:
         print("this run is finished; test it, or choose another --seed or --out")
         return folder.path
-    preprocessing = read_preprocessing(recipe.data_dir)
-    if preprocessing:
-        write_preprocessing(folder.path, preprocessing)     # predict.py does the same to new scans
     Fit(recipe, data, folder).run()
     return folder.path
 
@@ -90,6 +87,10 @@ class Fit:
     # ---- the loop ----------------------------------------------------------------------------------------
 
     def run(self):
+        self.folder.open()
+        preprocessing = read_preprocessing(self.recipe.data_dir)
+        if preprocessing:
+            write_preprocessing(self.folder.path, preprocessing)    # predict.py does the same to new scans
         self._resume()
         self.board = SummaryWriter(self.folder.path / "tb", purge_step=self._global_step() + 1)
         with self._noting_signals():

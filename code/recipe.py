@@ -56,6 +56,30 @@ class Recipe:
     checkpoint_steps: int = 200     # a killed run loses at most the steps since its last checkpoint:
     checkpoint_minutes: float = 10  # ... so many steps or minutes, whichever comes first
 
+    def check(self):
+        """Return self; InputError for values that no run could start with."""
+        sizes = (*self.patch_size, *getattr(self, "stride", ()))
+        counts = {"--labeled-batch": self.labeled_batch, "--unlabeled-batch": self.unlabeled_batch,
+                  "--eval-every": self.eval_every, "--checkpoint-steps": self.checkpoint_steps,
+                  "--patch-size or --stride": min(sizes), "--self-steps": self.self_steps}
+        for option, value in counts.items():
+            if value < 1:
+                raise InputError(f"{option} {value}: must be 1 or more")
+        if self.pre_steps < 0 or self.workers < 0:
+            raise InputError("--pre-steps and --workers must be 0 or more")
+        if any(extent % 16 for extent in self.patch_size):
+            near = [max(16, round(extent / 16) * 16) for extent in self.patch_size]
+            raise InputError(f"--patch-size {' '.join(map(str, self.patch_size))}: the networks halve it four times, "
+                             f"so every extent must be divisible by 16; nearest is {' '.join(map(str, near))}")
+        if self.method == "cml" and (self.labeled_batch % 2 or self.unlabeled_batch % 2):
+            raise InputError(f"--labeled-batch {self.labeled_batch} --unlabeled-batch {self.unlabeled_batch}: CutMix "
+                             "takes scans in pairs, so both must be even")
+        if not 0 < self.beta < 1:
+            raise InputError(f"--beta {self.beta:g}: edge of the box over edge of the patch, between 0 and 1")
+        if not 2 <= self.num_classes <= 255:
+            raise InputError(f"--num-classes {self.num_classes}: background counts, so 2 to 255")
+        return self
+
     def fields(self):
         """The recipe proper: name -> value of every field that changes what is computed."""
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)
@@ -111,7 +135,7 @@ def command_line(presets, description, args=None):
             raise InputError(f"preset {preset!r} is unknown: the first word is one of {', '.join(presets)}")
     usage = f"{description}\n\nThe first word is the preset, {' or '.join(presets)}; shown here: {preset}."
     return tyro.cli(type(presets[preset]), default=presets[preset], args=args, description=usage,
-                    config=(tyro.conf.FlagConversionOff,))
+                    config=(tyro.conf.FlagConversionOff,)).check()
 
 
 def read_config(run):

@@ -9,31 +9,37 @@ from importlib.metadata import version
 
 from errors import InputError
 from files import ROOT, Table, load_tensors, save_tensors, write_text
+from recipe import read_config
 
 
 class RunFolder:
-    """Opens `path` for a recipe: a new folder, or an unfinished run of the same recipe, which is then resumed.
+    """`path` for a recipe: a new folder, or an unfinished run of the same recipe, which is then resumed.
 
-    InputError for a folder with a run of another recipe (the fields are named) or with foreign files.
+    InputError for a folder with a run of another recipe (the fields are named) or with foreign files. Nothing is
+    written before `open`.
     """
 
     def __init__(self, path, recipe):
-        self.path = path
-        config = path / "config.json"
-        if config.exists():
-            self._compare(json.loads(config.read_text()), recipe)
-        elif path.exists() and any(path.iterdir()):
-            raise InputError(f"{path} exists and holds no config.json: give a new or an empty folder to --out")
-        else:
-            try:
-                path.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise InputError(f"{path} cannot be made ({error.strerror}): choose another --out") from error
-            write_text(config, json.dumps(description(recipe), indent=2) + "\n")
-        self.log, self.val = Table(path / "log.csv"), Table(path / "val.csv")
+        self.path, self.recipe = path, recipe
+        if (path / "config.json").exists():
+            self._compare(read_config(path))
+        elif path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise InputError(f"{path} exists and is no run folder (no config.json): give --out a new or an empty one")
 
-    def _compare(self, config, recipe):
-        old, new = config["recipe"], json.loads(json.dumps(recipe.to_json()))
+    def open(self):
+        """Make the folder and config.json where they are not there yet; open the logs."""
+        config = self.path / "config.json"
+        if not config.exists():
+            try:
+                self.path.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise InputError(f"{self.path} cannot be made ({error.strerror}): choose another --out") from error
+            write_text(config, json.dumps(description(self.recipe), indent=2) + "\n")
+        self.log, self.val = Table(self.path / "log.csv"), Table(self.path / "val.csv")
+
+    def _compare(self, config):
+        recipe, old = self.recipe, config["recipe"]
+        new = json.loads(json.dumps(recipe.to_json()))
         differing = [f"{name} was {old.get(name)}, is {new[name]}" for name in recipe.fields()
                      if old.get(name) != new[name]]
         if config.get("dataset") != recipe.dataset:

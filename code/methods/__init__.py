@@ -3,8 +3,15 @@ from cml import CML
 from errors import InputError
 from methods.mean_teacher import MeanTeacher
 from methods.supervised import Supervised
+from networks.two_view import AXES, build_subnet
 from networks.two_view import build as two_views
-from networks.two_view import build_subnet
+
+
+def _check_network(recipe):
+    axes = AXES.get(recipe.network)
+    if axes != len(recipe.patch_size):
+        raise InputError(f"--network {recipe.network}: choose one for {len(recipe.patch_size)} axes, "
+                         f"{' or '.join(name for name, n in AXES.items() if n == len(recipe.patch_size))}")
 
 
 def _cml(mixing, discrepancy):
@@ -33,4 +40,5 @@ def build(recipe):
     """The recipe's method with freshly initialised networks. Raises InputError for an unknown name."""
     if recipe.method not in METHODS:
         raise InputError(f"--method {recipe.method}: unknown, choose one of {', '.join(METHODS)}")
+    _check_network(recipe)
     return METHODS[recipe.method](recipe)

@@ -1,11 +1,15 @@
 """Two subnets look at the same scan (Section 3.1); which backbone they are made of, and how views differ."""
 from torch import nn
 
+from errors import InputError
 from networks import unet, vnet
 from networks.subnet import Subnet
 
 # name: backbone, up-sampling of decoder 0 and decoder 1. LA/BraTS and ACDC differ in the order   [C, intent in 2D]
 BACKBONES = {"vnet": (vnet, ("transposed", "linear")), "unet": (unet, ("linear", "transposed"))}
+
+
+AXES = {"vnet": 3, "unet": 2, "released": 2}     # of the patches a network takes
 
 
 class TwoView(nn.Module):
@@ -22,7 +26,7 @@ class TwoView(nn.Module):
 def build_subnet(name, in_channels, num_classes, view=0):
     """One subnet: an encoder and view `view`'s decoder. V-Net 9,448,866 parameters, U-Net 1,813,764 (view 0)."""
     if name not in BACKBONES:
-        raise ValueError(f"network {name!r} is unknown: choose one of {', '.join([*BACKBONES, 'released'])}")
+        raise InputError(f"network {name!r} is unknown: choose one of {', '.join(AXES)}")
     backbone, kinds = BACKBONES[name]
     return Subnet(backbone.Encoder(in_channels), backbone.Decoder(num_classes, kinds[view]))
 
@@ -31,7 +35,7 @@ def build(name, in_channels, num_classes):
     """'vnet' (3D, 19,724,612 parameters) | 'unet' (2D, 3,758,088): two subnets that share nothing (paper 3.1).
 
     'released': the 2D network of the authors' release, where one encoder and one decoder serve both views, so
-    that these differ by their dropout masks alone. Raises ValueError for an unknown name.
+    that these differ by their dropout masks alone. Raises InputError (a ValueError) for an unknown name.
     """
     if name == "released":
         shared = build_subnet("unet", in_channels, num_classes)

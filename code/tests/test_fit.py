@@ -77,7 +77,7 @@ def test_the_optimiser_runs_at_the_logged_rate(recipe, runs, monkeypatch):
 
 
 def test_a_run_leaves_a_folder_that_explains_itself(recipe, runs, capsys):
-    own = recipe()
+    own = recipe(self_steps=10, eval_every=4)
     folder = runs.train(own)
     names = {path.name for path in folder.iterdir()}
     assert names >= {"config.json", "log.csv", "val.csv", "tb", "checkpoint.pt", "checkpoint_prev.pt", "pretrained.pt",
@@ -88,12 +88,12 @@ def test_a_run_leaves_a_folder_that_explains_itself(recipe, runs, capsys):
     assert config["dataset"] == "ACDC" and {"commit", "versions", "command"} <= set(config)
     log = runs.rows(folder)
     assert [(row["stage"], int(row["step"])) for row in log] == [
-        *(("pre", step) for step in range(1, 5)), *(("self", step) for step in range(1, 7))]
+        *(("pre", step) for step in range(1, 5)), *(("self", step) for step in range(1, 11))]
     assert all(float(row[term]) > 0 for row in log for term in ("loss", "sup_l", "dis_l", "grad_norm"))
     assert all((row["sup_u"] == "") == (row["stage"] == "pre") for row in log)
     val = runs.rows(folder, "val.csv")
     assert [(row["stage"], row["step"], row["split"]) for row in val] == [
-        (stage, str(step), "val") for stage, step in (("pre", 2), ("pre", 4), ("self", 2), ("self", 4), ("self", 6))]
+        (stage, str(step), "val") for stage, step in (("pre", 4), ("self", 4), ("self", 8), ("self", 10))]
     assert all(0 <= float(row[view]) <= 1 for row in val for view in ("fused", "subnet0", "subnet1"))
     assert (folder / "curves.png").read_bytes()[:4] == b"\x89PNG"
     events = b"".join(path.read_bytes() for path in (folder / "tb").iterdir())
@@ -245,7 +245,7 @@ def test_the_saved_momentum_is_that_of_the_best_step(recipe, runs, scripted_dice
     scripted_dice([0.6, 0.1, 0.1, 0.1, 0.1])
     runs.train(recipe())
     _, optimizer = entering["self"]
-    loop = runs.loop(recipe(out=tmp_path / "by hand"))
+    loop = runs.loop(recipe(out=tmp_path / "by hand", eval_every=100))
     streams = loop._streams()
     for step in range(2):
         loop.step = step
@@ -305,8 +305,28 @@ def test_selection_on_test_cases_and_on_held_out_ones_must_be_asked_for(recipe, 
 # ---- stopped and resumed -------------------------------------------------------------------------------------------
 
 
+def cut(path):
+    path.write_bytes(path.read_bytes()[:path.stat().st_size // 2])
+
+
 class Killed(BaseException):
     """Nothing catches it, like a kill."""
+
+
+@pytest.fixture(scope="module")
+def _finished():
+    return {}
+
+
+@pytest.fixture
+def reference(recipe, runs, no_curves, _finished, tmp_path_factory):
+    """reference(dataset, **changes) -> folder of the same run, never stopped; each is trained once."""
+    def uninterrupted(dataset="ACDC", **changes):
+        key = dataset, *sorted(changes.items())
+        if key not in _finished:
+            _finished[key] = runs.train(recipe(dataset, **changes, out=tmp_path_factory.mktemp("reference") / "run"))
+        return _finished[key]
+    return uninterrupted
 
 
 @pytest.fixture
@@ -340,61 +360,61 @@ KILLS = {
 
 @unpainted
 @pytest.mark.parametrize("kill", KILLS.values(), ids=KILLS)
-def test_a_killed_run_resumes_to_the_same_bits(recipe, runs, killed_at, tmp_path, capsys, kill):
-    reference = runs.train(recipe(out=tmp_path / "reference"))
+def test_a_killed_run_resumes_to_the_same_bits(recipe, runs, reference, killed_at, capsys, kill):
     own = recipe(checkpoint_steps=2)
     folder = killed_at(own, *kill)
     assert not (folder / "last.pt").exists()
     capsys.readouterr()
     runs.train(own)
     assert ("resuming after step" in capsys.readouterr().out) == (kill != KILLS["before the first checkpoint"])
-    runs.assert_same(reference, folder)
+    runs.assert_same(reference(), folder)
     for name in ("pretrained.pt", "best.pt"):
-        assert runs.same_tensors(runs.weights(reference, name), runs.weights(folder, name))
+        assert runs.same_tensors(runs.weights(reference(), name), runs.weights(folder, name))
 
 
 @unpainted
-def test_a_run_may_be_killed_again_and_again(recipe, runs, killed_at, tmp_path):
-    reference = runs.train(recipe(out=tmp_path / "reference", method="mean_teacher"))
+def test_a_run_may_be_killed_again_and_again(recipe, runs, reference, killed_at):
     own = recipe(method="mean_teacher", checkpoint_steps=3)
     for at in (2, 5, 5, 8, 9):
         killed_at(own, "self", at)
     runs.train(own)
-    runs.assert_same(reference, own.out)
+    runs.assert_same(reference(method="mean_teacher"), own.out)
 
 
 @unpainted
-def test_a_killed_volume_run_resumes_to_the_same_bits(recipe, runs, killed_at, tmp_path):
-    steps = {"pre_steps": 2, "self_steps": 2}
-    reference = runs.train(recipe("LA", out=tmp_path / "reference", **steps))
+def test_a_killed_volume_run_resumes_to_the_same_bits(recipe, runs, reference, killed_at):
+    steps = {"pre_steps": 1, "self_steps": 2}
     own = recipe("LA", checkpoint_steps=1, **steps)
     killed_at(own, "self", 1)
     runs.train(own)
-    assert runs.losses(reference) == runs.losses(own.out)
-    assert runs.same_tensors(runs.weights(reference), runs.weights(own.out))
+    runs.assert_same(reference("LA", **steps), own.out)
 
 
-def cut(path):
-    path.write_bytes(path.read_bytes()[:path.stat().st_size // 2])
-
-
-@pytest.mark.parametrize(("stage", "at"), [("self", 5), ("self", 1)])
-def test_a_damaged_checkpoint_falls_back_to_its_predecessor(recipe, runs, killed_at, tmp_path, stage, at):
-    """Also where the predecessor is of the stage before: with curves, for they meet a log without its rows."""
-    reference = runs.train(recipe(out=tmp_path / "reference"))
+@unpainted
+@pytest.mark.parametrize("damage", [cut, lambda path: path.write_bytes(b"")], ids=["cut", "empty"])
+def test_a_damaged_checkpoint_falls_back_to_its_predecessor(recipe, runs, reference, killed_at, damage):
     own = recipe(checkpoint_steps=2)
-    folder = killed_at(own, stage, at)
-    cut(folder / "checkpoint.pt")
+    folder = killed_at(own, "self", 5)
+    damage(folder / "checkpoint.pt")
     with pytest.warns(UserWarning, match=r"checkpoint\.pt is damaged.*earlier checkpoint"):
         runs.train(own)
-    runs.assert_same(reference, folder)
+    runs.assert_same(reference(), folder)
+
+
+def test_a_fall_back_into_the_stage_before_draws_its_curves(recipe, runs, killed_at):
+    """The log then has columns of the later stage and no row of it."""
+    own = recipe(checkpoint_steps=3)
+    folder = killed_at(own, "self", 1)
+    cut(folder / "checkpoint.pt")
+    with pytest.warns(UserWarning, match="damaged"):
+        runs.train(own)
+    assert len(runs.rows(folder)) == 10 and (folder / "last.pt").exists()
 
 
 @unpainted
 @pytest.mark.parametrize("left", ["checkpoint_prev.pt", "nothing"])
 def test_a_kill_between_the_renames_or_two_damaged_checkpoints_cost_steps_only(
-        recipe, runs, killed_at, tmp_path, left):
-    reference = runs.train(recipe(out=tmp_path / "reference"))
+        recipe, runs, reference, killed_at, left):
     own = recipe(checkpoint_steps=2)
     folder = killed_at(own, "self", 3)
     if left == "nothing":
@@ -405,12 +425,11 @@ def test_a_kill_between_the_renames_or_two_damaged_checkpoints_cost_steps_only(
     else:
         (folder / "checkpoint.pt").rename(folder / "checkpoint_new.pt")
         runs.train(own)
-    runs.assert_same(reference, folder)
+    runs.assert_same(reference(), folder)
 
 
 @unpainted
-def test_a_kill_while_a_checkpoint_is_written_leaves_the_one_before(recipe, runs, monkeypatch, tmp_path):
-    reference = runs.train(recipe(out=tmp_path / "reference"))
+def test_a_kill_while_a_checkpoint_is_written_leaves_the_one_before(recipe, runs, reference, monkeypatch):
     own, save, count = recipe(checkpoint_steps=2), run_folder.save_tensors, iter(range(100))
 
     def dying(path, content):
@@ -423,7 +442,7 @@ def test_a_kill_while_a_checkpoint_is_written_leaves_the_one_before(recipe, runs
         with pytest.raises(Killed):
             runs.train(own)
     runs.train(own)
-    runs.assert_same(reference, own.out)
+    runs.assert_same(reference(), own.out)
 
 
 SIGKILL = """
@@ -444,8 +463,7 @@ train_ACDC.main(sys.argv[1:])
 
 
 @unpainted
-def test_a_process_that_is_killed_leaves_a_run_that_resumes(recipe, runs, tmp_path):
-    reference = runs.train(recipe(out=tmp_path / "reference"))
+def test_a_process_that_is_killed_leaves_a_run_that_resumes(recipe, runs, reference):
     own = recipe(checkpoint_steps=2)
     changed = {name: value for name, value in own.to_json().items()
                if value != train_ACDC.PRESETS["mini"].to_json()[name]}
@@ -457,14 +475,13 @@ def test_a_process_that_is_killed_leaves_a_run_that_resumes(recipe, runs, tmp_pa
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert not (own.out / "last.pt").exists()
     runs.train(own)
-    runs.assert_same(reference, own.out)
+    runs.assert_same(reference(), own.out)
 
 
 @unpainted
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_polite_stop_saves_first_and_says_how_to_go_on(recipe, runs, monkeypatch, capsys, tmp_path, number):
-    reference, own = runs.train(recipe(out=tmp_path / "reference")), recipe()
-    train_step, handler = fit.Fit._train_step, signal.getsignal(number)
+def test_a_polite_stop_saves_first_and_says_how_to_go_on(recipe, runs, reference, monkeypatch, capsys, number):
+    own, train_step, handler = recipe(), fit.Fit._train_step, signal.getsignal(number)
 
     def signalled(self, stage, *rest):
         if (stage.name, self.step) == ("self", 2):
@@ -479,7 +496,7 @@ def test_a_polite_stop_saves_first_and_says_how_to_go_on(recipe, runs, monkeypat
     state = load_tensors(own.out / "checkpoint.pt")
     assert (state["stage"], state["step"]) == (1, 3) and len(runs.rows(own.out)) == 4 + 3
     runs.train(own)
-    runs.assert_same(reference, own.out)
+    runs.assert_same(reference(), own.out)
 
 
 @unpainted
@@ -550,6 +567,7 @@ def test_a_diverging_run_stops_by_itself(recipe, runs):
 @unpainted
 def test_the_named_cases_are_those_of_the_batch(recipe, runs):
     loop = runs.loop(recipe())
+    loop.stage = 1
     labelled, unlabelled = loop._streams().names(0)
     split = runs.data(loop.recipe).split()
     assert set(labelled) <= set(split.labelled) and set(unlabelled) <= set(split.unlabelled)
