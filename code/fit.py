@@ -247,7 +247,7 @@ class Fit:
         seen, hook = drawing
         hook.remove()
         target = maps.get("target_u", maps.get("target_l"))
-        picture = plots.step_picture(seen["input"], target, seen["output"], self.recipe.num_classes)
+        picture = plots.step_picture(seen["input"], target, seen["output"])
         self.board.add_image("train/input, target, views", picture, self._global_step(), dataformats="HWC")
 
     # ---- what survives -----------------------------------------------------------------------------------

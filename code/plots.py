@@ -51,12 +51,14 @@ def curves(run):
     save(figure, run / "curves.png")
 
 
-def step_picture(image, target, output, num_classes):
+def step_picture(image, target, output):
     """The first scan of a batch beside target and views -> (H, W, 3) float in [0, 1]; volumes by their middle slice.
 
-    image (B, in_channels, *S), target (B, *S), output: what the networks made of the image.
+    image (B, in_channels, *S), target (B, *S) or None, output: what the networks made of the image.
     """
-    maps = {"target": target, **{view: p.argmax(1) for view, p in class_probabilities(output).items()}}
+    maps = {view: probs.argmax(1) for view, probs in class_probabilities(output).items()}
+    if target is not None:
+        maps = {"target": target, **maps}
     grey = _middle(image[0, 0].float().cpu().numpy())
     panels = [coloured(grey, np.zeros_like(grey, int))]
     panels += [coloured(grey, _middle(labels[0].cpu().numpy())) for labels in maps.values()]

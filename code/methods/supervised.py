@@ -11,4 +11,4 @@ class Supervised(Method):
     def losses(self, batch):
         logits, _ = self.networks(batch.x_l)
         loss = segmentation_loss(logits, batch.y_l)
-        yield loss, {"sup_l": loss}
+        yield loss, {"sup_l": loss, "target_l": batch.y_l}
