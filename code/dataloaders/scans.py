@@ -49,7 +49,7 @@ def read_lists(data_dir, dataset, files):
 
     Each list is looked for in `data_dir`, then in the repository's own data/<dataset>/: one case a line, an `.h5`
     suffix tolerated. A val or test list that is nowhere is empty; the published ones are not taken where the train
-    list names other people's scans. InputError if there is no train list, or a list is empty.
+    list names other people's scans. InputError if there is no train list, or it is empty.
     """
     own, published = Path(data_dir), ROOT / "data" / dataset
     train = own / files["train"]
@@ -59,6 +59,8 @@ def read_lists(data_dir, dataset, files):
         raise InputError(f"{files['train']} is neither in {own} nor in {published}: point --data-dir to the {dataset} "
                          "folder, or put the list there")
     lists = {"train": _names(train)}
+    if not lists["train"]:
+        raise InputError(f"{train} is empty: it should name one case a line")
     ours = (published / files["train"]).is_file() and set(lists["train"]) <= set(_names(published / files["train"]))
     for role in files.keys() - {"train"}:
         places = [own, published] if ours else [own]
@@ -68,10 +70,7 @@ def read_lists(data_dir, dataset, files):
 
 
 def _names(path):
-    names = [line.strip().removesuffix(".h5") for line in path.read_text().splitlines() if line.strip()]
-    if not names:
-        raise InputError(f"{path} is empty: it should name one case a line")
-    return names
+    return [line.strip().removesuffix(".h5") for line in path.read_text().splitlines() if line.strip()]
 
 
 def first_existing(candidates):

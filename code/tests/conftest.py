@@ -27,7 +27,7 @@ torch.set_num_threads(1)
 # What is drawn of each set: in-plane extents differ, and LA and BraTS have axes on both sides of the patch's 32
 PHANTOMS = {
     "LA": {"train": 5, "test": 2, "size": (40, 36, 34)},
-    "ACDC": {"train": 4, "val": 2, "test": 1, "size": (3, 40, 36)},
+    "ACDC": {"train": 4, "val": 1, "test": 1, "size": (3, 40, 36)},
     "BraTS2019": {"train": 4, "val": 1, "test": 1, "size": (66, 60, 58)},
 }
 DATASETS = {

@@ -119,7 +119,7 @@ def test_checkpoints_and_splits_can_be_chosen_and_a_chosen_checkpoint_is_marked(
         assert f"{checkpoint}.pt on {len(rows) // 3} {split} cases" in shown
         assert ("CHOSEN ON THESE VAL CASES" in shown) == marked
         assert "mini protocol is not comparable" in shown
-        assert len(table(run / f"test_{split}_{checkpoint}.csv")) == len(rows) == (12 if split == "val" else 6)
+        assert len(table(run / f"test_{split}_{checkpoint}.csv")) == len(rows) == 6
 
 
 def test_best_on_the_validation_list_has_the_dice_that_chose_it(trained):
