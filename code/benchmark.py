@@ -59,6 +59,7 @@ class Options:
     row: tyro.conf.Positional[Literal[("all", *ROWS)]]      # what to measure
     quick: bool = False             # small shapes, one repetition
     repeat: int = 3                 # repetitions of each variant
+    data_dir: Path | None = None    # LA scans whose masks `metrics` measures; a phantom's without it
     peak: tyro.conf.Suppress[str] = ""      # run one step of this variant in this process, print its peak memory
 
 
@@ -196,11 +197,16 @@ def volume_variants(name, quick):
     return {"plain": with_plain, "fast": with_fast}
 
 
-def metrics_variants(quick):
-    """Four metrics of one LA case."""
-    _, ref = draw_LA(np.random.default_rng(0), (64, 64, 40) if quick else (176, 144, 88))
-    pred = ndimage.shift(ref, (2, -1, 1), order=0)
-    return {"plain": lambda: plain_metrics(pred, ref, 2), "fast": lambda: class_metrics(pred, ref, 2)}
+def metrics_variants(quick, data_dir=None):
+    """Four metrics of one LA case, or of three real ones: the mask against itself, moved by two voxels."""
+    if data_dir:
+        data = LA(replace(SETS["LA"][1], data_dir=data_dir))
+        refs = [scan.label.numpy() for scan in data.cases(data.split().labelled[:3])]
+    else:
+        refs = [draw_LA(np.random.default_rng(0), (64, 64, 40) if quick else (176, 144, 88))[1]]
+    pairs = [(ndimage.shift(ref, (2, -1, 1), order=0), ref) for ref in refs]
+    return {"plain": lambda: [plain_metrics(*pair, 2) for pair in pairs],
+            "fast": lambda: [class_metrics(*pair, 2) for pair in pairs]}
 
 
 def sampling_variants(quick, folder):
@@ -232,14 +238,14 @@ def components_variants(quick):
             "fast": lambda: largest_components(stacked)}
 
 
-def variants_of(row, quick, folder):
+def variants_of(row, quick, folder, data_dir):
     if row.endswith("-step"):
         return step_variants(row.removesuffix("-step"), quick)
     if row.endswith("-volume"):
         return volume_variants(row.removesuffix("-volume"), quick)
     if row == "sampling":
         return sampling_variants(quick, folder)
-    return {"metrics": metrics_variants, "components": components_variants}[row](quick)
+    return components_variants(quick) if row == "components" else metrics_variants(quick, data_dir)
 
 
 def alternate(variants, repeat):
@@ -276,7 +282,7 @@ def main(args=None):
              "| | plain (s) | fast (s) | times faster | plain (GiB) | fast (GiB) | memory |", "|---" * 7 + "|"]
     for row in tqdm(ROWS if options.row == "all" else [options.row], disable=None):
         with TemporaryDirectory() as folder:
-            seconds = alternate(variants_of(row, options.quick, Path(folder)), repeat)
+            seconds = alternate(variants_of(row, options.quick, Path(folder), options.data_dir), repeat)
         plain, fast = (statistics.median(seconds[variant]) for variant in ("plain", "fast"))
         memory = ["", "", ""]
         if row.endswith("-step"):

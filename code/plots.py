@@ -78,22 +78,29 @@ def coloured(grey, labels, alpha=0.45):
 
 
 def overlay(path, image, reference, predictions, depth_axis):
-    """PNG in Figure 4's layout: image, reference, every view, on the slice with most reference (or prediction).
+    """PNG in Figure 4's layout, a row a slice that matters: image, reference, every view, as contours.
 
     image, reference (or None), predictions {view: label map}: all (*S); depth_axis: the axis slices are cut along.
+    The slices: with the most reference, and with the most error (without reference: most prediction, and where the
+    first and the last view differ most).
     """
-    guide = reference if reference is not None and reference.any() else next(iter(predictions.values()))
-    area = np.count_nonzero(guide, axis=tuple(axis for axis in range(guide.ndim) if axis != depth_axis))
-    index = int(area.argmax()) if area.any() else len(area) // 2
+    first, *_, last = [reference, *predictions.values()] if reference is not None else predictions.values()
+    headline = next(iter(predictions.values()))
+    planes = tuple(axis for axis in range(image.ndim) if axis != depth_axis)
+    area = np.count_nonzero(first if first is not None and first.any() else headline, axis=planes)
+    error = np.count_nonzero(headline != (reference if reference is not None else last), axis=planes)
+    middle = image.shape[depth_axis] // 2
+    slices = dict.fromkeys(int(count.argmax()) if count.any() else middle for count in (area, error))
     maps = {"image": None, **({} if reference is None else {"reference": reference}), **predictions}
-    figure = Figure(figsize=(2.6 * len(maps), 2.9))
-    grey = image.take(index, depth_axis)
-    for axes, (title, labels) in zip(np.atleast_1d(figure.subplots(1, len(maps))), maps.items(), strict=True):
-        axes.imshow(grey, cmap="gray", vmin=np.percentile(grey, 1), vmax=np.percentile(grey, 99))
-        if labels is not None:
-            cut = labels.take(index, depth_axis)
+    figure = Figure(figsize=(2.6 * len(maps), 2.8 * len(slices)))
+    grid = figure.subplots(len(slices), len(maps), squeeze=False)
+    low, high = np.percentile(image, (1, 99))
+    for index, row in zip(slices, grid, strict=True):
+        for axes, (title, labels) in zip(row, maps.items(), strict=True):
+            axes.imshow(image.take(index, depth_axis), cmap="gray", vmin=low, vmax=high)
+            cut = np.zeros((2, 2)) if labels is None else labels.take(index, depth_axis)
             for label in np.unique(cut[cut > 0]):
                 axes.contour(cut == label, levels=[0.5], colors=[COLOURS[(label - 1) % len(COLOURS)]], linewidths=1.2)
-        axes.set_title(title, fontsize=9)
-        axes.axis("off")
+            axes.set_title(f"{title}, slice {index}" if title == "image" else title, fontsize=9)
+            axes.axis("off")
     save(figure, path)

@@ -21,27 +21,35 @@ import train_BraTS
 import train_LA
 from dataloaders.scans import ROOT
 
-TINY = ["--labeled", "2", "--labeled-batch", "2", "--unlabeled-batch", "2", "--pre-steps", "2", "--self-steps", "3",
-        "--eval-every", "2", "--workers", "0", "--device", "cpu"]
+TINY = ["--labeled-batch", "2", "--unlabeled-batch", "2", "--pre-steps", "2", "--self-steps", "3", "--eval-every", "3",
+        "--workers", "0", "--device", "cpu"]
 VOLUME = [*TINY, "--patch-size", "32", "32", "32", "--stride", "16", "16", "16"]
 SLICES = [*TINY, "--patch-size", "32", "32"]
-# data set: train script, its arguments, test script, the paper's words of a row, classes by name
+# data set: train script, its arguments, test script, classes by name, the paper's row of as many labelled cases
 SCRIPTS = {
-    "LA": (train_LA, VOLUME, test_LA, []),
-    "ACDC": (train_ACDC, ["mini", *SLICES], test_ACDC, ["RV", "MYO", "LV"]),
-    "BraTS2019": (train_BraTS, ["mini", *VOLUME], test_BraTS, []),
+    "LA": (train_LA, ["--labeled", "4", *VOLUME], test_LA, [], "paper, 4 labelled | 87.63 | – | 8.92 | 2.23"),
+    "ACDC": (train_ACDC, ["mini", "--labeled", "3", *SLICES], test_ACDC, ["RV", "MYO", "LV"],
+             "paper, 3 labelled | 88.53 | – | 1.87 | 0.57"),
+    "BraTS2019": (train_BraTS, ["mini", "--labeled", "2", *VOLUME], test_BraTS, [], ""),
 }
 every_set = pytest.mark.parametrize("dataset", SCRIPTS)
 
 
+@pytest.fixture(scope="module")
+def _runs():
+    return {}
+
+
 @pytest.fixture
-def trained(phantoms, narrow, tmp_path):
-    """trained(dataset, *more) -> folder of a run, through the train script's main."""
+def trained(phantoms, narrow, _runs, tmp_path_factory):
+    """trained(dataset, *more) -> folder of a run through the train script's main; tests that need the same share it."""
     def train(dataset, *more):
-        script, args, *_ = SCRIPTS[dataset]
-        run = tmp_path / "run"
-        assert script.main([*args, "--data-dir", str(phantoms(dataset)), "--out", str(run), *more]) == run
-        return run
+        if (dataset, more) not in _runs:
+            run = tmp_path_factory.mktemp("runs") / "run"
+            script, args, *_ = SCRIPTS[dataset]
+            assert script.main([*args, "--data-dir", str(phantoms(dataset)), "--out", str(run), *more]) == run
+            _runs[dataset, more] = run
+        return _runs[dataset, more]
     return train
 
 
@@ -60,7 +68,7 @@ def reference(root, dataset, name):
 def test_rows_are_the_metrics_of_the_saved_predictions(trained, phantoms, capsys, dataset):
     """Recomputed by hand: medpy on the NIfTI label maps and the labels of the files."""
     run = trained(dataset)
-    _, _, script, classes = SCRIPTS[dataset]
+    _, _, script, classes, paper = SCRIPTS[dataset]
     assert len(table(run / "log.csv")) == 5 and (run / "last.pt").exists()
     capsys.readouterr()
     rows = script.main(["--run", str(run), "--save-predictions", "--device", "cpu"])
@@ -91,16 +99,10 @@ def test_rows_are_the_metrics_of_the_saved_predictions(trained, phantoms, capsys
     for part in ("**fused**", "subnet0", "subnet1", "empty is 0", *(f"fused, {name}" for name in classes)):
         assert f"| {part} " in shown or part in shown
     assert f"on {len(names)} test cases" in shown and "test_test_last.csv" in shown
-
-
-@pytest.mark.parametrize(("dataset", "labeled", "row"), [
-    ("LA", 4, "| paper, 4 labelled | 87.63 | – | 8.92 | 2.23 | |"),
-    ("ACDC", 3, "| paper, 3 labelled | 88.53 | – | 1.87 | 0.57 | |"),
-])
-def test_the_papers_row_stands_beside_ours(trained, capsys, dataset, labeled, row):
-    run = trained(dataset, "--labeled", str(labeled))
-    SCRIPTS[dataset][2].main(["--run", str(run), "--device", "cpu"])
-    assert row in capsys.readouterr().out
+    assert paper in shown and ("| paper, " in shown) == bool(paper)
+    table_shown = [line for line in shown.splitlines() if line.startswith("|")]
+    assert (run / "test_test_last.md").read_text().splitlines() == table_shown
+    assert (run / "test_test_last.tex").read_text().count(r"\\") == len(table_shown) - 1
 
 
 def test_published_rows_are_the_papers():
@@ -130,13 +132,13 @@ def test_best_on_the_validation_list_has_the_dice_that_chose_it(trained):
 
 
 def test_a_run_selected_on_test_cases_says_so(trained, capsys):
-    run = trained("LA", "--select-on", "test")
-    test_LA.main(["--run", str(run), "--checkpoint", "best", "--device", "cpu"])
+    run = trained("ACDC", "--select-on", "test")
+    test_ACDC.main(["--run", str(run), "--checkpoint", "best", "--device", "cpu"])
     assert "CHOSEN ON THESE TEST CASES" in capsys.readouterr().out
 
 
 def test_held_out_training_cases_can_be_tested(trained, phantoms):
-    run = trained("LA", "--holdout-test", "1", "--labeled", "2")
+    run = trained("LA", "--holdout-test", "1", "--labeled", "2", "--pre-steps", "1", "--self-steps", "1")
     rows = test_LA.main(["--run", str(run), "--device", "cpu"])
     assert [row["case"] for row in rows] == (phantoms("LA") / "train.list").read_text().split()[-1:]
 
@@ -156,7 +158,7 @@ def test_the_released_network_trains_and_its_views_agree_at_test(trained):
 
 
 def test_scans_may_have_moved_since_training(trained, phantoms, tmp_path):
-    run, moved = trained("LA"), tmp_path / "moved"
+    run, moved = shutil.copytree(trained("LA"), tmp_path / "run"), tmp_path / "moved"
     rows = test_LA.main(["--run", str(run), "--device", "cpu"])
     shutil.copytree(phantoms("LA"), moved)
     config = json.loads((run / "config.json").read_text())
@@ -179,7 +181,7 @@ def failing(capsys, main, *args):
 
 @every_set
 def test_a_folder_without_scans_is_one_line(capsys, tmp_path, dataset):
-    script, args, tester, _ = SCRIPTS[dataset]
+    script, args, tester, *_ = SCRIPTS[dataset]
     error = failing(capsys, script.main, *args, "--data-dir", str(tmp_path), "--out", str(tmp_path / "run"))
     assert str(tmp_path) in error and "--data-dir" in error
     assert "config.json does not exist" in failing(capsys, tester.main, "--run", str(tmp_path / "nothing"))
@@ -201,14 +203,37 @@ def test_an_unknown_method_or_preset_is_one_line(capsys, phantoms, tmp_path):
     assert "preset 'tiny' is unknown" in failing(capsys, train_ACDC.main, "tiny")
 
 
-@pytest.mark.parametrize("script", [test_LA, test_ACDC, test_BraTS])
-def test_help_of_the_test_scripts_names_their_options(script, capsys):
+TEST_OPTIONS = ["--run", "--compare", "--checkpoint", "--split", "--data-dir", "--spacing", "--save-predictions"]
+TRAIN_OPTIONS = ["--labeled", "--method", "--beta", "--lambda-unsup", "--lambda-dis", "--seed", "--out", "--data-dir"]
+
+
+@pytest.mark.parametrize(("script", "options"), [
+    (train_LA, TRAIN_OPTIONS), (train_ACDC, TRAIN_OPTIONS), (train_BraTS, TRAIN_OPTIONS),
+    (test_LA, TEST_OPTIONS), (test_ACDC, TEST_OPTIONS), (test_BraTS, TEST_OPTIONS)])
+def test_help_says_what_a_script_does_and_names_its_options(script, options, capsys):
     with pytest.raises(SystemExit) as stopped:
         script.main(["--help"])
     text = capsys.readouterr().out
-    assert stopped.value.code == 0
-    assert [name for name in ("--run", "--checkpoint", "--split", "--data-dir", "--device", "--save-predictions")
-            if name not in text] == []
+    assert stopped.value.code == 0 and [option for option in options if option not in text] == []
+    assert script.__doc__.splitlines()[0][:40] in " ".join(text.split())
+
+
+def test_tested_runs_are_compared(trained, capsys):
+    one, other = trained("ACDC"), trained("ACDC", "--method", "supervised")
+    for run in (one, other):
+        test_ACDC.main(["--run", str(run), "--split", "val", "--device", "cpu"])
+    with pytest.raises(SystemExit):
+        test_ACDC.main(["--compare", str(one), str(other), "--split", "val"])       # both are called "run"
+    capsys.readouterr()
+    named = [folder.with_name(name) for folder, name in ((one, "cml"), (other, "supervised"))]
+    for folder, link in zip((one, other), named, strict=True):
+        link.symlink_to(folder, target_is_directory=True)
+    first, second = test_ACDC.main(["--compare", *map(str, named), "--split", "val"])
+    shown = capsys.readouterr().out
+    assert first[0] == "cml" and second[0] == "supervised" and "| cml |" in shown and "against cml" in shown
+    difference = np.mean([float(row["dice"]) for row in table(other / "test_val_last.csv")]) - np.mean(
+        [float(row["dice"]) for row in table(one / "test_val_last.csv")])
+    assert float(second[-2]) == pytest.approx(100 * difference, abs=0.006)
 
 
 # ---- as a user starts them ---------------------------------------------------------------------------------------
@@ -233,11 +258,3 @@ def test_scripts_start_from_the_root_and_from_code(phantoms, tmp_path):
     done = start(["test_LA.py", "--run", os.path.relpath(run, ROOT / "code")], ROOT / "code")
     assert done.returncode == 0 and "**fused**" in done.stdout, done.stderr
     shutil.rmtree(run)      # hundreds of megabytes at full width
-
-
-def test_help_and_errors_as_a_user_sees_them(tmp_path):
-    done = start(["code/train_BraTS.py", "--help"], ROOT)
-    assert done.returncode == 0 and "--lambda-dis" in done.stdout and "mini" in done.stdout, done.stderr
-    done = start(["train_ACDC.py", "mini", "--data-dir", "nowhere", "--out", str(tmp_path / "run")], ROOT / "code")
-    assert done.returncode == 2 and done.stdout.startswith("run folder: ")
-    assert done.stderr.startswith("error: nowhere") and "Traceback" not in done.stderr
