@@ -142,24 +142,30 @@ def largest_component(label_map):
     """
     label_map = np.ascontiguousarray(label_map)
     # numbered in the order of their first voxels, so that argmax settles ties
-    components = cc3d.connected_components(label_map, connectivity=26 if label_map.ndim == 3 else 8).ravel()
-    sizes = np.bincount(components)
+    components = cc3d.connected_components(label_map, connectivity=26 if label_map.ndim == 3 else 8)
+    places = np.flatnonzero(label_map)
+    numbers, labels = components.ravel()[places], label_map.ravel()[places]
+    sizes = np.bincount(numbers, minlength=1)
     classes = np.zeros(len(sizes), label_map.dtype)
-    classes[components] = label_map.ravel()
+    classes[numbers] = labels
     keep = np.zeros(len(sizes), bool)
     for label in np.unique(classes[1:]):
-        keep[1:][np.argmax(np.where(classes[1:] == label, sizes[1:], 0))] = True
-    return np.where(keep[components].reshape(label_map.shape), label_map, 0).astype(label_map.dtype)
+        keep[np.argmax(np.where(classes == label, sizes, 0))] = True
+    kept = np.zeros_like(label_map)
+    kept.ravel()[places[keep[numbers]]] = labels[keep[numbers]]
+    return kept
 
 
 def largest_components(label_maps):
-    """`largest_component` of each map of a tensor (..., B, *S) with 4 or 5 axes, two leading ones; same device.
+    """`largest_component` of each map of a tensor (views, B, *S) of up to 256 classes; same dtype and device.
 
-    One transfer to the host and one back, whatever the number of maps.
+    One transfer to the host and one back, a byte a voxel, whatever the number of maps.
     """
-    host = label_maps.cpu().numpy()
-    kept = [largest_component(label_map) for label_map in host.reshape(-1, *host.shape[2:])]
-    return torch.from_numpy(np.stack(kept).reshape(host.shape)).to(label_maps.device)
+    host = label_maps.to(torch.uint8).cpu().numpy()
+    kept = np.empty_like(host)
+    for index in np.ndindex(host.shape[:2]):
+        kept[index] = largest_component(host[index])
+    return torch.from_numpy(kept).to(label_maps)
 
 
 # ---- metrics -------------------------------------------------------------------------------------------------
