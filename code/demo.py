@@ -46,7 +46,8 @@ class Demo(NamedTuple):
 
 DEMOS = {
     "ACDC": Demo(ACDC, train_ACDC, test_ACDC, dict(train=24, val=2, test=8, size=64),
-                 dict(labeled=2, patch_size=(64, 64), pre_steps=250, self_steps=700)),
+                 dict(labeled=3, patch_size=(64, 64), labeled_batch=12, unlabeled_batch=12, pre_steps=250,
+                      self_steps=450)),
     "LA": Demo(LA, train_LA, test_LA, dict(train=20, test=8, size=(64, 64, 40)),
                dict(labeled=2, half_resolution=False, holdout_test=0, pre_steps=50, self_steps=120)),
     "BraTS": Demo(BraTS, train_BraTS, test_BraTS, dict(train=20, val=2, test=8, size=56),

@@ -92,7 +92,9 @@ def runs():
         return fit.train(recipe, data(recipe), {recipe.preset: DATASETS[recipe.dataset][1]})
 
     def loop(recipe):
-        return fit.Fit(recipe, data(recipe), RunFolder(recipe.out, recipe))
+        folder = RunFolder(recipe.out, recipe)
+        folder.open()
+        return fit.Fit(recipe, data(recipe), folder)
 
     def rows(folder, name="log.csv"):
         with open(folder / name, newline="") as file:

@@ -24,12 +24,12 @@ def test_a_full_disk_leaves_the_previous_file_and_says_so(tmp_path):
         file.write(b"half of the n")
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    with pytest.raises(InputError, match=r"a\.bin cannot be written \(No space left on device\).*untouched"):
+    with pytest.raises(InputError, match=r"a\.bin: cannot be written \(No space left on device\).*untouched"):
         write_aside(path, write)
     assert path.read_bytes() == b"previous" and [p.name for p in tmp_path.iterdir()] == ["a.bin"]
 
 
-def test_a_kill_while_writing_leaves_the_previous_file(tmp_path):
+def test_an_interruption_while_writing_leaves_the_previous_file(tmp_path):
     path = tmp_path / "a.bin"
     path.write_bytes(b"previous")
 
@@ -40,7 +40,7 @@ def test_a_kill_while_writing_leaves_the_previous_file(tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         write_aside(path, write)
-    assert path.read_bytes() == b"previous"
+    assert path.read_bytes() == b"previous" and [p.name for p in tmp_path.iterdir()] == ["a.bin"]
 
 
 def test_a_folder_that_is_not_there_is_an_input_error(tmp_path):

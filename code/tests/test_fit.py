@@ -276,6 +276,16 @@ def test_best_is_the_highest_validation_of_self_training_and_the_earlier_on_a_ti
 
 
 @unpainted
+@pytest.mark.parametrize("dataset", ["ACDC", "LA"])
+def test_pretraining_may_be_left_out(recipe, runs, entering, dataset):
+    folder = runs.train(recipe(dataset, pre_steps=0, self_steps=1))
+    weights, optimizer = entering["self"]
+    assert load_tensors(folder / "pretrained.pt")["step"] == 0 and not optimizer["state"]
+    assert runs.same_tensors(weights, runs.weights(folder, "pretrained.pt"))
+    assert [row["stage"] for row in runs.rows(folder)] == ["self"]
+
+
+@unpainted
 def test_the_last_step_of_a_stage_is_validated_too(recipe, runs):
     folder = runs.train(recipe(pre_steps=3, self_steps=5, eval_every=2))
     steps = [(row["stage"], int(row["step"])) for row in runs.rows(folder, "val.csv")]
@@ -526,7 +536,7 @@ def test_another_recipe_in_the_same_folder_is_refused_with_the_fields(recipe, ru
 def test_a_folder_of_something_else_is_refused(recipe, runs, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "thesis.txt").write_text("mine")
-    with pytest.raises(InputError, match="holds no config.json.*--out"):
+    with pytest.raises(InputError, match=r"is no run folder \(no config\.json\).*--out"):
         runs.train(recipe())
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["thesis.txt"]
 

@@ -52,6 +52,12 @@ def test_the_methods_on_the_command_line():
         build("vat")
 
 
+@pytest.mark.parametrize("network", ["vnet", "resnet"])
+def test_a_network_for_other_patches_is_refused_with_the_ones_that_fit(network):
+    with pytest.raises(InputError, match=f"--network {network}: choose one for 2 axes, unet or released"):
+        build("cml", network=network)
+
+
 @every_method
 def test_losses_are_finite_and_reach_every_trained_parameter(name):
     method = build(name)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from dataloaders.scans import ROOT
+from files import ROOT
 
 pytestmark = pytest.mark.slow
 

@@ -8,8 +8,8 @@ import pytest
 import train_ACDC
 import train_BraTS
 import train_LA
-from dataloaders.scans import ROOT
 from errors import InputError
+from files import ROOT
 from recipe import command_line, load_recipe
 
 SCRIPTS = {"LA": train_LA, "ACDC": train_ACDC, "BraTS2019": train_BraTS}
@@ -67,6 +67,26 @@ def test_what_is_no_number_is_refused_with_the_option(capsys, text):
     with pytest.raises(SystemExit) as stopped:
         command_line(train_LA.PRESETS, "", ["--beta", text])
     assert stopped.value.code == 2 and "--beta" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("args", "words"), [
+    (["--beta", "1"], "--beta 1: .*between 0 and 1"), (["--beta", "0"], "--beta 0"),
+    (["--labeled-batch", "3"], "--labeled-batch 3 .*both must be even"),
+    (["--unlabeled-batch", "0"], "--unlabeled-batch 0: must be 1 or more"),
+    (["--patch-size", "112", "112", "90"], "--patch-size 112 112 90: .*divisible by 16; nearest is 112 112 96"),
+    (["--patch-size", "0", "16", "16"], "must be 1 or more"), (["--stride", "0", "1", "1"], "must be 1 or more"),
+    (["--self-steps", "0"], "--self-steps 0"), (["--pre-steps", "-1"], "--pre-steps"),
+    (["--workers", "-1"], "--workers"),
+    (["--eval-every", "0"], "--eval-every 0"), (["--checkpoint-steps", "0"], "--checkpoint-steps 0"),
+    (["--num-classes", "1"], "--num-classes 1"), (["--num-classes", "300"], "--num-classes 300"),
+], ids=lambda value: " ".join(value) if isinstance(value, list) else "")
+def test_values_that_no_run_could_start_with_are_refused_by_their_option(args, words):
+    with pytest.raises(InputError, match=words):
+        command_line(train_LA.PRESETS, "", args)
+
+
+def test_only_pairs_need_even_batches():
+    assert command_line(train_LA.PRESETS, "", ["--labeled-batch", "3", "--method", "cps"]).labeled_batch == 3
 
 
 def test_every_field_is_an_option():

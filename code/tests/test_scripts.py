@@ -19,7 +19,7 @@ import test_LA
 import train_ACDC
 import train_BraTS
 import train_LA
-from dataloaders.scans import ROOT
+from files import ROOT
 
 TINY = ["--labeled-batch", "2", "--unlabeled-batch", "2", "--pre-steps", "2", "--self-steps", "3", "--eval-every", "3",
         "--workers", "0", "--device", "cpu"]
@@ -183,7 +183,7 @@ def failing(capsys, main, *args):
 def test_a_folder_without_scans_is_one_line(capsys, tmp_path, dataset):
     script, args, tester, *_ = SCRIPTS[dataset]
     error = failing(capsys, script.main, *args, "--data-dir", str(tmp_path), "--out", str(tmp_path / "run"))
-    assert str(tmp_path) in error and "--data-dir" in error
+    assert str(tmp_path) in error and "--data-dir" in error and not (tmp_path / "run").exists()
     assert "config.json does not exist" in failing(capsys, tester.main, "--run", str(tmp_path / "nothing"))
 
 
