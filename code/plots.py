@@ -31,8 +31,10 @@ def curves(run):
     skipped = {"stage", "step", "lr", "loss", "grad_norm", "seconds", "memory_gib", "empty_pseudo_labels"}
     for term in [column for column in log[-1] if column not in skipped]:
         rows = [row for row in log if row[term]]
+        if not rows:        # a term of a stage that was cut off and starts again
+            continue
         width = min(SMOOTHING, len(rows))
-        values = np.convolve([float(row[term]) for row in rows], np.ones(width) / max(width, 1), "valid")
+        values = np.convolve([float(row[term]) for row in rows], np.ones(width) / width, "valid")
         losses.plot(steps(rows)[width - 1:], values, label=term, linewidth=1)
     losses.set(xlabel="step", title=f"loss terms (mean of {SMOOTHING} steps)")
     losses.legend(fontsize=8)
