@@ -134,8 +134,11 @@ def command_line(presets, description, args=None):
         if preset not in presets:
             raise InputError(f"preset {preset!r} is unknown: the first word is one of {', '.join(presets)}")
     usage = f"{description}\n\nThe first word is the preset, {' or '.join(presets)}; shown here: {preset}."
-    return tyro.cli(type(presets[preset]), default=presets[preset], args=args, description=usage,
-                    config=(tyro.conf.FlagConversionOff,)).check()
+    recipe = tyro.cli(type(presets[preset]), default=presets[preset], args=args, description=usage,
+                      config=(tyro.conf.FlagConversionOff,)).check()
+    # absolute: the run folder is tested from any working directory
+    return dataclasses.replace(recipe, data_dir=recipe.data_dir.expanduser().resolve(),
+                               out=recipe.out and recipe.out.expanduser().resolve())
 
 
 def read_config(run):
