@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import nibabel
 import tyro
 
 import plots
+import report
 import tables
 import test_ACDC
 import test_BraTS
@@ -79,7 +79,7 @@ def main(args=None):
                          workers=0)
         train(recipe, demo.data(recipe), presets)
         with contextlib.redirect_stdout(io.StringIO()):
-            rows[method] = demo.test_script.main(["--run", str(home / method), "--save-predictions"])
+            rows[method] = demo.test_script.main(["--run", str(home / method)])
     print(f"\n{options.dataset} phantoms, {demo.recipe['labeled']} labelled of {demo.phantoms['train']}, "
           f"{demo.phantoms['test']} test cases, mean ± std over cases\n")
     print(table(rows))
@@ -108,9 +108,9 @@ def draw(home, rows, demo, data_dir, path):
     [scan] = demo.data(recipe).cases([name])
     maps = {}
     for method, title in METHODS.items():
-        for view in tables.views_of(rows[method]):
-            file = home / method / "predictions" / f"{name}_{view}.nii"
-            maps[title if view == "network" else f"{title}, {view}"] = nibabel.load(file).get_fdata().astype(int)
+        _, trained = report.load_run(home / method, type(recipe), "last")
+        views = report.label_maps(demo.data(recipe).segment(trained, scan.image), recipe.keep_largest)
+        maps |= {title if view == "network" else f"{title}, {view}": labels for view, labels in views.items()}
     plots.overlay(path, scan.image[0].numpy(), scan.label.numpy(), maps, demo.data.depth_axis)
 
 

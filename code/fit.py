@@ -105,7 +105,6 @@ class Fit:
                 self._save_checkpoint()
             self._save_weights("last.pt")
         self.board.close()
-        plots.curves(self.folder.path)
         print(f"finished: {self.folder.path}")
 
     def _run_stage(self, stage):
@@ -234,7 +233,6 @@ class Fit:
                     self.best = headline
                     pre = stage.name == "pre"
                     self._save_weights("pretrained.pt" if pre else "best.pt", optimizer=pre)
-        plots.curves(self.folder.path)
 
     def _draw_inputs(self):
         """Record what the networks see and say in their last pass of this step."""
@@ -262,6 +260,7 @@ class Fit:
         self.folder.save_checkpoint({
             "method": self.method.state_dict(), "optimizer": self.optimizer.state_dict(), "stage": self.stage,
             "step": self.step, "best": self.best, "last_dice": self.last_dice})
+        plots.curves(self.folder.path)
 
     def _resume(self):
         state = self.folder.load_checkpoint()
