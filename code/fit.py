@@ -211,7 +211,7 @@ class Fit:
             cost = {stage.name: 8 / 3 if stage.unlabelled and not self.stages[0].unlabelled else 1
                     for stage in self.stages}
             hours = seconds * sum(stage.steps * cost[stage.name] for stage in self.stages) / 3600
-            tqdm.write(f"no GPU: at {seconds:.1f} s a step this run takes about {hours:.0f} hours; the preset "
+            tqdm.write(f"no GPU: at {seconds:.1f} s a step this run takes about {hours:.3g} hours; the preset "
                        "`mini` fits this machine. Going on.")
 
     def _validate(self, stage):
