@@ -1,4 +1,6 @@
 """Every choice that depends on the hardware: where tensors live, their memory format, precision, memory used."""
+import os
+import re
 import resource
 
 import torch
@@ -17,9 +19,14 @@ class Device:
     def __init__(self, name="auto", ndim=3, amp=False, deterministic=False):
         if name == "auto":
             name = "cuda" if torch.cuda.is_available() else "cpu"
+        if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+            raise InputError(f"--device {name}: unknown, choose auto, cpu, cuda or cuda:1, cuda:2, ...")
         if name.startswith("cuda") and not torch.cuda.is_available():
             raise InputError(f"--device {name}: this PyTorch sees no GPU; use --device cpu, or install a CUDA build")
         self.torch, self.amp = torch.device(name), amp
+        if self.torch.index is not None and self.torch.index >= torch.cuda.device_count():
+            raise InputError(f"--device {name}: this PyTorch sees {torch.cuda.device_count()} GPUs, counted from 0")
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")     # cuBLAS repeats bit for bit only so
         self.format = CHANNELS_LAST[ndim]
         self.cuda = self.torch.type == "cuda"
         torch.use_deterministic_algorithms(deterministic, warn_only=True)

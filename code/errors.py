@@ -1,6 +1,7 @@
 """Errors that a user can mend: one line, no traceback."""
 import functools
 import sys
+import traceback
 
 
 class InputError(ValueError):
@@ -8,19 +9,27 @@ class InputError(ValueError):
 
 
 def reported(main):
-    """Decorate a script's main: an InputError becomes one line on stderr and exit code 2 (`--debug`: a traceback)."""
+    """Decorate a script's main(args=None): bad input becomes one line on stderr and exit code 2, and so does what the
+    file system refuses; Ctrl-C 130. With `--debug` among the arguments there is a traceback instead.
+    """
     @functools.wraps(main)
-    def wrapped(*args, **kwargs):
-        debug = "--debug" in sys.argv
-        if debug:
-            sys.argv.remove("--debug")
+    def wrapped(args=None):
+        args = list(sys.argv[1:] if args is None else args)
+        debug = "--debug" in args
         try:
-            return main(*args, **kwargs)
+            return main([arg for arg in args if arg != "--debug"])
         except InputError as error:
-            if debug:
-                raise
-            print(f"error: {error}", file=sys.stderr)
-            sys.exit(2)
+            caught, message = error, one_line(error)
+        except OSError as error:
+            caught, message = error, (f"{error.filename or 'a file'}: {error.strerror or error}; free space or mend "
+                                      "permissions, and start the same command again")
+        except KeyboardInterrupt:
+            print("interrupted: the same command starts again", file=sys.stderr)
+            sys.exit(130)
+        if debug:
+            traceback.print_exception(caught)
+        print(f"error: {message}", file=sys.stderr)
+        sys.exit(2)
     return wrapped
 
 

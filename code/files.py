@@ -2,9 +2,7 @@
 import csv
 import io
 import os
-import pickle
-import zipfile
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from errors import InputError, one_line
@@ -12,71 +10,166 @@ from errors import InputError, one_line
 ROOT = Path(__file__).resolve().parents[1]      # of the repository
 
 
-def write_aside(path, write):
-    """Call write(binary file) on a temporary neighbour of `path`, flush it to disk, rename it to `path`.
-
-    A kill or a full disk leaves the previous file as it was; OSError becomes an InputError that says so.
-    """
-    path = Path(path)
-    aside = path.with_name(f".{path.name}.tmp")
+@contextmanager
+def writing(path):
+    """What the file system refuses (a full disk, a read-only folder) becomes an InputError that says so."""
     try:
-        with open(aside, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, path)
+        yield
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror or error}); free space or mend permissions, and "
                          "start the same command again; the file's previous version is untouched") from error
-    finally:
-        with suppress(OSError):
-            aside.unlink()
+
+
+def write_aside(path, write):
+    """Call write(binary file in memory), flush what it wrote to a temporary neighbour of `path`, rename that.
+
+    A kill or a full disk leaves the previous file as it was; OSError becomes an InputError that says so. Links are
+    replaced, not followed. In memory first: neither PyTorch nor HDF5 lives through a full disk.
+    """
+    path = Path(path)
+    content = io.BytesIO()
+    write(content)
+    aside = path.with_name(f".{path.name}.tmp")
+    with writing(path):
+        try:
+            aside.unlink(missing_ok=True)
+            with open(aside, "xb") as file:
+                file.write(content.getbuffer())
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(aside, path)
+        finally:
+            with suppress(OSError):
+                aside.unlink()
 
 
 def write_text(path, text):
     write_aside(path, lambda file: file.write(text.encode()))
 
 
+def make_folder(path):
+    """The folder, made with its parents where it is not there; InputError where it cannot be."""
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{path}: this folder cannot be made ({error.strerror}); name another one, or mend "
+                         "permissions") from error
+    return path
+
+
+def is_case_name(name):
+    """Whether a name may become a file name: nothing that leads to another folder, is hidden, or breaks a line."""
+    return bool(name) and name[0] != "." and ".." not in name and not any(
+        character in '/\\:*?"<>|' or character < " " for character in name)
+
+
+def inside(folder, path):
+    """`path`, its folder made; InputError where a link would lead it out of `folder`."""
+    path = Path(path)
+    if not path.parent.resolve().is_relative_to(Path(folder).resolve()):
+        raise InputError(f"{path}: leads out of {folder}, to {path.parent.resolve()}; remove that link, or name the "
+                         "folder behind it as the output")
+    make_folder(path.parent)
+    return path
+
+
 def save_tensors(path, content):
-    """torch.save of tensors, numbers, strings, lists and dicts."""
+    """torch.save of tensors, numbers, strings, lists and dicts; InputError for tensors with NaN or infinities."""
     import torch  # here: the prepare scripts and their workers do without it
+    if key := not_finite(content):
+        raise InputError(f"{path}: not written, since {key} has NaN or infinite values: training diverged; lower --lr "
+                         "or check the scans, and start again; the file's previous version is untouched")
     write_aside(path, lambda file: torch.save(content, file))
 
 
-def load_tensors(path):
-    """What `save_tensors` wrote, on the CPU; nothing in the file is executed. InputError if it is damaged."""
+def not_finite(content):
+    """The key of a tensor with NaN or infinite values in nested dicts and lists, or None."""
+    import torch
+    items = content.items() if isinstance(content, dict) else enumerate(content)
+    for key, value in items:
+        if isinstance(value, torch.Tensor):
+            if not torch.isfinite(value).all():
+                return str(key)
+        elif isinstance(value, dict | list | tuple) and (found := not_finite(value)):
+            return f"{key}.{found}"
+    return None
+
+
+def load_tensors(path, keys=()):
+    """What `save_tensors` wrote, on the CPU; nothing in the file is executed.
+
+    InputError if it is damaged, is no dict with `keys`, or has tensors with NaN or infinities.
+    """
     import torch
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise InputError(f"{path} does not exist") from None
-    except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path} is damaged or no checkpoint ({one_line(error)[:200]})") from error
+    except Exception as error:      # bytes of anybody's making end in any error
+        raise InputError(f"{path} is damaged or no checkpoint ({one_line(error)[:200]}): {RESTORE}") from error
+    missing = [key for key in keys if not isinstance(content, dict) or key not in content]
+    if missing:
+        raise InputError(f"{path} is damaged or no checkpoint (it has no {', '.join(missing)}): {RESTORE}")
+    if isinstance(content, dict | list) and (key := not_finite(content)):
+        raise InputError(f"{path} is damaged (NaN or infinite values in {key}): {RESTORE}")
+    return content
+
+
+RESTORE = "restore the file from a copy, or train again"
+
+
+def load_weights(module, state, path):
+    """Strict load; InputError names the keys that are missing, left over or of another shape."""
+    own = module.state_dict()
+    state = state if isinstance(state, dict) else {}
+    shape = {key: getattr(state.get(key), "shape", None) for key in own}
+    wrong = [f"missing {key}" for key in own if key not in state]
+    wrong += [f"left over {key}" for key in state if key not in own]
+    wrong += [f"{key} is {'no tensor' if shape[key] is None else tuple(shape[key])}, expected {tuple(value.shape)}"
+              for key, value in own.items() if key in state and hasattr(value, "shape") and shape[key] != value.shape]
+    if wrong:
+        raise InputError(f"{path} does not fit the network of this recipe: {'; '.join(wrong[:4])}"
+                         f"{f' and {len(wrong) - 4} more' if len(wrong) > 4 else ''}: was it trained with another "
+                         "--network, --method, --num-classes or --in-channels?")
+    module.load_state_dict(state)
 
 
 class Table:
-    """A CSV file that grows by rows; columns may join later."""
+    """A CSV file that grows by rows; columns may join later. InputError for a damaged one."""
 
     def __init__(self, path):
         self.path = Path(path)
-        self.columns = next(csv.reader(self.path.open(newline=""))) if self.path.exists() else []
         self.file = None
+        self.columns = next(self._lines(), [])
+
+    def _lines(self):
+        """Cells of each line, the heading's first; a half-written last line is left out."""
+        if not self.path.exists():
+            return
+        try:
+            with self.path.open(newline="", encoding="utf-8") as file:
+                yield from csv.reader(line for line in file if line.endswith("\n"))
+        except (OSError, UnicodeDecodeError, csv.Error) as error:
+            raise InputError(f"{self.path} is damaged ({one_line(error)}): restore it from a copy, or delete it and go "
+                             "on without its rows") from error
 
     def rows(self):
         """Rows as dicts of strings; a half-written last line is left out."""
-        if not self.path.exists():
-            return []
-        with self.path.open(newline="") as file:
-            complete = "".join(line for line in file if line.endswith("\n"))
-        return list(csv.DictReader(io.StringIO(complete, newline="")))
+        heading, *lines = list(self._lines()) or [[]]
+        for number, line in enumerate(lines, 2):
+            if len(line) != len(heading):
+                raise InputError(f"{self.path} is damaged (line {number} has {len(line)} cells, expected "
+                                 f"{len(heading)}): restore it from a copy, or delete it and go on without its rows")
+        return [dict(zip(heading, line, strict=True)) for line in lines]
 
     def append(self, row):
         new = [column for column in row if column not in self.columns]
         if new:
             self.write(self.rows(), [*self.columns, *new])
-        if self.file is None:
-            self.file = self.path.open("a", newline="", buffering=1)
-        csv.DictWriter(self.file, self.columns).writerow(row)
+        with writing(self.path):
+            if self.file is None:
+                self.file = self.path.open("a", newline="", buffering=1, encoding="utf-8")
+            csv.DictWriter(self.file, self.columns).writerow(row)
 
     def write(self, rows, columns=None):
         """Replace the whole file."""
@@ -91,6 +184,7 @@ class Table:
     def close(self):
         """Flush to disk."""
         if self.file is not None:
-            os.fsync(self.file.fileno())
-            self.file.close()
+            with writing(self.path):
+                os.fsync(self.file.fileno())
+                self.file.close()
             self.file = None

@@ -16,9 +16,9 @@ import plots
 from dataloaders import two_stream
 from dataloaders.two_stream import TwoStream
 from device import Device
-from errors import InputError
+from errors import InputError, one_line
 from evaluate import mean_dice
-from files import load_tensors, save_tensors
+from files import RESTORE, load_tensors, load_weights, save_tensors
 from method import Batch
 from preprocess import read_preprocessing, write_preprocessing
 from run_folder import RunFolder
@@ -182,7 +182,7 @@ class Fit:
         values = ", ".join(f"{name} {value:.4g}" for name, value in terms.items())
         raise InputError(f"training went non-finite at step {self.step + 1} of stage {stage.name}: {values}; "
                          f"labelled {labelled}, unlabelled {unlabelled}. Nothing was updated and "
-                         f"{self.folder.path / 'checkpoint.pt'} is sound: check these scans, or lower --lr")
+                         f"{self.folder.path / 'checkpoint.pt'}, where there is one, is sound: check these scans, or lower --lr")
 
     # ---- what is written ---------------------------------------------------------------------------------
 
@@ -265,8 +265,7 @@ class Fit:
     def _resume(self):
         state = self.folder.load_checkpoint()
         if state is not None:
-            self.method.load_state_dict(state["method"])
-            self.optimizer.load_state_dict(state["optimizer"])
+            self._load(state, "checkpoint.pt")
             self.stage, self.step, self.best = state["stage"], state["step"], state["best"]
             self.last_dice = state["last_dice"]
             print(f"resuming after step {self.step} of stage {self.stage + 1} of {len(self.stages)}")
@@ -276,9 +275,16 @@ class Fit:
 
     def _start_from_pretrained(self):
         """Best pre-trained weights where validation cases chose them, else the last; with that step's momentum."""
-        state = load_tensors(self.folder.path / "pretrained.pt")
-        self.method.load_state_dict(state["method"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        name = "pretrained.pt"
+        self._load(load_tensors(self.folder.path / name, ["method", "optimizer"]), name)
+
+    def _load(self, state, name):
+        path = self.folder.path / name
+        load_weights(self.method, state["method"], path)
+        try:
+            self.optimizer.load_state_dict(state["optimizer"])
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise InputError(f"{path} does not fit the optimiser ({one_line(error)}): {RESTORE}") from error
 
     @contextmanager
     def _noting_signals(self):

@@ -25,6 +25,7 @@ from dataloaders.acdc import ACDC
 from dataloaders.brats import BraTS
 from dataloaders.la import LA
 from errors import InputError, reported
+from files import RESTORE, make_folder
 from prepare import one_case_each
 from prepare_BraTS import case_files
 from preprocess import PUBLISHED, SUFFIXES, apply, case_name, read_preprocessing, read_scan, restore
@@ -104,13 +105,16 @@ def write_case(name, scan, maps, probabilities, options):
 def main(args=None):
     options = tyro.cli(Options, args=args, description=__doc__)
     name_of_set = read_config(options.run)["dataset"]
+    if name_of_set not in DATASETS:
+        raise InputError(f"{options.run / 'config.json'}: the data set is {name_of_set!r}, expected one of "
+                         f"{', '.join(DATASETS)}: {RESTORE}")
     recipe_class, data_class = DATASETS[name_of_set]
     recipe, method = load_run(options.run, recipe_class, options.checkpoint, options.device)
     preprocessing = read_preprocessing(options.run) or PUBLISHED[name_of_set]
     if options.disagreement and recipe.method not in ("cml", "cfl", "cps"):
         raise InputError(f"--disagreement needs two subnets; this run's method is {recipe.method}")
     cases, bad = find_cases(options.input, preprocessing.modalities)
-    options.output.mkdir(parents=True, exist_ok=True)
+    make_folder(options.output)
     print(f"{len(cases)} scans; {options.checkpoint}.pt of {options.run}; preprocessing: {preprocessing.normalise}"
           f"{', whole scan' if preprocessing.crop in ('none', 'label') else f', crop to the {preprocessing.crop}'}")
     data, done = data_class(recipe), 0

@@ -17,7 +17,7 @@ import tyro
 from tqdm import tqdm
 
 from errors import InputError, one_line
-from files import ROOT, write_aside
+from files import ROOT, inside, is_case_name, make_folder, write_aside
 from preprocess import RECORD, Preprocessing, apply, read_label, read_preprocessing, read_scan, write_preprocessing
 
 
@@ -43,7 +43,7 @@ def one_case_each(files: Iterable[tuple[str, Path]]) -> tuple[dict[str, Path], d
     """(name, path) pairs -> {name: path} of the usable ones, {name: one line} of names met twice or unfit."""
     good, bad = {}, {}
     for name, path in sorted(files):
-        if not name or name[0] == "." or ".." in name or any(c in '/\\:*?"<>|' or c < " " for c in name):
+        if not is_case_name(name):
             bad[name] = f"{path}: {name!r} cannot be a case name; rename it with letters, digits, - and _"
         elif name in good or name in bad:
             other = good.pop(name, None)
@@ -62,8 +62,11 @@ def prepare_cases(cases: Sequence[Case], bad: dict[str, str], preprocessing: Pre
     InputError if no case is there or none could be prepared, or if the output folder holds data prepared in
     another way and there is no --force.
     """
+    if options.workers < 1:
+        raise InputError(f"--workers {options.workers}: must be 1 or more")
     if not cases and not bad:
         raise InputError("no scans found there; --help shows the folders and file names that are expected")
+    make_folder(options.output)
     before = None if options.force else read_preprocessing(options.output)
     if before not in (None, preprocessing):
         old, new = before.to_dict(), preprocessing.to_dict()
@@ -121,7 +124,7 @@ def _attempt(call):
 
 
 def _prepare_case(case, preprocessing, output, layout, force, **label_checks):
-    target = output / layout.format(case=case.name)
+    target = inside(output, output / layout.format(case=case.name))
     files = [path for path in (*case.images, case.label) if path is not None and path.is_file()]
     record = {"preprocessing": json.dumps(preprocessing.to_dict()),
               "source": json.dumps({path.name: zlib.crc32(path.read_bytes()) for path in files})}
@@ -140,7 +143,7 @@ def _prepare_case(case, preprocessing, output, layout, force, **label_checks):
     image, label, geometry = apply(scans, preprocessing, label, rng)
     if case.slices is not None:
         for k in range(len(image)):     # counted from 1 as in the published list
-            write_case(output / case.slices.format(case=case.name, k=k + 1), image[k],
+            write_case(inside(output, output / case.slices.format(case=case.name, k=k + 1)), image[k],
                        None if label is None else label[k])
     # written last: a case that has this file is finished
     write_case(target, image, label, compression="gzip",
@@ -161,7 +164,7 @@ def _finished(path, record):
                 return None
             outside = json.loads(file.attrs["geometry"])["label_outside"]
             return _summary(file["image"].shape, file["label"][()] if "label" in file else None, outside)
-    except (OSError, KeyError, ValueError):
+    except (OSError, KeyError, ValueError, RuntimeError, TypeError, AttributeError):
         return None
 
 
@@ -175,7 +178,6 @@ def write_case(path: Path, image: np.ndarray, label: np.ndarray | None = None, c
                 file.create_dataset("label", data=label.astype(np.uint8, copy=False), compression=compression)
             file.attrs.update(attributes or {})
 
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_aside(path, write)
 
 

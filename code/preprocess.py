@@ -8,8 +8,9 @@ was done to one scan is a `Geometry`, kept as an attribute of its HDF5 file.
 Shapes: *N a scan's own grid as stored in its file, *S the prepared grid, C modalities (in) or classes (out).
 Spacings are in mm; affines map voxel indices to mm, RAS+.
 """
+import gzip
 import json
-import zlib
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,14 +19,13 @@ from typing import Literal
 import nibabel as nib
 import nrrd
 import numpy as np
-from nibabel.filebasedimages import ImageFileError
 from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
-from nibabel.spatialimages import HeaderDataError
 from scipy import ndimage
 from skimage.filters import threshold_otsu
 
 from errors import InputError, one_line
-from files import write_text
+from files import is_case_name, write_aside, write_text
+from records import build, read_json
 
 SUFFIXES = (".nii.gz", ".nii", ".nrrd")
 RECORD = "preprocessing.json"
@@ -52,6 +52,22 @@ class Preprocessing:
     labels: dict[int, int] = field(default_factory=lambda: {0: 0, 1: 1})    # value in the label file -> class
     seed: int = 1337            # of the label crop's margins
 
+    def __post_init__(self):
+        """InputError for values that no scan could be prepared with."""
+        wrong = {
+            "orientation": self.orientation != "slices" and sorted(
+                next((axis for axis in ("LR", "PA", "IS") if side in axis), side)
+                for side in self.orientation) != ["IS", "LR", "PA"],
+            "clip": self.clip is not None and not 0 < self.clip <= 100,
+            "spacing": self.spacing is not None and (
+                len(self.spacing) != 3 or not all(0 < side < math.inf for side in self.spacing)),
+            "modalities": not self.modalities or len(set(self.modalities)) < len(self.modalities)
+            or not all(map(is_case_name, self.modalities)),
+            "labels": not self.labels or not all(0 <= label <= 255 for label in self.labels.values())}
+        for name, is_wrong in wrong.items():
+            if is_wrong:
+                raise InputError(f"{name} {getattr(self, name)}: expected {EXPECTED[name]}; correct it")
+
     @property
     def num_classes(self) -> int:
         return max(self.labels.values()) + 1
@@ -61,13 +77,14 @@ class Preprocessing:
         return json.loads(json.dumps(asdict(self)))
 
     @classmethod
-    def from_dict(cls, values: dict) -> "Preprocessing":
-        values = dict(values, modalities=tuple(values["modalities"]))
-        values["labels"] = {int(value): int(label) for value, label in values["labels"].items()}
-        if values["spacing"] is not None:
-            values["spacing"] = tuple(values["spacing"])
-        return cls(**values)
+    def from_dict(cls, values: dict, where: Path | str = RECORD) -> "Preprocessing":
+        """InputError names `where` and what is wrong with the values."""
+        return build(cls, values, where, "prepare the data again")
 
+
+EXPECTED = {"orientation": "'slices' or three letters such as RAS", "clip": "a percentile, above 0 to 100",
+            "spacing": "three sides in mm, above 0", "modalities": "different endings of file names",
+            "labels": "classes from 0 to 255"}
 
 # How the published HDF5 files were made: what predict.py assumes for training data without a record.
 PUBLISHED = {
@@ -87,10 +104,9 @@ def read_preprocessing(folder: Path) -> Preprocessing | None:
     if not path.exists():
         return None
     try:
-        return Preprocessing.from_dict(json.loads(path.read_text()))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path}: is no preprocessing record ({one_line(error)}); "
-                         "prepare the data again") from error
+        return Preprocessing.from_dict(read_json(path, "prepare the data again"), path)
+    except InputError as error:
+        raise InputError(f"{path}: is no preprocessing record ({error})") from error
 
 
 def write_preprocessing(folder: Path, preprocessing: Preprocessing) -> None:
@@ -132,8 +148,7 @@ def read_scan(path: Path) -> Scan:
         array, affine = (_read_nrrd if path.name.endswith(".nrrd") else _read_nifti)(path)
     except InputError:
         raise
-    except (OSError, EOFError, ValueError, KeyError, TypeError, zlib.error, ImageFileError, HeaderDataError,
-            nrrd.NRRDError) as error:
+    except Exception as error:      # bytes of anybody's making end in any error
         raise InputError(f"{path}: cannot be read ({one_line(error)}); expected a whole NIfTI or NRRD file: "
                          "copy or export it again") from error
     if array.ndim != 3:
@@ -391,4 +406,6 @@ def save_on_grid(path: Path, array: np.ndarray, scan: Scan) -> None:
     image.header["cal_min"] = image.header["cal_max"] = 0   # the scan's display window
     if header is None:
         image.header.set_xyzt_units("mm")
-    nib.save(image, path)
+    packed = path.name.endswith(".gz")
+    write_aside(path, lambda file: file.write(gzip.compress(image.to_bytes(), 1, mtime=0) if packed
+                                              else image.to_bytes()))

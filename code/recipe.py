@@ -1,9 +1,7 @@
 """What the three train scripts' recipes share: the options of a run, their way from the command line to disk."""
 import dataclasses
-import json
+import math
 import sys
-import types
-import typing
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -12,7 +10,8 @@ from typing import Annotated, ClassVar, Literal
 import tyro
 
 from errors import InputError
-from files import ROOT
+from files import RESTORE, ROOT
+from records import build, read_json
 
 
 def _fraction(text):
@@ -27,6 +26,10 @@ Ratio = Annotated[float, tyro.constructors.PrimitiveConstructorSpec(
     nargs=1, metavar="NUMBER|A/B", instance_from_str=lambda args: _fraction(args[0]),
     is_instance=lambda value: isinstance(value, float | int), str_from_instance=lambda value: [str(value)])]
 Schedule = Literal["constant", "step", "poly"]
+LEAST = {1: ("labeled", "labeled_batch", "unlabeled_batch", "in_channels", "patch_size", "stride", "self_steps",
+             "eval_every", "checkpoint_steps"),
+         0: ("seed", "pre_steps", "workers", "holdout_val", "holdout_test", "weight_decay", "lambda_unsup",
+             "lambda_dis")}     # smallest value of an option
 
 
 @dataclass(kw_only=True)
@@ -58,19 +61,22 @@ class Recipe:
 
     def check(self):
         """Return self; InputError for values that no run could start with."""
-        sizes = (*self.patch_size, *getattr(self, "stride", ()))
-        counts = {"--labeled-batch": self.labeled_batch, "--unlabeled-batch": self.unlabeled_batch,
-                  "--eval-every": self.eval_every, "--checkpoint-steps": self.checkpoint_steps,
-                  "--patch-size or --stride": min(sizes), "--self-steps": self.self_steps}
-        for option, value in counts.items():
-            if value < 1:
-                raise InputError(f"{option} {value}: must be 1 or more")
-        if self.pre_steps < 0 or self.workers < 0:
-            raise InputError("--pre-steps and --workers must be 0 or more")
+        for least, names in LEAST.items():
+            for name in names:
+                value = getattr(self, name, least)      # only volumes have strides and hold-outs
+                if not all(least <= number < math.inf for number in (value if isinstance(value, tuple) else [value])):
+                    raise InputError(f"{_option(name, value)}: must be {least} or more")
+        if not 0 < self.lr < math.inf or not 0 <= self.momentum < 1 or not 0 < self.checkpoint_minutes:
+            raise InputError(f"--lr {self.lr:g} --momentum {self.momentum:g} --checkpoint-minutes "
+                             f"{self.checkpoint_minutes:g}: the rate and the minutes must be above 0, the momentum "
+                             "from 0 to below 1")
         if any(extent % 16 for extent in self.patch_size):
             near = [max(16, round(extent / 16) * 16) for extent in self.patch_size]
-            raise InputError(f"--patch-size {' '.join(map(str, self.patch_size))}: the networks halve it four times, "
-                             f"so every extent must be divisible by 16; nearest is {' '.join(map(str, near))}")
+            raise InputError(f"{_option('patch_size', self.patch_size)}: the networks halve it four times, so "
+                             f" every extent must be divisible by 16; nearest is {' '.join(map(str, near))}")
+        if any(step > extent for step, extent in zip(getattr(self, "stride", ()), self.patch_size, strict=False)):
+            raise InputError(f"{_option('stride', self.stride)}: leaves gaps between windows of --patch-size "
+                             f"{' '.join(map(str, self.patch_size))}; choose no more than that, half of it say")
         if self.method == "cml" and (self.labeled_batch % 2 or self.unlabeled_batch % 2):
             raise InputError(f"--labeled-batch {self.labeled_batch} --unlabeled-batch {self.unlabeled_batch}: CutMix "
                              "takes scans in pairs, so both must be even")
@@ -78,6 +84,8 @@ class Recipe:
             raise InputError(f"--beta {self.beta:g}: edge of the box over edge of the patch, between 0 and 1")
         if not 2 <= self.num_classes <= 255:
             raise InputError(f"--num-classes {self.num_classes}: background counts, so 2 to 255")
+        if self.seed >= 2 ** 63:
+            raise InputError(f"--seed {self.seed}: must be below 2^63")
         return self
 
     def fields(self):
@@ -104,12 +112,16 @@ class Recipe:
     @classmethod
     def from_json(cls, values, where):
         """The recipe that `to_json` gave; InputError names `where` and the fields that do not fit."""
-        hints = typing.get_type_hints(cls)
-        known = {field.name for field in dataclasses.fields(cls)}
-        if set(values) - known:
-            raise InputError(f"{where}: unknown fields {', '.join(sorted(set(values) - known))}: it was written by "
-                             "another version or for another data set")
-        return cls(**{name: _typed(value, hints[name]) for name, value in values.items()})
+        recipe = build(cls, values, where, RESTORE)
+        try:
+            return recipe.check()
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from error
+
+
+def _option(name, value):
+    """As it would be typed."""
+    return f"--{name.replace('_', '-')} {' '.join(map(str, value)) if isinstance(value, tuple) else value}"
 
 
 def _short(value):
@@ -118,44 +130,79 @@ def _short(value):
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _typed(value, hint):
-    if isinstance(value, list):
-        return tuple(value)
-    is_path = hint is Path or (isinstance(hint, types.UnionType) and Path in typing.get_args(hint))
-    return Path(value) if is_path and value is not None else value
-
-
 def command_line(presets, description, args=None):
-    """`[paper|mini] [--option value ...]` -> Recipe; the preset is the first word, every field an option."""
+    """`[paper|mini | --from-config RUN/config.json] [--option value ...]` -> Recipe; every field is an option."""
     args = list(sys.argv[1:] if args is None else args)
-    preset = "paper"
-    if args and not args[0].startswith("-"):
-        preset = args.pop(0)
-        if preset not in presets:
-            raise InputError(f"preset {preset!r} is unknown: the first word is one of {', '.join(presets)}")
-    usage = f"{description}\n\nThe first word is the preset, {' or '.join(presets)}; shown here: {preset}."
-    recipe = tyro.cli(type(presets[preset]), default=presets[preset], args=args, description=usage,
+    args, source = _taken(args, "--from-config")
+    preset = args.pop(0) if args and not args[0].startswith("-") else None
+    if source and preset:
+        raise InputError(f"{preset} --from-config {source}: that run has a preset already; leave one of them out")
+    if preset not in (None, *presets):
+        raise InputError(f"preset {preset!r} is unknown: the first word is one of {', '.join(presets)}")
+    default = presets[preset or "paper"]
+    if source:
+        default = dataclasses.replace(load_recipe(source, type(default)), out=None)
+        if default.preset not in presets:
+            raise InputError(f"{config_path(source)}: preset is {default.preset!r}, expected one of "
+                             f"{', '.join(presets)}: {RESTORE}")
+    usage = (f"{description}\n\nThe first word is the preset, {' or '.join(presets)}; shown here: {default.preset}. "
+             "Instead of it, --from-config RUN/config.json repeats a run: its recipe, changed by the options that "
+             "follow, in a new run folder. With --debug, errors come with a traceback.")
+    recipe = tyro.cli(type(default), default=default, args=_with_values(args, default), description=usage,
                       config=(tyro.conf.FlagConversionOff,)).check()
     # absolute: the run folder is tested from any working directory
-    return dataclasses.replace(recipe, data_dir=recipe.data_dir.expanduser().resolve(),
-                               out=recipe.out and recipe.out.expanduser().resolve())
+    recipe = dataclasses.replace(recipe, data_dir=recipe.data_dir.expanduser().resolve(),
+                                 out=recipe.out and recipe.out.expanduser().resolve())
+    home = recipe.folder(presets)
+    if source and home.resolve() == config_path(source).parent.resolve() and (home / "last.pt").exists():
+        raise InputError(f"--from-config {source}: {home} is that run itself and finished; give its repetition a new "
+                         "folder with --out")
+    return recipe
+
+
+def _taken(args, option):
+    """Arguments without `option`, and its value or None."""
+    for index, arg in enumerate(args):
+        name, equals, value = arg.partition("=")
+        if name.replace("_", "-") == option:
+            rest = args[index + 1:]
+            if not equals and not rest:
+                raise InputError(f"{option}: needs the config.json of a run")
+            return args[:index] + (rest if equals else rest[1:]), value if equals else rest[0]
+    return args, None
+
+
+def _with_values(args, recipe):
+    """`--deterministic` alone means `--deterministic True`, as every option that is True or False."""
+    switches = {field.name for field in dataclasses.fields(recipe) if field.type is bool}
+    words = []
+    for arg, after in zip(args, [*args, "--"][1:], strict=True):
+        words.append(arg)
+        if arg.startswith("--") and arg[2:].replace("-", "_") in switches and after.startswith("--"):
+            words.append("True")
+    return words
+
+
+def config_path(run):
+    """Of a run folder, or of its config.json itself."""
+    return Path(run) if Path(run).suffix == ".json" else Path(run) / "config.json"
 
 
 def read_config(run):
     """RUN/config.json; InputError if the folder is not a run."""
-    path = Path(run) / "config.json"
-    try:
-        config = json.loads(path.read_text())
-        return {"dataset": config["dataset"], "recipe": config["recipe"], **config}
-    except (FileNotFoundError, NotADirectoryError):
-        raise InputError(f"{path} does not exist: --run takes a folder that a train script wrote") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} is damaged ({error}): restore it, or train again") from error
+    path = config_path(run)
+    if not path.exists():
+        raise InputError(f"{path} does not exist: give a folder that a train script wrote")
+    config = read_json(path, RESTORE)
+    for name, kind in (("dataset", str), ("recipe", dict)):
+        if not isinstance(config.get(name), kind):
+            raise InputError(f"{path} is damaged (no {name}): {RESTORE}")
+    return config
 
 
 def load_recipe(run, recipe_class):
     """The recipe in RUN/config.json; InputError if the folder is not a run of this data set."""
-    path, config = Path(run) / "config.json", read_config(run)
+    path, config = config_path(run), read_config(run)
     if config["dataset"] != recipe_class.dataset:
         raise InputError(f"{path} belongs to {config['dataset']}, not to {recipe_class.dataset}: "
                          "use that data set's script")

@@ -17,7 +17,7 @@ import tables
 from device import Device
 from errors import InputError
 from evaluate import class_metrics, largest_component
-from files import load_tensors, write_aside, write_text
+from files import inside, load_tensors, load_weights, write_aside, write_text
 from recipe import load_recipe
 
 
@@ -46,21 +46,8 @@ def load_run(run, recipe_class, checkpoint, device="auto", data_dir=None):
         raise InputError(f"{path} does not exist: the run has {', '.join(there) or 'no weights yet'}; choose with "
                          "--checkpoint, or finish training by starting it again")
     method = methods.build(recipe)
-    load_weights(method, load_tensors(path)["method"], path)
+    load_weights(method, load_tensors(path, ["method"])["method"], path)
     return recipe, Device(device, len(recipe.patch_size), recipe.amp).place(method)
-
-
-def load_weights(method, state, path):
-    """Strict load; InputError names the keys that are missing, left over or of another shape."""
-    own = method.state_dict()
-    wrong = [f"missing {key}" for key in own if key not in state]
-    wrong += [f"left over {key}" for key in state if key not in own]
-    wrong += [f"{key} is {tuple(state[key].shape)}, expected {tuple(own[key].shape)}" for key in own
-              if key in state and own[key].shape != state[key].shape]
-    if wrong:
-        raise InputError(f"{path} does not fit the network of this recipe: {'; '.join(wrong[:4])}"
-                         f"{f' and {len(wrong) - 4} more' if len(wrong) > 4 else ''}")
-    method.load_state_dict(state)
 
 
 def label_maps(views, keep_largest):
@@ -91,10 +78,9 @@ def measure(method, recipe, data, names, options):
 
 def save_prediction(folder, name, image, ref, maps, depth_axis):
     """NIfTI label maps of every view, on the prepared scan's grid, and an overlay in Figure 4's layout."""
-    folder.mkdir(parents=True, exist_ok=True)
     for view, labels in maps.items():
         nifti = nibabel.Nifti1Image(labels, np.eye(4))
-        write_aside(folder / f"{name}_{view}.nii", lambda file, nifti=nifti: file.write(nifti.to_bytes()))
+        write_aside(inside(folder.parent, folder / f"{name}_{view}.nii"), lambda file, nifti=nifti: file.write(nifti.to_bytes()))
     plots.overlay(folder / f"{name}.png", image, ref, maps, depth_axis)
 
 

@@ -7,9 +7,11 @@ import sys
 import warnings
 from importlib.metadata import version
 
-from errors import InputError
-from files import ROOT, Table, load_tensors, save_tensors, write_text
+from errors import InputError, one_line
+from files import ROOT, Table, load_tensors, make_folder, save_tensors, write_text, writing
 from recipe import read_config
+
+CHECKPOINT = ("method", "optimizer", "stage", "step", "best", "last_dice")     # what resume needs
 
 
 class RunFolder:
@@ -23,17 +25,14 @@ class RunFolder:
         self.path, self.recipe = path, recipe
         if (path / "config.json").exists():
             self._compare(read_config(path))
-        elif path.exists() and (not path.is_dir() or any(path.iterdir())):
+        elif path.exists() and (not path.is_dir() or any(file.suffix != ".tmp" for file in path.iterdir())):
             raise InputError(f"{path} exists and is no run folder (no config.json): give --out a new or an empty one")
 
     def open(self):
         """Make the folder and config.json where they are not there yet; open the logs."""
         config = self.path / "config.json"
         if not config.exists():
-            try:
-                self.path.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise InputError(f"{self.path} cannot be made ({error.strerror}): choose another --out") from error
+            make_folder(self.path)
             write_text(config, json.dumps(description(self.recipe), indent=2) + "\n")
         self.log, self.val = Table(self.path / "log.csv"), Table(self.path / "val.csv")
 
@@ -59,25 +58,32 @@ class RunFolder:
         current = self.path / "checkpoint.pt"
         aside = self.path / "checkpoint_new.pt"
         save_tensors(aside, state)
-        if current.exists():
-            current.replace(self.path / "checkpoint_prev.pt")
-        aside.replace(current)
+        with writing(current):
+            if current.exists():
+                current.replace(self.path / "checkpoint_prev.pt")
+            aside.replace(current)
 
     def load_checkpoint(self):
         """The newest usable checkpoint, or None; a damaged one is passed over with a warning."""
         for name in ("checkpoint.pt", "checkpoint_prev.pt"):
             if (self.path / name).exists():
                 try:
-                    return load_tensors(self.path / name)
+                    return load_tensors(self.path / name, CHECKPOINT)
                 except InputError as error:
-                    warnings.warn(f"{error}: going on from an earlier checkpoint", stacklevel=2)
+                    warnings.warn(f"{error}; going on from an earlier checkpoint, or from the start", stacklevel=2)
         return None
 
     def cut_logs(self, after):
         """Drop log rows that a resumed run writes again: keep those for which after(row) is False."""
         for table in (self.log, self.val):
+            rows = table.rows()
+            try:
+                kept = [row for row in rows if not after(row)]
+            except (KeyError, ValueError) as error:
+                raise InputError(f"{table.path} is damaged ({one_line(error)} is no stage or step): restore it from a "
+                                 "copy, or delete it and go on without its rows") from error
             if table.columns:
-                table.write([row for row in table.rows() if not after(row)])
+                table.write(kept)
 
 
 def description(recipe):

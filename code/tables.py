@@ -96,12 +96,15 @@ def read_rows(path):
     """The CSV that a test script wrote -> rows with numbers; InputError if it is missing or another file."""
     if not Path(path).exists():
         raise InputError(f"{path} does not exist: test that run first, with the same --split and --checkpoint")
-    with open(path, newline="") as file:
-        rows = list(csv.DictReader(file))
     try:
-        return [{key: value if key == "case" else float(value) for key, value in row.items()} for row in rows]
-    except (TypeError, ValueError) as error:
+        with open(path, newline="", encoding="utf-8") as file:
+            rows = [{key: value if key == "case" else float(value) for key, value in row.items()}
+                    for row in csv.DictReader(file)]
+        if missing := {"case", "class", *METRICS} - set(*rows[:1]):
+            raise ValueError(f"no {', '.join(sorted(missing))}")
+    except (OSError, TypeError, ValueError, csv.Error) as error:
         raise InputError(f"{path} is not a test script's CSV ({error}): test that run again") from error
+    return rows
 
 
 def compare_lines(runs, patient_of=str):

@@ -1,4 +1,6 @@
 """ACDC: cine MRI of the heart, trained on the 1,312 slices of 70 patients, tested on volumes."""
+import itertools
+
 import numpy as np
 
 from dataloaders import augment
@@ -30,13 +32,14 @@ class ACDC:
         slices, val, test = lists["train"], lists["val"], lists["test"]
         patients = list(dict.fromkeys(map(patient_of, slices)))
         if not 0 < recipe.labeled <= len(patients):
-            raise InputError(f"--labeled {recipe.labeled}: train_slices.list has {len(patients)} patients")
+            raise InputError(f"--labeled {recipe.labeled}: {self.lists['train']} has {len(patients)} patients; choose "
+                             "no more than that")
         chosen = set(patients[:recipe.labeled])
-        for role, names in (("val", val), ("test", test)):
-            shared = {patient_of(name) for name in names} & set(patients)
-            if shared:
-                raise InputError(f"{role}.list: {min(shared)} has slices in train_slices.list too; a patient "
-                                 "belongs to one list")
+        of = {role: set(map(patient_of, names)) for role, names in lists.items()}
+        for one, other in itertools.combinations(self.lists, 2):
+            if shared := of[one] & of[other]:
+                raise InputError(f"{self.lists[other]}: {min(shared)} is in {self.lists[one]} too; a patient belongs "
+                                 "to one list: remove it from the other")
         return Split([name for name in slices if patient_of(name) in chosen],
                      [name for name in slices if patient_of(name) not in chosen], val, test)
 
@@ -77,6 +80,9 @@ class ACDC:
         *channels, label = [None if a is None else resize_nearest(a, self.recipe.patch_size) for a in arrays]
         return np.stack(channels), label
 
-    def segment(self, model, image):
-        """{view: class probabilities (C, D, H, W)} on the image's own grid, image (in_channels, D, H, W)."""
+    def segment(self, model, image, coarse=False):
+        """{view: class probabilities (C, D, H, W)} on the image's own grid, image (in_channels, D, H, W).
+
+        coarse: as for volumes; slices have no windows to save.
+        """
         return slice_wise(model, image, self.recipe.patch_size, views=True)

@@ -1,5 +1,7 @@
 """Scans as the field keeps them on disk: HDF5 files with `image` and `label`, named by split lists."""
 import json
+import math
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,8 +12,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from errors import InputError
-from files import ROOT
+from errors import InputError, one_line
+from files import ROOT, is_case_name
 
 GIB = 2 ** 30
 
@@ -49,28 +51,39 @@ def read_lists(data_dir, dataset, files):
 
     Each list is looked for in `data_dir`, then in the repository's own data/<dataset>/: one case a line, an `.h5`
     suffix tolerated. A val or test list that is nowhere is empty; the published ones are not taken where the train
-    list names other people's scans. InputError if there is no train list, or it is empty.
+    list names other people's scans. InputError if there is no train list, or it is empty, and for names that would
+    lead to another folder.
     """
     own, published = Path(data_dir), ROOT / "data" / dataset
     train = own / files["train"]
-    if not train.is_file():
+    if not train.exists():
         train = published / files["train"]
-    if not train.is_file():
+    if not train.exists():
         raise InputError(f"{files['train']} is neither in {own} nor in {published}: point --data-dir to the {dataset} "
                          "folder, or put the list there")
     lists = {"train": _names(train)}
     if not lists["train"]:
         raise InputError(f"{train} is empty: it should name one case a line")
-    ours = (published / files["train"]).is_file() and set(lists["train"]) <= set(_names(published / files["train"]))
+    ours = (published / files["train"]).exists() and set(lists["train"]) <= set(_names(published / files["train"]))
     for role in files.keys() - {"train"}:
         places = [own, published] if ours else [own]
-        path = next((place / files[role] for place in places if (place / files[role]).is_file()), None)
+        path = next((place / files[role] for place in places if (place / files[role]).exists()), None)
         lists[role] = _names(path) if path else []
     return lists
 
 
 def _names(path):
-    return [line.strip().removesuffix(".h5") for line in path.read_text().splitlines() if line.strip()]
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read ({one_line(error)}); it should be text in UTF-8, one case a line: "
+                         "write it again") from error
+    names = {number: line.strip().removesuffix(".h5") for number, line in enumerate(lines, 1) if line.strip()}
+    for number, name in names.items():
+        if not is_case_name(name):
+            raise InputError(f"{path}: line {number} is {name!r}, expected the name of a case and no path: remove what "
+                             "stands before it, or the line")
+    return list(names.values())
 
 
 def first_existing(candidates):
@@ -87,30 +100,53 @@ def read_scan(name, path, *, ndim, in_channels, num_classes, labelled):
 
     ndim: spatial axes (2 slice, 3 volume). InputError names the file, what is wrong with it and the remedy.
     """
-    try:
-        with h5py.File(path, "r") as file:
-            image = file["image"][:]
-            label = file["label"][:] if labelled else None
-    except (OSError, KeyError) as error:
-        raise InputError(f"{path}: cannot be read ({error}); it should be HDF5 with `image`"
-                         f"{' and `label`' if labelled else ''}: prepare this case again") from error
-    if image.ndim == ndim:
-        image = image[None]
-    if image.ndim != ndim + 1 or image.shape[0] != in_channels:
-        raise InputError(f"{path}: `image` has shape {image.shape}, expected {ndim} axes and {in_channels} "
-                         "channel(s) in front: check --in-channels, or prepare this case again")
+    with _opened(path, "`image` and `label`" if labelled else "`image`") as file:
+        stored = _array(path, file, "image", "iuf")
+        shape = stored.shape if len(stored.shape) > ndim else (1, *stored.shape)
+        if len(shape) != ndim + 1 or shape[0] != in_channels:
+            raise InputError(f"{path}: `image` has shape {stored.shape}, expected {ndim} axes and {in_channels} "
+                             "channel(s) in front: check --in-channels, or prepare this case again")
+        label = None
+        if labelled:
+            label = _array(path, file, "label", "iufb")
+            if label.shape != shape[1:]:
+                raise InputError(f"{path}: `label` has shape {label.shape}, `image` {shape[1:]}: prepare this case "
+                                 "again")
+            label = _checked_label(path, label[()], num_classes)
+        with np.errstate(over="ignore"):        # what float32 cannot hold is found below
+            image = np.ascontiguousarray(stored[()].reshape(shape), np.float32)
     if not np.isfinite(image).all():
         raise InputError(f"{path}: `image` has NaN or infinite voxels: prepare this case again")
-    if label is not None:
-        label = _checked_label(path, label, image.shape[1:], num_classes)
-    return Scan(name, torch.from_numpy(np.ascontiguousarray(image, np.float32)), label)
+    return Scan(name, torch.from_numpy(image), label)
 
 
-def _checked_label(path, label, shape, num_classes):
-    if label.shape != shape:
-        raise InputError(f"{path}: `label` has shape {label.shape}, `image` {shape}: prepare this case again")
+@contextmanager
+def _opened(path, expected):
+    """The HDF5 file to read; whatever HDF5 says of a damaged one becomes an InputError."""
+    try:
+        with h5py.File(path, "r") as file:
+            yield file
+    except InputError:
+        raise
+    except (OSError, KeyError, RuntimeError, ValueError, TypeError) as error:
+        raise InputError(f"{path}: cannot be read ({one_line(error)}); it should be HDF5 with {expected}: prepare this "
+                         "case again") from error
+
+
+def _array(path, file, key, kinds):
+    """The data set `key`, not read yet, with voxels of one of NumPy's `kinds`."""
+    stored = file[key]
+    if not isinstance(stored, h5py.Dataset) or not stored.shape or 0 in stored.shape or stored.dtype.kind not in kinds:
+        found = (f"shape {stored.shape} of {stored.dtype}" if isinstance(stored, h5py.Dataset) else "a group")
+        raise InputError(f"{path}: `{key}` is {found}, expected an array with one number a voxel: prepare this case "
+                         "again")
+    return stored
+
+
+def _checked_label(path, label, num_classes):
     if label.dtype.kind == "f" and not np.array_equal(label, np.round(label)):
-        raise InputError(f"{path}: `label` has fractions: it should hold class numbers 0 to {num_classes - 1}")
+        raise InputError(f"{path}: `label` has fractions or NaN: it should hold class numbers 0 to {num_classes - 1}; "
+                         "prepare this case again")
     low, high = label.min(), label.max()
     if low < 0 or high >= num_classes:
         raise InputError(f"{path}: `label` has values from {low} to {high}, expected 0 to {num_classes - 1}: "
@@ -120,11 +156,14 @@ def _checked_label(path, label, shape, num_classes):
 
 def read_spacing(path):
     """mm along the axes of a case made by a prepare script; InputError for published files, which do not hold it."""
-    with h5py.File(path, "r") as file:
+    with _opened(path, "the attribute `geometry`") as file:
         if "geometry" not in file.attrs:
             raise InputError(f"{path}: holds no spacing, so distances in mm are unknown: prepare the data from the "
                              "challenge's files, or leave --spacing at voxel")
-        return tuple(json.loads(file.attrs["geometry"])["spacing"])
+        spacing = tuple(map(float, json.loads(file.attrs["geometry"])["spacing"]))
+    if not spacing or not all(0 < side < math.inf for side in spacing):
+        raise InputError(f"{path}: its spacing is {spacing}, expected mm above 0: prepare this case again")
+    return spacing
 
 
 def read_scans(names, path_of, read, what):
@@ -141,9 +180,9 @@ def _check_memory(paths, what):
     needed = 0
     for path in probes:
         try:
-            with h5py.File(path, "r") as file:
+            with _opened(path, "`image`") as file:
                 needed += file["image"].size * 5 * len(paths) / len(probes)     # float32 image, uint8 label
-        except (OSError, KeyError):
+        except (InputError, AttributeError, TypeError):
             continue                                                            # read_scan says it better
     available = psutil.virtual_memory().available
     if needed > available:

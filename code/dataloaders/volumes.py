@@ -44,8 +44,9 @@ class Volumes:
                 train, held = train[:-count], train[-count:]
                 test, val = (held, val) if role == "test" else (test, held)
         if not 0 < recipe.labeled <= len(train):
-            raise InputError(f"--labeled {recipe.labeled}: the train list has {len(train)} cases"
-                             f"{' after the hold-outs' if recipe.holdout_test or recipe.holdout_val else ''}")
+            raise InputError(f"--labeled {recipe.labeled}: {self.lists['train']} has {len(train)} cases"
+                             f"{' after the hold-outs' if recipe.holdout_test or recipe.holdout_val else ''}; choose "
+                             "no more than that")
         return Split(train[:recipe.labeled], train[recipe.labeled:], val, test)
 
     def _read(self, name, path, labelled):
@@ -83,11 +84,15 @@ class Volumes:
         *channels, label = augment.random_crop(arrays, self.recipe.patch_size, rng)
         return np.stack(channels), label
 
-    def segment(self, model, image):
-        """{view: class probabilities (C, *S)} on the image's own grid, image (in_channels, *S)."""
+    def segment(self, model, image, coarse=False):
+        """{view: class probabilities (C, *S)} on the image's own grid, image (in_channels, *S).
+
+        coarse: windows side by side, for validation during training.
+        """
         recipe = self.recipe
         small = self._half(image) if recipe.half_resolution else image
-        views = sliding_window(model, small, recipe.patch_size, recipe.stride, views=True)
+        stride = recipe.patch_size if coarse else recipe.stride
+        views = sliding_window(model, small, recipe.patch_size, stride, views=True)
         if recipe.half_resolution:
             views = {view: F.interpolate(probs[None], image.shape[1:], mode="trilinear", align_corners=False)[0]
                      for view, probs in views.items()}
