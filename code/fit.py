@@ -181,8 +181,9 @@ class Fit:
         labelled, unlabelled = streams.names(self.step)
         values = ", ".join(f"{name} {value:.4g}" for name, value in terms.items())
         raise InputError(f"training went non-finite at step {self.step + 1} of stage {stage.name}: {values}; "
-                         f"labelled {labelled}, unlabelled {unlabelled}. Nothing was updated and "
-                         f"{self.folder.path / 'checkpoint.pt'}, where there is one, is sound: check these scans, or lower --lr")
+                         f"labelled {labelled}, unlabelled {unlabelled}. Nothing was updated, and "
+                         f"{self.folder.path / 'checkpoint.pt'}, where there is one, is sound: check these scans, or "
+                         "lower --lr")
 
     # ---- what is written ---------------------------------------------------------------------------------
 

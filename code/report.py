@@ -80,7 +80,8 @@ def save_prediction(folder, name, image, ref, maps, depth_axis):
     """NIfTI label maps of every view, on the prepared scan's grid, and an overlay in Figure 4's layout."""
     for view, labels in maps.items():
         nifti = nibabel.Nifti1Image(labels, np.eye(4))
-        write_aside(inside(folder.parent, folder / f"{name}_{view}.nii"), lambda file, nifti=nifti: file.write(nifti.to_bytes()))
+        path = inside(folder.parent, folder / f"{name}_{view}.nii")
+        write_aside(path, lambda file, nifti=nifti: file.write(nifti.to_bytes()))
     plots.overlay(folder / f"{name}.png", image, ref, maps, depth_axis)
 
 

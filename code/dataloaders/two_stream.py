@@ -2,6 +2,7 @@
 
 No generator state exists: a resumed run, another number of workers or another process draws the very same step.
 """
+import signal
 from functools import lru_cache
 
 import numpy as np
@@ -64,7 +65,13 @@ class TwoStream(Dataset):
     def batches(self, first, last, workers=0, pin_memory=False):
         """Iterate over the steps first, ..., last - 1, loaded ahead by `workers` processes."""
         return DataLoader(self, batch_size=None, sampler=range(first, last), num_workers=workers,
-                          pin_memory=pin_memory)
+                          pin_memory=pin_memory, worker_init_fn=_leave_signals)
+
+
+def _leave_signals(_):
+    """A signal to the whole process group stops the run, which asks its workers for the step it still finishes."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _stack(arrays):
