@@ -63,7 +63,7 @@ class CML(Method):
     def stages(self, pre_steps, self_steps):
         """Section 3.3: pre-train on labelled scans, then self-train on both."""
         return [Stage("pre", pre_steps, self.pretraining_losses, unlabelled=False),
-                Stage("self", self_steps, self.losses)]
+                Stage("self", self_steps, self.losses, yields=2 if self.lambda_unsup or self.lambda_dis else 1)]
 
     def pretraining_losses(self, batch):
         """Eq. 11: L_pre = L_sup^l + lambda_2 L_dis^l."""

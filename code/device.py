@@ -6,6 +6,7 @@ import resource
 import torch
 
 from errors import InputError
+from ranks import Ranks
 
 CHANNELS_LAST = {2: torch.channels_last, 3: torch.channels_last_3d}    # spatial axes -> memory format
 
@@ -13,7 +14,8 @@ CHANNELS_LAST = {2: torch.channels_last, 3: torch.channels_last_3d}    # spatial
 class Device:
     """name: 'auto' (CUDA if there is one), 'cpu', 'cuda', 'cuda:1', ...; ndim: spatial axes of the networks.
 
-    amp: bfloat16 autocast; deterministic: only kernels that repeat bit for bit.
+    amp: bfloat16 autocast; deterministic: only kernels that repeat bit for bit. Of several processes, each takes the
+    GPU of its local rank, and here they meet.
     """
 
     def __init__(self, name="auto", ndim=3, amp=False, deterministic=False):
@@ -23,6 +25,12 @@ class Device:
             raise InputError(f"--device {name}: unknown, choose auto, cpu, cuda or cuda:1, cuda:2, ...")
         if name.startswith("cuda") and not torch.cuda.is_available():
             raise InputError(f"--device {name}: this PyTorch sees no GPU; use --device cpu, or install a CUDA build")
+        ranks = Ranks()
+        if name.startswith("cuda") and ranks.world > 1:
+            if name != "cuda" or ranks.local_world > torch.cuda.device_count():
+                raise InputError(f"--device {name}: {ranks.local_world} processes take a GPU each, and this PyTorch "
+                                 f"sees {torch.cuda.device_count()}; start at most as many, with --device cuda")
+            name = f"cuda:{ranks.local}"
         self.torch, self.amp = torch.device(name), amp
         if self.torch.index is not None and self.torch.index >= torch.cuda.device_count():
             raise InputError(f"--device {name}: this PyTorch sees {torch.cuda.device_count()} GPUs, counted from 0")
@@ -34,6 +42,7 @@ class Device:
             torch.backends.cudnn.benchmark = not deterministic
             torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
             torch.cuda.reset_peak_memory_stats(self.torch)
+        ranks.start(self.torch)
 
     def place(self, module):
         """Move a module here, in the memory format its convolutions are fastest in."""
@@ -59,4 +68,6 @@ class Device:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** 20
 
     def __str__(self):
-        return torch.cuda.get_device_name(self.torch) if self.cuda else f"CPU, {torch.get_num_threads()} threads"
+        name = torch.cuda.get_device_name(self.torch) if self.cuda else f"CPU, {torch.get_num_threads()} threads"
+        world = Ranks().world
+        return name if world == 1 else f"{world} processes, each on {name}"

@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from scipy.spatial import cKDTree
 from torch import Tensor, nn
 
+from ranks import Ranks
+
 # ---- class probabilities -------------------------------------------------------------------------------------
 
 
@@ -235,13 +237,15 @@ def class_metrics(pred, ref, num_classes, spacing=None):
 def mean_dice(model, scans, segment, num_classes):
     """Validation: {view: mean foreground Dice} over scans and classes, on each scan's own grid, nothing removed.
 
-    segment(model, image) -> {view: probabilities (C, *S)}; scans have `image` and `label`.
+    segment(model, image) -> {view: probabilities (C, *S)}; scans have `image` and `label`. Of several processes
+    each brings its shard of the scans and gets the mean over all.
     """
-    scores = {}
+    scores = []
     for scan in scans:
-        ref = scan.label.numpy()
+        ref, score = scan.label.numpy(), {}
         for view, probs in segment(model, scan.image).items():
             pred = probs.argmax(0).numpy()
-            scores.setdefault(view, []).append(
-                [overlap_metrics(pred == label, ref == label)["dice"] for label in range(1, num_classes)])
-    return {view: float(np.mean(dice)) for view, dice in scores.items()}
+            score[view] = [overlap_metrics(pred == label, ref == label)["dice"] for label in range(1, num_classes)]
+        scores.append(score)
+    scores = Ranks().gather(scores)
+    return {view: float(np.mean([score[view] for score in scores])) for view in scores[0]}

@@ -21,6 +21,7 @@ from evaluate import mean_dice
 from files import RESTORE, load_tensors, load_weights, save_tensors
 from method import Batch
 from preprocess import read_preprocessing, write_preprocessing
+from ranks import Ranks
 from run_folder import RunFolder
 
 STEP_DROPS = 6          # the "step" schedule: LA drops every 2,500 of 15,000 self-training steps   [C]
@@ -40,10 +41,10 @@ def learning_rate(schedule, base, step, steps):
 
 def train(recipe, data, presets):
     """Run the recipe in its run folder, from its checkpoint if there is one; returns the folder."""
-    folder = RunFolder(recipe.folder(presets), recipe)
-    print(f"run folder: {folder.path}")
+    folder, ranks = RunFolder(recipe.folder(presets), recipe), Ranks()
+    ranks.say(f"run folder: {folder.path}")
     if folder.finished:
-        print("this run is finished; test it, or choose another --seed or --out")
+        ranks.say("this run is finished; test it, or choose another --seed or --out")
         return folder.path
     Fit(recipe, data, folder).run()
     return folder.path
@@ -56,16 +57,25 @@ class Fit:
     """
 
     def __init__(self, recipe, data, folder):
-        self.recipe, self.data, self.folder = recipe, data, folder
+        self.recipe, self.data, self.folder, self.ranks = recipe, data, folder, Ranks()
         self.device = Device(recipe.device, len(recipe.patch_size), recipe.amp, recipe.deterministic)
         torch.manual_seed(recipe.seed)
         self.method = self.device.place(methods.build(recipe))
+        self._check_batches()
+        self.ranks.distribute(self.method)
         self.optimizer = torch.optim.SGD(self.method.trained_parameters(), recipe.lr,
                                          momentum=recipe.momentum, weight_decay=recipe.weight_decay)
         self.stages = self.method.stages(recipe.pre_steps, recipe.self_steps)
         self._read_scans()
         self.stage, self.step, self.best, self.last_dice = 0, 0, -math.inf, None
-        self.stop_signal = None
+        self.noted_signal, self.saved_at = 0, time.monotonic()      # of this process ...
+        self.stop_signal, self.save_due = 0, False                  # ... and what all processes agreed on
+
+    def _check_batches(self):
+        sizes = {"--labeled-batch": self.recipe.labeled_batch}
+        if self.method.uses_unlabelled:
+            sizes["--unlabeled-batch"] = self.recipe.unlabeled_batch
+        self.ranks.check_batches(sizes)
 
     def _read_scans(self):
         split = self.data.split()
@@ -78,21 +88,26 @@ class Fit:
         if self.recipe.select_on == "test" and not selecting:
             raise InputError("--select-on test: there are no test cases; see --holdout-test")
         watched = split.test if self.recipe.monitor == "test" and self.recipe.select_on != "test" else []
-        self.selection = self.data.cases(selecting)
-        self.watched = self.data.cases(watched)
+        groups = (self.recipe.select_on, selecting, True), (self.recipe.monitor, watched, False)
+        self.validation = [(split, self.data.cases(self.ranks.shard(names)), selects)
+                           for split, names, selects in groups if names]
         parameters = sum(parameter.numel() for parameter in self.method.trained_parameters())
-        print(f"{self.recipe.dataset}, {self.recipe.method}: {len(self.labelled)} labelled, {len(self.unlabelled)} "
-              f"unlabelled, {len(self.selection)} validation scans; {parameters:,} parameters; {self.device}")
+        self.ranks.say(
+            f"{self.recipe.dataset}, {self.recipe.method}: {len(self.labelled)} labelled, {len(self.unlabelled)} "
+            f"unlabelled, {len(selecting)} validation scans; {parameters:,} parameters; {self.device}")
 
     # ---- the loop ----------------------------------------------------------------------------------------
 
     def run(self):
-        self.folder.open()
-        preprocessing = read_preprocessing(self.recipe.data_dir)
-        if preprocessing:
-            write_preprocessing(self.folder.path, preprocessing)    # predict.py does the same to new scans
+        self.ranks.wait()       # all have looked at the folder before one writes
+        if self.ranks.main:
+            self.folder.open()
+            preprocessing = read_preprocessing(self.recipe.data_dir)
+            if preprocessing:
+                write_preprocessing(self.folder.path, preprocessing)    # predict.py does the same to new scans
         self._resume()
-        self.board = SummaryWriter(self.folder.path / "tb", purge_step=self._global_step() + 1)
+        if self.ranks.main:
+            self.board = SummaryWriter(self.folder.path / "tb", purge_step=self._global_step() + 1)
         with self._noting_signals():
             while self.stage < len(self.stages):
                 stage = self.stages[self.stage]
@@ -104,28 +119,30 @@ class Fit:
                 self.stage, self.step, self.best = self.stage + 1, 0, -math.inf
                 self._save_checkpoint()
             self._save_weights("last.pt")
-        self.board.close()
-        print(f"finished: {self.folder.path}")
+        self._close_board()
+        self.ranks.say(f"finished: {self.folder.path}")
+        self.ranks.finish()
 
     def _run_stage(self, stage):
         streams = self._streams()
         pin = self.device.cuda
         batches = streams.batches(self.step, stage.steps, self.recipe.workers, pin)
-        bar = tqdm(batches, stage.name, stage.steps, initial=self.step, mininterval=1, dynamic_ncols=True)
-        saved_at, begun = time.monotonic(), time.monotonic()
+        bar = tqdm(batches, stage.name, stage.steps, initial=self.step, mininterval=1, dynamic_ncols=True,
+                   disable=not self.ranks.main)
+        self.saved_at = begun = time.monotonic()
         for arrays in bar:
             terms = self._train_step(stage, streams, arrays)
             self.step += 1
             seconds = time.monotonic() - begun
-            self._log(stage, terms, seconds)
-            self._show_progress(bar, terms)
+            if self.ranks.main:
+                self._log(stage, terms, seconds)
+                self._show_progress(bar, terms)
+                self._estimate(seconds)
             if self.step % self.recipe.eval_every == 0 or self.step == stage.steps:
                 self._validate(stage)
-            self._estimate(seconds)
-            if self.step % self.recipe.checkpoint_steps == 0 or self.stop_signal \
-                    or time.monotonic() - saved_at > 60 * self.recipe.checkpoint_minutes:
+            if self.step % self.recipe.checkpoint_steps == 0 or self.stop_signal or self.save_due:
                 self._save_checkpoint()
-                saved_at = time.monotonic()
+                self.saved_at = time.monotonic()
             if self.stop_signal:
                 bar.close()
                 self._leave()
@@ -134,12 +151,13 @@ class Fit:
     def _streams(self):
         sizes = self.recipe.labeled_batch, self.recipe.unlabeled_batch
         unlabelled = self.unlabelled if self.stages[self.stage].unlabelled else []
-        return TwoStream(self.labelled, unlabelled, self.data.sample, sizes, self.recipe.seed, self.stage)
+        return TwoStream(self.labelled, unlabelled, self.data.sample, sizes, self.recipe.seed, self.stage,
+                         self.ranks)
 
     def _train_step(self, stage, streams, arrays):
         """Backward on each loss the stage yields, then one step of the optimiser -> its terms as numbers."""
         key = self.recipe.seed, self.stage, self.step
-        torch.manual_seed(two_stream.torch_seed(two_stream.TORCH, *key, 0))     # dropout and noise
+        torch.manual_seed(two_stream.torch_seed(two_stream.TORCH, *key, self.ranks.rank))   # dropout and noise
         generator = torch.Generator().manual_seed(two_stream.torch_seed(two_stream.MASKS, *key))
         x_l, y_l, x_u = arrays
         batch = Batch(self.device.image(x_l), self.device.label(y_l), self.device.image(x_u),
@@ -148,30 +166,45 @@ class Fit:
             group["lr"] = self._rate(stage)
         self.optimizer.zero_grad()
         self.method.train()
-        drawing = self._draw_inputs() if (self.step + 1) % self.recipe.eval_every == 0 else None
-        terms, total = {}, 0
+        drawing = self._draw_inputs() if self.ranks.main and (self.step + 1) % self.recipe.eval_every == 0 else None
+        terms, total, count = {}, 0, 0
         losses = stage.losses(batch)
         while True:
-            with self.device.autocast():
-                loss, new = next(losses, (None, None))
-            if loss is None:
-                break
-            loss.backward()
+            with self.ranks.accumulating(self.method, last=count == stage.yields - 1):
+                with self.device.autocast():
+                    loss, new = next(losses, (None, None))
+                if loss is None:
+                    break
+                loss.backward()
             terms |= new
-            total = total + loss.detach()
+            total, count = total + loss.detach(), count + 1
+        if count != stage.yields:
+            raise ValueError(f"stage {stage.name} of {self.recipe.method} is declared to yield {stage.yields} losses a "
+                             f"step and yielded {count}")
         norm = torch.nn.utils.get_total_norm(
             [p.grad for p in self.method.trained_parameters() if p.grad is not None])
         maps = {name: term for name, term in terms.items() if term.ndim}
-        terms = {"loss": total, "grad_norm": norm, **{name: t for name, t in terms.items() if not t.ndim}}
-        values = torch.stack([term.detach().double() for term in terms.values()]).tolist()      # one host sync
-        terms = dict(zip(terms, values, strict=True))
-        if not all(map(math.isfinite, values)):
+        terms = self._agree({"loss": total, "grad_norm": norm, **{name: t for name, t in terms.items() if not t.ndim}})
+        if not all(map(math.isfinite, terms.values())):
             self._stop_sick(stage, streams, terms)
         self.optimizer.step()
         self.method.after_step(batch)
         if drawing:
             self._draw(drawing, maps)
         return terms
+
+    def _agree(self, terms):
+        """This process's terms -> numbers for all: means over the processes, sums of whole numbers.
+
+        Along with them goes what all must do after the same step: stop, save. One exchange, one host sync.
+        """
+        save = time.monotonic() - self.saved_at > 60 * self.recipe.checkpoint_minutes
+        values = torch.stack([term.detach().double() for term in terms.values()])
+        rows = self.ranks.stack(torch.cat([values, values.new_tensor([self.noted_signal, save])])).tolist()
+        *columns, signals, saves = zip(*rows, strict=True)
+        self.stop_signal, self.save_due = int(max(signals)), any(saves)
+        return {name: sum(column) / (len(column) if term.is_floating_point() else 1)
+                for (name, term), column in zip(terms.items(), columns, strict=True)}
 
     def _rate(self, stage):
         schedule = self.recipe.pre_schedule if stage.name == "pre" else self.recipe.self_schedule
@@ -217,16 +250,14 @@ class Fit:
 
     def _validate(self, stage):
         """Rows of val.csv; the best checkpoint of the stage, the earlier one on a tie."""
-        recipe = self.recipe
-        groups = ((recipe.select_on, self.selection, True), (recipe.monitor, self.watched, False))
-        for split, scans, selects in groups:
-            if not scans:
-                continue
-            dice = mean_dice(self.method, scans, self.data.segment, recipe.num_classes)
-            self.folder.val.append({"stage": stage.name, "step": self.step, "split": split,
-                                    **{view: f"{value:.6f}" for view, value in dice.items()}})
-            for view, value in dice.items():
-                self.board.add_scalar(f"{split}/dice_{view}", value, self._global_step())
+        self.ranks.share_buffers(self.method)
+        for split, scans, selects in self.validation:
+            dice = mean_dice(self.method, scans, self.data.segment, self.recipe.num_classes)
+            if self.ranks.main:
+                self.folder.val.append({"stage": stage.name, "step": self.step, "split": split,
+                                        **{view: f"{value:.6f}" for view, value in dice.items()}})
+                for view, value in dice.items():
+                    self.board.add_scalar(f"{split}/dice_{view}", value, self._global_step())
             headline = next(iter(dice.values()))
             if selects:
                 self.last_dice = headline
@@ -252,12 +283,18 @@ class Fit:
     # ---- what survives -----------------------------------------------------------------------------------
 
     def _save_weights(self, name, optimizer=False):
+        self.ranks.share_buffers(self.method)
+        if not self.ranks.main:
+            return
         content = {"method": self.method.state_dict(), "step": self._global_step()}
         if optimizer:
             content["optimizer"] = self.optimizer.state_dict()
         save_tensors(self.folder.path / name, content)
 
     def _save_checkpoint(self):
+        self.ranks.share_buffers(self.method)
+        if not self.ranks.main:
+            return
         self.folder.save_checkpoint({
             "method": self.method.state_dict(), "optimizer": self.optimizer.state_dict(), "stage": self.stage,
             "step": self.step, "best": self.best, "last_dice": self.last_dice})
@@ -269,13 +306,17 @@ class Fit:
             self._load(state, "checkpoint.pt")
             self.stage, self.step, self.best = state["stage"], state["step"], state["best"]
             self.last_dice = state["last_dice"]
-            print(f"resuming after step {self.step} of stage {self.stage + 1} of {len(self.stages)}")
+            self.ranks.say(f"resuming after step {self.step} of stage {self.stage + 1} of {len(self.stages)}")
+        self.ranks.wait()       # all have read the checkpoint before one writes the next
+        if not self.ranks.main:
+            return
         order = {stage.name: index for index, stage in enumerate(self.stages)}
         here = self.stage, self.step
         self.folder.cut_logs(lambda row: (order[row["stage"]], int(row["step"])) > here)
 
     def _start_from_pretrained(self):
         """Best pre-trained weights where validation cases chose them, else the last; with that step's momentum."""
+        self.ranks.wait()       # rank 0 has written it
         name = "pretrained.pt"
         self._load(load_tensors(self.folder.path / name, ["method", "optimizer"]), name)
 
@@ -291,7 +332,7 @@ class Fit:
     def _noting_signals(self):
         """SIGINT and SIGTERM (what schedulers send before they end a job) stop the run after its current step."""
         def note(number, _):
-            self.stop_signal = signal.Signals(number).name
+            self.noted_signal = number
         if threading.current_thread() is not threading.main_thread():      # a notebook's worker, say
             yield
             return
@@ -303,7 +344,13 @@ class Fit:
                 signal.signal(number, handler)
 
     def _leave(self):
-        self.board.close()
-        print(f"\n{self.stop_signal}: saved after step {self.step} of stage {self.stages[self.stage].name}; go on "
-              f"with\n    {shlex.join(['python', *sys.argv])}")
-        sys.exit(128 + signal.Signals[self.stop_signal])
+        self._close_board()
+        self.ranks.say(f"\n{signal.Signals(self.stop_signal).name}: saved after step {self.step} of stage "
+                       f"{self.stages[self.stage].name}; go on with\n"
+                       f"    {shlex.join([*self.ranks.launcher, *sys.argv])}")
+        self.ranks.finish()     # torchrun ends the others when one leaves
+        sys.exit(128 + self.stop_signal)
+
+    def _close_board(self):
+        if self.ranks.main:
+            self.board.close()

@@ -29,12 +29,14 @@ class Stage(NamedTuple):
     steps: int
     losses: Callable[[Batch], Iterator[tuple[Tensor, dict]]]
     unlabelled: bool = True         # whether its batches have an unlabelled half
+    yields: int = 1                 # losses a step
 
 
 class Method(nn.Module):
     """Base of all methods; parameters, buffers and `get_extra_state` (own optimisers, say) go into checkpoints.
 
-    `networks` maps (B, in_channels, *S) to logits, to (logits, feature), or to one such pair a view.
+    `networks` maps (B, in_channels, *S) to logits, to (logits, feature), or to one such pair a view. Of several
+    processes each sees its share of the batch, and the gradients of `networks` are averaged.
     """
 
     uses_unlabelled = True
@@ -48,9 +50,10 @@ class Method(nn.Module):
         return [Stage("self", pre_steps + self_steps, self.losses)]
 
     def losses(self, batch):
-        """Yield (loss, terms) once or more; backward runs on each loss before the next one is asked for, so
-        that only one graph lives at a time. `terms`: name -> scalar for log.csv, and perhaps the label maps
-        learned from, `target_l` and `target_u`, for TensorBoard.
+        """Yield (loss, terms) as often as the stage's `yields` says; backward runs on each loss before the next one
+        is asked for, so that only one graph lives at a time. `terms`: name -> scalar for log.csv (whole numbers are
+        counts, summed over processes; others are averaged), and perhaps the label maps learned from, `target_l`
+        and `target_u`, for TensorBoard.
         """
         raise NotImplementedError
 

@@ -30,6 +30,7 @@ from prepare import one_case_each
 from prepare_BraTS import case_files
 from preprocess import PUBLISHED, SUFFIXES, apply, case_name, read_preprocessing, read_scan, restore
 from preprocess import save_on_grid as save
+from ranks import Ranks
 from recipe import read_config
 from report import label_maps, load_run
 
@@ -115,21 +116,26 @@ def main(args=None):
         raise InputError(f"--disagreement needs two subnets; this run's method is {recipe.method}")
     cases, bad = find_cases(options.input, preprocessing.modalities)
     make_folder(options.output)
-    print(f"{len(cases)} scans; {options.checkpoint}.pt of {options.run}; preprocessing: {preprocessing.normalise}"
-          f"{', whole scan' if preprocessing.crop in ('none', 'label') else f', crop to the {preprocessing.crop}'}")
-    data, done = data_class(recipe), 0
-    for name, paths in tqdm(cases.items(), "predict", unit="scan", disable=None):
-        if (options.output / f"{name}.nii.gz").exists() and not options.force:
-            done += 1
-            continue
+    ranks, data = Ranks(), data_class(recipe)
+    ranks.say(f"{len(cases)} scans; {options.checkpoint}.pt of {options.run}; preprocessing: {preprocessing.normalise}"
+              f"{', whole scan' if preprocessing.crop in ('none', 'label') else f', crop to the {preprocessing.crop}'}")
+    missing = [name for name in cases if options.force or not (options.output / f"{name}.nii.gz").exists()]
+    ranks.wait()        # all have looked before one writes
+    reasons = []
+    for name in tqdm(ranks.shard(missing), "predict", unit="scan", disable=None if ranks.main else True):
         try:
-            write_case(name, *segment_case(method, recipe, data, preprocessing, paths), options)
+            write_case(name, *segment_case(method, recipe, data, preprocessing, cases[name]), options)
+            reasons.append(None)
         except InputError as error:
-            bad[name] = str(error)
-    print(f"{len(cases) - done - len(set(bad) & set(cases))} segmented, {done} skipped (there already; --force "
-          f"overwrites), {len(bad)} bad -> {options.output}")
-    for name, reason in sorted(bad.items()):
-        print(f"bad case {name}: {reason}", file=sys.stderr)
+            reasons.append(str(error))
+    failed = {name: reason for name, reason in zip(missing, ranks.gather(reasons), strict=True) if reason}
+    bad |= failed
+    ranks.say(f"{len(missing) - len(failed)} segmented, {len(cases) - len(missing)} skipped (there already; --force "
+              f"overwrites), {len(bad)} bad -> {options.output}")
+    if ranks.main:
+        for name, reason in sorted(bad.items()):
+            print(f"bad case {name}: {reason}", file=sys.stderr)
+    ranks.finish()
     return 2 if bad else 0
 
 

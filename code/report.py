@@ -18,6 +18,7 @@ from device import Device
 from errors import InputError
 from evaluate import class_metrics, largest_component
 from files import inside, load_tensors, load_weights, write_aside, write_text
+from ranks import Ranks
 from recipe import load_recipe
 
 
@@ -57,23 +58,27 @@ def label_maps(views, keep_largest):
 
 
 def measure(method, recipe, data, names, options):
-    """One row a case and class: metrics of the headline view, then of every view with its name in front."""
-    rows = []
-    for name in tqdm(names, "test", unit="case"):
+    """One row a case and class: metrics of the headline view, then of every view with its name in front.
+
+    Of several processes each measures its shard of the cases; all get all rows, in the list's order.
+    """
+    ranks, cases = Ranks(), []
+    for name in tqdm(ranks.shard(names), "test", unit="case", disable=not ranks.main):
         [scan] = data.cases([name])
         ref = scan.label.numpy()
         maps = label_maps(data.segment(method, scan.image), recipe.keep_largest)
         spacing = data.spacing(name) if options.spacing == "mm" else None
         metrics = {view: class_metrics(labels, ref, recipe.num_classes, spacing) for view, labels in maps.items()}
-        headline = next(iter(maps))
+        headline, rows = next(iter(maps)), []
         for index in range(recipe.num_classes - 1):
             row = {"case": name, **metrics[headline][index]}
             for view in maps:
                 row |= {f"{view}_{key}": value for key, value in metrics[view][index].items() if key != "class"}
             rows.append(row)
+        cases.append(rows)
         if options.save_predictions:
             save_prediction(options.run / "predictions", name, scan.image[0].numpy(), ref, maps, data.depth_axis)
-    return rows
+    return [row for rows in ranks.gather(cases) for row in rows]
 
 
 def save_prediction(folder, name, image, ref, maps, depth_axis):
@@ -111,17 +116,24 @@ def test(dataset_class, recipe_class, class_names, paper, description, args=None
         raise InputError(f"--split {options.split}: this run has no such cases; choose --split "
                          f"{'val' if options.split == 'test' else 'test'}, or add a list to the data folder")
     rows = measure(method, recipe, data, names, options)
+    if Ranks().main:
+        publish(rows, recipe, class_names, paper, len(names), options)
+    Ranks().finish()
+    return rows
+
+
+def publish(rows, recipe, class_names, paper, count, options):
+    """Write the rows of `count` cases, print their table beside the paper's row."""
     path = result_path(options.run, options)
     write_rows(path, rows)
     if recipe.num_classes != len(class_names) + 1:      # somebody's own data
         class_names = [f"class {label}" for label in range(1, recipe.num_classes)]
     published = paper.get(recipe.method, {}).get(recipe.labeled)
     reference = published and (f"paper, {recipe.labeled} labelled", (published[0], None, *published[1:]))
-    print(f"\n{options.run.name}: {options.checkpoint}.pt on {len(names)} {options.split} cases, mean ± std over "
+    print(f"\n{options.run.name}: {options.checkpoint}.pt on {count} {options.split} cases, mean ± std over "
           f"cases{_warning(options, recipe)}\n")
     headings = [heading.replace("voxel", options.spacing) for heading in (*tables.HEADINGS, "empty")]
     show(tables.run_lines(rows, class_names, reference), headings, path)
-    return rows
 
 
 def compare(options, dataset_class):

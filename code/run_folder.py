@@ -9,6 +9,7 @@ from importlib.metadata import version
 
 from errors import InputError, one_line
 from files import ROOT, Table, load_tensors, make_folder, save_tensors, write_text, writing
+from ranks import Ranks
 from recipe import read_config
 
 CHECKPOINT = ("method", "optimizer", "stage", "step", "best", "last_dice")     # what resume needs
@@ -89,7 +90,8 @@ class RunFolder:
 def description(recipe):
     """What config.json holds: recipe, command line, versions, git commit."""
     packages = ("torch", "numpy", "scipy", "h5py", "connected-components-3d")
-    return {"dataset": recipe.dataset, "recipe": recipe.to_json(), "command": shlex.join(["python", *sys.argv]),
+    return {"dataset": recipe.dataset, "recipe": recipe.to_json(),
+            "command": shlex.join([*Ranks().launcher, *sys.argv]),
             "commit": _git_commit(), "versions": {"python": platform.python_version(),
                                                   **{name: version(name) for name in packages}}}
 

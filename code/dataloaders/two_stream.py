@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from ranks import Ranks
+
 LABELLED, UNLABELLED, MASKS, TORCH = range(4)       # what a random number is for
 
 
@@ -34,12 +36,12 @@ class TwoStream(Dataset):
     None, as arrays; sizes: scans a batch, labelled and unlabelled. Each stream goes through shuffled epochs
     without end; one shorter than its batch repeats cases with fresh crops. x (B, in_channels, *P) float32,
     y_l (B, *P) uint8; x_u is None where there is no unlabelled stream. The labels of unlabelled scans are not
-    here to be yielded.
+    here to be yielded. Of several processes (`ranks`) each draws its own slots of the batch.
     """
 
-    def __init__(self, labelled, unlabelled, sample, sizes, seed, stage):
+    def __init__(self, labelled, unlabelled, sample, sizes, seed, stage, ranks=None):
         self.labelled, self.unlabelled, self.sample = labelled, unlabelled, sample
-        self.sizes, self.key = sizes, (seed, stage)
+        self.sizes, self.key, self.ranks = sizes, (seed, stage), ranks or Ranks()
 
     def __getitem__(self, step):
         x_l, y_l = zip(*self._batch(self.labelled, self.sizes[0], step, LABELLED), strict=True)
@@ -47,8 +49,9 @@ class TwoStream(Dataset):
         return _stack(x_l), _stack(y_l), _stack(x_u) if x_u else None
 
     def _batch(self, scans, size, step, stream):
-        return [self.sample(scan, random(*self.key, stream, step, slot))
-                for slot, scan in enumerate(self._scans(scans, size, step, stream))]
+        chosen = self._scans(scans, size, step, stream)
+        return [self.sample(chosen[slot], random(*self.key, stream, step, slot))
+                for slot in self.ranks.slots(len(chosen))]
 
     def _scans(self, scans, size, step, stream):
         if not scans:
@@ -57,7 +60,7 @@ class TwoStream(Dataset):
         return [scans[_shuffled(len(scans), *self.key, stream, epoch)[place]] for epoch, place in places]
 
     def names(self, step):
-        """Names of step's labelled and unlabelled cases, for messages."""
+        """Names of step's labelled and unlabelled cases, those of all processes, for messages."""
         return tuple([scan.name for scan in self._scans(scans, size, step, stream)]
                      for scans, size, stream in ((self.labelled, self.sizes[0], LABELLED),
                                                  (self.unlabelled, self.sizes[1], UNLABELLED)))
