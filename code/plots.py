@@ -1,4 +1,4 @@
-"""Pictures of a run: training curves, one step's input and targets, overlays of predictions."""
+"""Pictures of runs: training curves, one step's input and targets, overlays of predictions, Figures 2 and 6."""
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.figure import Figure
@@ -20,12 +20,7 @@ def curves(run):
     log, val = Table(run / "log.csv").rows(), Table(run / "val.csv").rows()
     if not log:
         return
-    offset = sum(row["stage"] == "pre" for row in log)
-    at = {"pre": 0, "self": offset}
-
-    def steps(rows):
-        return [at[row["stage"]] + int(row["step"]) for row in rows]
-
+    offset = _offset(log)
     figure = Figure(figsize=(11, 4))
     losses, dice = figure.subplots(1, 2)
     skipped = {"stage", "step", "lr", "loss", "grad_norm", "seconds", "memory_gib", "empty_pseudo_labels"}
@@ -35,14 +30,11 @@ def curves(run):
             continue
         width = min(SMOOTHING, len(rows))
         values = np.convolve([float(row[term]) for row in rows], np.ones(width) / width, "valid")
-        losses.plot(steps(rows)[width - 1:], values, label=term, linewidth=1)
+        losses.plot(_steps(rows, offset)[width - 1:], values, label=term, linewidth=1)
     losses.set(xlabel="step", title=f"loss terms (mean of {SMOOTHING} steps)")
     losses.legend(fontsize=8)
     for split in dict.fromkeys(row["split"] for row in val):
-        rows = [row for row in val if row["split"] == split]
-        for view in [column for column in rows[0] if column not in ("stage", "step", "split")]:
-            dice.plot(steps(rows), [100 * float(row[view]) for row in rows], label=f"{split}: {view}",
-                      linewidth=1.8 if view in ("fused", "network", "student") else 1)
+        _dice_curves(dice, [row for row in val if row["split"] == split], offset, f"{split}: ")
     dice.set(xlabel="step", title="Dice (%)" if val else "Dice: no validation cases in this run")
     for axes in (losses, dice):
         axes.grid(alpha=0.3)
@@ -51,6 +43,59 @@ def curves(run):
     if val:
         dice.legend(fontsize=8)
     save(figure, run / "curves.png")
+
+
+def _offset(log):
+    """Steps of pre-training."""
+    return sum(row["stage"] == "pre" for row in log)
+
+
+def _steps(rows, offset):
+    """Steps of rows of log.csv or val.csv since the start of training."""
+    return [offset * (row["stage"] == "self") + int(row["step"]) for row in rows]
+
+
+def _dice_curves(axes, rows, offset, prefix=""):
+    """Dice (%) of each view in rows of val.csv; the headline thicker."""
+    for view in [column for column in rows[0] if column not in ("stage", "step", "split")]:
+        axes.plot(_steps(rows, offset), [100 * float(row[view]) for row in rows], label=prefix + view,
+                  linewidth=1.8 if view in ("fused", "network", "student") else 1)
+
+
+def training_processes(path, runs):
+    """PNG in Figure 2's layout: Dice of each view on the validation cases during self-training, a panel a run.
+
+    runs: {title: run folder}.
+    """
+    figure = Figure(figsize=(3.8 * len(runs), 3.4))
+    panels = figure.subplots(1, len(runs), sharex=True, sharey=True, squeeze=False)[0]
+    for axes, (title, run) in zip(panels, runs.items(), strict=True):
+        rows = [row for row in Table(run / "val.csv").rows() if row["stage"] == "self"]
+        _dice_curves(axes, rows, _offset(Table(run / "log.csv").rows()))
+        axes.set(xlabel="step", title=title)
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=8)
+    panels[0].set_ylabel("Dice (%)")
+    save(figure, path)
+
+
+def bars(path, groups):
+    """PNG in Figure 6's layout: {data set: {method: Dice (%) of each run}} -> mean, and deviation where several."""
+    names = list(dict.fromkeys(name for methods in groups.values() for name in methods))
+    figure = Figure(figsize=(4 * len(groups), 3.4))
+    for axes, (title, methods) in zip(figure.subplots(1, len(groups), squeeze=False)[0], groups.items(), strict=True):
+        for name, dice in methods.items():
+            place = names.index(name)
+            axes.bar(place, np.mean(dice), yerr=np.std(dice, ddof=1) if len(dice) > 1 else None, capsize=4,
+                     color=f"C{place}")
+            axes.annotate(f"{np.mean(dice):.1f}", (place, 0), (0, 4), textcoords="offset points", ha="center",
+                          color="white", fontsize=8)
+        axes.set(title=title, ylabel="Dice (%)", xticks=range(len(names)), xticklabels=names,
+                 xlim=(-0.6, len(names) - 0.4))
+        axes.set_axisbelow(True)
+        axes.grid(axis="y", alpha=0.3)
+    figure.subplots_adjust(wspace=0.25)
+    save(figure, path)
 
 
 def step_picture(image, target, output):

@@ -92,15 +92,15 @@ def run_lines(rows, class_names, reference=None):
     return lines
 
 
-def read_rows(path):
-    """The CSV that a test script wrote -> rows with numbers; InputError if it is missing or another file."""
+def read_rows(path, columns=("case", "class", *METRICS)):
+    """The CSV that a test script wrote -> rows with numbers; InputError if it is missing or lacks a column."""
     if not Path(path).exists():
         raise InputError(f"{path} does not exist: test that run first, with the same --split and --checkpoint")
     try:
         with open(path, newline="", encoding="utf-8") as file:
             rows = [{key: value if key == "case" else float(value) for key, value in row.items()}
                     for row in csv.DictReader(file)]
-        if missing := {"case", "class", *METRICS} - set(*rows[:1]):
+        if missing := set(columns) - set(*rows[:1]):
             raise ValueError(f"no {', '.join(sorted(missing))}")
     except (OSError, TypeError, ValueError, csv.Error) as error:
         raise InputError(f"{path} is not a test script's CSV ({error}): test that run again") from error
@@ -110,26 +110,30 @@ def read_rows(path):
 def compare_lines(runs, patient_of=str):
     """Methods side by side: {name: rows} -> table rows; the first run is what the others are tested against.
 
-    The last two cells: mean difference in Dice (points) to the first run, and the p-value of the two-sided
-    Wilcoxon signed-rank test over patients, paired; both over mean foreground Dice. InputError if the runs were
-    not tested on the same cases.
+    The last two cells are `paired`'s. InputError if the runs were not tested on the same cases.
     """
     first, *_ = runs
-    dice = {name: _patient_dice(rows, patient_of) for name, rows in runs.items()}
     lines = []
     for name, rows in runs.items():
-        if dice[name].keys() != dice[first].keys():
-            raise InputError(f"{first} and {name} were tested on different cases: test both on the same data")
-        differences = [dice[name][patient] - dice[first][patient] for patient in dice[first]]
-        cells = ["–", "–"]
-        if name != first:
-            p = wilcoxon(differences).pvalue if any(differences) else 1.0
-            cells = [f"{100 * np.mean(differences):+.2f}", f"{p:.3g}"]
-        lines.append(line(name, statistics(rows)) + cells)
+        points, p = paired(rows, runs[first], patient_of, (name, first))
+        lines.append(line(name, statistics(rows)) + (["–", "–"] if name == first else [f"{points:+.2f}", f"{p:.3g}"]))
     return lines
 
 
 COMPARE_HEADINGS = (*HEADINGS, "empty", "Δ Dice", "p (Wilcoxon)")
+
+
+def paired(rows, baseline, patient_of=str, names=("this run", "the baseline")):
+    """(mean difference in Dice to the baseline's rows in points, p of the two-sided Wilcoxon signed-rank test).
+
+    Paired over patients, both over a patient's mean Dice of classes and scans; rows of several seeds may stand
+    together, and are averaged patient by patient. InputError if the cases differ.
+    """
+    dice, other = _patient_dice(rows, patient_of), _patient_dice(baseline, patient_of)
+    if dice.keys() != other.keys():
+        raise InputError(f"{names[1]} and {names[0]} were tested on different cases: test both on the same data")
+    differences = [dice[patient] - other[patient] for patient in other]
+    return 100 * float(np.mean(differences)), float(wilcoxon(differences).pvalue) if any(differences) else 1.0
 
 
 def _patient_dice(rows, patient_of):
@@ -138,3 +142,11 @@ def _patient_dice(rows, patient_of):
     for row in rows:
         values.setdefault(patient_of(row["case"]), []).append(row["dice"])
     return {patient: float(np.mean(dice)) for patient, dice in values.items()}
+
+
+def over_runs(values, digits=2):
+    """Mean ± sample standard deviation of a value a run; of one run the value alone; – where one is undefined."""
+    if np.isnan(values).any():
+        return "–"
+    mean = f"{np.mean(values):.{digits}f}"
+    return f"{mean} ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else mean

@@ -1,0 +1,110 @@
+"""After training: how alike a run's two subnets are, and how good their pseudo-labels were over the steps."""
+from contextlib import contextmanager
+from itertools import islice
+
+import h5py
+import numpy as np
+import torch
+import torch.nn.functional as F
+from tqdm import tqdm
+
+from errors import InputError
+from evaluate import overlap_metrics, resize_nearest
+from files import load_tensors
+from networks.two_view import TwoView
+from predict import DATASETS
+from recipe import read_config
+from report import label_maps, load_run, load_weights
+
+SLICES = 200            # of the unlabelled ones, on which pseudo-labels are measured
+
+
+def load(run, checkpoint, device, data_dir):
+    """(recipe, method, data set) of a run; InputError if it has not two subnets."""
+    recipe_class, data_class = DATASETS[read_config(run)["dataset"]]
+    recipe, method = load_run(run, recipe_class, checkpoint, device, data_dir)
+    if not isinstance(method.networks, TwoView):
+        raise InputError(f"{run}: its method is {recipe.method}, expected one with two subnets: cml, cfl or cps")
+    return recipe, method, data_class(recipe)
+
+
+def mean_overlap(labels, others, num_classes):
+    """Mean Dice over the foreground classes of two label maps (*S); a class that neither has counts as 1."""
+    return float(np.mean([overlap_metrics(labels == label, others == label)["dice"]
+                          for label in range(1, num_classes)]))
+
+
+@contextmanager
+def noting_cosines(networks):
+    """A list that grows by a tensor (B) a pass: cosine over channels of the two bottlenecks, mean over positions."""
+    noted = []
+
+    def note(_, inputs, views):
+        (_, feature0), (_, feature1) = views
+        noted.append(F.cosine_similarity(feature0, feature1, dim=1).flatten(1).mean(1).float().cpu())
+
+    hook = networks.register_forward_hook(note)
+    try:
+        yield noted
+    finally:
+        hook.remove()
+
+
+def agreement(run, split, checkpoint, device="auto", data_dir=None):
+    """A row a case: `dice` of the subnets' label maps as they are tested, mean over classes; `cosine` of their
+    bottleneck features in evaluation mode, mean over positions and over the slices or windows of the test.
+    """
+    recipe, method, data = load(run, checkpoint, device, data_dir)
+    names = getattr(data.split(), split)
+    if not names:
+        raise InputError(f"--split {split}: {run} has no such cases; choose the other one")
+    rows = []
+    for name in tqdm(names, "agreement", unit="case"):
+        [scan] = data.cases([name])
+        with noting_cosines(method.networks) as cosines:
+            maps = label_maps(data.segment(method, scan.image), recipe.keep_largest)
+        rows.append({"case": name, "dice": mean_overlap(maps["subnet0"], maps["subnet1"], recipe.num_classes),
+                     "cosine": torch.cat(cosines).mean().item()})
+    return rows
+
+
+def hidden_labels(recipe, data):
+    """Images (in_channels, N, H, W) and labels (N, H, W) of unlabelled slices at the training resolution.
+
+    Up to SLICES of them, drawn by the recipe's seed among those with a label on disk, which training never opens.
+    """
+    def has_label(name):
+        with h5py.File(data.path_of(name)) as file:
+            return "label" in file
+
+    names = np.random.default_rng(recipe.seed).permutation(data.split().unlabelled).tolist()
+    scans = data.train_scans(list(islice(filter(has_label, names), SLICES)), labelled=True)
+    if not scans:
+        raise InputError(f"{recipe.data_dir}: no unlabelled slice has a label on disk to measure pseudo-labels with")
+    return (torch.stack([resize_nearest(scan.image, recipe.patch_size) for scan in scans], 1),
+            np.stack([resize_nearest(scan.label.numpy(), recipe.patch_size) for scan in scans]))
+
+
+def pseudo_labels(run, device="auto", data_dir=None):
+    """A row a RUN/snapshots/*.pt, a copy of checkpoint.pt: Dice of each view's argmax on unlabelled slices.
+
+    With the labels on disk; voxels of all slices together, mean over classes, evaluation mode. `between`: of the
+    two subnets with each other.
+    """
+    snapshots = sorted((run / "snapshots").glob("*.pt"))
+    if not snapshots:
+        raise InputError(f"{run / 'snapshots'} has no *.pt: copy checkpoint.pt there from time to time while it trains")
+    recipe, method, data = load(run, f"snapshots/{snapshots[0].stem}", device, data_dir)
+    if len(recipe.patch_size) != 2:
+        raise InputError(f"{run}: a run on {recipe.dataset}; pseudo-labels are measured on slices, ACDC's")
+    images, labels = hidden_labels(recipe, data)
+    stages = method.stages(recipe.pre_steps, recipe.self_steps)
+    rows = {}
+    for path in tqdm(snapshots, "snapshots"):
+        state = load_tensors(path)
+        load_weights(method, state["method"], path)
+        step = sum(stage.steps for stage in stages[:state["stage"]]) + state["step"]
+        maps = label_maps(data.segment(method, images), keep_largest=False)
+        rows[step] = {"step": step, **{view: mean_overlap(maps[view], labels, recipe.num_classes) for view in maps},
+                      "between": mean_overlap(maps["subnet0"], maps["subnet1"], recipe.num_classes)}
+    return [rows[step] for step in sorted(rows)]
