@@ -37,7 +37,8 @@ class Device:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")     # cuBLAS repeats bit for bit only so
         self.format = CHANNELS_LAST[ndim]
         self.cuda = self.torch.type == "cuda"
-        torch.use_deterministic_algorithms(deterministic, warn_only=True)
+        if deterministic != torch.are_deterministic_algorithms_enabled():     # the call alone takes seconds
+            torch.use_deterministic_algorithms(deterministic, warn_only=True)
         if self.cuda:
             torch.backends.cudnn.benchmark = not deterministic
             torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True

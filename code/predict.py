@@ -110,8 +110,8 @@ def main(args=None):
         raise InputError(f"{options.run / 'config.json'}: the data set is {name_of_set!r}, expected one of "
                          f"{', '.join(DATASETS)}: {RESTORE}")
     recipe_class, data_class = DATASETS[name_of_set]
-    recipe, method = load_run(options.run, recipe_class, options.checkpoint, options.device)
     preprocessing = read_preprocessing(options.run) or PUBLISHED[name_of_set]
+    recipe, method = load_run(options.run, recipe_class, options.checkpoint, options.device)
     if options.disagreement and recipe.method not in ("cml", "cfl", "cps"):
         raise InputError(f"--disagreement needs two subnets; this run's method is {recipe.method}")
     cases, bad = find_cases(options.input, preprocessing.modalities)

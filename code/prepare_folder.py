@@ -46,7 +46,7 @@ def dataset_classes(path: Path) -> int:
         labels = json.loads(path.read_text())["labels"]
         return 1 + max(int(number) for pair in labels.items() for number in pair
                        if "ignore" not in pair and str(number).isdigit())
-    except (OSError, ValueError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{path}: cannot be used, expected JSON that names the classes under \"labels\"; "
                          "correct it, or give --images and --labels") from error
 
@@ -130,6 +130,10 @@ def write_lists(good: dict[str, dict], options: FolderOptions) -> tuple[int, int
 @reported
 def main(args=None) -> int:
     options = command_line(FolderOptions, __doc__, args)
+    if options.num_classes is not None and not 2 <= options.num_classes <= 255:
+        raise InputError(f"--num-classes {options.num_classes}: background counts, so 2 to 255")
+    if options.holdout < 0:
+        raise InputError(f"--holdout {options.holdout}: must be 0 or more")
     images, labels, num_classes = find_files(options)
     cases, bad = find_cases(images, labels, options.channel)
     labelled = [case for case in cases if case.label]

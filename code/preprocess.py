@@ -172,6 +172,8 @@ def _read_nifti(path):
                          "export it as greyscale")
     if image.ndim != 3:     # refused by the caller: a long 4D series need not be read for that
         return np.broadcast_to(np.float32(0), image.shape), image.affine
+    if path.name.endswith(".gz"):   # whole: nibabel stops before gzip's check sum
+        image = type(image).from_bytes(gzip.decompress(path.read_bytes()))
     return image.get_fdata(dtype=np.float32, caching="unchanged"), np.array(image.affine, float)
 
 
