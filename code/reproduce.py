@@ -158,7 +158,9 @@ def show(results: Path = RESULTS):
         done = run.done(results)
         print(f"{'there  ' if done else 'missing'} {run.name:18} {run.kept(results) if done else run.command}")
         if done and run.two_subnets(results) and not run.agreement(results).exists():
-            print(f"missing {run.name:18} python code/reproduce.py agreement {run.folder} --split {run.protocol.split}")
+            folder = str(run.folder).removeprefix(f"{ROOT}/")
+            print(f"missing {run.name:18} python code/reproduce.py agreement {folder} --split {run.protocol.split} && "
+                  f"python code/reproduce.py publish {folder}")
     print("\npython code/reproduce.py run NAME trains, tests and keeps the missing runs of an experiment")
 
 
@@ -294,7 +296,8 @@ def pseudo_label_lines(results):
 def figure2(results):
     """{title: folder} of the first seed's runs that are there."""
     runs = [Run(f"ACDC-{name}", SEEDS[0]) for name in ("mean_teacher", "cps", "cml")]
-    return {EXPERIMENTS[run.name].title: run.kept(results) for run in runs if run.done(results)}
+    return {EXPERIMENTS[run.name].title: run.kept(results) for run in runs
+            if run.done(results) and run.kept(results, "val.csv").exists()}
 
 
 def figure6(results):

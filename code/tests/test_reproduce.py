@@ -180,7 +180,9 @@ def test_what_is_there_is_not_missing_unless_a_table_lacks(results, capsys):
     def lines():
         return [line.split(maxsplit=2) for line in listed(capsys, results) if "ACDC-cml" in line]
     assert [status for status, *_ in lines()] == ["there", "missing"] * 3
-    assert "agreement" in lines()[1][2]
+    folder = "model/ACDC/cml_7_seed1337_mini"
+    assert lines()[1][2] == (f"python code/reproduce.py agreement {folder} --split val && "
+                             f"python code/reproduce.py publish {folder}")
     Run("ACDC-cml", 1338).table(results, "best").unlink()
     command = next(text for status, _, text in lines() if "train_ACDC" in text)
     assert command.endswith("--seed 1338")
