@@ -109,14 +109,6 @@ def test_predictions_that_are_there_are_kept_unless_forced(run, volume, tmp_path
     assert nib.load(tmp_path / "out" / "scan.nii.gz").shape == volume.shape
 
 
-@pytest.mark.parametrize("wrong, words", [("nowhere", "does not exist"), ("empty", "no scan")])
-def test_an_input_without_scans_is_one_line(run, tmp_path, capsys, wrong, words):
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(SystemExit) as stop:
-        predicted(run, tmp_path / wrong, tmp_path / "out")
-    assert stop.value.code == 2 and words in capsys.readouterr().err
-
-
 def test_anybodys_folder_from_scans_to_predictions(phantoms, tmp_path, narrow, no_curves):
     images, labels = tmp_path / "images", tmp_path / "labels"
     images.mkdir()

@@ -406,25 +406,6 @@ def test_bad_folder_cases_are_named_and_the_others_done(tmp_path, capsys):
     assert read(tmp_path / "out/seven/mri_norm2.h5")[1].max() == 1
 
 
-@pytest.mark.parametrize("args, message", [
-    ("--images images", "--images and --labels are needed"),
-    ("--images images --labels nowhere", "nowhere: there is no such folder"),
-    ("--images images --labels labels --label-map 7", "expected value:class"),
-    ("--images images --labels labels --label-map 1:9 --num-classes 2", "classes go from 0 to 1"),
-    ("--images images --labels labels --label-map 1:5", "the labels have the values 0, 1"),
-    ("--images images --labels empty", "no scan has a label"),
-    ("--dataset-json none.json", "none.json: cannot be used"),
-])
-def test_folder_command_lines_that_cannot_work(tmp_path, monkeypatch, capsys, args, message):
-    monkeypatch.chdir(tmp_path)
-    folder_case(tmp_path, "a", classes=2)
-    (tmp_path / "empty").mkdir()
-    assert run(prepare_folder.main, *args.split(), "--output", "out", "--workers", 1) == 2
-    error = capsys.readouterr().err
-    assert message in error and error.startswith("error: ") and error.count("\n") == 1
-    assert not (tmp_path / "out").exists()
-
-
 def test_decathlon_folder(tmp_path, capsys):
     for name in ("la_003", "la_004"):
         folder_case(tmp_path, name, classes=2, images="imagesTr", labels="labelsTr")
@@ -457,16 +438,6 @@ def test_nnunet_folder(tmp_path, capsys):
 # ---- all of them -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("main", [prepare_LA.main, prepare_ACDC.main, prepare_BraTS.main])
-def test_wrong_folders(main, tmp_path, capsys):
-    assert run(main, "--input", tmp_path / "nowhere", "--output", tmp_path / "out") == 2
-    assert capsys.readouterr().err == f"error: {tmp_path / 'nowhere'}: there is no such folder\n"
-    (tmp_path / "empty").mkdir()
-    assert run(main, "--input", tmp_path / "empty", "--output", tmp_path / "out") == 2
-    assert capsys.readouterr().err.startswith("error: no scans found there; --help shows")
-    assert not (tmp_path / "out").exists()
-
-
 @pytest.mark.parametrize("main, word", [
     (prepare_LA.main, "--crop"), (prepare_ACDC.main, "Info.cfg"), (prepare_BraTS.main, "--modalities"),
     (prepare_folder.main, "--label-map")])
@@ -474,12 +445,6 @@ def test_help_teaches(main, word, capsys):
     assert run(main, "--help") == 0
     text = capsys.readouterr().out
     assert word in text and "--force" in text and "--debug" in text and "python code/prepare_" in text
-
-
-def test_debug_shows_the_traceback(tmp_path, monkeypatch):
-    monkeypatch.setattr("sys.argv", ["prepare_LA.py", "--debug"])
-    with pytest.raises(prepare.InputError, match="no such folder"):
-        prepare_LA.main(["--input", str(tmp_path / "nowhere")])
 
 
 def test_nothing_is_written_outside_the_output_folder(tmp_path):

@@ -83,19 +83,6 @@ def test_la_mini_tests_on_the_last_eight_training_cases(tmp_path):
     assert split(LA, train_LA.PRESETS, "mini", data_dir=tmp_path).test == listed("LA", "train.list")[-8:]
 
 
-@pytest.mark.parametrize(("dataset", "presets", "total"), [
-    (LA, train_LA.PRESETS, 80), (ACDC, train_ACDC.PRESETS, 70), (BraTS, train_BraTS.PRESETS, 250)])
-def test_more_labelled_cases_than_there_are_is_refused_with_their_number(tmp_path, dataset, presets, total):
-    for labeled in (0, total + 1):
-        with pytest.raises(InputError, match=rf"--labeled {labeled}.*has {total}"):
-            split(dataset, presets, labeled=labeled, data_dir=tmp_path)
-
-
-def test_holdouts_leave_fewer_cases_to_label(tmp_path):
-    with pytest.raises(InputError, match="--labeled 73.*72 cases after the hold-outs"):
-        split(LA, train_LA.PRESETS, "mini", labeled=73, data_dir=tmp_path)
-
-
 ROLES = ("labelled", "unlabelled", "val", "test")
 
 
@@ -109,22 +96,6 @@ def test_a_case_in_two_lists_or_twice_in_one_is_refused(pair):
         Split(**names)
 
 
-def test_a_leak_between_the_lists_of_la_is_refused(tmp_path):
-    (tmp_path / "train.list").write_text("a\nb\nc\n")
-    (tmp_path / "test.list").write_text("d\nc.h5\n")
-    with pytest.raises(InputError, match="c is listed as unlabelled and as test"):
-        split(LA, train_LA.PRESETS, labeled=1, data_dir=tmp_path)
-
-
-@pytest.mark.parametrize("role", ["val", "test"])
-def test_a_patient_of_acdc_in_two_lists_is_refused_though_the_names_differ(tmp_path, role):
-    (tmp_path / "train_slices.list").write_text("p1_frame01_slice_1\np2_frame01_slice_1\np2_frame02_slice_1\n")
-    for name in ("val", "test"):
-        (tmp_path / f"{name}.list").write_text("p2_frame01\n" if name == role else f"{name}_frame01\n")
-    with pytest.raises(InputError, match=rf"{role}.list: p2 has slices in train_slices.list"):
-        split(ACDC, train_ACDC.PRESETS, labeled=1, data_dir=tmp_path)
-
-
 # ---- lists -----------------------------------------------------------------------------------------------------
 
 
@@ -132,7 +103,7 @@ FILES = {"train": "train.list", "val": "val.list", "test": "test.list"}
 
 
 def test_lists_tolerate_suffixes_and_blank_lines(tmp_path):
-    (tmp_path / "train.list").write_text("one.h5\n\n  two \nthree.h5")
+    (tmp_path / "train.list").write_bytes(b"\xef\xbb\xbfone.h5\r\n\n  two \nthree.h5")     # a BOM, too
     assert read_lists(tmp_path, "LA", FILES)["train"] == ["one", "two", "three"]
 
 
@@ -161,12 +132,9 @@ def test_a_missing_train_list_names_both_places_and_the_option(tmp_path):
         assert part in str(error.value)
 
 
-def test_an_empty_train_list_is_refused_and_the_others_may_be_empty(tmp_path):
+def test_a_test_list_may_be_empty(tmp_path):
     (tmp_path / "test.list").write_text("\n \n")
     assert read_lists(tmp_path, "LA", FILES)["test"] == []
-    (tmp_path / "train.list").write_text("\n \n")
-    with pytest.raises(InputError, match=r"train\.list is empty: it should name one case a line"):
-        read_lists(tmp_path, "LA", FILES)
 
 
 # ---- files -----------------------------------------------------------------------------------------------------
@@ -220,38 +188,6 @@ def test_the_label_of_an_unlabelled_scan_is_not_looked_at(tmp_path, label):
 
 
 CUBE = np.zeros((4, 4, 4), np.float32)
-FAULTS = {
-    "no image": ({"label": CUBE}, ["image", "prepare this case again"]),
-    "no label": ({"image": CUBE}, ["`image` and `label`", "prepare this case again"]),
-    "too few axes": ({"image": CUBE[0], "label": CUBE[0]}, ["(4, 4)", "expected 3 axes", "--in-channels"]),
-    "channels": ({"image": np.zeros((2, 4, 4, 4)), "label": CUBE}, ["(2, 4, 4, 4)", "1 channel", "--in-channels"]),
-    "NaN": ({"image": CUBE + np.nan, "label": CUBE}, ["NaN or infinite", "prepare this case again"]),
-    "infinite": ({"image": CUBE + np.inf, "label": CUBE}, ["NaN or infinite", "prepare this case again"]),
-    "label shape": ({"image": CUBE, "label": CUBE[:3]}, ["(3, 4, 4)", "(4, 4, 4)", "prepare this case again"]),
-    "fractions": ({"image": CUBE, "label": CUBE + 0.5}, ["fractions", "class numbers 0 to 1"]),
-    "high label": ({"image": CUBE, "label": CUBE + 4}, ["from 4", "expected 0 to 1", "--num-classes"]),
-    "low label": ({"image": CUBE, "label": CUBE - 1}, ["from -1", "expected 0 to 1", "--num-classes"]),
-}
-
-
-@pytest.mark.parametrize(("arrays", "words"), FAULTS.values(), ids=FAULTS)
-def test_a_faulty_file_is_named_with_its_fault_and_the_remedy(tmp_path, arrays, words):
-    path = write(tmp_path / "case.h5", **arrays)
-    with pytest.raises(InputError) as error:
-        read_scan("case", path, **READ)
-    assert str(path) in str(error.value)
-    assert all(word in str(error.value) for word in words), str(error.value)
-
-
-@pytest.mark.parametrize("content", [b"", b"not HDF5 at all"])
-def test_a_file_that_is_not_hdf5_is_named_with_the_remedy(tmp_path, content):
-    path = tmp_path / "case.h5"
-    path.write_bytes(content)
-    with pytest.raises(InputError, match="cannot be read.*prepare this case again") as error:
-        read_scan("case", path, **READ)
-    assert str(path) in str(error.value)
-
-
 def test_scans_that_do_not_fit_in_memory_are_refused_before_they_are_read(tmp_path, monkeypatch):
     path = write(tmp_path / "a.h5", image=np.zeros((64, 64, 64), np.float32))
     needed = 10 * 5 * 64 ** 3

@@ -168,41 +168,6 @@ def test_scans_may_have_moved_since_training(trained, phantoms, tmp_path):
     assert repr(again) == repr(rows)
 
 
-# ---- what goes wrong is one line and exit code 2 ---------------------------------------------------------------
-
-
-def failing(capsys, main, *args):
-    with pytest.raises(SystemExit) as stopped:
-        main(list(args))
-    error = capsys.readouterr().err.strip()
-    assert stopped.value.code == 2 and error.startswith("error: ") and "\n" not in error
-    return error
-
-
-@every_set
-def test_a_folder_without_scans_is_one_line(capsys, tmp_path, dataset):
-    script, args, tester, *_ = SCRIPTS[dataset]
-    error = failing(capsys, script.main, *args, "--data-dir", str(tmp_path), "--out", str(tmp_path / "run"))
-    assert str(tmp_path) in error and "--data-dir" in error and not (tmp_path / "run").exists()
-    assert "config.json does not exist" in failing(capsys, tester.main, "--run", str(tmp_path / "nothing"))
-
-
-def test_a_run_of_another_set_or_without_the_checkpoint_is_one_line(trained, capsys):
-    run = trained("LA")
-    capsys.readouterr()
-    assert "belongs to LA, not to ACDC" in failing(capsys, test_ACDC.main, "--run", str(run))
-    error = failing(capsys, test_LA.main, "--run", str(run), "--checkpoint", "best")
-    assert "best.pt does not exist: the run has last, pretrained" in error
-    error = failing(capsys, test_LA.main, "--run", str(run), "--split", "val")
-    assert "--split val: this run has no such cases" in error
-
-
-def test_an_unknown_method_or_preset_is_one_line(capsys, phantoms, tmp_path):
-    args = ["--data-dir", str(phantoms("ACDC")), "--out", str(tmp_path / "run")]
-    assert "--method vat: unknown" in failing(capsys, train_ACDC.main, "mini", *SLICES, "--method", "vat", *args)
-    assert "preset 'tiny' is unknown" in failing(capsys, train_ACDC.main, "tiny")
-
-
 TEST_OPTIONS = ["--run", "--compare", "--checkpoint", "--split", "--data-dir", "--spacing", "--save-predictions"]
 TRAIN_OPTIONS = ["--labeled", "--method", "--beta", "--lambda-unsup", "--lambda-dis", "--seed", "--out", "--data-dir"]
 

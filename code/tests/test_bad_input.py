@@ -1,0 +1,657 @@
+"""Bad input through the scripts' mains: one line that names the file or option and the remedy, exit code 2.
+
+And nothing of it is executed, or leads to a file outside the output folder.
+"""
+import errno
+import gzip
+import json
+import os
+import pathlib
+import shutil
+from functools import partial
+
+import h5py
+import nibabel as nib
+import nrrd
+import numpy as np
+import pytest
+import torch
+
+import predict
+import prepare_ACDC
+import prepare_BraTS
+import prepare_folder
+import prepare_LA
+import test_LA as testing_LA
+import train_ACDC
+import train_BraTS
+import train_LA
+from files import load_tensors
+
+pytestmark = pytest.mark.usefixtures("narrow", "no_curves")
+TRAIN = {"LA": train_LA, "ACDC": train_ACDC, "BraTS2019": train_BraTS}
+TINY = ["--labeled", "2", "--labeled-batch", "2", "--unlabeled-batch", "2", "--pre-steps", "1", "--self-steps", "1",
+        "--workers", "0", "--device", "cpu"]
+PATCH = {"LA": ["--patch-size", "32", "32", "32", "--stride", "16", "16", "16"], "ACDC": ["--patch-size", "32", "32"]}
+PATCH["BraTS2019"] = PATCH["LA"]
+
+
+@pytest.fixture(scope="module")
+def _trained(tmp_path_factory):
+    return tmp_path_factory.mktemp("trained") / "run"
+
+
+@pytest.fixture
+def run(_trained, phantoms, narrow, no_curves, tmp_path):
+    """A finished run on LA, to be damaged; it is trained once."""
+    if not _trained.exists():
+        train_LA.main([*TINY, *PATCH["LA"], "--data-dir", str(phantoms("LA")), "--out", str(_trained)])
+    return shutil.copytree(_trained, tmp_path / "run")
+
+
+@pytest.fixture
+def outside(tmp_path):
+    """A folder that no script was told of."""
+    folder = tmp_path / "outside"
+    folder.mkdir()
+    (folder / "precious.txt").write_text("mine")
+    return folder
+
+
+# ---- what is damaged, and the command that meets it: functions of the test's request -> (main, arguments) ----------
+
+
+def as_list(more):
+    """Further arguments; what else a damage returns does not matter."""
+    return more if isinstance(more, list) else []
+
+
+def training(damage, *args, dataset="LA"):
+    """A train script on a copy of its phantoms; damage(data folder) may return further arguments."""
+    def command(request, folder):
+        root = shutil.copytree(request.getfixturevalue("phantoms")(dataset), folder / "data")
+        more = as_list(damage(root))
+        return TRAIN[dataset].main, [*TINY, *PATCH[dataset], "--data-dir", root, "--out", folder / "new", *args, *more]
+    return command
+
+
+def option(*args, dataset="LA"):
+    return training(lambda root: None, *args, dataset=dataset)
+
+
+def scan(*args, place=0, listed="train", **arrays):
+    """One scan of a list, by its place, holds these arrays."""
+    def damage(root):
+        name = (root / f"{listed}.list").read_text().split()[place]
+        with h5py.File(root / "2018LA_Seg_Training Set" / name / "mri_norm2.h5", "w") as file:
+            for key, array in arrays.items():
+                if array is GROUP:
+                    file.create_group(key)
+                else:
+                    file[key] = array
+    return training(damage, *args)
+
+
+def scan_bytes(change):
+    def damage(root):
+        path = root / "2018LA_Seg_Training Set" / (root / "train.list").read_text().split()[0] / "mri_norm2.h5"
+        path.write_bytes(change(path.read_bytes()))
+    return training(damage)
+
+
+def lists(dataset="LA", **contents):
+    """Split lists, or what stands in their place, by name: bytes, text, or a function of the text."""
+    def damage(root):
+        for name, content in contents.items():
+            path = root / f"{name}.{'txt' if dataset == 'BraTS2019' else 'list'}"
+            text = content(path.read_text()) if callable(content) else content
+            path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return training(damage, dataset=dataset)
+
+
+def of_run(main, damage, *args):
+    """A script on a damaged run; damage(run folder) may return further arguments."""
+    def command(request, folder):
+        home = request.getfixturevalue("run")
+        more = as_list(damage(home))
+        return main, ["--run", home, "--device", "cpu", *args, *more]
+    return command
+
+
+on_run = partial(of_run, testing_LA.main)
+
+
+def resumed(damage, *args):
+    """The run has no last.pt and goes on, by its own configuration."""
+    def command(request, folder):
+        home = request.getfixturevalue("run")
+        (home / "last.pt").unlink()
+        damage(home)
+        return train_LA.main, ["--from-config", home / "config.json", "--out", home, *args]
+    return command
+
+
+def predicted(damage=lambda home: None, source=lambda folder: None, *args):
+    """predict.py on damage(run folder) and source(folder of one good scan)."""
+    def command(request, folder):
+        home, scans = request.getfixturevalue("run"), folder / "scans"
+        scans.mkdir()
+        nib.save(nib.Nifti1Image(volume()[0], np.eye(4)), scans / "good.nii.gz")
+        damage(home)
+        more = as_list(source(scans))
+        return predict.main, ["--run", home, "--input", scans, "--output", folder / "new", "--device", "cpu", *args,
+                              *more]
+    return command
+
+
+def prepared(damage, *args):
+    """prepare_folder.py on two labelled scans; damage(images, labels) may return further arguments."""
+    def command(request, folder):
+        images, labels = folder / "images", folder / "labels"
+        for path, k in ((images, 0), (labels, 1)):
+            path.mkdir()
+            for name in "ab":
+                nib.save(nib.Nifti1Image(volume()[k], np.eye(4)), path / f"{name}.nii.gz")
+        more = as_list(damage(images, labels))
+        return prepare_folder.main, ["--images", images, "--labels", labels, "--output", folder / "new", "--workers",
+                                     "1", *args, *more]
+    return command
+
+
+def challenge(main, damage, *args):
+    """Another prepare script on damage(folder)."""
+    def command(request, folder):
+        (folder / "in").mkdir()
+        damage(folder)
+        return main, ["--input", folder / "in", "--output", folder / "new", "--workers", "1", *args]
+    return command
+
+
+def refusing(command, call, number):
+    """The file system refuses a call of `os`."""
+    def on_a_bad_disk(request, folder):
+        main, args = command(request, folder)
+
+        def refuse(*_, **__):
+            raise OSError(number, os.strerror(number))
+        request.getfixturevalue("monkeypatch").setattr(os, call, refuse)
+        return main, args
+    return on_a_bad_disk
+
+
+def compared(content):
+    """A run with itself, its table of tested cases replaced."""
+    def damage(home):
+        if content is not None:
+            (home / "test_test_last.csv").write_bytes(content)
+        return ["--compare", home, home]
+    return on_run(damage)
+
+
+# ---- kinds of damage -------------------------------------------------------------------------------------------
+
+
+GROUP = object()
+CUBE = np.zeros((4, 4, 4), np.float32)
+TABLE = b"case,class,dice,jaccard,hd95,asd\na,1,0.5,0.5,1,1\n"
+UNHARMED = ("previous version is untouched",)
+
+
+def half(content):
+    return content[:len(content) // 2]
+
+
+def nothing(*_):
+    pass
+
+
+def volume():
+    """int16 image and a uint8 label with the classes 0 and 1."""
+    image = np.random.default_rng(0).integers(10, 200, (33, 34, 35)).astype(np.int16)
+    return image, (image > 100).astype(np.uint8)
+
+
+def in_config(**changes):
+    """Fields of the recipe in config.json; DATASET is that beside it."""
+    def damage(home):
+        path = home / "config.json"
+        config = json.loads(path.read_text())
+        config["dataset"] = changes.pop("DATASET", config["dataset"])
+        config["recipe"] |= changes
+        path.write_text(json.dumps(config))
+    return damage
+
+
+def moved_scans(home):
+    """A data folder with the lists alone."""
+    root = json.loads((home / "config.json").read_text())["recipe"]["data_dir"]
+    return ["--data-dir", shutil.copytree(root, home / "data", ignore=shutil.ignore_patterns("patient*"))]
+
+
+def written(name, content):
+    return lambda home: (home / name).write_bytes(content)
+
+
+def tensors(name, change):
+    """The dict of a checkpoint, changed."""
+    def damage(home):
+        content = load_tensors(home / name)
+        torch.save(change(content) or content, home / name)
+    return damage
+
+
+def halved(name):
+    return lambda home: (home / name).write_bytes(half((home / name).read_bytes()))
+
+
+class Payload:
+    """Unpickled by anything but weights_only, it writes a file."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return pathlib.Path.write_text, (pathlib.Path(self.path), "executed")
+
+
+def payload(name):
+    return lambda home: torch.save({"method": Payload(home.parent / "outside" / "executed")}, home / name)
+
+
+def keyless(content):
+    content["method"].pop(next(iter(content["method"])))
+
+
+def spoilt(content):
+    content["method"][next(iter(content["method"]))].fill_(float("nan"))
+
+
+def nifti(array, affine=None, suffix=".nii.gz", name="b"):
+    """Image b, whatever it was, holds this array."""
+    def damage(images, labels=None):
+        for path in images.glob(f"{name}.*"):
+            path.unlink()
+        nib.save(nib.Nifti1Image(array, np.eye(4) if affine is None else affine), images / f"{name}{suffix}")
+    return damage
+
+
+def label(array, affine=None):
+    return lambda images, labels: nifti(array, affine)(labels)
+
+
+def image_bytes(change, suffix=".nii.gz"):
+    def damage(images, labels=None):
+        nifti(volume()[0], suffix=suffix)(images)
+        path = images / f"b{suffix}"
+        path.write_bytes(change(path.read_bytes()))
+    return damage
+
+
+def flat(images, labels=None):
+    """An affine that puts all planes on one another, which nibabel itself would not write."""
+    nifti(volume()[0], suffix=".nii")(images)
+    path = images / "b.nii"
+    image = nib.load(path, mmap=False)
+    image.header["srow_z"] = 0
+    path.write_bytes(image.header.binaryblock + path.read_bytes()[348:])
+
+
+def short_nrrd(images, labels=None):
+    (images / "b.nii.gz").unlink(missing_ok=True)
+    nrrd.write(str(images / "b.nrrd"), volume()[0])
+    (images / "b.nrrd").write_bytes(half((images / "b.nrrd").read_bytes()))
+
+
+def colour():
+    return np.zeros((4, 4, 4), [("R", "u1"), ("G", "u1"), ("B", "u1")])
+
+
+def record(**changes):
+    """A preprocessing.json in the run folder."""
+    def damage(home):
+        values = {"dataset": "LA", "orientation": "LPS", "normalise": "zscore", "crop": "none"} | changes
+        values = {key: value for key, value in values.items() if value != "absent"}
+        (home / "preprocessing.json").write_text(json.dumps(values))
+    return damage
+
+
+def linked(*places):
+    """Paths below the test's folder that are links out of the output folder."""
+    def damage(folder, *_):
+        folder = next(parent for parent in (folder, *folder.parents) if (parent / "outside").exists())
+        for place in places:
+            (folder / place).parent.mkdir(parents=True, exist_ok=True)
+            (folder / place).symlink_to(folder / "outside", target_is_directory=True)
+    return damage
+
+
+def la_case(folder):
+    (folder / "in" / "CASE1").mkdir()
+    for name, array in zip(("lgemri", "laendo"), volume(), strict=True):
+        nrrd.write(str(folder / "in" / "CASE1" / f"{name}.nrrd"), array * (255 if name == "laendo" else 1))
+
+
+def two(*damages):
+    return lambda *paths: [damage(*paths) for damage in damages] and None
+
+
+# ---- the table -------------------------------------------------------------------------------------------------
+
+
+MADE_AGAIN = "prepare this case again"
+AGAIN = "copy or export it again"
+RESTORED = "restore the file from a copy, or train again"
+BAD = {
+    # scans that are trained on: shape, dtype, finiteness, range
+    "scan of no bytes": (scan_bytes(lambda content: b""), "mri_norm2.h5: cannot be read", MADE_AGAIN),
+    "scan that is text": (scan_bytes(lambda content: b"not HDF5 at all"), "mri_norm2.h5: cannot be read", MADE_AGAIN),
+    "scan cut in half": (scan_bytes(half), "mri_norm2.h5: cannot be read", MADE_AGAIN),
+    "scan without image": (scan(label=CUBE), "mri_norm2.h5", "with `image` and `label`", MADE_AGAIN),
+    "image is a group": (scan(image=GROUP, label=CUBE), "mri_norm2.h5: `image` is a group", MADE_AGAIN),
+    "image is one number": (scan(image=np.float32(1), label=CUBE), "`image` is shape ()", MADE_AGAIN),
+    "image is empty": (scan(image=h5py.Empty("f4"), label=CUBE), "`image` is shape None", MADE_AGAIN),
+    "image without voxels": (scan(image=CUBE[:0], label=CUBE), "`image` is shape (0, 4, 4)", MADE_AGAIN),
+    "image of text": (scan(image=np.full((4, 4, 4), b"x"), label=CUBE), "shape (4, 4, 4) of |S1", MADE_AGAIN),
+    "image of objects": (scan(image=np.full((4, 4, 4), "x", h5py.string_dtype()), label=CUBE), "of object", MADE_AGAIN),
+    "image of complex numbers": (scan(image=CUBE + 1j, label=CUBE), "of complex64", MADE_AGAIN),
+    "image of booleans": (scan(image=CUBE > 0, label=CUBE), "of bool", MADE_AGAIN),
+    "image of two axes": (scan(image=CUBE[0], label=CUBE[0]), "(4, 4), expected 3 axes and 1", "--in-channels"),
+    "image of two channels": (scan(image=np.zeros((2, 4, 4, 4)), label=CUBE), "(2, 4, 4, 4), expected 3 axes and 1",
+                              "--in-channels"),
+    "image with NaN": (scan(image=CUBE + np.nan, label=CUBE), "NaN or infinite", MADE_AGAIN),
+    "image with an infinity": (scan(image=CUBE + np.inf, label=CUBE), "NaN or infinite", MADE_AGAIN),
+    "image beyond float32": (scan(image=CUBE + np.float64(1e300), label=CUBE), "NaN or infinite", MADE_AGAIN),
+    "unlabelled image with NaN": (scan(place=-1, image=CUBE + np.nan), "mri_norm2.h5: `image` has NaN", MADE_AGAIN),
+    "labelled scan without label": (scan(image=CUBE), "with `image` and `label`", MADE_AGAIN),
+    "label is a group": (scan(image=CUBE, label=GROUP), "`label` is a group", MADE_AGAIN),
+    "label of text": (scan(image=CUBE, label=np.full((4, 4, 4), b"1")), "`label` is shape (4, 4, 4)", MADE_AGAIN),
+    "label of another shape": (scan(image=CUBE, label=CUBE[:3]), "`label` has shape (3, 4, 4), `image` (4, 4, 4)",
+                               MADE_AGAIN),
+    "label with fractions": (scan(image=CUBE, label=CUBE + 0.5), "`label` has fractions", "class numbers 0 to 1"),
+    "label with NaN": (scan(image=CUBE, label=CUBE + np.nan), "`label` has fractions or NaN", MADE_AGAIN),
+    "label with an infinity": (scan(image=CUBE, label=CUBE + np.inf), "values from inf", "--num-classes"),
+    "label below 0": (scan(image=CUBE, label=CUBE.astype(int) - 1), "values from -1 to -1", "expected 0 to 1"),
+    "label above the classes": (scan(image=CUBE, label=CUBE + 4), "values from 4.0 to 4.0", "--num-classes"),
+    "test scan with a bad label": (scan("--select-on", "test", listed="test", image=CUBE, label=CUBE + 9),
+                                   "values from 9.0 to 9.0", "--num-classes"),
+    "slice that is a volume": (lists("ACDC", train_slices="patient001_frame01\npatient002_frame01\n"
+                                     "patient003_frame01\n"), "patient001_frame01.h5", "expected 2 axes",
+                               "--in-channels"),
+
+    # lists: entries, leaks, counts
+    "list that is a folder": (training(lambda root: (root / "test.list").unlink() or (root / "test.list").mkdir()),
+                              "test.list: cannot be read", "one case a line"),
+    "list that is not UTF-8": (lists(train=b"patient\xff\xfe01\n"), "train.list: cannot be read", "UTF-8"),
+    "train list of blank lines": (lists(train="\n \n"), "train.list is empty", "one case a line"),
+    "list with a way up": (lists(test="../../outside/precious.txt\n"), "test.list: line 1 is '../../outside/precious",
+                           "no path"),
+    "list with an absolute path": (lists(train=lambda text: f"{text}/etc/passwd\n"), "train.list: line 6", "no path"),
+    "list with a sub-folder": (lists("ACDC", val="slices/patient701_frame01\n"), "val.list: line 1", "no path"),
+    "case twice in the train list": (lists(train=lambda text: text + text.split()[0]), "listed as labelled and as",
+                                     "remove it"),
+    "case twice in the test list": (lists(test=lambda text: text * 2), "listed as test and as test", "remove it"),
+    "train case in the test list": (lists(test=lambda text: text + "patient001.h5\n"),
+                                    "patient001 is listed as labelled and as test", "remove it from the other"),
+    "train patient in the validation list": (lists("ACDC", val="patient002_frame02\n"),
+                                             "val.list: patient002 is in train_slices.list too", "remove it"),
+    "train patient in the test list": (lists("ACDC", test="patient002_frame02\n"),
+                                       "test.list: patient002 is in train_slices.list too", "remove it"),
+    "validation patient in the test list": (lists("ACDC", val="patient701_frame01\n", test="patient701_frame02\n"),
+                                            "test.list: patient701 is in val.list too", "remove it"),
+    "train list names a missing case": (lists(train=lambda text: "nobody\n" + text), "nobody/mri_norm2.h5 does not",
+                                        "--data-dir"),
+    "validation list names a missing case": (lists("ACDC", val="nobody_frame01\n"), "nobody_frame01.h5 does not exist",
+                                             "--data-dir"),
+    "no labelled case": (option("--labeled", "0"), "--labeled 0", "1 or more"),
+    "more labelled cases than listed": (option("--labeled", "6"), "--labeled 6: train.list has 5 cases", "no more"),
+    "more labelled patients than listed": (option("--labeled", "5", dataset="ACDC"),
+                                           "--labeled 5: train_slices.list has 4 patients", "no more"),
+    "labelled cases that were held out": (option("--labeled", "4", "--holdout-test", "2"),
+                                          "--labeled 4: train.list has 3 cases after the hold-outs", "no more"),
+    "nothing left unlabelled": (option("--labeled", "5"), "--labeled 5 leaves no unlabelled", "--method supervised"),
+    "no test cases to select on": (training(lambda root: (root / "test.list").write_text(""), "--select-on", "test"),
+                                   "--select-on test", "--holdout-test"),
+    **{f"data folder that is {what}, {dataset}": (training(damage, dataset=dataset), "does not exist", "--data-dir")
+       for dataset in TRAIN for what, damage in {
+           "missing": lambda root: ["--data-dir", root / "gone"],
+           "a file": lambda root: ["--data-dir", root / "PHANTOM.md"]}.items()},
+
+    # options
+    "unknown preset": (lambda *_: (train_LA.main, ["tiny"]), "preset 'tiny' is unknown", "paper, mini"),
+    "unknown method": (option("--method", "vat"), "--method vat: unknown", "cml"),
+    "unknown network": (option("--network", "resnet"), "--network resnet", "vnet"),
+    "network of other axes": (option("--network", "unet"), "--network unet: choose one for 3 axes", "vnet"),
+    "unknown device": (option("--device", "gpu"), "--device gpu: unknown", "auto, cpu, cuda"),
+    "patch not divisible by 16": (option("--patch-size", "32", "32", "90"), "--patch-size 32 32 90",
+                                  "divisible by 16; nearest is 32 32 96"),
+    "patch of nothing": (option("--patch-size", "0", "16", "16"), "--patch-size 0 16 16", "1 or more"),
+    "stride with gaps": (option("--stride", "16", "48", "16"), "--stride 16 48 16: leaves gaps", "no more than that"),
+    **{f"{' '.join(args)}": (option(*args), args[0], remedy) for *args, remedy in (
+        ("--beta", "1", "between 0 and 1"), ("--beta", "0", "between 0 and 1"),
+        ("--labeled-batch", "3", "both must be even"), ("--unlabeled-batch", "0", "1 or more"),
+        ("--self-steps", "0", "1 or more"), ("--pre-steps", "-1", "0 or more"), ("--workers", "-1", "0 or more"),
+        ("--eval-every", "0", "1 or more"), ("--checkpoint-steps", "0", "1 or more"),
+        ("--checkpoint-minutes", "0", "above 0"), ("--num-classes", "1", "2 to 255"),
+        ("--num-classes", "300", "2 to 255"), ("--in-channels", "0", "1 or more"), ("--seed", "-1", "0 or more"),
+        ("--seed", str(2 ** 63), "below 2^63"), ("--lr", "0", "above 0"), ("--lr", "inf", "above 0"),
+        ("--momentum", "1", "below 1"), ("--weight-decay", "-1", "0 or more"), ("--lambda-dis", "nan", "0 or more"),
+        ("--holdout-val", "-1", "0 or more"))},
+    "out is a file": (training(lambda root: ["--out", root / "PHANTOM.md"]), "PHANTOM.md exists and is no run folder",
+                      "--out"),
+    "out below a file": (training(lambda root: ["--out", root / "PHANTOM.md" / "run"]), "cannot be made", "another"),
+
+    # config.json of a run
+    "run that is missing": (on_run(lambda home: shutil.rmtree(home)), "config.json does not exist", "train script"),
+    "run that is a file": (on_run(lambda home: ["--run", home / "log.csv"]), "config.json does not exist", "train"),
+    "no run named": (lambda *_: (testing_LA.main, []), "--run is missing", "--compare"),
+    "config cut in half": (on_run(halved("config.json")), "config.json: cannot be read", RESTORED),
+    "config of no bytes": (on_run(written("config.json", b"")), "config.json: cannot be read", RESTORED),
+    "config not UTF-8": (on_run(written("config.json", b'{"\xff')), "config.json: cannot be read", RESTORED),
+    "config nested without end": (on_run(written("config.json", b"[" * 100_000)), "config.json: cannot be", RESTORED),
+    "config that is a list": (on_run(written("config.json", b"[1]")), "config.json: holds a list", RESTORED),
+    "config without recipe": (on_run(written("config.json", b'{"dataset": "LA"}')), "config.json is damaged (no",
+                              RESTORED),
+    "config of another data set": (on_run(in_config(DATASET="ACDC")), "config.json belongs to ACDC, not to LA",
+                                   "use that data set's script"),
+    "config of an unknown data set": (predicted(in_config(DATASET="CT")), "config.json: the data set is", RESTORED),
+    "config with unknown fields": (on_run(in_config(gamma=1, alpha=2)), "config.json: unknown fields alpha, gamma",
+                                   "remove them"),
+    **{f"config with {name} {value!r}": (on_run(in_config(**{name: value})), f"config.json: {name} is", expected)
+       for name, value, expected in (
+           ("lr", "fast", "float"), ("beta", [0.5], "float"), ("labeled", 2.5, "int"), ("labeled", True, "int"),
+           ("method", None, "str"), ("patch_size", [32, 32], "tuple"), ("patch_size", "32", "tuple"),
+           ("fusion", "max", "Literal"), ("amp", 1, "bool"), ("data_dir", 7, "Path"))},
+    "config with a patch of 90": (on_run(in_config(patch_size=[32, 32, 90])), "config.json: --patch-size 32 32 90",
+                                  "nearest is"),
+    "config with an unknown method": (on_run(in_config(method="vat")), "--method vat: unknown", "cml"),
+    "repetition of no run": (option("--from-config", "nowhere/config.json"), "nowhere/config.json does not exist",
+                             "train script"),
+    "repetition of nothing": (lambda *_: (train_LA.main, ["--from-config"]), "--from-config", "config.json of a run"),
+    "repetition with a preset": (lambda *_: (train_LA.main, ["mini", "--from-config", "x"]), "mini --from-config x",
+                                 "leave one of them out"),
+    "repetition with another script": (of_run(lambda args: train_ACDC.main(["--from-config", args[1]]), nothing),
+                                       "belongs to LA, not to ACDC", "use that data set's script"),
+    "repetition of an unknown preset": (resumed(in_config(preset="huge")), "preset is 'huge', expected one of paper",
+                                        RESTORED),
+
+    # checkpoints and logs of a run
+    "checkpoint that is missing": (on_run(nothing, "--checkpoint", "best"), "best.pt does not exist",
+                                   "the run has last, pretrained"),
+    "checkpoint of no bytes": (on_run(written("last.pt", b"")), "last.pt is damaged", RESTORED),
+    "checkpoint that is a folder": (on_run(lambda home: (home / "last.pt").unlink() or (home / "last.pt").mkdir()),
+                                    "last.pt is damaged", RESTORED),
+    "checkpoint that is text": (on_run(written("last.pt", b"no checkpoint\n")), "last.pt is damaged", RESTORED),
+    "checkpoint cut in half": (on_run(halved("last.pt")), "last.pt is damaged", RESTORED),
+    "checkpoint with code": (on_run(payload("last.pt")), "last.pt is damaged", RESTORED),
+    "checkpoint with code, predict": (predicted(payload("last.pt")), "last.pt is damaged", RESTORED),
+    "checkpoint with code, self-training": (resumed(lambda home: [
+        tensors("checkpoint.pt", lambda content: content.update(stage=1, step=0))(home),
+        payload("pretrained.pt")(home)]), "pretrained.pt is damaged", RESTORED),
+    "checkpoint that is a list": (on_run(tensors("last.pt", lambda content: [1])), "it has no method", RESTORED),
+    "checkpoint without method": (on_run(tensors("last.pt", lambda content: {"step": 1})), "has no method", RESTORED),
+    "checkpoint with NaN": (on_run(tensors("last.pt", spoilt)), "last.pt is damaged (NaN", RESTORED),
+    "checkpoint whose method is a number": (on_run(tensors("last.pt", lambda content: {"method": 3})),
+                                            "last.pt does not fit the network", "--network"),
+    "checkpoint of another method": (on_run(in_config(method="supervised")), "does not fit the network", "--method"),
+    "checkpoint of more classes": (on_run(in_config(num_classes=3)), "does not fit the network",
+                                   "is (2, 2, 1, 1, 1), expected (3, 2, 1, 1, 1)", "--num-classes"),
+    "checkpoint of more channels": (on_run(in_config(in_channels=2)), "does not fit the network", "--in-channels"),
+    "checkpoint without a key": (on_run(tensors("last.pt", keyless)), "missing networks.subnets.0", "--network"),
+    "checkpoint with a number for a tensor": (on_run(tensors("last.pt", lambda content: content["method"].update(
+        {next(iter(content["method"])): 3}))), "is no tensor, expected", "--network"),
+    "checkpoint to resume of another network": (resumed(tensors("checkpoint.pt", keyless)), "missing networks",
+                                                "checkpoint.pt does not fit the network", "--network"),
+    "checkpoint to resume of another optimiser": (
+        resumed(tensors("checkpoint.pt", lambda content: content["optimizer"].update(param_groups=[]))),
+        "checkpoint.pt does not fit the optimiser", RESTORED),
+    "log that is not UTF-8": (resumed(written("log.csv", b"stage,step\n\xff,1\n")), "log.csv is damaged", "restore it"),
+    "log with a short line": (resumed(written("log.csv", b"stage,step\npre\n")), "log.csv is damaged (line 2 has 1",
+                              "restore it"),
+    "log of other stages": (resumed(written("log.csv", b"stage,step\nwarm,1\n")), "log.csv is damaged ('warm'",
+                            "restore it"),
+    "log with a step that is none": (resumed(written("val.csv", b"stage,step\npre,one\n")), "val.csv is damaged",
+                                     "restore it"),
+    "split without cases": (on_run(nothing, "--split", "val"), "--split val: this run has no such cases",
+                            "choose --split test"),
+    "split that names missing cases": (on_run(moved_scans), "mri_norm2.h5 does not exist", "--data-dir"),
+    "distances in mm without a spacing": (on_run(nothing, "--spacing", "mm"), "mri_norm2.h5: holds no spacing",
+                                          "--spacing at voxel"),
+    "comparison of a run with itself": (compared(TABLE), "--compare takes two or more", "different names"),
+    "comparison with an empty table": (compared(b""), "test_test_last.csv is not", "test that run again"),
+
+    # scans to prepare or to segment
+    **{what: (prepared(damage), file, found, remedy) for what, damage, file, found, remedy in (
+           ("NIfTI cut in half", image_bytes(half, ".nii"), "b.nii", "cannot be read", AGAIN),
+           ("gzip cut in half", image_bytes(half), "b.nii.gz", "cannot be read", AGAIN),
+           ("gzip of no NIfTI", image_bytes(lambda _: gzip.compress(b"scan" * 200)), "b.nii.gz", "cannot be", AGAIN),
+           ("gzip with a wrong sum", image_bytes(lambda content: content[:-8] + bytes(8)), "b.nii.gz", "cannot", AGAIN),
+           ("NIfTI of no bytes", image_bytes(lambda _: b""), "b.nii.gz", "cannot be read", AGAIN),
+           ("NRRD cut in half", short_nrrd, "b.nrrd", "cannot be read", AGAIN),
+           ("4D", nifti(np.zeros((5, 5, 5, 2), np.int16)), "b.nii.gz", "is 4D (5, 5, 5, 2)", "one file a volume"),
+           ("2D", nifti(np.zeros((5, 5), np.int16)), "b.nii.gz", "is 2D (5, 5)", "export it as one"),
+           ("NaN", nifti(np.full((5, 5, 5), np.nan, np.float32)), "b.nii.gz", "has 125 NaN", "nan_to_num"),
+           ("colours", nifti(colour()), "b.nii.gz", "expected one number a voxel", "greyscale"),
+           ("complex numbers", nifti(np.ones((5, 5, 5), np.complex64)), "b.nii.gz", "expected one number", "greyscale"),
+           ("one value", nifti(np.full((33, 34, 35), 3, np.int16)), "b.nii.gz", "all voxels are 3", "export it again"),
+           ("singular affine", flat, "b.nii", "has no usable affine", "export it again"))},
+    "gzip cut in half, predict": (predicted(source=image_bytes(half)), "b.nii.gz: cannot be read", AGAIN),
+    "4D, predict": (predicted(source=nifti(np.zeros((5, 5, 5, 2), np.int16))), "b.nii.gz: is 4D", "one file a volume"),
+    "label without foreground": (prepared(label(np.zeros((33, 34, 35), np.uint8))), "b.nii.gz: is empty",
+                                 "--allow-empty"),
+    "label with fractions, prepare": (prepared(label(np.full((33, 34, 35), 0.5, np.float32))), "label value 0.5",
+                                      "expected whole numbers"),
+    "label with 7": (prepared(label(volume()[1] * 7)), "b.nii.gz: has the label value 7, expected only 0, 1",
+                     "--label-map"),
+    "label of another shape, prepare": (prepared(label(np.ones((33, 34, 8), np.uint8))), "has shape (33, 34, 8)",
+                                        "resample it"),
+    "label on another grid": (prepared(label(volume()[1], np.diag([2, 1, 1, 1.0]))), "affine puts it up to",
+                              "resample it"),
+    "label of no scan": (prepared(lambda images, labels: (images / "b.nii.gz").unlink()), "b.nii.gz: has no scan",
+                         "rename or remove"),
+    "no labels": (prepared(lambda images, labels: [path.unlink() for path in labels.iterdir()] and None),
+                  "no scan has a label", "its scan's file name"),
+    "no labels option": (lambda request, folder: (prepare_folder.main, ["--images", folder]), "--images and --labels",
+                         "--help"),
+    "no labels folder": (prepared(lambda images, labels: ["--labels", labels / "gone"]), "gone: there is no such",
+                         "folder"),
+    **{f"{' '.join(args)}, prepare": (prepared(lambda images, labels: None, *args), found, remedy)
+       for args, found, remedy in (
+           (["--label-map", "7"], "--label-map 7", "255:1"), (["--label-map", "0:1:2"], "--label-map 0:1:2", "255:1"),
+           (["--label-map", "1:9", "--num-classes", "2"], "--label-map 1:9", "0 to 1"),
+           (["--label-map", "1:5"], "the labels have the values 0, 1", "--label-map"),
+           (["--num-classes", "0"], "--num-classes 0", "2 to 255"),
+           (["--num-classes", "300"], "--num-classes 300", "2 to 255"),
+           (["--spacing", "0", "1", "1"], "spacing (0.0, 1.0, 1.0)", "above 0"),
+           (["--spacing", "nan", "1", "1"], "spacing (nan, 1.0, 1.0)", "above 0"),
+           (["--holdout", "2"], "--holdout 2", "one must be left"), (["--holdout", "-1"], "--holdout -1", "0 or more"),
+           (["--workers", "0"], "--workers 0", "1 or more"))},
+    **{f"dataset.json {what}": (prepared(lambda images, labels, content=content: [
+        (images / "dataset.json").write_text(content), "--dataset-json", images / "dataset.json"][1:]),
+        "dataset.json: cannot be used", "give --images and --labels") for what, content in {
+            "cut": "{", "that is a list": "[1]", "without labels": "{}", "with other labels": '{"labels": [1]}',
+            "with no number": '{"labels": {"a": "b"}}'}.items()},
+    "dataset.json that is missing": (prepared(lambda *_: ["--dataset-json", "none.json"]), "none.json: cannot be used",
+                                     "give --images and --labels"),
+    **{f"{main.__module__} of {what}": (challenge(main, damage), found, remedy)
+       for main in (prepare_LA.main, prepare_ACDC.main, prepare_BraTS.main)
+       for what, damage, found, remedy in (
+           ("no folder", lambda folder: (folder / "in").rmdir(), "in: there is no such folder", "in"),
+           ("an empty folder", nothing, "no scans found there", "--help"),
+           ("a file", lambda folder: (folder / "in").rmdir() or (folder / "in").touch(), "in: there is no such folder",
+            "in"))},
+    **{f"--modalities {value}": (challenge(prepare_BraTS.main, nothing, "--modalities", value), "modalities", "endings")
+       for value in ("flair,", "flair,flair", "../flair")},
+    "preparation into a file": (challenge(prepare_LA.main, two(la_case, lambda folder: (folder / "new").touch())),
+                                "new: this folder cannot be made", "another"),
+    "record of other preparation": (challenge(prepare_LA.main, two(la_case, lambda folder: (folder / "new").mkdir() or
+        (folder / "new" / "preprocessing.json").write_text("{"))), "preprocessing.json: is no preprocessing record",
+        "prepare the data again"),
+
+    # predictions
+    "input that is missing": (predicted(nothing, lambda scans: ["--input", scans / "gone"]), "gone does not exist",
+                              ".nii.gz"),
+    "input without scans": (predicted(nothing, lambda scans: (scans / "good.nii.gz").unlink()), "has no scan", ".nrrd"),
+    "input that is no scan": (predicted(in_config(), lambda scans: ["--input", written("a.txt", b"")(scans) or
+                                                                    scans / "a.txt"]), "has no scan", ".nrrd"),
+    "output that is a file": (predicted(nothing, lambda scans: ["--output", scans / "good.nii.gz"]),
+                              "good.nii.gz: this folder cannot be made", "another"),
+    **{f"record {what}": (predicted(record(**changes)), "preprocessing.json: is no preprocessing record", found,
+                          "prepare the data again") for what, changes, found in (
+        ("without orientation", {"orientation": "absent"}, "orientation"),
+        ("with a number for orientation", {"orientation": 3}, "orientation is 3"),
+        ("with unknown crop", {"crop": "banana"}, "crop is"), ("with other labels", {"labels": {"x": 1}}, "labels is"),
+        ("with a list of labels", {"labels": [1]}, "labels is"))},
+    **{f"record with {what}": (predicted(record(**changes)), "preprocessing.json: is no preprocessing record", found)
+       for what, changes, found in (
+           ("two axes", {"orientation": "LP"}, "three letters"), ("an axis twice", {"orientation": "LRS"}, "three let"),
+           ("spacing 0", {"spacing": [1, 1, 0]}, "above 0"), ("unknown fields", {"smooth": 1}, "unknown fields smooth"),
+           ("a way up", {"modalities": ["../t1"]}, "endings"), ("class 256", {"labels": {"1": 256}}, "0 to 255"))},
+    "record cut": (predicted(written("preprocessing.json", b"{")), "preprocessing.json: is no preprocessing record",
+                   "prepare the data again"),
+
+    # a way out of the output folder
+    "prepared folder that is a link": (challenge(prepare_LA.main, two(la_case, linked("new/2018LA_Seg_Training Set"))),
+                                       "leads out of", "remove that link"),
+    "prepared case that is a link": (prepared(linked("new/a", "new/b")), "leads out of", "remove that link"),
+    "predictions that are a link": (on_run(linked("run/predictions"), "--save-predictions"), "leads out of",
+                                    "remove that link"),
+
+    # the disk
+    **{f"{what}, {name}": (refusing(command, call, number), "cannot be written", *UNHARMED, "start the same command")
+       for what, call, number in (("full disk", "fsync", errno.ENOSPC), ("read-only folder", "replace", errno.EROFS))
+       for name, command in {
+           "new run": option(), "resumed run": resumed(nothing),
+           "test": on_run(nothing), "predict": predicted(), "prepare": prepared(lambda *_: None)}.items()},
+}
+
+
+def weights(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*.pt") if path.is_file()}
+
+
+@pytest.mark.filterwarnings("ignore:.*checkpoint")
+@pytest.mark.parametrize(("command", "words"), [(row[0], row[1:]) for row in BAD.values()], ids=BAD)
+def test_bad_input_is_one_line_that_names_it_and_the_remedy(request, capsys, tmp_path, outside, command, words):
+    main, args = command(request, tmp_path)
+    before = weights(tmp_path)
+    capsys.readouterr()
+    try:
+        code = main([str(arg) for arg in args])
+    except SystemExit as stopped:
+        code = stopped.code
+    error = capsys.readouterr().err
+    lines = [line for line in error.splitlines() if line.startswith(("error: ", "bad case "))]
+    assert code == 2 and "Traceback" not in error, error
+    assert any(all(word in line for word in words) for line in lines), error
+    assert sum(line.startswith("error: ") for line in lines) <= 1
+    assert [path.name for path in outside.iterdir()] == ["precious.txt"]
+    assert weights(tmp_path) == before
+
+
+@pytest.mark.parametrize("debug", [False, True])
+def test_debug_adds_the_traceback(tmp_path, capsys, debug):
+    with pytest.raises(SystemExit) as stopped:
+        prepare_LA.main(["--input", str(tmp_path / "nowhere"), *["--debug"] * debug])
+    error = capsys.readouterr().err
+    assert stopped.value.code == 2 and error.splitlines()[-1].startswith("error: ")
+    assert ("Traceback" in error and "existing_folder" in error) == debug
