@@ -2,33 +2,44 @@
 
     python code/benchmark.py metrics            one row
     python code/benchmark.py all                every row; about an hour on two cores without a GPU
-    python code/benchmark.py all --quick        small shapes: shows that it runs, judges nothing
+    python code/benchmark.py all --quick        small shapes, under five minutes: shows that it runs, judges nothing
 
 The plain recipe: contiguous memory, one graph for both halves of a step, one window or slice at a time, medpy's
-metrics, scikit-image class by class, HDF5 read for each sample. A row is the ratio of the medians of alternating
-repetitions; a step's memory is the peak of a fresh process for each variant. Scans are phantoms. Prints Markdown.
+metrics, scikit-image class by class, HDF5 read for each sample. Each variant lives in a fresh process of its own; the
+two take turns, a row is the ratio of the medians, memory is each process's peak. Scans are phantoms; networks are
+untrained, which costs the same. Prints Markdown.
+
+`validation`: share of training time that validation takes at the paper preset. `limit`: the convolutions' own time
+at the best rate this machine reaches for the step's shapes, and the share of it that the step reaches. `growth`: step
+time against patch volume, test time against volume, memory of the scans against their number, fitted and drawn.
 """
 import itertools
 import platform
 import statistics
-import subprocess
-import sys
 import time
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal
 
 import medpy.metric.binary
 import numpy as np
+import psutil
 import torch
 import tyro
 from scipy import ndimage
 from skimage.measure import label as connected
+from torch import nn
 from tqdm import tqdm
 
 import cml
 import methods
+import plots
 import train_ACDC
 import train_BraTS
 import train_LA
@@ -36,31 +47,34 @@ from dataloaders.acdc import ACDC
 from dataloaders.brats import BraTS
 from dataloaders.la import LA
 from dataloaders.phantom import draw_ACDC, draw_BraTS, draw_LA, write_phantoms
-from device import Device
+from dataloaders.scans import Scan
+from device import CHANNELS_LAST, Device
 from errors import reported
-from evaluate import (
-    class_metrics,
-    class_probabilities,
-    inference,
-    largest_components,
-    window_starts,
-)
+from evaluate import class_metrics, class_probabilities, inference, largest_components, mean_dice, window_starts
 from method import Batch
 
 SETS = {"LA": (LA, train_LA.PRESETS["paper"], (48, 48, 32)), "ACDC": (ACDC, train_ACDC.PRESETS["paper"], (64, 64)),
         "BraTS": (BraTS, train_BraTS.PRESETS["paper"], (48, 48, 48))}
-ROWS = ("LA-step", "ACDC-step", "BraTS-step", "LA-volume", "ACDC-volume", "metrics", "sampling", "components")
+# a typical scan after preparation, and one for --quick
+SHAPES = {"LA": ((176, 144, 88), (64, 56, 40)), "ACDC": ((10, 216, 256), (3, 72, 80)),
+          "BraTS": ((138, 170, 140), (56, 64, 56))}
+VALIDATED = {"LA": 4, "ACDC": 20, "BraTS": 25}      # volumes a validation; LA's are those of --holdout-val 4
+# row -> at least so many times faster, at most this share of the plain recipe's memory
+TARGETS = {"LA-step": (2.2, 0.6), "ACDC-step": (1.6, 0.7), "BraTS-step": (2.2, None), "LA-volume": (1.7, None),
+           "ACDC-volume": (3, None), "metrics": (10, None), "sampling": (20, None), "components": (5, None)}
+VALIDATION_SHARE, CONVOLUTION_SHARE = 0.05, 0.6     # targets of `validation` and `limit`
+REPORTS = ("validation", "limit", "growth")
 
 
 @dataclass(kw_only=True)
 class Options:
     """Fast paths beside the plain recipe."""
 
-    row: tyro.conf.Positional[Literal[("all", *ROWS)]]      # what to measure
-    quick: bool = False             # small shapes, one repetition
+    row: tyro.conf.Positional[Literal[("all", *TARGETS, *REPORTS)]]     # what to measure
+    quick: bool = False             # small shapes, one repetition, no verdict
     repeat: int = 3                 # repetitions of each variant
     data_dir: Path | None = None    # LA scans whose masks `metrics` measures; a phantom's without it
-    peak: tyro.conf.Suppress[str] = ""      # run one step of this variant in this process, print its peak memory
+    plot: Path | None = None        # where `growth` draws its three curves (PNG)
 
 
 # ---- the plain recipe ----------------------------------------------------------------------------------------
@@ -82,10 +96,29 @@ def plain_metrics(pred, ref, num_classes):
 
 
 def plain_step(method, optimizer, batch):
-    """Both halves in one graph."""
+    """Both halves in one graph; components by the scikit-image loop -> the loss."""
+    fast = cml.largest_components
+    cml.largest_components = lambda maps: torch.from_numpy(np.stack(
+        [[plain_components(label_map) for label_map in view] for view in maps.numpy()]))
+    try:
+        optimizer.zero_grad()
+        loss = sum(loss for loss, _ in method.losses(batch))
+        loss.backward()
+        optimizer.step()
+        return loss.detach()
+    finally:
+        cml.largest_components = fast
+
+
+def fast_step(method, optimizer, batch):
+    """Backward after each half, as fit.py does -> the loss."""
     optimizer.zero_grad()
-    sum(loss for loss, _ in method.losses(batch)).backward()
+    total = 0
+    for loss, _ in method.losses(batch):
+        loss.backward()
+        total = total + loss.detach()
     optimizer.step()
+    return total
 
 
 def plain_windows(method, volume, patch_size, stride):
@@ -114,183 +147,357 @@ def plain_slices(method, volume, patch_size):
     return labels
 
 
-# ---- rows ----------------------------------------------------------------------------------------------------
+# ---- what is timed: row -> (variant, quick, ...) -> a call without arguments -----------------------------------
 
 
-def recipe_of(name, quick):
-    data, recipe, small = SETS[name]
-    return data, replace(recipe, patch_size=small, device="cpu") if quick else replace(recipe, device="cpu")
+def settings(name, quick):
+    """(data set class, recipe, shape of a test volume) at the paper's size, or small ones."""
+    data_class, recipe, small = SETS[name]
+    if quick:
+        recipe = replace(recipe, patch_size=small, **({} if name == "ACDC" else {"stride": [e // 2 for e in small]}))
+    return data_class, replace(recipe, device="cpu"), SHAPES[name][quick]
 
 
-def step_variants(name, quick):
-    """{variant: function that runs one self-training step}; both start from the same weights."""
-    _, recipe = recipe_of(name, quick)
-    draw = {"LA": draw_LA, "BraTS": draw_BraTS}.get(name)
-    images, labels = [], []
-    for index in range(recipe.labeled_batch + recipe.unlabeled_batch):
-        rng = np.random.default_rng(index)
-        image, label = draw(rng, recipe.patch_size) if draw else (
-            part[0] for part in draw_ACDC(rng, (1, *recipe.patch_size)))
-        images.append(torch.from_numpy(np.ascontiguousarray(image))[None])
-        labels.append(torch.from_numpy(np.ascontiguousarray(label)).long())
-    x, y = torch.stack(images), torch.stack(labels[:recipe.labeled_batch])
-    device = Device("cpu", len(recipe.patch_size))
-
-    def variant(fast):
-        torch.manual_seed(0)
-        method = methods.build(recipe).train()
-        if fast:
-            device.place(method)
-        optimizer = torch.optim.SGD(method.parameters(), recipe.lr, momentum=recipe.momentum)
-
-        def step():
-            torch.manual_seed(1)
-            parts = [x[:recipe.labeled_batch], x[recipe.labeled_batch:]]
-            x_l, x_u = map(device.image, parts) if fast else parts
-            batch = Batch(x_l, y, x_u, 0, 1, torch.Generator().manual_seed(0))
-            if not fast:
-                with_plain_components(lambda: plain_step(method, optimizer, batch))
-                return
-            optimizer.zero_grad()
-            for loss, _ in method.losses(batch):
-                loss.backward()
-            optimizer.step()
-        return step
-    return {"plain": variant(False), "fast": variant(True)}
+def phantom(name, index, shape):
+    """(image, label) tensors of the data set's phantom; of one slice where `shape` has two extents."""
+    draw = {"LA": draw_LA, "BraTS": draw_BraTS, "ACDC": draw_ACDC}[name]
+    image, label = draw(np.random.default_rng(index), shape if len(shape) == 3 else (1, *shape))
+    if len(shape) == 2:
+        image, label = image[0], label[0]
+    return torch.from_numpy(np.ascontiguousarray(image)), torch.from_numpy(np.ascontiguousarray(label))
 
 
-def with_plain_components(call):
-    """Run call() with the scikit-image loop in the pseudo-labels' place."""
-    fast = cml.largest_components
-    cml.largest_components = lambda maps: torch.from_numpy(np.stack(
-        [[plain_components(label_map) for label_map in view] for view in maps.numpy()]))
-    try:
-        call()
-    finally:
-        cml.largest_components = fast
-
-
-def volume_variants(name, quick):
-    """One test volume to label map and metrics."""
-    data_class, recipe = recipe_of(name, quick)
-    rng = np.random.default_rng(0)
-    if name == "LA":
-        stride = (24, 24, 16) if quick else recipe.stride
-        recipe = replace(recipe, stride=stride)
-        image, ref = draw_LA(rng, (64, 56, 40) if quick else (176, 144, 88))
-    else:
-        image, ref = draw_ACDC(rng, (3, 72, 80) if quick else (10, 216, 256))
+def a_method(recipe, variant):
+    """The recipe's method, plain or placed, with the same weights in every process."""
     torch.manual_seed(0)
-    plain, fast = methods.build(recipe), Device("cpu", len(recipe.patch_size)).place(methods.build(recipe))
-    fast.load_state_dict(plain.state_dict())
-    data, volume = data_class(recipe), torch.from_numpy(image)
+    method = methods.build(recipe)
+    return method if variant == "plain" else Device("cpu", len(recipe.patch_size)).place(method)
+
+
+def step_of(recipe, name, variant):
+    """One self-training step, on phantoms."""
+    scans = [phantom(name, index, recipe.patch_size) for index in range(recipe.labeled_batch + recipe.unlabeled_batch)]
+    x = torch.stack([image for image, _ in scans])[:, None]
+    y = torch.stack([label for _, label in scans[:recipe.labeled_batch]]).long()
+    x_l, x_u = x[:recipe.labeled_batch], x[recipe.labeled_batch:]
+    method = a_method(recipe, variant).train()
+    optimizer = torch.optim.SGD(method.parameters(), recipe.lr, momentum=recipe.momentum)
+    device = Device("cpu", len(recipe.patch_size)) if variant == "fast" else None
+
+    def step():
+        torch.manual_seed(1)
+        x = (device.image(x_l), device.image(x_u)) if device else (x_l, x_u)
+        batch = Batch(x[0], y, x[1], 0, 1, torch.Generator().manual_seed(0))
+        return (plain_step if variant == "plain" else fast_step)(method, optimizer, batch)
+    return step
+
+
+def step(variant, quick, name):
+    return step_of(settings(name, quick)[1], name, variant)
+
+
+def volume(variant, quick, name):
+    """One test volume to label map and metrics."""
+    data_class, recipe, shape = settings(name, quick)
+    image, ref = phantom(name, 0, shape)
+    ref = ref.numpy()
+    method, data = a_method(recipe, variant), data_class(recipe)
+    moved = np.roll(ref, 2, 1)          # of an untrained network: the reference itself, moved, is measured
 
     def with_plain():
-        labels = plain_windows(plain, volume, recipe.patch_size, recipe.stride) if name == "LA" else plain_slices(
-            plain, volume, recipe.patch_size)
-        # of an untrained network: measure a shifted reference in its place
-        return labels, plain_metrics(np.roll(ref, 2, 1), ref, recipe.num_classes)
+        if name == "LA":
+            return plain_windows(method, image, recipe.patch_size, recipe.stride), plain_metrics(moved, ref, 2)
+        return plain_slices(method, image, recipe.patch_size), plain_metrics(moved, ref, recipe.num_classes)
 
     def with_fast():
-        labels = data.segment(fast, volume[None])["fused"].argmax(0)
-        return labels, class_metrics(np.roll(ref, 2, 1), ref, recipe.num_classes)
-    return {"plain": with_plain, "fast": with_fast}
+        labels = data.segment(method, image[None])["fused"].argmax(0)
+        return labels, class_metrics(moved, ref, recipe.num_classes)
+    return with_plain if variant == "plain" else with_fast
 
 
-def metrics_variants(quick, data_dir=None):
+def metrics(variant, quick, data_dir=None):
     """Four metrics of one LA case, or of three real ones: the mask against itself, moved by two voxels."""
     if data_dir:
         data = LA(replace(SETS["LA"][1], data_dir=data_dir))
         refs = [scan.label.numpy() for scan in data.cases(data.split().labelled[:3])]
     else:
-        refs = [draw_LA(np.random.default_rng(0), (64, 64, 40) if quick else (176, 144, 88))[1]]
+        refs = [phantom("LA", 0, SHAPES["LA"][quick])[1].numpy()]
     pairs = [(ndimage.shift(ref, (2, -1, 1), order=0), ref) for ref in refs]
-    return {"plain": lambda: [plain_metrics(*pair, 2) for pair in pairs],
-            "fast": lambda: [class_metrics(*pair, 2) for pair in pairs]}
+    measure = plain_metrics if variant == "plain" else class_metrics
+    return lambda: [measure(*pair, 2) for pair in pairs]
 
 
-def sampling_variants(quick, folder):
+def sampling(variant, quick, folder):
     """One LA batch, 8 patches: from memory, and from files."""
-    data_class, recipe = recipe_of("LA", quick)
-    recipe = replace(recipe, data_dir=folder, labeled=4)
-    write_phantoms(folder, "LA", train=8, test=0, size=(64, 56, 40) if quick else (176, 144, 88))
-    data = data_class(recipe)
+    data_class, recipe, _ = settings("LA", quick)
+    data = data_class(replace(recipe, data_dir=folder, labeled=4))
     split = data.split()
     names = split.labelled + split.unlabelled
+    if variant == "plain":
+        return lambda: [data.sample(data.train_scans([name], True)[0], np.random.default_rng(0)) for name in names]
     scans = data.train_scans(names, True)
-
-    def from_memory():
-        return [data.sample(scan, np.random.default_rng(0)) for scan in scans]
-
-    def from_files():
-        return [data.sample(data.train_scans([name], True)[0], np.random.default_rng(0)) for name in names]
-    return {"plain": from_files, "fast": from_memory}
+    return lambda: [data.sample(scan, np.random.default_rng(0)) for scan in scans]
 
 
-def components_variants(quick):
+def components(variant, quick):
     """Largest components of one ACDC batch: 12 slices, two views."""
     size = 64 if quick else 256
-    maps = np.stack([draw_ACDC(np.random.default_rng(index), (1, size, size))[1][0] for index in range(24)])
+    maps = np.stack([phantom("ACDC", index, (size, size))[1].numpy() for index in range(24)])
     speckle = np.random.default_rng(0)
     maps = np.where(speckle.random(maps.shape) < 0.002, speckle.integers(0, 4, maps.shape), maps).astype(np.int64)
     stacked = torch.from_numpy(maps)[None]
-    return {"plain": lambda: [plain_components(label_map) for label_map in maps],
-            "fast": lambda: largest_components(stacked)}
+    return (lambda: [plain_components(label_map) for label_map in maps]) if variant == "plain" else (
+        lambda: largest_components(stacked))
 
 
-def variants_of(row, quick, folder, data_dir):
-    if row.endswith("-step"):
-        return step_variants(row.removesuffix("-step"), quick)
-    if row.endswith("-volume"):
-        return volume_variants(row.removesuffix("-volume"), quick)
+def maker_of(row, options, folder):
+    """row -> function(variant, quick) that makes the call to be timed."""
+    if "-" in row:
+        name, what = row.split("-")
+        return partial({"step": step, "volume": volume}[what], name=name)
     if row == "sampling":
-        return sampling_variants(quick, folder)
-    return components_variants(quick) if row == "components" else metrics_variants(quick, data_dir)
+        write_phantoms(folder, "LA", train=8, test=0, size=SHAPES["LA"][options.quick])
+        return partial(sampling, folder=folder)
+    return partial(metrics, data_dir=options.data_dir) if row == "metrics" else components
 
 
-def alternate(variants, repeat):
-    """{variant: seconds of each repetition}, one of each in turn, after a first round that does not count."""
-    seconds = {variant: [] for variant in variants}
-    for turn in range(repeat + 1):
-        for variant, call in variants.items():
-            begun = time.perf_counter()
-            call()
-            if turn:
-                seconds[variant].append(time.perf_counter() - begun)
-    return seconds
+# ---- how it is timed -----------------------------------------------------------------------------------------
 
 
-def peaks(row, quick):
-    """{variant: GiB at the peak of a fresh process that runs two steps of it}."""
-    command = [sys.executable, __file__, row, *(["--quick"] if quick else [])]
-    return {variant: float(subprocess.run([*command, "--peak", variant], capture_output=True, text=True,
-                                          check=True).stdout.split()[-1]) for variant in ("plain", "fast")}
+class Variant:
+    """A call that lives in a fresh process; `time` runs it there -> seconds, and `peak` is that process's GiB."""
+
+    def __init__(self, make, variant, quick):
+        self.pool = ProcessPoolExecutor(1, get_context("spawn"))
+        self.pool.submit(_prepare, make, variant, quick).result()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.pool.shutdown()
+
+    def time(self):
+        return self.pool.submit(_time).result()
+
+    def peak(self):
+        return self.pool.submit(_peak).result()
+
+
+_call = None        # of a Variant's process
+
+
+def _prepare(make, variant, quick):
+    global _call
+    _call = make(variant, quick)
+
+
+def _time():
+    return seconds_of(_call)
+
+
+def _peak():
+    return Device("cpu").peak_memory()
+
+
+def seconds_of(call):
+    begun = time.perf_counter()
+    call()
+    return time.perf_counter() - begun
+
+
+def compare(make, quick, repeat):
+    """{variant: (median seconds, peak GiB)}, one repetition of each in turn, after a round that does not count."""
+    with ExitStack() as stack:
+        variants = {name: stack.enter_context(Variant(make, name, quick)) for name in ("plain", "fast")}
+        seconds = {name: [] for name in variants}
+        for turn in range(repeat + 1):
+            for name, variant in variants.items():
+                spent = variant.time()
+                if turn:
+                    seconds[name].append(spent)
+        return {name: (statistics.median(seconds[name]), variant.peak()) for name, variant in variants.items()}
+
+
+def row_of(row, options):
+    """One line of the main table."""
+    with TemporaryDirectory() as folder:
+        result = compare(maker_of(row, options, Path(folder)), options.quick, options.repeat)
+    (plain, plain_peak), (fast, fast_peak) = result["plain"], result["fast"]
+    times, memory = plain / fast, fast_peak / plain_peak
+    least, most = TARGETS[row]
+    met = times >= least and (most is None or memory <= most)
+    target = f"≥ {least}" + (f", memory ≤ {most}" if most else "")
+    return [row, f"{plain:.4g}", f"{fast:.4g}", f"{times:.2f}", f"{plain_peak:.2f}", f"{fast_peak:.2f}",
+            f"{memory:.2f}", target, verdict(met, options.quick)]
+
+
+def verdict(met, quick):
+    return "" if quick else "met" if met else "missed"
+
+
+# ---- validation, limit, growth -------------------------------------------------------------------------------
+
+
+def validation_line(name, options):
+    """Time of one validation over the time of the steps between two."""
+    data_class, recipe, shape = settings(name, options.quick)
+    image, label = phantom(name, 0, shape)
+    method, data = a_method(recipe, "fast"), data_class(recipe)
+    step = step_of(recipe, name, "fast")
+    validate = partial(mean_dice, method, [Scan("phantom", image[None], label)], partial(data.segment, coarse=True),
+                       recipe.num_classes)
+    seconds = [median_of(call, options) for call in (step, validate)]
+    share = seconds[1] * VALIDATED[name] / (seconds[0] * recipe.eval_every)
+    return [name, str(VALIDATED[name]), f"{seconds[1]:.3g}", str(recipe.eval_every), f"{seconds[0]:.3g}",
+            f"{100 * share:.1f} %", f"≤ {100 * VALIDATION_SHARE:.0f} %",
+            verdict(share <= VALIDATION_SHARE, options.quick)]
+
+
+def median_of(call, options):
+    call()
+    return statistics.median(seconds_of(call) for _ in range(1 if options.quick else options.repeat))
+
+
+def limit_line(name, options):
+    """The step's convolutions alone, each in the memory format and for each of its three passes at its best."""
+    _, recipe, _ = settings(name, options.quick)
+    method = a_method(recipe, "fast").train()
+    passes = Counter()                  # (layer's geometry, batch) -> runs a step: forward; and backward too
+
+    def count(batch, backward):
+        hooks = [module.register_forward_hook(partial(_count, passes, batch, backward)) for module in method.modules()
+                 if isinstance(module, nn.Conv2d | nn.Conv3d | nn.ConvTranspose2d | nn.ConvTranspose3d)]
+        with torch.no_grad():
+            method.networks(torch.zeros(1, recipe.in_channels, *recipe.patch_size))
+        for hook in hooks:
+            hook.remove()
+    count(recipe.labeled_batch // 2, True)
+    count(recipe.unlabeled_batch, False)
+    count(recipe.unlabeled_batch // 2, True)
+    best = sum(runs * _best_seconds(key, options) for key, runs in tqdm(passes.items(), f"{name} limit", leave=False))
+    seconds = median_of(step_of(recipe, name, "fast"), options)
+    return [name, f"{best:.3g}", f"{seconds:.3g}", f"{100 * best / seconds:.0f} %",
+            f"≥ {100 * CONVOLUTION_SHARE:.0f} %", verdict(best / seconds >= CONVOLUTION_SHARE, options.quick)]
+
+
+def _count(passes, batch, backward, module, inputs, output):
+    geometry = (type(module).__name__.startswith("ConvTranspose"), tuple(module.weight.shape), tuple(module.stride),
+                tuple(module.padding), tuple(inputs[0].shape[1:]))
+    passes[geometry, batch, backward] += 1
+
+
+def _best_seconds(key, options):
+    """Forward, and if asked for backward to the input and to the weight, each the faster of both formats."""
+    (transposed, kernel, stride, padding, shape), batch, backward = key
+    axes = len(stride)
+    times = []
+    for memory in (torch.contiguous_format, CHANNELS_LAST[axes]):
+        x = torch.randn(batch, *shape).contiguous(memory_format=memory)
+        weight = torch.randn(kernel).contiguous(memory_format=memory)
+        rest = (stride, padding, [1] * axes, transposed, [0] * axes, 1)
+        grad = torch.ops.aten.convolution(x, weight, None, *rest)
+        calls = [partial(torch.ops.aten.convolution, x, weight, None, *rest)]
+        if backward:
+            first = shape[0] == 1                       # nobody asks for the gradient of the image
+            calls += [partial(torch.ops.aten.convolution_backward, grad, x, weight, None, *rest, mask)
+                      for mask in ([True, False, False], [False, True, False]) if not (first and mask[0])]
+        times.append([median_of(call, options) for call in calls])
+    return sum(map(min, *times))
+
+
+def growth_lines(options):
+    """Three fits: a line through (size, cost), its slope, and how well it fits; with --plot a picture."""
+    quick = options.quick
+    _, recipe, _ = settings("LA", quick)
+    edges = (32, 48) if quick else (48, 64, 80, 96, 112)
+    steps = [((edge / 100) ** 3, median_of(step_of(replace(recipe, patch_size=(edge,) * 3), "LA", "fast"), options))
+             for edge in edges]
+    method, windows = a_method(recipe, "fast"), []
+    for extra in (0, 1) if quick else (0, 2, 4, 6):
+        shape = [extent + 16 * extra for extent in recipe.patch_size]
+        data = LA(replace(recipe, stride=[extent // 2 for extent in recipe.patch_size]))
+        image = phantom("LA", 0, shape)[0][None]
+        windows.append((image.numel() / 1e6, median_of(partial(data.segment, method, image), options)))
+    curves = {"seconds a step against the patch (10^6 voxels)": steps,
+              "seconds a test volume against its size (10^6 voxels)": windows,
+              "GiB in memory against scans": memory_of_scans(quick)}
+    lines = []
+    for title, points in curves.items():
+        x, y = np.array(points).T
+        slope, start = np.polyfit(x, y, 1)
+        exponent = np.polyfit(np.log(x), np.log(np.maximum(y, 1e-9)), 1)[0]
+        lines.append([title, f"{start:.3g} + {slope:.3g} x", f"{exponent:.2f}", f"{np.corrcoef(x, y)[0, 1] ** 2:.3f}"])
+    if options.plot:
+        plots.fits(options.plot, curves)
+    return lines
+
+
+def memory_of_scans(quick):
+    """(scans, GiB by which this process grows when it reads them), LA phantoms from files."""
+    counts = (2, 4) if quick else (4, 8, 16, 32)
+    with TemporaryDirectory() as folder:
+        write_phantoms(Path(folder), "LA", train=counts[-1], test=0, size=SHAPES["LA"][quick])
+        with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as fresh:
+            return [(count, fresh.submit(_resident_growth, Path(folder), count).result()) for count in counts]
+
+
+def _resident_growth(folder, count):
+    data = LA(replace(SETS["LA"][1], data_dir=folder, labeled=count))
+    names = data.split().labelled
+    data.train_scans(names[:1], True)                   # imports and the like
+    before = psutil.Process().memory_info().rss
+    scans = data.train_scans(names, True)
+    grown = psutil.Process().memory_info().rss - before
+    return grown / 2 ** 30 * bool(scans)
+
+
+# ---- what is printed -----------------------------------------------------------------------------------------
+
+
+def table(headings, lines):
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in [headings, ["---"] * len(headings), *lines])
+
+
+def report(row, options):
+    """`validation`, `limit` or `growth` as a table."""
+    if row == "growth":
+        return table(["LA", "fit", "exponent", "R²"], growth_lines(options))
+    bars = tqdm(SETS, row, leave=False)
+    if row == "validation":
+        return table(["validation", "volumes", "s a volume", "every ... steps", "s a step", "share of training",
+                      "target", ""], [validation_line(name, options) for name in bars])
+    return table(["limit", "convolutions at their best (s)", "step (s)", "share", "target", ""],
+                 [limit_line(name, options) for name in bars])
+
+
+def machine(options):
+    """One line on what this was measured with."""
+    model = next((line.split(":", 1)[1].strip() for line in _cpuinfo() if line.startswith("model name")),
+                 platform.processor() or platform.machine())
+    words = "; QUICK: small shapes, no verdict" if options.quick else ""
+    return (f"{model}, {torch.get_num_threads()} threads, {psutil.virtual_memory().total / 2 ** 30:.0f} GiB, torch "
+            f"{torch.__version__}; medians of {1 if options.quick else options.repeat}{words}")
+
+
+def _cpuinfo():
+    path = Path("/proc/cpuinfo")
+    return path.read_text().splitlines() if path.exists() else []
 
 
 @reported
 def main(args=None):
     options = tyro.cli(Options, args=args, description=__doc__)
-    if options.peak:
-        step = step_variants(options.row.removesuffix("-step"), options.quick)[options.peak]
-        step()
-        step()
-        print(Device("cpu").peak_memory())
-        return None
-    repeat = 1 if options.quick else options.repeat
-    lines = [f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, torch "
-             f"{torch.__version__}; medians of {repeat}{'; QUICK: small shapes, no verdict' * options.quick}\n",
-             "| | plain (s) | fast (s) | times faster | plain (GiB) | fast (GiB) | memory |", "|---" * 7 + "|"]
-    for row in tqdm(ROWS if options.row == "all" else [options.row], disable=None):
-        with TemporaryDirectory() as folder:
-            seconds = alternate(variants_of(row, options.quick, Path(folder), options.data_dir), repeat)
-        plain, fast = (statistics.median(seconds[variant]) for variant in ("plain", "fast"))
-        memory = ["", "", ""]
-        if row.endswith("-step"):
-            peak = peaks(row, options.quick)
-            memory = [f"{peak['plain']:.2f}", f"{peak['fast']:.2f}", f"{peak['fast'] / peak['plain']:.2f}"]
-        lines.append(f"| {row} | {plain:.4g} | {fast:.4g} | {plain / fast:.2f} | {' | '.join(memory)} |")
-    print("\n".join(lines))
-    return lines
+    if options.quick:
+        options.repeat = 1
+    rows = (*TARGETS, *REPORTS) if options.row == "all" else [options.row]
+    print(machine(options), flush=True)
+    lines = [row_of(row, options) for row in tqdm([row for row in rows if row in TARGETS], disable=None)]
+    tables = [table(["", "plain (s)", "fast (s)", "times faster", "plain (GiB)", "fast (GiB)", "memory", "target", ""],
+                    lines)] * bool(lines)
+    tables += [report(row, options) for row in rows if row in REPORTS]
+    print("\n\n".join(["", *tables]))
+    return tables
 
 
 if __name__ == "__main__":

@@ -79,7 +79,7 @@ class CML(Method):
         """Eq. 5-7: both views learn the true label of a mixed pair; unmixed, of the batch as it is."""
         x, y = batch.x_l, batch.y_l
         if self.mixing:
-            mask = zero_centered_mask(x.shape[2:], self.beta, batch.generator)
+            mask = zero_centered_mask(x.shape[2:], self.beta, batch.generator, x.device)
             x, y = mix(*x.chunk(2), mask), mix(*y.chunk(2), mask)
         return self.objective("l", self.networks(x), (y, y), 1)
 
@@ -88,7 +88,7 @@ class CML(Method):
         x = batch.x_u
         if self.mixing:
             labels0, labels1 = self.pseudo_labels(x)
-            mask = zero_centered_mask(x.shape[2:], self.beta, batch.generator)
+            mask = zero_centered_mask(x.shape[2:], self.beta, batch.generator, x.device)
             views = self.networks(mix(*x.chunk(2), mask))
             targets = heterogeneous_targets(labels0, labels1, mask)
         else:

@@ -1,4 +1,5 @@
 """Every choice that depends on the hardware: where tensors live, their memory format, precision, memory used."""
+import ctypes
 import os
 import re
 import resource
@@ -6,8 +7,10 @@ import resource
 import torch
 
 from errors import InputError
+from fast_layers import quicken
 from ranks import Ranks
 
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4      # of <malloc.h>
 CHANNELS_LAST = {2: torch.channels_last, 3: torch.channels_last_3d}    # spatial axes -> memory format
 
 
@@ -43,11 +46,14 @@ class Device:
             torch.backends.cudnn.benchmark = not deterministic
             torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
             torch.cuda.reset_peak_memory_stats(self.torch)
+        else:
+            _keep_freed_memory()
         ranks.start(self.torch)
 
     def place(self, module):
-        """Move a module here, in the memory format its convolutions are fastest in."""
-        return module.to(self.torch, memory_format=self.format)
+        """Move a module here, in the memory format and with the layers that are fastest here."""
+        module = module.to(self.torch, memory_format=self.format)
+        return module if self.cuda else quicken(module)
 
     def image(self, x):
         """Images (B, channels, *S) from the loader, without waiting for the copy."""
@@ -72,3 +78,11 @@ class Device:
         name = torch.cuda.get_device_name(self.torch) if self.cuda else f"CPU, {torch.get_num_threads()} threads"
         world = Ranks().world
         return name if world == 1 else f"{world} processes, each on {name}"
+
+
+def _keep_freed_memory():
+    """Let glibc reuse large blocks: handed back to the system, every layer's output costs page faults again."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt:                                     # not on macOS, not with musl
+        mallopt(M_MMAP_MAX, 0)
+        mallopt(M_TRIM_THRESHOLD, -1)

@@ -145,7 +145,7 @@ def largest_component(label_map):
     label_map = np.ascontiguousarray(label_map)
     # numbered in the order of their first voxels, so that argmax settles ties
     components = cc3d.connected_components(label_map, connectivity=26 if label_map.ndim == 3 else 8)
-    places = np.flatnonzero(label_map)
+    places = np.flatnonzero(label_map != 0)
     numbers, labels = components.ravel()[places], label_map.ravel()[places]
     sizes = np.bincount(numbers, minlength=1)
     classes = np.zeros(len(sizes), label_map.dtype)
@@ -153,8 +153,8 @@ def largest_component(label_map):
     keep = np.zeros(len(sizes), bool)
     for label in np.unique(classes[1:]):
         keep[np.argmax(np.where(classes == label, sizes, 0))] = True
-    kept = np.zeros_like(label_map)
-    kept.ravel()[places[keep[numbers]]] = labels[keep[numbers]]
+    kept, chosen = np.zeros_like(label_map), keep[numbers]
+    kept.ravel()[places[chosen]] = labels[chosen]
     return kept
 
 
@@ -167,7 +167,7 @@ def largest_components(label_maps):
     kept = np.empty_like(host)
     for index in np.ndindex(host.shape[:2]):
         kept[index] = largest_component(host[index])
-    return torch.from_numpy(kept).to(label_maps)
+    return torch.from_numpy(kept).to(label_maps.device).to(label_maps.dtype)
 
 
 # ---- metrics -------------------------------------------------------------------------------------------------

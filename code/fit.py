@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch.utils.tensorboard import SummaryWriter
@@ -61,6 +62,8 @@ class Fit:
         self.device = Device(recipe.device, len(recipe.patch_size), recipe.amp, recipe.deterministic)
         torch.manual_seed(recipe.seed)
         self.method = self.device.place(methods.build(recipe))
+        if recipe.compile:
+            self.method.networks.compile()
         self._check_batches()
         self.ranks.distribute(self.method)
         self.optimizer = torch.optim.SGD(self.method.trained_parameters(), recipe.lr,
@@ -121,7 +124,7 @@ class Fit:
             self._save_weights("last.pt")
         self._close_board()
         self.ranks.say(f"finished: {self.folder.path}")
-        self.ranks.finish()
+        self.ranks.wait()
 
     def _run_stage(self, stage):
         streams = self._streams()
@@ -252,7 +255,7 @@ class Fit:
         """Rows of val.csv; the best checkpoint of the stage, the earlier one on a tie."""
         self.ranks.share_buffers(self.method)
         for split, scans, selects in self.validation:
-            dice = mean_dice(self.method, scans, self.data.segment, self.recipe.num_classes)
+            dice = mean_dice(self.method, scans, partial(self.data.segment, coarse=True), self.recipe.num_classes)
             if self.ranks.main:
                 self.folder.val.append({"stage": stage.name, "step": self.step, "split": split,
                                         **{view: f"{value:.6f}" for view, value in dice.items()}})
@@ -348,7 +351,7 @@ class Fit:
         self.ranks.say(f"\n{signal.Signals(self.stop_signal).name}: saved after step {self.step} of stage "
                        f"{self.stages[self.stage].name}; go on with\n"
                        f"    {shlex.join([*self.ranks.launcher, *sys.argv])}")
-        self.ranks.finish()     # torchrun ends the others when one leaves
+        self.ranks.wait()       # torchrun ends the others when one leaves
         sys.exit(128 + self.stop_signal)
 
     def _close_board(self):

@@ -151,3 +151,17 @@ def overlay(path, image, reference, predictions, depth_axis):
             axes.set_title(f"{title}, slice {index}" if title == "image" else title, fontsize=9)
             axes.axis("off")
     save(figure, path)
+
+
+def fits(path, curves):
+    """PNG of {title: [(size, cost), ...]}: points and the line fitted through them."""
+    figure = Figure(figsize=(4.2 * len(curves), 3.4))
+    for axes, (title, points) in zip(figure.subplots(1, len(curves), squeeze=False)[0], curves.items(), strict=True):
+        x, y = np.array(points).T
+        slope, start = np.polyfit(x, y, 1)
+        axes.plot(x, y, "o")
+        axes.plot(x, start + slope * x, linewidth=1)
+        axes.set(xlim=(0, None), ylim=(0, None))
+        axes.set_title(title, fontsize=8)
+        axes.grid(alpha=0.3)
+    save(figure, path)

@@ -38,8 +38,8 @@ class Recipe:
 
     dataset: ClassVar[str]
     # Fields that do not change what is computed: left out of the run's name, and free to differ on resume
-    PLUMBING: ClassVar[tuple] = ("data_dir", "out", "device", "workers", "deterministic", "monitor",
-                                 "checkpoint_steps", "checkpoint_minutes")
+    PLUMBING: ClassVar[tuple] = ("data_dir", "out", "device", "workers", "deterministic", "compile",
+                                 "monitor", "checkpoint_steps", "checkpoint_minutes")
 
     preset: tyro.conf.Suppress[str] = "paper"
 
@@ -56,6 +56,7 @@ class Recipe:
     device: str = "auto"            # auto | cpu | cuda | cuda:1 ...
     workers: int = 2                # processes that draw patches ahead; any number gives the same run
     deterministic: bool = False     # only kernels that repeat bit for bit (slower on a GPU)
+    compile: bool = False           # torch.compile the networks: for a GPU, and slower on a CPU
     checkpoint_steps: int = 200     # a killed run loses at most the steps since its last checkpoint:
     checkpoint_minutes: float = 10  # ... so many steps or minutes, whichever comes first
 

@@ -1,0 +1,126 @@
+"""The fast paths give what the plain recipe gives, and the benchmark runs from end to end, at the smallest size."""
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+import benchmark
+import methods
+from dataloaders.phantom import draw_LA
+from device import Device
+from fast_layers import Conv2d, Dropout, PointwiseConv3d
+from method import Batch
+
+
+def double(recipe, fast):
+    """The recipe's method in float64 without dropout, plain or as the device places it."""
+    torch.manual_seed(0)
+    method = methods.build(recipe).double().train()
+    for module in method.modules():
+        if isinstance(module, torch.nn.modules.dropout._DropoutNd):
+            module.p = 0.0
+    return Device("cpu", len(recipe.patch_size)).place(method) if fast else method
+
+
+@pytest.mark.parametrize("name, method", [("LA", "cml"), ("ACDC", "cml"), ("ACDC", "cfl")])
+def test_the_fast_step_has_the_plain_steps_loss_gradients_and_running_statistics(name, method):
+    recipe = benchmark.settings(name, quick=True)[1]
+    recipe = replace(recipe, method=method, patch_size=(16,) * len(recipe.patch_size), labeled_batch=4,
+                     unlabeled_batch=4)
+    generator = torch.Generator().manual_seed(3)
+    x_l, x_u = torch.randn(2, 4, 1, *recipe.patch_size, generator=generator, dtype=torch.float64)
+    y = torch.randint(0, recipe.num_classes, (4, *recipe.patch_size), generator=generator)
+    results = {}
+    for variant, step in (("plain", benchmark.plain_step), ("fast", benchmark.fast_step)):
+        trained = double(recipe, variant == "fast")
+        optimizer = torch.optim.SGD(trained.trained_parameters(), 0.01)
+        device = Device("cpu", len(recipe.patch_size))
+        images = (device.image(x_l), device.image(x_u)) if variant == "fast" else (x_l, x_u)
+        loss = step(trained, optimizer, Batch(images[0], y, images[1], 0, 1, torch.Generator().manual_seed(0)))
+        results[variant] = loss, dict(trained.named_buffers()), {
+            parameter: value.grad for parameter, value in trained.named_parameters()}
+    (loss, buffers, gradients), (fast_loss, fast_buffers, fast_gradients) = results["plain"], results["fast"]
+    torch.testing.assert_close(fast_loss, loss, rtol=1e-12, atol=0)
+    for mine, theirs in ((fast_buffers, buffers), (fast_gradients, gradients)):
+        assert mine.keys() == theirs.keys() and len(mine) > 20
+        for key, value in theirs.items():
+            torch.testing.assert_close(mine[key], value, rtol=1e-8, atol=1e-12, msg=key)
+
+
+def test_placing_on_a_cpu_exchanges_layers_and_keeps_names():
+    for name, kinds in (("ACDC", {Conv2d, Dropout}), ("LA", {PointwiseConv3d})):
+        recipe = benchmark.settings(name, quick=True)[1]
+        plain, placed = methods.build(recipe), Device("cpu", len(recipe.patch_size)).place(methods.build(recipe))
+        assert kinds <= {type(module) for module in placed.modules()}
+        assert not kinds & {type(module) for module in plain.modules()}
+        assert list(plain.state_dict()) == list(placed.state_dict())
+
+
+@pytest.mark.parametrize("p", [0.05, 0.5])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_dropout_drops_its_share_and_keeps_the_mean(p, layout):
+    torch.manual_seed(0)
+    x = torch.full((3, 7, 101, 103), 2.0).contiguous(memory_format=layout).requires_grad_()
+    layer = Dropout(p)
+    out = layer(x)
+    share = (out == 0).double().mean().item()
+    assert share == pytest.approx(p, abs=5 * (p * (1 - p) / x.numel()) ** 0.5)
+    assert out.unique().tolist() == pytest.approx([0, 2 / (1 - p)])
+    correlation = np.corrcoef((out[0, 0, :, :-1] == 0).flatten(), (out[0, 0, :, 1:] == 0).flatten())[0, 1]
+    assert abs(correlation) < 0.05
+    out.sum().backward()
+    assert torch.equal(x.grad * 2, out)
+    assert torch.equal(layer.eval()(x), x)
+
+
+def test_dropout_follows_the_seed():
+    x, layer = torch.ones(2, 3, 17, 19), Dropout(0.5)
+    torch.manual_seed(5)
+    first, second = layer(x), layer(x)
+    torch.manual_seed(5)
+    assert torch.equal(layer(x), first) and not torch.equal(first, second)
+
+
+def test_a_row_compares_two_ways_and_quick_judges_nothing(capsys):
+    [table] = benchmark.main(["metrics", "--quick"])
+    cells = [cell.strip() for cell in table.splitlines()[-1].split("|")[1:-1]]
+    plain, fast, times = map(float, cells[1:4])
+    assert cells[0] == "metrics" and times == pytest.approx(plain / fast, rel=0.02) and cells[-1] == ""
+    assert "QUICK" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("fast, memory, words", [(1.0, 0.5, "met"), (3.0, 0.5, "missed"), (1.0, 0.8, "missed")])
+def test_a_verdict_follows_the_targets(fast, memory, words, monkeypatch):
+    monkeypatch.setattr(benchmark, "compare", lambda *_: {"plain": (4.0, 1.0), "fast": (fast, memory)})
+    assert benchmark.row_of("LA-step", benchmark.Options(row="LA-step"))[-1] == words
+    assert benchmark.row_of("LA-step", benchmark.Options(row="LA-step", quick=True))[-1] == ""
+
+
+@pytest.mark.parametrize("row", ["validation", "limit"])
+def test_the_reports_have_a_line_each(row, monkeypatch):
+    monkeypatch.setattr(benchmark, "SETS", {"ACDC": benchmark.SETS["ACDC"], "LA": benchmark.SETS["LA"]})
+    monkeypatch.setattr(benchmark, "median_of", lambda call, options: 1.0)
+    [table] = benchmark.main([row, "--quick"])
+    assert len(table.splitlines()) == 2 + 2
+
+
+@pytest.mark.slow
+def test_every_row_runs(tmp_path):
+    tables = benchmark.main(["all", "--quick", "--plot", str(tmp_path / "growth.png")])
+    assert len(tables) == 4 and "missed" not in "".join(tables)
+    assert (tmp_path / "growth.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_plain_recipes_give_what_the_fast_ones_give():
+    _, ref = draw_LA(np.random.default_rng(0), (48, 40, 36))
+    pred = np.roll(ref, (2, -1), (0, 1))
+    fast = benchmark.class_metrics(pred, ref, 2)[0]
+    assert [fast[key] for key in ("dice", "jaccard", "hd95", "asd")] == pytest.approx(
+        benchmark.plain_metrics(pred, ref, 2)[0], abs=1e-6)
+    plain, fast = (benchmark.components(variant, quick=True)() for variant in ("plain", "fast"))
+    assert np.array_equal(np.stack(plain), fast[0].numpy())
+    for name in ("ACDC", "LA"):
+        plain, fast = (benchmark.volume(variant, True, name)() for variant in ("plain", "fast"))
+        agreement = (np.asarray(plain[0]) == np.asarray(fast[0])).mean()
+        assert agreement > 0.9999       # single precision: ties of an untrained network may fall either way
