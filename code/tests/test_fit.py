@@ -6,9 +6,6 @@ import math
 import os
 import shutil
 import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import h5py
 import numpy as np
@@ -19,13 +16,11 @@ import cml
 import fit
 import plots
 import run_folder
-import train_ACDC
 from dataloaders.acdc import patient_of
 from errors import InputError
 from files import load_tensors
 from fit import learning_rate
 
-CODE = Path(fit.__file__).parent
 pytestmark = pytest.mark.usefixtures("narrow")
 unpainted = pytest.mark.usefixtures("no_curves")
 
@@ -451,39 +446,6 @@ def test_a_kill_while_a_checkpoint_is_written_leaves_the_one_before(recipe, runs
         patch.setattr(run_folder, "save_tensors", dying)
         with pytest.raises(Killed):
             runs.train(own)
-    runs.train(own)
-    runs.assert_same(reference(), own.out)
-
-
-SIGKILL = """
-import os, signal, sys
-from networks import unet
-unet.WIDTHS = (2, 4, 8, 16, 32)
-import fit, plots, torch, train_ACDC
-torch.set_num_threads(1)
-plots.curves = lambda run: None
-train_step = fit.Fit._train_step
-def killed(self, stage, *rest):
-    if (stage.name, self.step) == ("self", 3):
-        os.kill(os.getpid(), signal.SIGKILL)
-    return train_step(self, stage, *rest)
-fit.Fit._train_step = killed
-train_ACDC.main(sys.argv[1:])
-"""
-
-
-@unpainted
-def test_a_process_that_is_killed_leaves_a_run_that_resumes(recipe, runs, reference):
-    own = recipe(checkpoint_steps=2)
-    changed = {name: value for name, value in own.to_json().items()
-               if value != train_ACDC.PRESETS["mini"].to_json()[name]}
-    args = ["mini"]
-    for name, value in changed.items():
-        args += [f"--{name.replace('_', '-')}", *map(str, value if isinstance(value, tuple | list) else [value])]
-    done = subprocess.run([sys.executable, "-c", SIGKILL, *args], cwd=CODE, capture_output=True, text=True,
-                          env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=120)
-    assert done.returncode == -signal.SIGKILL, done.stderr
-    assert not (own.out / "last.pt").exists()
     runs.train(own)
     runs.assert_same(reference(), own.out)
 

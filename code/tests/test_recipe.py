@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+import recipe as recipe_module
 import train_ACDC
 import train_BraTS
 import train_LA
@@ -132,3 +133,60 @@ def test_a_runs_recipe_is_loaded(tmp_path):
     recipe = train_LA.PRESETS["mini"]
     (tmp_path / "config.json").write_text(json.dumps({"dataset": "LA", "recipe": recipe.to_json()}))
     assert load_recipe(tmp_path, train_LA.LARecipe) == recipe
+
+
+# ---- a run's own configuration -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def written(tmp_path, monkeypatch):
+    """written(args) -> config.json of a mini run of LA in its default folder, below tmp_path."""
+    monkeypatch.setattr(recipe_module, "ROOT", tmp_path)
+
+    def write(*args):
+        recipe = command_line(train_LA.PRESETS, "", ["mini", *args])
+        home = recipe.folder(train_LA.PRESETS)
+        home.mkdir(parents=True)
+        (home / "config.json").write_text(json.dumps({"dataset": "LA", "recipe": recipe.to_json()}))
+        return recipe, home / "config.json"
+    return write
+
+
+def repeated(config, *args):
+    return command_line(train_LA.PRESETS, "", ["--from-config", str(config), *args])
+
+
+def test_a_run_is_repeated_from_its_config(written, tmp_path):
+    recipe, config = written("--beta", "0.7", "--lambda-dis", "0", "--patch-size", "32", "48", "16", "--data-dir",
+                             "there", "--device", "cpu", "--out", str(tmp_path / "first"))
+    again = dataclasses.replace(recipe, out=None)
+    assert repeated(config) == repeated(config.parent) == again
+    assert command_line(train_LA.PRESETS, "", [f"--from_config={config}"]) == again
+    assert repeated(config, "--out", "second") == dataclasses.replace(recipe, out=Path("second").resolve())
+    changed = repeated(config, "--seed", "7", "--method", "cps")
+    assert changed == dataclasses.replace(again, seed=7, method="cps")
+    assert changed.folder(train_LA.PRESETS).name == "cps_8_seed7_mini_patch_size32x48x16_beta0.7_lambda_dis0"
+
+
+def test_a_finished_run_is_not_repeated_into_itself(written, tmp_path):
+    recipe, config = written()
+    assert repeated(config) == recipe       # it goes on
+    (config.parent / "last.pt").touch()
+    with pytest.raises(InputError, match=r"cml_8_seed1337_mini is that run itself and finished.*--out"):
+        repeated(config)
+    assert repeated(config, "--seed", "7").seed == 7 and repeated(config, "--out", "other").out
+
+
+@pytest.mark.parametrize("config", sorted((ROOT / "model" / "mini_results").rglob("config.json")),
+                         ids=lambda path: str(path.parent.relative_to(ROOT)))
+def test_every_published_run_can_be_repeated(config):
+    script = SCRIPTS[json.loads(config.read_text())["dataset"]]
+    recipe = command_line(script.PRESETS, "", ["--from-config", str(config)])
+    again, first = json.loads(json.dumps(recipe.to_json())), json.loads(config.read_text())["recipe"]
+    assert {name: again[name] for name in recipe.fields()} == {name: first[name] for name in recipe.fields()}
+
+
+def test_a_switch_needs_no_value():
+    for args in (["--deterministic"], ["--deterministic", "True"], ["--deterministic", "--seed", "1337"]):
+        assert command_line(train_LA.PRESETS, "", args).deterministic
+    assert not command_line(train_LA.PRESETS, "", ["--keep-largest", "False", "--deterministic"]).keep_largest
