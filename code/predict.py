@@ -135,7 +135,7 @@ def main(args=None):
     if ranks.main:
         for name, reason in sorted(bad.items()):
             print(f"bad case {name}: {reason}", file=sys.stderr)
-    ranks.finish()
+    ranks.wait()
     return 2 if bad else 0
 
 

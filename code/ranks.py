@@ -62,7 +62,10 @@ class Ranks:
     # ---- together ----------------------------------------------------------------------------------------------
 
     def start(self, device):
-        """Join the other ranks, with NCCL between GPUs and gloo between CPUs; `device` is this rank's own."""
+        """Join the other ranks, with NCCL between GPUs and gloo between CPUs; `device` is this rank's own.
+
+        Once in a process's life: a group that was destroyed does not come up again reliably.
+        """
         if self.world == 1 or dist.is_initialized():
             return
         if device.type == "cuda":
@@ -75,12 +78,6 @@ class Ranks:
         """Until every rank is here."""
         if self.world > 1:
             dist.barrier()
-
-    def finish(self):
-        """Wait for the others and part from them."""
-        if self.world > 1:
-            dist.barrier()
-            dist.destroy_process_group()
 
     def gather(self, items):
         """What every rank made of its `shard` of a list -> that of the whole list, in the list's order."""

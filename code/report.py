@@ -118,7 +118,7 @@ def test(dataset_class, recipe_class, class_names, paper, description, args=None
     rows = measure(method, recipe, data, names, options)
     if Ranks().main:
         publish(rows, recipe, class_names, paper, len(names), options)
-    Ranks().finish()
+    Ranks().wait()
     return rows
 
 

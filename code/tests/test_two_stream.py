@@ -5,6 +5,7 @@ import torch
 
 from dataloaders.scans import Scan
 from dataloaders.two_stream import TwoStream, torch_seed
+from ranks import Ranks
 
 
 def scans(count, first=0):
@@ -17,8 +18,8 @@ def sample(scan, rng):
     return scan.image.numpy() + 0.49 * rng.random((1, 4, 4), dtype=np.float32), scan.label.numpy()
 
 
-def streams(labelled=5, unlabelled=7, sizes=(2, 3), seed=1, stage=0):
-    return TwoStream(scans(labelled), scans(unlabelled, 10), sample, sizes, seed, stage)
+def streams(labelled=5, unlabelled=7, sizes=(2, 3), seed=1, stage=0, ranks=None):
+    return TwoStream(scans(labelled), scans(unlabelled, 10), sample, sizes, seed, stage, ranks)
 
 
 def same(one, other):
@@ -94,6 +95,27 @@ def test_without_unlabelled_scans_there_is_no_second_stream():
     loader = streams(unlabelled=0)
     assert loader[0][2] is None and loader.names(0)[1] == []
     assert next(iter(loader.batches(0, 1)))[2] is None
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_processes_share_a_batch_in_whole_pairs(world):
+    """Rank by rank: firsts of the batch's pairs (i, i + size / 2), then their seconds; together, the batch."""
+    sizes = (6, 12) if world == 3 else (4, 8)
+    for step in range(3):
+        whole, parts = streams(sizes=sizes)[step], []
+        for rank in range(world):
+            ranks = Ranks()
+            ranks.rank, ranks.world = rank, world
+            loader = streams(sizes=sizes, ranks=ranks)
+            parts.append(loader[step])
+            assert loader.names(step) == streams(sizes=sizes).names(step)
+        for stream, size in enumerate((sizes[0], sizes[0], sizes[1])):
+            pairs = {(first.sum().item(), second.sum().item())
+                     for part in parts for first, second in zip(*part[stream].chunk(2), strict=True)}
+            expected = whole[stream]
+            assert pairs == {(expected[i].sum().item(), expected[i + size // 2].sum().item())
+                             for i in range(size // 2)}
+            assert all(len(part[stream]) == size // world for part in parts)
 
 
 def test_torch_seeds_differ_by_key_and_repeat():

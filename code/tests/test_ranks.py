@@ -1,0 +1,331 @@
+"""Several processes against one: the same gradients, rows and files, whoever stops or fails.
+
+This file is also what the processes run: torchrun starts it with a folder of recipes, each leaves rank<r>.pt there.
+"""
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import nibabel
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parallel import DistributedDataParallel
+
+import fit
+import predict
+import test_ACDC
+from device import Device
+from errors import InputError
+from files import load_tensors
+from methods import mean_teacher
+from networks import unet, vnet
+from ranks import Ranks
+
+CODE = Path(fit.__file__).parent
+WIDTHS = (2, 4, 8, 16, 32)
+PAIRS = {"labeled_batch": 4, "unlabeled_batch": 4}
+# name -> data set and what its recipe changes
+EXACT = {
+    "cml": ("ACDC", {"pre_steps": 4, "self_steps": 6}),
+    "released": ("ACDC", {"network": "released"}),
+    "without mixing": ("ACDC", {"method": "cps"}),
+    "labelled alone": ("ACDC", {"lambda_unsup": 0.0, "lambda_dis": 0.0}),
+    "supervised": ("ACDC", {"method": "supervised"}),
+    "mean_teacher": ("ACDC", {"method": "mean_teacher", "self_steps": 2}),
+    "3D": ("LA", {"patch_size": (16, 16, 16)}),
+}
+
+
+def train(recipe):
+    return fit.train(recipe, predict.DATASETS[recipe.dataset][1](recipe), {recipe.preset: recipe})
+
+
+def followed(recipe):
+    """Train in float64, with no dropout or noise and batch norm by its running statistics.
+
+    -> of each step: its gradients and torch's seed; of each pass with a graph: whether gradients are exchanged in it.
+    """
+    gradients, seeds, exchanging = [], [], []
+    place, image, step, forward = Device.place, Device.image, torch.optim.SGD.step, DistributedDataParallel.forward
+
+    def noted_step(self, *args):
+        gradients.append([p.grad.clone() for group in self.param_groups for p in group["params"]])
+        seeds.append(torch.initial_seed())
+        return step(self, *args)
+
+    def noted_forward(self, *args):
+        if torch.is_grad_enabled():
+            exchanging.append(self.require_backward_grad_sync)
+        return forward(self, *args)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(unet, "DROPOUTS", 5 * (0.0,))
+        patch.setattr(vnet, "DROPOUT", 0.0)
+        patch.setattr(mean_teacher, "NOISE", 0.0)
+        patch.setattr(_BatchNorm, "train", lambda self, mode=True: nn.Module.train(self, False))
+        patch.setattr(Device, "place", lambda self, module: place(self, module).double())
+        patch.setattr(Device, "image", lambda self, x: x if x is None else image(self, x).double())
+        patch.setattr(torch.optim.SGD, "step", noted_step)
+        patch.setattr(DistributedDataParallel, "forward", noted_forward)
+        train(recipe)
+    return {"gradients": gradients, "seeds": seeds, "exchanging": exchanging}
+
+
+def stopped(recipe):
+    """Rank 1 alone is told to stop, at the third step of self-training -> the exit code of this process."""
+    train_step = fit.Fit._train_step
+
+    def signalled(self, stage, *rest):
+        if (stage.name, self.step, self.ranks.rank) == ("self", 2, 1):
+            os.kill(os.getpid(), signal.SIGTERM)
+        return train_step(self, stage, *rest)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fit.Fit, "_train_step", signalled)
+        with pytest.raises(SystemExit) as left:
+            train(recipe)
+    return left.value.code
+
+
+def process(folder):
+    """What each of the processes does with the recipes of `folder`."""
+    torch.set_num_threads(1)
+    unet.WIDTHS = vnet.WIDTHS = WIDTHS
+    fit.plots.curves = lambda run: None
+    recipes = {name: predict.DATASETS[values.pop("dataset")][0].from_json(values, name)
+               for name, values in json.loads((folder / "recipes.json").read_text()).items()}
+    did = {name: followed(recipes[name]) for name in EXACT}
+    whole, halted = train(recipes["whole"]), recipes["halted"]
+    did["exit code"] = stopped(halted)
+    did["halted"] = load_tensors(halted.out / "checkpoint.pt") | {"finished": (halted.out / "last.pt").exists()}
+    train(halted)
+    did["rows"] = repr(test_ACDC.main(["--run", str(whole), "--split", "val", "--device", "cpu"]))
+    did["predicted"] = predict.main(["--run", str(whole), "--input", str(folder / "scans"), "--output",
+                                     str(folder / "predicted"), "--device", "cpu"])
+    device, ranks = Device("cpu"), Ranks()
+    did["gathered"] = [ranks.gather(ranks.shard(list(range(n)))) for n in (0, 1, 2, 5)]
+    did["device"] = str(device)
+    torch.save(did, folder / f"rank{ranks.rank}.pt")
+    ranks.wait()
+
+
+def torchrun(*command):
+    environment = {**os.environ, "PYTHONPATH": str(CODE), "OMP_NUM_THREADS": "1"}
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--", *map(str, command)]
+    with subprocess.Popen([sys.executable, *command], env=environment, text=True, stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE) as launcher:
+        try:
+            output, errors = launcher.communicate(timeout=300)
+        except subprocess.TimeoutExpired:
+            launcher.terminate()        # and it ends the processes
+            output, errors = launcher.communicate()
+        assert launcher.returncode == 0, errors[-3000:]
+    return output, errors
+
+
+@pytest.fixture(scope="module")
+def _done():
+    return {}
+
+
+@pytest.fixture
+def two(recipe, phantoms, _done, tmp_path_factory):
+    """What two processes did, by `process`; `recipes` and `folder` are those they worked with."""
+    if not _done:
+        folder = tmp_path_factory.mktemp("ranks")
+        few = PAIRS | {"pre_steps": 1, "self_steps": 1, "eval_every": 100}
+        recipes = {name: recipe(dataset, out=folder / name, **few | changes)
+                   for name, (dataset, changes) in EXACT.items()}
+        recipes |= {name: recipe(out=folder / name, **PAIRS) for name in ("whole", "halted")}
+        (folder / "recipes.json").write_text(json.dumps(
+            {name: {"dataset": own.dataset, **own.to_json()} for name, own in recipes.items()}))
+        (folder / "scans").mkdir()
+        for number, path in enumerate(sorted((phantoms("ACDC") / "data").glob("*_frame??.h5"))[:2]):
+            with h5py.File(path) as file:
+                volume = np.moveaxis(file["image"][:], 0, -1)
+            nibabel.save(nibabel.Nifti1Image(volume, np.eye(4)), folder / "scans" / f"scan{number}.nii.gz")
+        (folder / "scans" / "no_scan.nii.gz").write_bytes(b"nothing")
+        output, errors = torchrun(__file__, folder)
+        _done.update(folder=folder, recipes=recipes, output=output, errors=errors,
+                     ranks=[torch.load(folder / f"rank{rank}.pt") for rank in (0, 1)])
+    return _done
+
+
+def rows(path):
+    with open(path, newline="") as file:
+        return [{key: value for key, value in row.items() if key not in ("seconds", "memory_gib")}
+                for row in csv.DictReader(file)]
+
+
+# ---- gradients -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_the_gradients_are_those_of_one_process_at_the_same_batch(two, narrow, no_curves, tmp_path, name):
+    """Then the logged terms and the validation are, too: means of losses, sums of counts, every case once."""
+    own = two["recipes"][name]
+    alone = followed(own.__class__(**{**vars(own), "out": tmp_path / "alone"}))
+    assert len(alone["gradients"]) == own.pre_steps + own.self_steps
+    for rank in two["ranks"]:
+        for one, other in zip(alone["gradients"], rank[name]["gradients"], strict=True):
+            assert max(gradient.abs().max() for gradient in one) > 1e-3
+            for gradient, expected in zip(other, one, strict=True):
+                assert gradient.dtype == torch.float64
+                torch.testing.assert_close(gradient, expected, rtol=0, atol=1e-8)
+    first, second = (rank[name]["seeds"] for rank in two["ranks"])      # of dropout and noise
+    assert first == alone["seeds"] and not set(first) & set(second)
+    logged, expected = (rows(folder / "log.csv") for folder in (own.out, tmp_path / "alone"))
+    for row, other in zip(logged, expected, strict=True):
+        assert row.keys() == other.keys() and row.pop("stage") == other.pop("stage")
+        assert all((row[key] == other[key] == "") or float(row[key]) == pytest.approx(float(other[key]), abs=1e-8)
+                   for key in row)
+    assert (own.out / "val.csv").exists() == (own.dataset == "ACDC")
+    if own.dataset == "ACDC":
+        assert rows(own.out / "val.csv") == rows(tmp_path / "alone" / "val.csv")
+
+
+def test_the_ranks_exchange_gradients_once_a_step(two):
+    """In the last pass of a step with a graph; pseudo-labels have none."""
+    for rank in two["ranks"]:
+        exchanging = {name: rank[name]["exchanging"] for name in EXACT}
+        assert exchanging["cml"] == 4 * [True] + 6 * [False, True]
+        assert exchanging["labelled alone"] == exchanging["supervised"] == 2 * [True]
+        assert exchanging["without mixing"] == [True, False, True]
+
+
+def test_both_ranks_step_by_the_very_same_gradients(two):
+    for name in EXACT:
+        for one, other in zip(*(rank[name]["gradients"] for rank in two["ranks"]), strict=True):
+            assert all(map(torch.equal, one, other))
+
+
+@pytest.mark.parametrize("declared", [1, 3])
+def test_a_method_that_yields_another_number_of_losses_is_an_error(recipe, runs, narrow, declared):
+    loop = runs.loop(recipe())
+    loop.stage, stage = 1, loop.stages[1]
+    streams = loop._streams()
+    with pytest.raises(ValueError, match=f"stage self of cml is declared to yield {declared} losses.*yielded 2"):
+        loop._train_step(stage._replace(yields=declared), streams, streams[0])
+
+
+# ---- one run -------------------------------------------------------------------------------------------------------
+
+
+def test_one_process_writes_and_the_checkpoint_knows_of_none(two, runs, narrow):
+    run = two["folder"] / "whole"
+    assert len(runs.rows(run)) == 10 and len(list((run / "tb").iterdir())) == 1
+    assert [(row["stage"], row["step"]) for row in runs.rows(run, "val.csv")] == [
+        ("pre", "2"), ("pre", "4"), ("self", "2"), ("self", "4"), ("self", "6")]
+    assert not list(run.glob("*.tmp")) + list(run.glob(".*.tmp"))
+    weights = runs.weights(run)
+    assert weights.keys() == runs.loop(two["recipes"]["whole"]).method.state_dict().keys()
+    assert two["output"].count(f"finished: {run}") == 1 and two["output"].count(f"run folder: {run}") == 1
+    command = json.loads((run / "config.json").read_text())["command"]
+    assert command.startswith("torchrun --standalone --nproc-per-node 2 -- ")
+    assert [rank["device"] for rank in two["ranks"]] == 2 * ["2 processes, each on CPU, 1 threads"]
+
+
+def test_a_signal_to_one_process_stops_all_after_the_same_step_and_the_run_resumes_to_the_same_bits(two, runs):
+    for rank in two["ranks"]:
+        assert rank["exit code"] == 128 + signal.SIGTERM and not rank["halted"]["finished"]
+        assert (rank["halted"]["stage"], rank["halted"]["step"]) == (1, 3)
+    assert two["output"].count("SIGTERM: saved after step 3 of stage self") == 1
+    assert two["output"].count("resuming after step 3 of stage 2 of 2") == 1
+    whole, halted = (two["folder"] / name for name in ("whole", "halted"))
+    runs.assert_same(whole, halted)
+    for name in ("pretrained.pt", "best.pt"):
+        assert runs.same_tensors(runs.weights(whole, name), runs.weights(halted, name))
+
+
+# ---- cases ---------------------------------------------------------------------------------------------------------
+
+
+def test_what_the_ranks_made_of_their_shards_comes_back_in_the_lists_order(two):
+    for rank in two["ranks"]:
+        assert rank["gathered"] == [list(range(n)) for n in (0, 1, 2, 5)]
+
+
+def test_the_test_script_gives_the_rows_of_one_process(two, narrow):
+    run = two["folder"] / "whole"
+    names = ("test_val_last.csv", "test_val_last.md")
+    written = [(run / name).read_bytes() for name in names]
+    alone = test_ACDC.main(["--run", str(run), "--split", "val", "--device", "cpu"])
+    assert len(alone) == 2 * 3 and [rank["rows"] for rank in two["ranks"]] == 2 * [repr(alone)]
+    assert [(run / name).read_bytes() for name in names] == written
+    assert two["output"].count("last.pt on 2 val cases") == 1
+
+
+def test_predict_gives_the_files_of_one_process_and_names_the_bad_scan_once(two, narrow, tmp_path):
+    folder = two["folder"]
+    code = predict.main(["--run", str(folder / "whole"), "--input", str(folder / "scans"), "--output", str(tmp_path),
+                         "--device", "cpu"])
+    assert [rank["predicted"] for rank in two["ranks"]] == [code, code] == [2, 2]
+    files = {path.name: np.asarray(nibabel.load(path).dataobj) for path in tmp_path.iterdir()}
+    assert set(files) == {"scan0.nii.gz", "scan1.nii.gz"} == {path.name for path in (folder / "predicted").iterdir()}
+    assert all(np.array_equal(labels, nibabel.load(folder / "predicted" / name).dataobj)
+               for name, labels in files.items())
+    assert two["output"].count("2 segmented, 0 skipped") == 1 and two["errors"].count("bad case no_scan: ") == 1
+
+
+# ---- what cannot be shared -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def among(monkeypatch):
+    """among(world) -> the environment of the second of so many processes, without the others."""
+    def start(world):
+        for name, value in {"RANK": 1, "LOCAL_RANK": 1, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world}.items():
+            monkeypatch.setenv(name, str(value))
+        return Ranks()
+    return start
+
+
+@pytest.mark.parametrize(("world", "sizes", "fitting"), [
+    (3, {"--labeled-batch": 4, "--unlabeled-batch": 4}, "start 1 or 2, or make the batches multiples of 6"),
+    (4, {"--labeled-batch": 12, "--unlabeled-batch": 12}, "start 1 or 2 or 3 or 6, or"),
+    (2, {"--labeled-batch": 4, "--unlabeled-batch": 6}, "start 1, or make the batches multiples of 4"),
+    (2, {"--labeled-batch": 2}, "start 1, or"),
+    (2, {"--labeled-batch": 5}, "start 1, or"),
+])
+def test_a_batch_that_cannot_be_shared_names_the_options_and_the_counts_that_fit(among, world, sizes, fitting):
+    with pytest.raises(InputError) as error:
+        among(world).check_batches(sizes)
+    for part in (fitting, f"{world} processes", *(f"{option} {size}" for option, size in sizes.items())):
+        assert part in str(error.value)
+
+
+@pytest.mark.parametrize(("world", "size"), [(1, 3), (1, 1), (2, 4), (3, 12), (4, 8)])
+def test_a_batch_that_can_be_shared_is_not_refused(among, world, size):
+    among(world).check_batches({"--labeled-batch": size})
+
+
+def test_every_process_takes_a_gpu_of_its_own(among, monkeypatch):
+    among(2)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for name, gpus in (("cuda:1", 2), ("cuda", 1), ("auto", 1)):
+        monkeypatch.setattr(torch.cuda, "device_count", lambda gpus=gpus: gpus)
+        with pytest.raises(InputError, match=f"2 processes take a GPU each, and this PyTorch sees {gpus}"):
+            Device(name)
+
+
+# ---- as a user starts them -----------------------------------------------------------------------------------------
+
+
+def test_torchrun_trains_at_full_width(phantoms, tmp_path):
+    args = ["mini", "--labeled", "2", "--labeled-batch", "4", "--unlabeled-batch", "4", "--patch-size", "32", "32",
+            "--pre-steps", "1", "--self-steps", "1", "--workers", "1", "--device", "cpu", "--data-dir",
+            phantoms("ACDC"), "--out", tmp_path / "run"]
+    output, _ = torchrun(CODE / "train_ACDC.py", *args)
+    assert output.count("finished: ") == output.count("12 labelled, 12 unlabelled, 2 validation") == 1
+    assert [row["stage"] for row in rows(tmp_path / "run" / "log.csv")] == ["pre", "self"]
+    assert {path.name for path in (tmp_path / "run").iterdir()} >= {"last.pt", "best.pt", "curves.png", "checkpoint.pt"}
+
+
+if __name__ == "__main__":
+    process(Path(sys.argv[1]))
