@@ -4,6 +4,9 @@ import sys
 import traceback
 
 
+DEBUG = "With --debug, errors come with a traceback."       # for the scripts' --help
+
+
 class InputError(ValueError):
     """Bad input: the message names the file or option, what was found, what was expected, and the remedy."""
 

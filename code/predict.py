@@ -24,7 +24,7 @@ import train_LA
 from dataloaders.acdc import ACDC
 from dataloaders.brats import BraTS
 from dataloaders.la import LA
-from errors import InputError, reported
+from errors import DEBUG, InputError, reported
 from files import RESTORE, make_folder
 from prepare import one_case_each
 from prepare_BraTS import case_files
@@ -104,7 +104,7 @@ def write_case(name, scan, maps, probabilities, options):
 
 @reported
 def main(args=None):
-    options = tyro.cli(Options, args=args, description=__doc__)
+    options = tyro.cli(Options, args=args, description=f"{__doc__}\n{DEBUG}")
     name_of_set = read_config(options.run)["dataset"]
     if name_of_set not in DATASETS:
         raise InputError(f"{options.run / 'config.json'}: the data set is {name_of_set!r}, expected one of "

@@ -16,7 +16,7 @@ import numpy as np
 import tyro
 from tqdm import tqdm
 
-from errors import InputError, one_line
+from errors import DEBUG, InputError, one_line
 from files import ROOT, inside, is_case_name, make_folder, write_aside
 from preprocess import RECORD, Preprocessing, apply, read_label, read_preprocessing, read_scan, write_preprocessing
 
@@ -221,8 +221,7 @@ class Options:
 def command_line(options_type: type, description: str, args: Sequence[str] | None = None) -> Options:
     """Command line -> options; every field is an option, --debug is added by `errors.reported`."""
     return tyro.cli(options_type, args=args, config=(tyro.conf.FlagCreatePairsOff,),
-                    description=f"{description}\nWith --debug, errors come with a traceback. Exit code: 0, "
-                                "or 2 if anything could not be prepared.")
+                    description=f"{description}\n{DEBUG} Exit code: 0, or 2 if anything could not be prepared.")
 
 
 def existing_folder(path: Path) -> Path:

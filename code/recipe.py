@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, Literal
 
 import tyro
 
-from errors import InputError
+from errors import DEBUG, InputError
 from files import RESTORE, ROOT
 from records import build, read_json
 
@@ -55,7 +55,7 @@ class Recipe:
     out: Path | None = None         # run folder; by default model/<dataset>/<method>_<labeled>_seed<seed>...
     device: str = "auto"            # auto | cpu | cuda | cuda:1 ...
     workers: int = 2                # processes that draw patches ahead; any number gives the same run
-    deterministic: bool = False     # only kernels that repeat bit for bit (slower on a GPU)
+    deterministic: bool = False     # kernels that repeat bit for bit where PyTorch has them (slower on a GPU)
     compile: bool = False           # torch.compile the networks: for a GPU, and slower on a CPU
     checkpoint_steps: int = 200     # a killed run loses at most the steps since its last checkpoint:
     checkpoint_minutes: float = 10  # ... so many steps or minutes, whichever comes first
@@ -148,7 +148,7 @@ def command_line(presets, description, args=None):
                              f"{', '.join(presets)}: {RESTORE}")
     usage = (f"{description}\n\nThe first word is the preset, {' or '.join(presets)}; shown here: {default.preset}. "
              "Instead of it, --from-config RUN/config.json repeats a run: its recipe, changed by the options that "
-             "follow, in a new run folder. With --debug, errors come with a traceback.")
+             f"follow, in a new run folder. {DEBUG}")
     recipe = tyro.cli(type(default), default=default, args=_with_values(args, default), description=usage,
                       config=(tyro.conf.FlagConversionOff,)).check()
     # absolute: the run folder is tested from any working directory

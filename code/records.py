@@ -67,8 +67,8 @@ def _typed(value, hint):
         if isinstance(value, str):
             return Path(value)
     elif hint is float:
-        if type(value) in (int, float):
-            return value
+        if type(value) in (int, float) and abs(value) < 2 ** 1023:      # or what JSON calls Infinity and NaN
+            return float(value)
     elif type(value) is hint or (hint is type(None) and value is None):
         return value
     raise TypeError(hint.__name__ if isinstance(hint, type) and not parts else str(hint).replace("typing.", ""))

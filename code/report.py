@@ -15,7 +15,7 @@ import methods
 import plots
 import tables
 from device import Device
-from errors import InputError
+from errors import DEBUG, InputError
 from evaluate import class_metrics, largest_component
 from files import inside, load_tensors, load_weights, write_aside, write_text
 from ranks import Ranks
@@ -104,7 +104,7 @@ def test(dataset_class, recipe_class, class_names, paper, description, args=None
 
     paper: {method: {labeled: (dice, hd95, asd)}}, the rows of its table.
     """
-    options = tyro.cli(ReportOptions, args=args, description=description)
+    options = tyro.cli(ReportOptions, args=args, description=f"{description}\n{DEBUG}")
     if options.compare:
         return compare(options, dataset_class)
     if options.run is None:
