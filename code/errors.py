@@ -3,7 +3,6 @@ import functools
 import sys
 import traceback
 
-
 DEBUG = "With --debug, errors come with a traceback."       # for the scripts' --help
 
 

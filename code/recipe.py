@@ -67,7 +67,7 @@ class Recipe:
                 value = getattr(self, name, least)      # only volumes have strides and hold-outs
                 if not all(least <= number < math.inf for number in (value if isinstance(value, tuple) else [value])):
                     raise InputError(f"{_option(name, value)}: must be {least} or more")
-        if not 0 < self.lr < math.inf or not 0 <= self.momentum < 1 or not 0 < self.checkpoint_minutes:
+        if not 0 < self.lr < math.inf or not 0 <= self.momentum < 1 or not 0 < self.checkpoint_minutes < math.inf:
             raise InputError(f"--lr {self.lr:g} --momentum {self.momentum:g} --checkpoint-minutes "
                              f"{self.checkpoint_minutes:g}: the rate and the minutes must be above 0, the momentum "
                              "from 0 to below 1")

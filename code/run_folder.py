@@ -66,7 +66,8 @@ class RunFolder:
 
     def load_checkpoint(self):
         """The newest usable checkpoint, or None; a damaged one is passed over with a warning."""
-        for name in ("checkpoint_new.pt", "checkpoint.pt", "checkpoint_prev.pt"):      # new: killed before it was renamed
+        # a new one is left by a kill before it was renamed
+        for name in ("checkpoint_new.pt", "checkpoint.pt", "checkpoint_prev.pt"):
             if (self.path / name).exists():
                 try:
                     return load_tensors(self.path / name, CHECKPOINT)
