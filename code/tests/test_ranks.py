@@ -40,8 +40,9 @@ EXACT = {
     "labelled alone": ("ACDC", {"lambda_unsup": 0.0, "lambda_dis": 0.0}),
     "supervised": ("ACDC", {"method": "supervised"}),
     "mean_teacher": ("ACDC", {"method": "mean_teacher", "self_steps": 2}),
-    "3D": ("LA", {"patch_size": (16, 16, 16)}),
+    "3D": ("LA", {}),
 }
+PATCHES = {"ACDC": (16, 16), "LA": (16, 16, 16)}
 
 
 def train(recipe):
@@ -93,6 +94,19 @@ def stopped(recipe):
     return left.value.code
 
 
+def validated(recipe):
+    """Train -> the running statistics that each validation found in this process."""
+    seen, mean_dice = [], fit.mean_dice
+
+    def noted(method, *rest):
+        seen.append(torch.cat([buffer.flatten().double() for buffer in method.buffers()]))
+        return mean_dice(method, *rest)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fit, "mean_dice", noted)
+        train(recipe)
+    return seen
+
+
 def process(folder):
     """What each of the processes does with the recipes of `folder`."""
     torch.set_num_threads(1)
@@ -101,7 +115,8 @@ def process(folder):
     recipes = {name: predict.DATASETS[values.pop("dataset")][0].from_json(values, name)
                for name, values in json.loads((folder / "recipes.json").read_text()).items()}
     did = {name: followed(recipes[name]) for name in EXACT}
-    whole, halted = train(recipes["whole"]), recipes["halted"]
+    whole, halted = recipes["whole"].out, recipes["halted"]
+    did["validated"] = validated(recipes["whole"])
     did["exit code"] = stopped(halted)
     did["halted"] = load_tensors(halted.out / "checkpoint.pt") | {"finished": (halted.out / "last.pt").exists()}
     train(halted)
@@ -140,9 +155,10 @@ def two(recipe, phantoms, _done, tmp_path_factory):
     if not _done:
         folder = tmp_path_factory.mktemp("ranks")
         few = PAIRS | {"pre_steps": 1, "self_steps": 1, "eval_every": 100}
-        recipes = {name: recipe(dataset, out=folder / name, **few | changes)
+        recipes = {name: recipe(dataset, out=folder / name, **few | {"patch_size": PATCHES[dataset]} | changes)
                    for name, (dataset, changes) in EXACT.items()}
-        recipes |= {name: recipe(out=folder / name, **PAIRS) for name in ("whole", "halted")}
+        recipes |= {name: recipe(out=folder / name, **PAIRS | {"pre_steps": 2, "self_steps": 4})
+                    for name in ("whole", "halted")}
         (folder / "recipes.json").write_text(json.dumps(
             {name: {"dataset": own.dataset, **own.to_json()} for name, own in recipes.items()}))
         (folder / "scans").mkdir()
@@ -214,14 +230,28 @@ def test_a_method_that_yields_another_number_of_losses_is_an_error(recipe, runs,
         loop._train_step(stage._replace(yields=declared), streams, streams[0])
 
 
+def test_all_ranks_stop_and_save_where_one_wants_to_and_terms_are_means_and_counts_sums(recipe, runs, narrow):
+    loop = runs.loop(recipe())
+    terms = {"loss": torch.tensor(2.0), "empty_pseudo_labels": torch.tensor(3)}
+    assert loop._agree(terms) == {"loss": 2, "empty_pseudo_labels": 3}
+    assert (loop.stop_signal, loop.save_due) == (0, False)
+    loop.ranks.stack = lambda mine: torch.stack([mine, mine.new_tensor([4, 5, signal.SIGTERM, 1]), mine])
+    assert loop._agree(terms) == {"loss": 8 / 3, "empty_pseudo_labels": 11}
+    assert (loop.stop_signal, loop.save_due) == (signal.SIGTERM, True)
+    loop.saved_at -= 60 * loop.recipe.checkpoint_minutes
+    loop.ranks.stack = lambda mine: mine[None]
+    loop._agree(terms)
+    assert loop.save_due
+
+
 # ---- one run -------------------------------------------------------------------------------------------------------
 
 
 def test_one_process_writes_and_the_checkpoint_knows_of_none(two, runs, narrow):
     run = two["folder"] / "whole"
-    assert len(runs.rows(run)) == 10 and len(list((run / "tb").iterdir())) == 1
+    assert len(runs.rows(run)) == 6 and len(list((run / "tb").iterdir())) == 1
     assert [(row["stage"], row["step"]) for row in runs.rows(run, "val.csv")] == [
-        ("pre", "2"), ("pre", "4"), ("self", "2"), ("self", "4"), ("self", "6")]
+        ("pre", "2"), ("self", "2"), ("self", "4")]
     assert not list(run.glob("*.tmp")) + list(run.glob(".*.tmp"))
     weights = runs.weights(run)
     assert weights.keys() == runs.loop(two["recipes"]["whole"]).method.state_dict().keys()
@@ -229,6 +259,12 @@ def test_one_process_writes_and_the_checkpoint_knows_of_none(two, runs, narrow):
     command = json.loads((run / "config.json").read_text())["command"]
     assert command.startswith("torchrun --standalone --nproc-per-node 2 -- ")
     assert [rank["device"] for rank in two["ranks"]] == 2 * ["2 processes, each on CPU, 1 threads"]
+
+
+def test_every_rank_validates_with_the_running_statistics_of_the_first(two):
+    first, second = (rank["validated"] for rank in two["ranks"])
+    assert len(first) == len(second) == 3 and not torch.equal(first[0], first[1])
+    assert all(map(torch.equal, first, second))
 
 
 def test_a_signal_to_one_process_stops_all_after_the_same_step_and_the_run_resumes_to_the_same_bits(two, runs):
@@ -319,11 +355,11 @@ def test_every_process_takes_a_gpu_of_its_own(among, monkeypatch):
 
 def test_torchrun_trains_at_full_width(phantoms, tmp_path):
     args = ["mini", "--labeled", "2", "--labeled-batch", "4", "--unlabeled-batch", "4", "--patch-size", "32", "32",
-            "--pre-steps", "1", "--self-steps", "1", "--workers", "1", "--device", "cpu", "--data-dir",
+            "--pre-steps", "0", "--self-steps", "1", "--workers", "1", "--device", "cpu", "--data-dir",
             phantoms("ACDC"), "--out", tmp_path / "run"]
     output, _ = torchrun(CODE / "train_ACDC.py", *args)
     assert output.count("finished: ") == output.count("12 labelled, 12 unlabelled, 2 validation") == 1
-    assert [row["stage"] for row in rows(tmp_path / "run" / "log.csv")] == ["pre", "self"]
+    assert [row["stage"] for row in rows(tmp_path / "run" / "log.csv")] == ["self"]
     assert {path.name for path in (tmp_path / "run").iterdir()} >= {"last.pt", "best.pt", "curves.png", "checkpoint.pt"}
 
 
