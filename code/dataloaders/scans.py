@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from errors import InputError, one_line
 from files import ROOT, is_case_name
+from ranks import Ranks
 
 GIB = 2 ** 30
 
@@ -170,7 +171,8 @@ def read_scans(names, path_of, read, what):
     """[read(name, path_of(name))] with a progress bar; InputError before work starts if they cannot fit in memory."""
     paths = [path_of(name) for name in names]
     _check_memory(paths, what)
-    bar = tqdm(zip(names, paths, strict=True), f"reading {what}", len(names), leave=False, delay=2, unit="scan")
+    bar = tqdm(zip(names, paths, strict=True), f"reading {what}", len(names), leave=False, delay=2, unit="scan",
+               disable=not Ranks().main)
     return [read(name, path) for name, path in bar]
 
 
