@@ -8,6 +8,9 @@ import torch.nn.functional as F
 from torch import nn
 
 
+FEWEST = 32     # channels that repay the copies into contiguous memory
+
+
 class Dropout(nn.Dropout):
     """Elementwise dropout whose mask costs a 16-bit draw an element in place of a 53-bit one."""
 
@@ -44,9 +47,17 @@ class _Conv2d(torch.autograd.Function):
         grad = grad.contiguous(memory_format=torch.channels_last)
         wanted = ctx.needs_input_grad
         of_x = backward(grad, x, weight, None, *ctx.geometry, [True, False, False])[0] if wanted[0] else None
-        of_weight = backward(*(tensor.contiguous() for tensor in (grad, x, weight)), None, *ctx.geometry,
+        of_weight = backward(_contiguous(grad), _contiguous(x), weight.contiguous(), None, *ctx.geometry,
                              [False, True, False])[1] if wanted[1] else None
         return of_x, of_weight, grad.sum((0, 2, 3)) if wanted[2] else None, None, None
+
+
+def _contiguous(x):
+    """(B, C, H, W) in channels-last memory -> contiguous; a scan at a time, as torch is faster with matrices."""
+    copy = torch.empty(x.shape, dtype=x.dtype)
+    for new, old in zip(copy.flatten(2), x.flatten(2), strict=True):
+        new.copy_(old)
+    return copy
 
 
 class PointwiseConv3d(nn.Conv3d):
@@ -61,7 +72,7 @@ def quicken(module):
     for layer in module.modules():
         if type(layer) is nn.Dropout:
             layer.__class__ = Dropout
-        elif type(layer) is nn.Conv2d and layer.kernel_size != (1, 1):
+        elif type(layer) is nn.Conv2d and layer.in_channels >= FEWEST and layer.kernel_size != (1, 1):
             layer.__class__ = Conv2d
         elif type(layer) is nn.Conv3d and layer.kernel_size == (1, 1, 1):
             layer.__class__ = PointwiseConv3d
