@@ -7,7 +7,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-
 FEWEST = 32     # channels that repay the copies into contiguous memory
 
 
