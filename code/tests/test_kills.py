@@ -161,7 +161,7 @@ def reference(_finished, phantoms, narrow, no_curves):
 
 
 KILLS = {
-    "three": [calls(1, seed=3)[0], SAVES[5], {"after": PRE + 4, "kind": "call", "count": 2_000}],
+    "three": [calls(1, seed=3)[0], SAVES[5], {"after": PRE + 5, "kind": "call", "count": 2_000}],
     "twenty": [*SAVES, *calls(10, seed=20)],
 }
 
