@@ -153,6 +153,7 @@ def _done():
 def two(recipe, phantoms, _done, tmp_path_factory):
     """What two processes did, by `process`; `recipes` and `folder` are those they worked with."""
     if not _done:
+        _done["errors"] = "the processes failed when they were first asked for"
         folder = tmp_path_factory.mktemp("ranks")
         few = PAIRS | {"pre_steps": 1, "self_steps": 1, "eval_every": 100}
         recipes = {name: recipe(dataset, out=folder / name, **few | {"patch_size": PATCHES[dataset]} | changes)
@@ -170,6 +171,7 @@ def two(recipe, phantoms, _done, tmp_path_factory):
         output, errors = torchrun(__file__, folder)
         _done.update(folder=folder, recipes=recipes, output=output, errors=errors,
                      ranks=[torch.load(folder / f"rank{rank}.pt") for rank in (0, 1)])
+    assert "ranks" in _done, _done["errors"]
     return _done
 
 
