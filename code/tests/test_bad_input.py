@@ -659,7 +659,7 @@ def test_debug_adds_the_traceback(tmp_path, capsys, debug):
 
 
 @pytest.mark.parametrize(("error", "code", "words"), [
-    (OSError(errno.ENOSPC, "No space left on device", "tb/events"), 2, "error: tb/events: No space left on device; free"),
+    (OSError(errno.ENOSPC, "No space left on device", "tb/events"), 2, "error: tb/events: No space left on device"),
     (KeyboardInterrupt(), 130, "interrupted: the same command starts again")])
 def test_what_no_reader_foresees_is_one_line_too(capsys, error, code, words):
     @reported
