@@ -35,7 +35,6 @@ import tyro
 from scipy import ndimage
 from skimage.measure import label as connected
 from torch import nn
-from tqdm import tqdm
 
 import cml
 import methods
@@ -60,8 +59,8 @@ SHAPES = {"LA": ((148, 132, 88), (64, 56, 40)), "ACDC": ((10, 216, 256), (3, 72,
           "BraTS": ((138, 170, 140), (56, 64, 56))}
 VALIDATED = {"LA": 4, "ACDC": 20, "BraTS": 25}      # volumes a validation; LA's are those of --holdout-val 4
 # row -> at least so many times faster, at most this share of the plain recipe's memory
-TARGETS = {"LA-step": (2.2, 0.6), "ACDC-step": (1.6, 0.7), "BraTS-step": (2.2, None), "LA-volume": (1.7, None),
-           "ACDC-volume": (3, None), "metrics": (10, None), "sampling": (20, None), "components": (5, None)}
+TARGETS = {"metrics": (10, None), "sampling": (20, None), "components": (5, None), "ACDC-volume": (3, None),
+           "ACDC-step": (1.6, 0.7), "LA-step": (2.2, 0.6), "BraTS-step": (2.2, None), "LA-volume": (1.7, None)}
 VALIDATION_SHARE, CONVOLUTION_SHARE = 0.05, 0.6     # targets of `validation` and `limit`
 REPORTS = ("validation", "limit", "growth")
 
@@ -73,7 +72,7 @@ class Options:
     row: tyro.conf.Positional[Literal[("all", *TARGETS, *REPORTS)]]     # what to measure
     quick: bool = False             # small shapes, one repetition, no verdict
     repeat: int = 3                 # repetitions of each variant
-    data_dir: Path | None = None    # LA scans whose masks `metrics` measures; a phantom's without it
+    data_dir: Path | None = None    # LA scans for `metrics` and `sampling`; phantoms without it
     plot: Path | None = None        # where `growth` draws its three curves (PNG)
 
 
@@ -233,7 +232,7 @@ def sampling(variant, quick, folder):
     data_class, recipe, _ = settings("LA", quick)
     data = data_class(replace(recipe, data_dir=folder, labeled=4))
     split = data.split()
-    names = split.labelled + split.unlabelled
+    names = (split.labelled + split.unlabelled)[:8]
     if variant == "plain":
         return lambda: [data.sample(data.train_scans([name], True)[0], np.random.default_rng(0)) for name in names]
     scans = data.train_scans(names, True)
@@ -257,8 +256,9 @@ def maker_of(row, options, folder):
         name, what = row.split("-")
         return partial({"step": step, "volume": volume}[what], name=name)
     if row == "sampling":
-        write_phantoms(folder, "LA", train=8, test=0, size=SHAPES["LA"][options.quick])
-        return partial(sampling, folder=folder)
+        if not options.data_dir:
+            write_phantoms(folder, "LA", train=8, test=0, size=SHAPES["LA"][options.quick])
+        return partial(sampling, folder=options.data_dir or folder)
     return partial(metrics, data_dir=options.data_dir) if row == "metrics" else components
 
 
@@ -385,7 +385,7 @@ def limit_line(name, options):
     count(recipe.labeled_batch // 2, True)
     count(recipe.unlabeled_batch, False)
     count(recipe.unlabeled_batch // 2, True)
-    best = sum(runs * _best_seconds(key, options) for key, runs in tqdm(passes.items(), f"{name} limit", leave=False))
+    best = sum(runs * _best_seconds(key, options) for key, runs in passes.items())
     seconds = step_seconds(name, options)
     return [name, f"{best:.3g}", f"{seconds:.3g}", f"{100 * best / seconds:.0f} %",
             f"≥ {100 * CONVOLUTION_SHARE:.0f} %", verdict(best / seconds >= CONVOLUTION_SHARE, options.quick)]
@@ -465,20 +465,25 @@ def _resident_growth(folder, count):
 # ---- what is printed -----------------------------------------------------------------------------------------
 
 
-def table(headings, lines):
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in [headings, ["---"] * len(headings), *lines])
+def show(headings, lines):
+    """Print a Markdown table, each line as soon as it is measured -> the lines."""
+    printed = []
+    for cells in itertools.chain([headings, ["---"] * len(headings)], lines):
+        print(f"| {' | '.join(cells)} |", flush=True)
+        printed.append(cells)
+    print()
+    return printed[2:]
 
 
 def report(row, options):
     """`validation`, `limit` or `growth` as a table."""
     if row == "growth":
-        return table(["LA", "fit", "exponent", "R²"], growth_lines(options))
-    bars = tqdm(SETS, row, leave=False)
+        return show(["LA", "fit", "exponent", "R²"], growth_lines(options))
     if row == "validation":
-        return table(["validation", "volumes", "s a volume", "every ... steps", "s a step", "share of training",
-                      "target", ""], [validation_line(name, options) for name in bars])
-    return table(["limit", "convolutions at their best (s)", "step (s)", "share", "target", ""],
-                 [limit_line(name, options) for name in bars])
+        return show(["validation", "volumes", "s a volume", "every ... steps", "s a step", "share of training",
+                     "target", ""], (validation_line(name, options) for name in SETS))
+    return show(["limit", "convolutions at their best (s)", "step (s)", "share", "target", ""],
+                (limit_line(name, options) for name in SETS))
 
 
 def machine(options):
@@ -501,13 +506,11 @@ def main(args=None):
     if options.quick:
         options.repeat = 1
     rows = (*TARGETS, *REPORTS) if options.row == "all" else [options.row]
-    print(machine(options), flush=True)
-    lines = [row_of(row, options) for row in tqdm([row for row in rows if row in TARGETS], disable=None)]
-    tables = [table(["", "plain (s)", "fast (s)", "times faster", "plain (GiB)", "fast (GiB)", "memory", "target", ""],
-                    lines)] * bool(lines)
-    tables += [report(row, options) for row in rows if row in REPORTS]
-    print("\n\n".join(["", *tables]))
-    return tables
+    print(machine(options), end="\n\n", flush=True)
+    compared = [row for row in rows if row in TARGETS]
+    tables = [show(["", "plain (s)", "fast (s)", "times faster", "plain (GiB)", "fast (GiB)", "memory", "target", ""],
+                   (row_of(row, options) for row in compared))] if compared else []
+    return tables + [report(row, options) for row in rows if row in REPORTS]
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from errors import InputError
 from fast_layers import quicken
 from ranks import Ranks
 
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4      # of <malloc.h>
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3    # of <malloc.h>
 CHANNELS_LAST = {2: torch.channels_last, 3: torch.channels_last_3d}    # spatial axes -> memory format
 
 
@@ -81,8 +81,11 @@ class Device:
 
 
 def _keep_freed_memory():
-    """Let glibc reuse large blocks: handed back to the system, every layer's output costs page faults again."""
+    """Let glibc reuse blocks of up to 32 MiB: handed back to the system, a layer's output costs page faults again.
+
+    Larger ones it does not keep unless it keeps all, and that takes a quarter more memory.
+    """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt:                                     # not on macOS, not with musl
-        mallopt(M_MMAP_MAX, 0)
+        mallopt(M_MMAP_THRESHOLD, 32 << 20)
         mallopt(M_TRIM_THRESHOLD, -1)

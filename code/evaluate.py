@@ -143,16 +143,16 @@ def largest_component(label_map):
     NMS; connectivity as the authors' release.
     """
     label_map = np.ascontiguousarray(label_map)
-    # numbered in the order of their first voxels, so that argmax settles ties
+    # numbered in the order of their first voxels, so that a stable sort settles ties
     components = cc3d.connected_components(label_map, connectivity=26 if label_map.ndim == 3 else 8)
     places = np.flatnonzero(label_map != 0)
     numbers, labels = components.ravel()[places], label_map.ravel()[places]
     sizes = np.bincount(numbers, minlength=1)
     classes = np.zeros(len(sizes), label_map.dtype)
     classes[numbers] = labels
+    by_size = np.argsort(-sizes, kind="stable")
     keep = np.zeros(len(sizes), bool)
-    for label in np.unique(classes[1:]):
-        keep[np.argmax(np.where(classes == label, sizes, 0))] = True
+    keep[by_size[np.unique(classes[by_size], return_index=True)[1]]] = True
     kept, chosen = np.zeros_like(label_map), keep[numbers]
     kept.ravel()[places[chosen]] = labels[chosen]
     return kept

@@ -18,8 +18,7 @@ class Dropout(nn.Dropout):
             return x
         draws = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-2 ** 63, None).view(torch.int16)
         kept = draws[:x.numel()] >= round(self.p * 2 ** 16) - 2 ** 15
-        scale = kept.to(x.dtype).div_(1 - self.p)
-        return x * scale.view(x.movedim(1, -1).shape).movedim(-1, 1)
+        return (x * kept.view(x.movedim(1, -1).shape).movedim(-1, 1)).mul_(1 / (1 - self.p))
 
 
 class Conv2d(nn.Conv2d):
