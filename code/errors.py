@@ -1,5 +1,6 @@
 """Errors that a user can mend: one line, no traceback."""
 import functools
+import os
 import sys
 import traceback
 
@@ -22,6 +23,9 @@ def reported(main):
             return main([arg for arg in args if arg != "--debug"])
         except InputError as error:
             caught, message = error, one_line(error)
+        except BrokenPipeError:         # the reader had enough: `| head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(141)
         except OSError as error:
             caught, message = error, (f"{error.filename or 'a file'}: {error.strerror or error}; free space or mend "
                                       "permissions, and start the same command again")
