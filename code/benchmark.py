@@ -4,10 +4,8 @@
     python code/benchmark.py all                every row; about an hour on two cores without a GPU
     python code/benchmark.py all --quick        small shapes, under five minutes: shows that it runs, judges nothing
 
-The plain recipe: contiguous memory, one graph for both halves of a step, one window or slice at a time, medpy's
-metrics, scikit-image class by class, HDF5 read for each sample. Each variant lives in a fresh process of its own; the
-two take turns, a row is the ratio of the medians, memory is each process's peak. Scans are phantoms; networks are
-untrained, which costs the same. Prints Markdown.
+What is timed is in workloads.py. Each variant lives in a fresh process of its own; the two take turns, a row is the
+ratio of the medians, memory is each process's peak. Prints Markdown, each line as soon as it is measured.
 
 `validation`: share of training time that validation takes at the paper preset. `limit`: the convolutions' own time
 at the best rate this machine reaches for the step's shapes, and the share of it that the step reaches. `growth`: step
@@ -27,36 +25,21 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal
 
-import medpy.metric.binary
 import numpy as np
 import psutil
 import torch
 import tyro
-from scipy import ndimage
-from skimage.measure import label as connected
 from torch import nn
 
-import cml
-import methods
 import plots
-import train_ACDC
-import train_BraTS
-import train_LA
-from dataloaders.acdc import ACDC
-from dataloaders.brats import BraTS
+import workloads
 from dataloaders.la import LA
-from dataloaders.phantom import draw_ACDC, draw_BraTS, draw_LA, write_phantoms
+from dataloaders.phantom import write_phantoms
 from dataloaders.scans import Scan
 from device import CHANNELS_LAST, Device
 from errors import reported
-from evaluate import class_metrics, class_probabilities, inference, largest_components, mean_dice, window_starts
-from method import Batch
+from evaluate import mean_dice
 
-SETS = {"LA": (LA, train_LA.PRESETS["paper"], (48, 48, 32)), "ACDC": (ACDC, train_ACDC.PRESETS["paper"], (64, 64)),
-        "BraTS": (BraTS, train_BraTS.PRESETS["paper"], (48, 48, 48))}
-# a scan after preparation (LA: the smallest of the set), and one for --quick
-SHAPES = {"LA": ((148, 132, 88), (64, 56, 40)), "ACDC": ((10, 216, 256), (3, 72, 80)),
-          "BraTS": ((138, 170, 140), (56, 64, 56))}
 VALIDATED = {"LA": 4, "ACDC": 20, "BraTS": 25}      # volumes a validation; LA's are those of --holdout-val 4
 # row -> at least so many times faster, at most this share of the plain recipe's memory
 TARGETS = {"metrics": (10, None), "sampling": (20, None), "components": (5, None), "ACDC-volume": (3, None),
@@ -74,192 +57,6 @@ class Options:
     repeat: int = 3                 # repetitions of each variant
     data_dir: Path | None = None    # LA scans for `metrics` and `sampling`; phantoms without it
     plot: Path | None = None        # where `growth` draws its three curves (PNG)
-
-
-# ---- the plain recipe ----------------------------------------------------------------------------------------
-
-
-def plain_components(label_map):
-    """Largest component of each class, one scikit-image call a class."""
-    kept = np.zeros_like(label_map)
-    for value in np.unique(label_map[label_map > 0]):
-        parts = connected(label_map == value)
-        kept[parts == np.bincount(parts.flat)[1:].argmax() + 1] = value
-    return kept
-
-
-def plain_metrics(pred, ref, num_classes):
-    """medpy's four calls a class."""
-    calls = [getattr(medpy.metric.binary, name) for name in ("dc", "jc", "hd95", "asd")]
-    return [[call(pred == label, ref == label) for call in calls] for label in range(1, num_classes)]
-
-
-def plain_step(method, optimizer, batch):
-    """Both halves in one graph; components by the scikit-image loop -> the loss."""
-    fast = cml.largest_components
-    cml.largest_components = lambda maps: torch.from_numpy(np.stack(
-        [[plain_components(label_map) for label_map in view] for view in maps.numpy()]))
-    try:
-        optimizer.zero_grad()
-        loss = sum(loss for loss, _ in method.losses(batch))
-        loss.backward()
-        optimizer.step()
-        return loss.detach()
-    finally:
-        cml.largest_components = fast
-
-
-def fast_step(method, optimizer, batch):
-    """Backward after each half, as fit.py does -> the loss."""
-    optimizer.zero_grad()
-    total = 0
-    for loss, _ in method.losses(batch):
-        loss.backward()
-        total = total + loss.detach()
-    optimizer.step()
-    return total
-
-
-def plain_windows(method, volume, patch_size, stride):
-    """One window at a time, the sum in NumPy."""
-    total, count = None, np.zeros(volume.shape, np.float32)
-    with inference(method):
-        for corner in itertools.product(*map(window_starts, volume.shape, patch_size, stride)):
-            box = tuple(slice(start, start + size) for start, size in zip(corner, patch_size, strict=True))
-            probs = class_probabilities(method.networks(volume[box][None, None]))["fused"][0].numpy()
-            total = np.zeros((len(probs), *volume.shape), np.float32) if total is None else total
-            total[:, *box] += probs
-            count[box] += 1
-    return (total / count).argmax(0)
-
-
-def plain_slices(method, volume, patch_size):
-    """One slice at a time, scipy's zoom there and back."""
-    labels = np.zeros(volume.shape, np.uint8)
-    with inference(method):
-        for index, cut in enumerate(volume.numpy()):
-            factors = [new / old for new, old in zip(patch_size, cut.shape, strict=True)]
-            small = torch.from_numpy(ndimage.zoom(cut, factors, order=0))[None, None]
-            label = class_probabilities(method.networks(small))["fused"].argmax(1)[0].numpy().astype(np.uint8)
-            labels[index] = ndimage.zoom(label, [old / new for new, old in zip(patch_size, cut.shape, strict=True)],
-                                         order=0)
-    return labels
-
-
-# ---- what is timed: row -> (variant, quick, ...) -> a call without arguments -----------------------------------
-
-
-def settings(name, quick):
-    """(data set class, recipe, shape of a test volume) at the paper's size, or small ones."""
-    data_class, recipe, small = SETS[name]
-    if quick:
-        recipe = replace(recipe, patch_size=small, **({} if name == "ACDC" else {"stride": [e // 2 for e in small]}))
-    return data_class, replace(recipe, device="cpu"), SHAPES[name][quick]
-
-
-def phantom(name, index, shape):
-    """(image, label) tensors of the data set's phantom; of one slice where `shape` has two extents."""
-    draw = {"LA": draw_LA, "BraTS": draw_BraTS, "ACDC": draw_ACDC}[name]
-    image, label = draw(np.random.default_rng(index), shape if len(shape) == 3 else (1, *shape))
-    if len(shape) == 2:
-        image, label = image[0], label[0]
-    return torch.from_numpy(np.ascontiguousarray(image)), torch.from_numpy(np.ascontiguousarray(label))
-
-
-def a_method(recipe, variant):
-    """The recipe's method, plain or placed, with the same weights in every process."""
-    torch.manual_seed(0)
-    method = methods.build(recipe)
-    return method if variant == "plain" else Device("cpu", len(recipe.patch_size)).place(method)
-
-
-def step_of(recipe, name, variant):
-    """One self-training step, on phantoms."""
-    scans = [phantom(name, index, recipe.patch_size) for index in range(recipe.labeled_batch + recipe.unlabeled_batch)]
-    x = torch.stack([image for image, _ in scans])[:, None]
-    y = torch.stack([label for _, label in scans[:recipe.labeled_batch]]).long()
-    x_l, x_u = x[:recipe.labeled_batch], x[recipe.labeled_batch:]
-    method = a_method(recipe, variant).train()
-    optimizer = torch.optim.SGD(method.parameters(), recipe.lr, momentum=recipe.momentum)
-    device = Device("cpu", len(recipe.patch_size)) if variant == "fast" else None
-
-    def step():
-        torch.manual_seed(1)
-        x = (device.image(x_l), device.image(x_u)) if device else (x_l, x_u)
-        batch = Batch(x[0], y, x[1], 0, 1, torch.Generator().manual_seed(0))
-        return (plain_step if variant == "plain" else fast_step)(method, optimizer, batch)
-    return step
-
-
-def step(variant, quick, name):
-    """... of the paper's recipe."""
-    return step_of(settings(name, quick)[1], name, variant)
-
-
-def volume(variant, quick, name):
-    """One test volume to label map and metrics."""
-    data_class, recipe, shape = settings(name, quick)
-    image, ref = phantom(name, 0, shape)
-    ref = ref.numpy()
-    method, data = a_method(recipe, variant), data_class(recipe)
-    moved = np.roll(ref, 2, 1)          # of an untrained network: the reference itself, moved, is measured
-
-    def with_plain():
-        if name == "LA":
-            return plain_windows(method, image, recipe.patch_size, recipe.stride), plain_metrics(moved, ref, 2)
-        return plain_slices(method, image, recipe.patch_size), plain_metrics(moved, ref, recipe.num_classes)
-
-    def with_fast():
-        labels = data.segment(method, image[None])["fused"].argmax(0)
-        return labels, class_metrics(moved, ref, recipe.num_classes)
-    return with_plain if variant == "plain" else with_fast
-
-
-def metrics(variant, quick, data_dir=None):
-    """Four metrics of one LA case, or of three real ones: the mask against itself, moved by two voxels."""
-    if data_dir:
-        data = LA(replace(SETS["LA"][1], data_dir=data_dir))
-        refs = [scan.label.numpy() for scan in data.cases(data.split().labelled[:3])]
-    else:
-        refs = [phantom("LA", 0, SHAPES["LA"][quick])[1].numpy()]
-    pairs = [(ndimage.shift(ref, (2, -1, 1), order=0), ref) for ref in refs]
-    measure = plain_metrics if variant == "plain" else class_metrics
-    return lambda: [measure(*pair, 2) for pair in pairs]
-
-
-def sampling(variant, quick, folder):
-    """One LA batch, 8 patches: from memory, and from files."""
-    data_class, recipe, _ = settings("LA", quick)
-    data = data_class(replace(recipe, data_dir=folder, labeled=4))
-    split = data.split()
-    names = (split.labelled + split.unlabelled)[:8]
-    if variant == "plain":
-        return lambda: [data.sample(data.train_scans([name], True)[0], np.random.default_rng(0)) for name in names]
-    scans = data.train_scans(names, True)
-    return lambda: [data.sample(scan, np.random.default_rng(0)) for scan in scans]
-
-
-def components(variant, quick):
-    """Largest components of one ACDC batch: 12 slices, two views."""
-    size = 64 if quick else 256
-    maps = np.stack([phantom("ACDC", index, (size, size))[1].numpy() for index in range(24)])
-    speckle = np.random.default_rng(0)
-    maps = np.where(speckle.random(maps.shape) < 0.002, speckle.integers(0, 4, maps.shape), maps).astype(np.int64)
-    stacked = torch.from_numpy(maps)[None]
-    return (lambda: [plain_components(label_map) for label_map in maps]) if variant == "plain" else (
-        lambda: largest_components(stacked))
-
-
-def maker_of(row, options, folder):
-    """row -> function(variant, quick) that makes the call to be timed."""
-    if "-" in row:
-        name, what = row.split("-")
-        return partial({"step": step, "volume": volume}[what], name=name)
-    if row == "sampling":
-        if not options.data_dir:
-            write_phantoms(folder, "LA", train=8, test=0, size=SHAPES["LA"][options.quick])
-        return partial(sampling, folder=options.data_dir or folder)
-    return partial(metrics, data_dir=options.data_dir) if row == "metrics" else components
 
 
 # ---- how it is timed -----------------------------------------------------------------------------------------
@@ -323,7 +120,7 @@ def compare(make, quick, repeat):
 def row_of(row, options):
     """One line of the main table."""
     with TemporaryDirectory() as folder:
-        result = compare(maker_of(row, options, Path(folder)), options.quick, options.repeat)
+        result = compare(workloads.maker_of(row, options, Path(folder)), options.quick, options.repeat)
     (plain, plain_peak), (fast, fast_peak) = result["plain"], result["fast"]
     if row.endswith("-step"):
         _step_seconds[row.removesuffix("-step")] = fast
@@ -346,15 +143,15 @@ _step_seconds = {}      # data set -> median of its step's row, where `all` has 
 
 def step_seconds(name, options):
     if name not in _step_seconds:
-        _step_seconds[name] = median_of(step(name=name, variant="fast", quick=options.quick), options)
+        _step_seconds[name] = median_of(workloads.step("fast", options.quick, name), options)
     return _step_seconds[name]
 
 
 def validation_line(name, options):
     """Time of one validation over the time of the steps between two."""
-    data_class, recipe, shape = settings(name, options.quick)
-    image, label = phantom(name, 0, shape)
-    method, data = a_method(recipe, "fast"), data_class(recipe)
+    data_class, recipe, shape = workloads.settings(name, options.quick)
+    image, label = workloads.phantom(name, 0, shape)
+    method, data = workloads.a_method(recipe, "fast"), data_class(recipe)
     validate = partial(mean_dice, method, [Scan("phantom", image[None], label)], partial(data.segment, coarse=True),
                        recipe.num_classes)
     seconds = step_seconds(name, options), median_of(validate, options)
@@ -371,8 +168,8 @@ def median_of(call, options):
 
 def limit_line(name, options):
     """The step's convolutions alone, each in the memory format and for each of its three passes at its best."""
-    _, recipe, _ = settings(name, options.quick)
-    method = a_method(recipe, "fast").train()
+    _, recipe, _ = workloads.settings(name, options.quick)
+    method = workloads.a_method(recipe, "fast").train()
     passes = Counter()                  # (layer's geometry, batch) -> runs a step: forward; and backward too
 
     def count(batch, backward):
@@ -419,15 +216,16 @@ def _best_seconds(key, options):
 def growth_lines(options):
     """Three fits: a line through (size, cost), its slope, and how well it fits; with --plot a picture."""
     quick = options.quick
-    _, recipe, _ = settings("LA", quick)
+    _, recipe, _ = workloads.settings("LA", quick)
     edges = (32, 48) if quick else (48, 64, 80, 96, 112)
-    steps = [((edge / 100) ** 3, median_of(step_of(replace(recipe, patch_size=(edge,) * 3), "LA", "fast"), options))
-             for edge in edges]
-    method, windows = a_method(recipe, "fast"), []
+    sizes = [replace(recipe, patch_size=(edge,) * 3) for edge in edges]
+    steps = [(np.prod(size.patch_size) / 1e6, median_of(workloads.step_of(size, "LA", "fast"), options))
+             for size in sizes]
+    method, windows = workloads.a_method(recipe, "fast"), []
     for extra in (0, 1) if quick else (0, 2, 4, 6):
         shape = [extent + 16 * extra for extent in recipe.patch_size]
         data = LA(replace(recipe, stride=[extent // 2 for extent in recipe.patch_size]))
-        image = phantom("LA", 0, shape)[0][None]
+        image = workloads.phantom("LA", 0, shape)[0][None]
         windows.append((image.numel() / 1e6, median_of(partial(data.segment, method, image), options)))
     curves = {"seconds a step against the patch (10^6 voxels)": steps,
               "seconds a test volume against its size (10^6 voxels)": windows,
@@ -447,13 +245,13 @@ def memory_of_scans(quick):
     """(scans, GiB by which this process grows when it reads them), LA phantoms from files."""
     counts = (2, 4) if quick else (4, 8, 16, 32)
     with TemporaryDirectory() as folder:
-        write_phantoms(Path(folder), "LA", train=counts[-1], test=0, size=SHAPES["LA"][quick])
+        write_phantoms(Path(folder), "LA", train=counts[-1], test=0, size=workloads.SHAPES["LA"][quick])
         with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as fresh:
             return [(count, fresh.submit(_resident_growth, Path(folder), count).result()) for count in counts]
 
 
 def _resident_growth(folder, count):
-    data = LA(replace(SETS["LA"][1], data_dir=folder, labeled=count))
+    data = LA(replace(workloads.SETS["LA"][1], data_dir=folder, labeled=count))
     names = data.split().labelled
     data.train_scans(names[:1], True)                   # imports and the like
     before = psutil.Process().memory_info().rss
@@ -481,9 +279,9 @@ def report(row, options):
         return show(["LA", "fit", "exponent", "R²"], growth_lines(options))
     if row == "validation":
         return show(["validation", "volumes", "s a volume", "every ... steps", "s a step", "share of training",
-                     "target", ""], (validation_line(name, options) for name in SETS))
+                     "target", ""], (validation_line(name, options) for name in workloads.SETS))
     return show(["limit", "convolutions at their best (s)", "step (s)", "share", "target", ""],
-                (limit_line(name, options) for name in SETS))
+                (limit_line(name, options) for name in workloads.SETS))
 
 
 def machine(options):

@@ -20,7 +20,9 @@ def reported(main):
         args = list(sys.argv[1:] if args is None else args)
         debug = "--debug" in args
         try:
-            return main([arg for arg in args if arg != "--debug"])
+            result = main([arg for arg in args if arg != "--debug"])
+            sys.stdout.flush()              # here: a closed pipe is met below, not at the interpreter's exit
+            return result
         except InputError as error:
             caught, message = error, one_line(error)
         except BrokenPipeError:         # the reader had enough: `| head`

@@ -27,16 +27,16 @@ class Conv2d(nn.Conv2d):
     def forward(self, x):
         if torch.is_autocast_enabled("cpu"):
             return super().forward(x)
-        return _Conv2d.apply(x, self.weight, self.bias, self.stride, self.padding)
+        return _Conv2d.apply(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
 
 
 class _Conv2d(torch.autograd.Function):
 
     @staticmethod
-    def forward(ctx, x, weight, bias, stride, padding):
+    def forward(ctx, x, weight, bias, stride, padding, dilation, groups):
         ctx.save_for_backward(x, weight)
-        ctx.geometry = stride, padding, (1, 1), False, (0, 0), 1
-        return F.conv2d(x, weight, bias, stride, padding)
+        ctx.geometry = stride, padding, dilation, False, (0, 0), groups
+        return F.conv2d(x, weight, bias, stride, padding, dilation, groups)
 
     @staticmethod
     def backward(ctx, grad):
@@ -47,7 +47,7 @@ class _Conv2d(torch.autograd.Function):
         of_x = backward(grad, x, weight, None, *ctx.geometry, [True, False, False])[0] if wanted[0] else None
         of_weight = backward(_contiguous(grad), _contiguous(x), weight.contiguous(), None, *ctx.geometry,
                              [False, True, False])[1] if wanted[1] else None
-        return of_x, of_weight, grad.sum((0, 2, 3)) if wanted[2] else None, None, None
+        return of_x, of_weight, grad.sum((0, 2, 3)) if wanted[2] else None, None, None, None, None
 
 
 def _contiguous(x):
@@ -70,8 +70,10 @@ def quicken(module):
     for layer in module.modules():
         if type(layer) is nn.Dropout:
             layer.__class__ = Dropout
-        elif type(layer) is nn.Conv2d and layer.in_channels >= FEWEST and layer.kernel_size != (1, 1):
+        elif type(layer) is nn.Conv2d and layer.in_channels >= FEWEST and layer.kernel_size != (1, 1) \
+                and layer.padding_mode == "zeros" and not isinstance(layer.padding, str):
             layer.__class__ = Conv2d
-        elif type(layer) is nn.Conv3d and layer.kernel_size == (1, 1, 1):
+        elif type(layer) is nn.Conv3d and layer.kernel_size == layer.stride == (1, 1, 1) \
+                and layer.padding == (0, 0, 0) and layer.groups == 1:
             layer.__class__ = PointwiseConv3d
     return module

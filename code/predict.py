@@ -28,11 +28,12 @@ from errors import DEBUG, InputError, reported
 from files import RESTORE, make_folder
 from prepare import one_case_each
 from prepare_BraTS import case_files
-from preprocess import PUBLISHED, SUFFIXES, apply, case_name, read_preprocessing, read_scan, restore
-from preprocess import save_on_grid as save
+from preprocess import PUBLISHED, apply, read_preprocessing, restore
 from ranks import Ranks
 from recipe import read_config
 from report import label_maps, load_run
+from scan_files import SUFFIXES, case_name, read_scan
+from scan_files import save_on_grid as save
 
 DATASETS = {LA.dataset: (train_LA.LARecipe, LA), ACDC.dataset: (train_ACDC.ACDCRecipe, ACDC),
             BraTS.dataset: (train_BraTS.BraTSRecipe, BraTS)}

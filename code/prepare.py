@@ -18,7 +18,8 @@ from tqdm import tqdm
 
 from errors import DEBUG, InputError, one_line
 from files import ROOT, inside, is_case_name, make_folder, write_aside
-from preprocess import RECORD, Preprocessing, apply, read_label, read_preprocessing, read_scan, write_preprocessing
+from preprocess import RECORD, Preprocessing, apply, read_preprocessing, write_preprocessing
+from scan_files import read_label, read_scan
 
 
 @dataclass(frozen=True)

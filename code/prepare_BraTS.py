@@ -15,7 +15,8 @@ from pathlib import Path
 from errors import InputError, reported
 from files import ROOT
 from prepare import Case, Options, command_line, copy_lists, existing_folder, one_case_each, prepare_cases, shown
-from preprocess import PUBLISHED, SUFFIXES, case_name, find_scan
+from preprocess import PUBLISHED
+from scan_files import SUFFIXES, case_name, find_scan
 
 
 @dataclass(kw_only=True)

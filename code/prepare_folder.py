@@ -21,7 +21,8 @@ import numpy as np
 from errors import InputError, reported
 from files import ROOT, write_text
 from prepare import Case, Options, command_line, existing_folder, in_parallel, one_case_each, prepare_cases, shown
-from preprocess import SUFFIXES, Preprocessing, case_name, read_scan
+from preprocess import Preprocessing
+from scan_files import SUFFIXES, case_name, read_scan
 
 
 @dataclass(kw_only=True)

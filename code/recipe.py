@@ -74,7 +74,7 @@ class Recipe:
         if any(extent % 16 for extent in self.patch_size):
             near = [max(16, round(extent / 16) * 16) for extent in self.patch_size]
             raise InputError(f"{_option('patch_size', self.patch_size)}: the networks halve it four times, so "
-                             f" every extent must be divisible by 16; nearest is {' '.join(map(str, near))}")
+                             f"every extent must be divisible by 16; nearest is {' '.join(map(str, near))}")
         if any(step > extent for step, extent in zip(getattr(self, "stride", ()), self.patch_size, strict=False)):
             raise InputError(f"{_option('stride', self.stride)}: leaves gaps between windows of --patch-size "
                              f"{' '.join(map(str, self.patch_size))}; choose no more than that, half of it say")

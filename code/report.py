@@ -117,12 +117,12 @@ def test(dataset_class, recipe_class, class_names, paper, description, args=None
                          f"{'val' if options.split == 'test' else 'test'}, or add a list to the data folder")
     rows = measure(method, recipe, data, names, options)
     if Ranks().main:
-        publish(rows, recipe, class_names, paper, len(names), options)
+        present(rows, recipe, class_names, paper, len(names), options)
     Ranks().wait()
     return rows
 
 
-def publish(rows, recipe, class_names, paper, count, options):
+def present(rows, recipe, class_names, paper, count, options):
     """Write the rows of `count` cases, print their table beside the paper's row."""
     path = result_path(options.run, options)
     write_rows(path, rows)

@@ -7,9 +7,9 @@ import torch
 
 import benchmark
 import methods
+import workloads
 from dataloaders.phantom import draw_LA
 from device import Device
-from fast_layers import Conv2d, Dropout, PointwiseConv3d
 from method import Batch
 
 
@@ -25,14 +25,14 @@ def double(recipe, fast):
 
 @pytest.mark.parametrize("name, method", [("LA", "cml"), ("ACDC", "cml"), ("ACDC", "cfl")])
 def test_the_fast_step_has_the_plain_steps_loss_gradients_and_running_statistics(name, method):
-    recipe = benchmark.settings(name, quick=True)[1]
+    recipe = workloads.settings(name, quick=True)[1]
     recipe = replace(recipe, method=method, patch_size=(16,) * len(recipe.patch_size), labeled_batch=4,
                      unlabeled_batch=4)
     generator = torch.Generator().manual_seed(3)
     x_l, x_u = torch.randn(2, 4, 1, *recipe.patch_size, generator=generator, dtype=torch.float64)
     y = torch.randint(0, recipe.num_classes, (4, *recipe.patch_size), generator=generator)
     results = {}
-    for variant, step in (("plain", benchmark.plain_step), ("fast", benchmark.fast_step)):
+    for variant, step in (("plain", workloads.plain_step), ("fast", workloads.fast_step)):
         trained = double(recipe, variant == "fast")
         optimizer = torch.optim.SGD(trained.trained_parameters(), 0.01)
         device = Device("cpu", len(recipe.patch_size))
@@ -46,40 +46,6 @@ def test_the_fast_step_has_the_plain_steps_loss_gradients_and_running_statistics
         assert mine.keys() == theirs.keys() and len(mine) > 20
         for key, value in theirs.items():
             torch.testing.assert_close(mine[key], value, rtol=1e-8, atol=1e-12, msg=key)
-
-
-def test_placing_on_a_cpu_exchanges_layers_and_keeps_names():
-    for name, kinds in (("ACDC", {Conv2d, Dropout}), ("LA", {PointwiseConv3d})):
-        recipe = benchmark.settings(name, quick=True)[1]
-        plain, placed = methods.build(recipe), Device("cpu", len(recipe.patch_size)).place(methods.build(recipe))
-        assert kinds <= {type(module) for module in placed.modules()}
-        assert not kinds & {type(module) for module in plain.modules()}
-        assert list(plain.state_dict()) == list(placed.state_dict())
-
-
-@pytest.mark.parametrize("p", [0.05, 0.5])
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_dropout_drops_its_share_and_keeps_the_mean(p, layout):
-    torch.manual_seed(0)
-    x = torch.full((3, 7, 101, 103), 2.0).contiguous(memory_format=layout).requires_grad_()
-    layer = Dropout(p)
-    out = layer(x)
-    share = (out == 0).double().mean().item()
-    assert share == pytest.approx(p, abs=5 * (p * (1 - p) / x.numel()) ** 0.5)
-    assert out.unique().tolist() == pytest.approx([0, 2 / (1 - p)])
-    correlation = np.corrcoef((out[0, 0, :, :-1] == 0).flatten(), (out[0, 0, :, 1:] == 0).flatten())[0, 1]
-    assert abs(correlation) < 0.05
-    out.sum().backward()
-    assert torch.equal(x.grad * 2, out)
-    assert torch.equal(layer.eval()(x), x)
-
-
-def test_dropout_follows_the_seed():
-    x, layer = torch.ones(2, 3, 17, 19), Dropout(0.5)
-    torch.manual_seed(5)
-    first, second = layer(x), layer(x)
-    torch.manual_seed(5)
-    assert torch.equal(layer(x), first) and not torch.equal(first, second)
 
 
 def test_a_row_compares_two_ways_and_quick_judges_nothing(capsys):
@@ -98,7 +64,7 @@ def test_a_verdict_follows_the_targets(fast, memory, words, monkeypatch):
 
 @pytest.mark.parametrize("row", ["validation", "limit"])
 def test_the_reports_have_a_line_each(row, monkeypatch):
-    monkeypatch.setattr(benchmark, "SETS", {"ACDC": benchmark.SETS["ACDC"], "LA": benchmark.SETS["LA"]})
+    monkeypatch.setattr(workloads, "SETS", {name: workloads.SETS[name] for name in ("ACDC", "LA")})
     monkeypatch.setattr(benchmark, "median_of", lambda call, options: 1.0)
     [lines] = benchmark.main([row, "--quick"])
     assert [cells[0] for cells in lines] == ["ACDC", "LA"]
@@ -114,12 +80,12 @@ def test_every_row_runs(tmp_path):
 def test_the_plain_recipes_give_what_the_fast_ones_give():
     _, ref = draw_LA(np.random.default_rng(0), (48, 40, 36))
     pred = np.roll(ref, (2, -1), (0, 1))
-    fast = benchmark.class_metrics(pred, ref, 2)[0]
+    fast = workloads.class_metrics(pred, ref, 2)[0]
     assert [fast[key] for key in ("dice", "jaccard", "hd95", "asd")] == pytest.approx(
-        benchmark.plain_metrics(pred, ref, 2)[0], abs=1e-6)
-    plain, fast = (benchmark.components(variant, quick=True)() for variant in ("plain", "fast"))
+        workloads.plain_metrics(pred, ref, 2)[0], abs=1e-6)
+    plain, fast = (workloads.components(variant, quick=True)() for variant in ("plain", "fast"))
     assert np.array_equal(np.stack(plain), fast[0].numpy())
     for name in ("ACDC", "LA"):
-        plain, fast = (benchmark.volume(variant, True, name)() for variant in ("plain", "fast"))
+        plain, fast = (workloads.volume(variant, True, name)() for variant in ("plain", "fast"))
         agreement = (np.asarray(plain[0]) == np.asarray(fast[0])).mean()
         assert agreement > 0.9999       # single precision: ties of an untrained network may fall either way

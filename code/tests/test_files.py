@@ -12,7 +12,7 @@ import torch
 from errors import InputError
 from files import Table, inside, load_tensors, save_tensors, write_text
 from prepare import write_case
-from preprocess import Scan, save_on_grid
+from scan_files import Scan, save_on_grid
 
 
 def test_text_is_written_and_replaced(tmp_path):

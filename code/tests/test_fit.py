@@ -1,22 +1,15 @@
-"""The training loop: schedules, the way from pre-training to self-training, selection, and surviving what may come."""
+"""The training loop: schedules, a whole run, selection, and the way from pre-training to self-training."""
 import copy
-import dataclasses
 import json
 import math
-import os
 import shutil
-import signal
 
 import h5py
 import numpy as np
 import pytest
 import torch
 
-import cml
 import fit
-import plots
-import run_folder
-from dataloaders.acdc import patient_of
 from errors import InputError
 from files import load_tensors
 from fit import learning_rate
@@ -177,6 +170,15 @@ def test_all_cases_labelled_leave_nothing_to_a_semi_supervised_method(recipe, ru
     assert (runs.train(recipe(labeled=4, method="supervised", out=tmp_path / "all")) / "last.pt").exists()
 
 
+def test_compile_is_for_the_networks_and_asked_for(recipe, runs, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: compiled.append(type(self).__name__))
+    runs.loop(recipe())
+    assert compiled == []
+    runs.loop(recipe(compile=True))
+    assert compiled == ["TwoView"]
+
+
 @unpainted
 def test_a_paper_run_without_a_gpu_says_how_long_it_takes(recipe, runs, capsys, tmp_path):
     for preset, said in (("paper", True), ("mini", False)):
@@ -305,250 +307,3 @@ def test_selection_on_test_cases_and_on_held_out_ones_must_be_asked_for(recipe, 
     held = runs.train(recipe("LA", pre_steps=1, self_steps=1, holdout_val=1, out=tmp_path / "held"))
     assert [row["split"] for row in runs.rows(held, "val.csv")] == ["val", "val"]
     assert (chosen / "best.pt").exists() and (held / "best.pt").exists()
-
-
-# ---- stopped and resumed -------------------------------------------------------------------------------------------
-
-
-def cut(path):
-    path.write_bytes(path.read_bytes()[:path.stat().st_size // 2])
-
-
-class Killed(BaseException):
-    """Nothing catches it, like a kill."""
-
-
-@pytest.fixture(scope="module")
-def _finished():
-    return {}
-
-
-@pytest.fixture
-def reference(recipe, runs, no_curves, _finished, tmp_path_factory):
-    """reference(dataset, **changes) -> folder of the same run, never stopped; each is trained once."""
-    def uninterrupted(dataset="ACDC", **changes):
-        key = dataset, *sorted(changes.items())
-        if key not in _finished:
-            _finished[key] = runs.train(recipe(dataset, **changes, out=tmp_path_factory.mktemp("reference") / "run"))
-        return _finished[key]
-    return uninterrupted
-
-
-@pytest.fixture
-def killed_at(monkeypatch, runs):
-    """killed_at(recipe, stage, step): train until that step is about to run (steps done are counted from 0)."""
-    def train(recipe, stage_name, at, how="_train_step"):
-        original = getattr(fit.Fit, how)
-
-        def dying(self, *args):
-            if self.stages[self.stage].name == stage_name and self.step == at:
-                raise Killed
-            return original(self, *args)
-        with monkeypatch.context() as patch:
-            patch.setattr(fit.Fit, how, dying)
-            with pytest.raises(Killed):
-                runs.train(recipe)
-        return recipe.out
-    return train
-
-
-KILLS = {
-    "before the first checkpoint": ("pre", 1, "_train_step"),
-    "in pre-training": ("pre", 3, "_train_step"),
-    "between the stages": ("self", 0, "_start_from_pretrained"),
-    "at the first step of self-training": ("self", 0, "_train_step"),
-    "in self-training, on a checkpoint": ("self", 4, "_train_step"),
-    "in self-training, past a checkpoint": ("self", 5, "_train_step"),
-    "in a validation": ("self", 4, "_validate"),
-}
-
-
-@unpainted
-@pytest.mark.parametrize("kill", KILLS.values(), ids=KILLS)
-def test_a_killed_run_resumes_to_the_same_bits(recipe, runs, reference, killed_at, capsys, kill):
-    own = recipe(checkpoint_steps=2)
-    folder = killed_at(own, *kill)
-    assert not (folder / "last.pt").exists()
-    capsys.readouterr()
-    runs.train(own)
-    assert ("resuming after step" in capsys.readouterr().out) == (kill != KILLS["before the first checkpoint"])
-    runs.assert_same(reference(), folder)
-    for name in ("pretrained.pt", "best.pt"):
-        assert runs.same_tensors(runs.weights(reference(), name), runs.weights(folder, name))
-
-
-@unpainted
-def test_a_run_may_be_killed_again_and_again(recipe, runs, reference, killed_at):
-    own = recipe(method="mean_teacher", checkpoint_steps=3)
-    for at in (2, 5, 5, 8, 9):
-        killed_at(own, "self", at)
-    runs.train(own)
-    runs.assert_same(reference(method="mean_teacher"), own.out)
-
-
-@unpainted
-def test_a_killed_run_without_validation_cases_resumes_to_the_same_bits(recipe, runs, reference, killed_at):
-    steps = {"pre_steps": 1, "self_steps": 1}
-    own = recipe("LA", **steps)
-    killed_at(own, "self", 0, "_start_from_pretrained")
-    runs.train(own)
-    runs.assert_same(reference("LA", **steps), own.out)
-
-
-@unpainted
-@pytest.mark.parametrize("damage", [cut, lambda path: path.write_bytes(b"")], ids=["cut", "empty"])
-def test_a_damaged_checkpoint_falls_back_to_its_predecessor(recipe, runs, reference, killed_at, damage):
-    own = recipe(checkpoint_steps=2)
-    folder = killed_at(own, "self", 5)
-    damage(folder / "checkpoint.pt")
-    with pytest.warns(UserWarning, match=r"checkpoint\.pt is damaged.*earlier checkpoint"):
-        runs.train(own)
-    runs.assert_same(reference(), folder)
-
-
-def test_a_fall_back_into_the_stage_before_draws_its_curves(recipe, runs, killed_at):
-    """The log then has columns of the later stage and no row of it."""
-    own = recipe(checkpoint_steps=3)
-    folder = killed_at(own, "self", 1)
-    cut(folder / "checkpoint.pt")
-    with pytest.warns(UserWarning, match="damaged"):
-        runs.train(own)
-    assert len(runs.rows(folder)) == 10 and (folder / "last.pt").exists()
-
-
-@unpainted
-@pytest.mark.parametrize("left", ["checkpoint_prev.pt", "nothing"])
-def test_a_kill_between_the_renames_or_two_damaged_checkpoints_cost_steps_only(
-        recipe, runs, reference, killed_at, left):
-    own = recipe(checkpoint_steps=2)
-    folder = killed_at(own, "self", 3)
-    if left == "nothing":
-        cut(folder / "checkpoint.pt")
-        cut(folder / "checkpoint_prev.pt")
-        with pytest.warns(UserWarning, match="damaged"):
-            runs.train(own)
-    else:
-        (folder / "checkpoint.pt").rename(folder / "checkpoint_new.pt")
-        runs.train(own)
-    runs.assert_same(reference(), folder)
-
-
-@unpainted
-def test_a_kill_while_a_checkpoint_is_written_leaves_the_one_before(recipe, runs, reference, monkeypatch):
-    own, save, count = recipe(checkpoint_steps=2), run_folder.save_tensors, iter(range(100))
-
-    def dying(path, content):
-        if next(count) == 3:
-            path.with_name(f".{path.name}.tmp").write_bytes(b"half a checkp")
-            raise Killed
-        save(path, content)
-    with monkeypatch.context() as patch:
-        patch.setattr(run_folder, "save_tensors", dying)
-        with pytest.raises(Killed):
-            runs.train(own)
-    runs.train(own)
-    runs.assert_same(reference(), own.out)
-
-
-@unpainted
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_polite_stop_saves_first_and_says_how_to_go_on(recipe, runs, reference, monkeypatch, capsys, number):
-    own, train_step, handler = recipe(), fit.Fit._train_step, signal.getsignal(number)
-
-    def signalled(self, stage, *rest):
-        if (stage.name, self.step) == ("self", 2):
-            os.kill(os.getpid(), number)
-        return train_step(self, stage, *rest)
-    with monkeypatch.context() as patch:
-        patch.setattr(fit.Fit, "_train_step", signalled)
-        with pytest.raises(SystemExit) as stopped:
-            runs.train(own)
-    assert stopped.value.code == 128 + number and signal.getsignal(number) == handler
-    assert f"{number.name}: saved after step 3 of stage self" in capsys.readouterr().out
-    state = load_tensors(own.out / "checkpoint.pt")
-    assert (state["stage"], state["step"]) == (1, 3) and len(runs.rows(own.out)) == 4 + 3
-    runs.train(own)
-    runs.assert_same(reference(), own.out)
-
-
-@unpainted
-def test_a_finished_run_says_so_and_is_left_alone(recipe, runs, capsys):
-    own = recipe()
-    folder = runs.train(own)
-    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
-    capsys.readouterr()
-    assert runs.train(dataclasses.replace(own, workers=1, device="auto")) == folder
-    assert "this run is finished" in capsys.readouterr().out
-    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
-
-
-@unpainted
-def test_another_recipe_in_the_same_folder_is_refused_with_the_fields(recipe, runs, killed_at):
-    folder = killed_at(recipe(checkpoint_steps=1), "pre", 2)
-    before = (folder / "config.json").read_bytes()
-    with pytest.raises(InputError) as error:
-        runs.train(recipe(seed=7, beta=0.25, workers=1))
-    for part in (str(folder), "seed was 1337, is 7", "beta was 0.5, is 0.25", "--out"):
-        assert part in str(error.value)
-    assert "workers" not in str(error.value) and (folder / "config.json").read_bytes() == before
-    with pytest.raises(InputError, match="data set was ACDC, is LA"):
-        runs.train(recipe("LA"))
-
-
-def test_a_folder_of_something_else_is_refused(recipe, runs, tmp_path):
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "thesis.txt").write_text("mine")
-    with pytest.raises(InputError, match=r"is no run folder \(no config\.json\).*--out"):
-        runs.train(recipe())
-    assert [path.name for path in (tmp_path / "run").iterdir()] == ["thesis.txt"]
-
-
-@unpainted
-@pytest.mark.parametrize(("stage", "at"), [("pre", 1), ("self", 2)])
-def test_a_loss_that_is_not_a_number_stops_before_the_optimiser_steps(recipe, runs, monkeypatch, tmp_path, stage, at):
-    own, held = recipe(checkpoint_steps=1), {}
-    objective, train_step = cml.CML.objective, fit.Fit._train_step
-
-    def sick(self, half, *rest):
-        loss, terms = objective(self, half, *rest)
-        return (loss * math.nan if held.get("now") else loss), terms
-
-    def watched(self, stage_, streams, arrays):
-        held["now"] = (stage_.name, self.step) == (stage, at)
-        held["names"] = streams.names(self.step)
-        held["before"] = [p.detach().clone() for p in self.method.parameters()]
-        held["loop"] = self
-        return train_step(self, stage_, streams, arrays)
-    monkeypatch.setattr(cml.CML, "objective", sick)
-    monkeypatch.setattr(fit.Fit, "_train_step", watched)
-    with pytest.raises(InputError) as error:
-        runs.train(own)
-    words = [f"step {at + 1} of stage {stage}", "loss nan", "checkpoint.pt", "--lr", *sum(held["names"], [])]
-    assert [word for word in words if word not in str(error.value)] == []
-    assert all(map(torch.equal, held["before"], held["loop"].method.parameters()))
-    assert load_tensors(own.out / "checkpoint.pt")["step"] == at
-    assert runs.rows(own.out)[-1]["loss"] != "nan"
-
-
-@unpainted
-def test_a_diverging_run_stops_by_itself(recipe, runs):
-    with pytest.raises(InputError, match="training went non-finite at step"):
-        runs.train(recipe(lr=1e30))
-
-
-@unpainted
-def test_the_named_cases_are_those_of_the_batch(recipe, runs):
-    loop = runs.loop(recipe())
-    loop.stage = 1
-    labelled, unlabelled = loop._streams().names(0)
-    split = runs.data(loop.recipe).split()
-    assert set(labelled) <= set(split.labelled) and set(unlabelled) <= set(split.unlabelled)
-    assert len(labelled) == len(unlabelled) == 2
-    assert not set(map(patient_of, labelled)) & set(map(patient_of, unlabelled))
-
-
-def test_curves_draw_every_stage_and_an_unfinished_log(recipe, runs, killed_at):
-    folder = killed_at(recipe(), "self", 1)
-    (folder / "curves.png").unlink()
-    plots.curves(folder)
-    assert (folder / "curves.png").read_bytes()[:4] == b"\x89PNG"

@@ -53,7 +53,7 @@ FAULTS = {
     "momentum not restored": (
         "fit.py",
         '            self.optimizer.load_state_dict(state["optimizer"])\n', '            pass\n',
-        ["test_fit.py"]),
+        ["test_fit.py", "test_resume.py"]),
 }
 
 

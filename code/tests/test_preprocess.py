@@ -1,4 +1,4 @@
-"""preprocess.py: what is read is what was stored, restore undoes apply, and odd input is refused in words."""
+"""preprocess.py, scan_files.py: what is read is what was stored, restore undoes apply, odd input is refused."""
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from nibabel.orientations import axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
 
 import preprocess
+import scan_files
 from errors import InputError
-from preprocess import PUBLISHED, Geometry, Preprocessing, Scan, apply, read_label, read_scan, restore
+from preprocess import PUBLISHED, Geometry, Preprocessing, apply, restore
+from scan_files import Scan, read_label, read_scan
 
 ORIENTATIONS = ["RAS", "LPS", "SPL", "ASR", "PIR", "LIA", "IRP", "RSA"]
 FOLDER = Preprocessing("folder", "RAS", "zscore", labels={0: 0, 1: 1, 2: 2})
@@ -78,7 +80,7 @@ def test_files_come_back_on_their_own_grid(tmp_path, dtype, slope, suffix):
     assert np.allclose(scan.array, original.get_fdata()) and np.allclose(scan.spacing, [1.3, 4.5, 0.7])
 
     _, classes, geometry = apply(scan, FOLDER, label)
-    preprocess.save_on_grid(tmp_path / "out.nii.gz", restore(classes, geometry), scan)
+    scan_files.save_on_grid(tmp_path / "out.nii.gz", restore(classes, geometry), scan)
     written = nib.load(tmp_path / "out.nii.gz")
     assert np.array_equal(np.asarray(written.dataobj), label)
     assert np.array_equal(written.affine, original.affine) and written.shape == original.shape

@@ -1,0 +1,73 @@
+"""The fast layers compute what torch.nn's do, and take their places where they can."""
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import methods
+import workloads
+from device import Device
+from fast_layers import Conv2d, Dropout, PointwiseConv3d, quicken
+
+
+def test_placing_on_a_cpu_exchanges_layers_and_keeps_names():
+    for name, kinds in (("ACDC", {Conv2d, Dropout}), ("LA", {PointwiseConv3d})):
+        recipe = workloads.settings(name, quick=True)[1]
+        plain, placed = methods.build(recipe), Device("cpu", len(recipe.patch_size)).place(methods.build(recipe))
+        assert kinds <= {type(module) for module in placed.modules()}
+        assert not kinds & {type(module) for module in plain.modules()}
+        assert list(plain.state_dict()) == list(placed.state_dict())
+
+
+@pytest.mark.parametrize("p", [0.05, 0.5])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_dropout_drops_its_share_and_keeps_the_mean(p, layout):
+    torch.manual_seed(0)
+    x = torch.full((3, 7, 101, 103), 2.0).contiguous(memory_format=layout).requires_grad_()
+    layer = Dropout(p)
+    out = layer(x)
+    share = (out == 0).double().mean().item()
+    assert share == pytest.approx(p, abs=5 * (p * (1 - p) / x.numel()) ** 0.5)
+    assert out.unique().tolist() == pytest.approx([0, 2 / (1 - p)])
+    correlation = np.corrcoef((out[0, 0, :, :-1] == 0).flatten(), (out[0, 0, :, 1:] == 0).flatten())[0, 1]
+    assert abs(correlation) < 0.05
+    out.sum().backward()
+    assert torch.equal(x.grad * 2, out)
+    assert torch.equal(layer.eval()(x), x)
+
+
+def test_dropout_follows_the_seed():
+    x, layer = torch.ones(2, 3, 17, 19), Dropout(0.5)
+    torch.manual_seed(5)
+    first, second = layer(x), layer(x)
+    torch.manual_seed(5)
+    assert torch.equal(layer(x), first) and not torch.equal(first, second)
+
+
+@pytest.mark.parametrize("plain", [
+    nn.Conv2d(32, 8, 3, padding=1), nn.Conv2d(32, 12, (3, 5), stride=2, padding=(1, 0), bias=False),
+    nn.Conv2d(32, 8, 3, padding=2, dilation=2, groups=4), nn.Conv3d(6, 3, 1)], ids=str)
+def test_a_convolution_of_any_geometry_has_its_gradients(plain):
+    plain = plain.double()
+    fast = quicken(copy.deepcopy(plain))
+    assert type(fast) in (Conv2d, PointwiseConv3d)
+    layout = torch.channels_last if isinstance(plain, nn.Conv2d) else torch.channels_last_3d
+    x = torch.randn(2, plain.in_channels, *[9, 11, 7][:plain.weight.ndim - 2], dtype=torch.float64)
+    inputs = [x.clone().requires_grad_(), x.contiguous(memory_format=layout).requires_grad_()]
+    outputs = [layer(given) for layer, given in zip((plain, fast), inputs, strict=True)]
+    torch.testing.assert_close(outputs[1], outputs[0])
+    for output in outputs:
+        output.sin().sum().backward()
+    torch.testing.assert_close(inputs[1].grad, inputs[0].grad)
+    for mine, theirs in zip(fast.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, theirs.grad)
+
+
+@pytest.mark.parametrize("layer", [
+    nn.Conv2d(32, 8, 3, padding="same"), nn.Conv2d(32, 8, 3, padding=1, padding_mode="reflect"), nn.Conv2d(16, 8, 3),
+    nn.Conv3d(4, 2, 1, stride=2), nn.Conv3d(4, 2, 1, groups=2), nn.Conv3d(4, 2, 1, padding=1)], ids=str)
+def test_other_convolutions_stay(layer):
+    kind = type(layer)
+    assert type(quicken(layer)) is kind

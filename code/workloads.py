@@ -1,0 +1,220 @@
+"""What benchmark.py times: the plain recipe, written once, and the fast path that replaces it.
+
+The plain recipe: contiguous memory, one graph for both halves of a step, one window or slice at a time, medpy's
+metrics, scikit-image class by class, HDF5 read for each sample. Scans are phantoms; networks are untrained, which
+costs the same. `variant` is "plain" or "fast"; `quick` takes small shapes.
+"""
+import itertools
+from dataclasses import replace
+from functools import partial
+
+import medpy.metric.binary
+import numpy as np
+import torch
+from scipy import ndimage
+from skimage.measure import label as connected
+
+import cml
+import methods
+import train_ACDC
+import train_BraTS
+import train_LA
+from dataloaders.acdc import ACDC
+from dataloaders.brats import BraTS
+from dataloaders.la import LA
+from dataloaders.phantom import draw_ACDC, draw_BraTS, draw_LA, write_phantoms
+from device import Device
+from evaluate import class_metrics, class_probabilities, inference, largest_components, window_starts
+from method import Batch
+
+SETS = {"LA": (LA, train_LA.PRESETS["paper"], (48, 48, 32)), "ACDC": (ACDC, train_ACDC.PRESETS["paper"], (64, 64)),
+        "BraTS": (BraTS, train_BraTS.PRESETS["paper"], (48, 48, 48))}
+# a scan after preparation (LA: the smallest of the set), and one for --quick
+SHAPES = {"LA": ((148, 132, 88), (64, 56, 40)), "ACDC": ((10, 216, 256), (3, 72, 80)),
+          "BraTS": ((138, 170, 140), (56, 64, 56))}
+
+
+# ---- the plain recipe ----------------------------------------------------------------------------------------
+
+
+def plain_components(label_map):
+    """Largest component of each class, one scikit-image call a class."""
+    kept = np.zeros_like(label_map)
+    for value in np.unique(label_map[label_map > 0]):
+        parts = connected(label_map == value)
+        kept[parts == np.bincount(parts.flat)[1:].argmax() + 1] = value
+    return kept
+
+
+def plain_metrics(pred, ref, num_classes):
+    """medpy's four calls a class."""
+    calls = [getattr(medpy.metric.binary, name) for name in ("dc", "jc", "hd95", "asd")]
+    return [[call(pred == label, ref == label) for call in calls] for label in range(1, num_classes)]
+
+
+def plain_step(method, optimizer, batch):
+    """Both halves in one graph; components by the scikit-image loop -> the loss."""
+    fast = cml.largest_components
+    cml.largest_components = lambda maps: torch.from_numpy(np.stack(
+        [[plain_components(label_map) for label_map in view] for view in maps.numpy()]))
+    try:
+        optimizer.zero_grad()
+        loss = sum(loss for loss, _ in method.losses(batch))
+        loss.backward()
+        optimizer.step()
+        return loss.detach()
+    finally:
+        cml.largest_components = fast
+
+
+def fast_step(method, optimizer, batch):
+    """Backward after each half, as fit.py does -> the loss."""
+    optimizer.zero_grad()
+    total = 0
+    for loss, _ in method.losses(batch):
+        loss.backward()
+        total = total + loss.detach()
+    optimizer.step()
+    return total
+
+
+def plain_windows(method, volume, patch_size, stride):
+    """One window at a time, the sum in NumPy."""
+    total, count = None, np.zeros(volume.shape, np.float32)
+    with inference(method):
+        for corner in itertools.product(*map(window_starts, volume.shape, patch_size, stride)):
+            box = tuple(slice(start, start + size) for start, size in zip(corner, patch_size, strict=True))
+            probs = class_probabilities(method.networks(volume[box][None, None]))["fused"][0].numpy()
+            total = np.zeros((len(probs), *volume.shape), np.float32) if total is None else total
+            total[:, *box] += probs
+            count[box] += 1
+    return (total / count).argmax(0)
+
+
+def plain_slices(method, volume, patch_size):
+    """One slice at a time, scipy's zoom there and back."""
+    labels = np.zeros(volume.shape, np.uint8)
+    with inference(method):
+        for index, cut in enumerate(volume.numpy()):
+            factors = [new / old for new, old in zip(patch_size, cut.shape, strict=True)]
+            small = torch.from_numpy(ndimage.zoom(cut, factors, order=0))[None, None]
+            label = class_probabilities(method.networks(small))["fused"].argmax(1)[0].numpy().astype(np.uint8)
+            labels[index] = ndimage.zoom(label, [old / new for new, old in zip(patch_size, cut.shape, strict=True)],
+                                         order=0)
+    return labels
+
+
+# ---- what is timed: row -> (variant, quick, ...) -> a call without arguments -----------------------------------
+
+
+def settings(name, quick):
+    """(data set class, recipe, shape of a test volume) at the paper's size, or small ones."""
+    data_class, recipe, small = SETS[name]
+    if quick:
+        recipe = replace(recipe, patch_size=small, **({} if name == "ACDC" else {"stride": [e // 2 for e in small]}))
+    return data_class, replace(recipe, device="cpu"), SHAPES[name][quick]
+
+
+def phantom(name, index, shape):
+    """(image, label) tensors of the data set's phantom; of one slice where `shape` has two extents."""
+    draw = {"LA": draw_LA, "BraTS": draw_BraTS, "ACDC": draw_ACDC}[name]
+    image, label = draw(np.random.default_rng(index), shape if len(shape) == 3 else (1, *shape))
+    if len(shape) == 2:
+        image, label = image[0], label[0]
+    return torch.from_numpy(np.ascontiguousarray(image)), torch.from_numpy(np.ascontiguousarray(label))
+
+
+def a_method(recipe, variant):
+    """The recipe's method, plain or placed, with the same weights in every process."""
+    torch.manual_seed(0)
+    method = methods.build(recipe)
+    return method if variant == "plain" else Device("cpu", len(recipe.patch_size)).place(method)
+
+
+def step_of(recipe, name, variant):
+    """One self-training step, on phantoms."""
+    scans = [phantom(name, index, recipe.patch_size) for index in range(recipe.labeled_batch + recipe.unlabeled_batch)]
+    x = torch.stack([image for image, _ in scans])[:, None]
+    y = torch.stack([label for _, label in scans[:recipe.labeled_batch]]).long()
+    x_l, x_u = x[:recipe.labeled_batch], x[recipe.labeled_batch:]
+    method = a_method(recipe, variant).train()
+    optimizer = torch.optim.SGD(method.parameters(), recipe.lr, momentum=recipe.momentum)
+    device = Device("cpu", len(recipe.patch_size)) if variant == "fast" else None
+
+    def step():
+        torch.manual_seed(1)
+        x = (device.image(x_l), device.image(x_u)) if device else (x_l, x_u)
+        batch = Batch(x[0], y, x[1], 0, 1, torch.Generator().manual_seed(0))
+        return (plain_step if variant == "plain" else fast_step)(method, optimizer, batch)
+    return step
+
+
+def step(variant, quick, name):
+    """... of the paper's recipe."""
+    return step_of(settings(name, quick)[1], name, variant)
+
+
+def volume(variant, quick, name):
+    """One test volume to label map and metrics."""
+    data_class, recipe, shape = settings(name, quick)
+    image, ref = phantom(name, 0, shape)
+    ref = ref.numpy()
+    method, data = a_method(recipe, variant), data_class(recipe)
+    moved = np.roll(ref, 2, 1)          # of an untrained network: the reference itself, moved, is measured
+
+    def with_plain():
+        if name == "LA":
+            return plain_windows(method, image, recipe.patch_size, recipe.stride), plain_metrics(moved, ref, 2)
+        return plain_slices(method, image, recipe.patch_size), plain_metrics(moved, ref, recipe.num_classes)
+
+    def with_fast():
+        labels = data.segment(method, image[None])["fused"].argmax(0)
+        return labels, class_metrics(moved, ref, recipe.num_classes)
+    return with_plain if variant == "plain" else with_fast
+
+
+def metrics(variant, quick, data_dir=None):
+    """Four metrics of one LA case, or of three real ones: the mask against itself, moved by two voxels."""
+    if data_dir:
+        data = LA(replace(SETS["LA"][1], data_dir=data_dir))
+        refs = [scan.label.numpy() for scan in data.cases(data.split().labelled[:3])]
+    else:
+        refs = [phantom("LA", 0, SHAPES["LA"][quick])[1].numpy()]
+    pairs = [(ndimage.shift(ref, (2, -1, 1), order=0), ref) for ref in refs]
+    measure = plain_metrics if variant == "plain" else class_metrics
+    return lambda: [measure(*pair, 2) for pair in pairs]
+
+
+def sampling(variant, quick, folder):
+    """One LA batch, 8 patches: from memory, and from files."""
+    data_class, recipe, _ = settings("LA", quick)
+    data = data_class(replace(recipe, data_dir=folder, labeled=4))
+    split = data.split()
+    names = (split.labelled + split.unlabelled)[:8]
+    if variant == "plain":
+        return lambda: [data.sample(data.train_scans([name], True)[0], np.random.default_rng(0)) for name in names]
+    scans = data.train_scans(names, True)
+    return lambda: [data.sample(scan, np.random.default_rng(0)) for scan in scans]
+
+
+def components(variant, quick):
+    """Largest components of one ACDC batch: 12 slices, two views."""
+    size = 64 if quick else 256
+    maps = np.stack([phantom("ACDC", index, (size, size))[1].numpy() for index in range(24)])
+    speckle = np.random.default_rng(0)
+    maps = np.where(speckle.random(maps.shape) < 0.002, speckle.integers(0, 4, maps.shape), maps).astype(np.int64)
+    stacked = torch.from_numpy(maps)[None]
+    return (lambda: [plain_components(label_map) for label_map in maps]) if variant == "plain" else (
+        lambda: largest_components(stacked))
+
+
+def maker_of(row, options, folder):
+    """row -> function(variant, quick) that makes the call to be timed."""
+    if "-" in row:
+        name, what = row.split("-")
+        return partial({"step": step, "volume": volume}[what], name=name)
+    if row == "sampling":
+        if not options.data_dir:
+            write_phantoms(folder, "LA", train=8, test=0, size=SHAPES["LA"][options.quick])
+        return partial(sampling, folder=options.data_dir or folder)
+    return partial(metrics, data_dir=options.data_dir) if row == "metrics" else components
