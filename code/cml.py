@@ -106,7 +106,7 @@ class CML(Method):
         The paper calls the reduction NMS. The networks stay in training mode: dropout acts, and batch norm takes
         this pass into its running statistics [authors' release].
         """
-        return largest_components(torch.stack([logits.argmax(1) for logits, _ in self.networks(x)]))
+        return largest_components(torch.stack([logits.argmax(1).byte() for logits, _ in self.networks(x)]))
 
     def objective(self, half, views, targets, weight):
         """One half's share of Eq. 4, summed over the views -> (loss, its terms)."""

@@ -10,7 +10,7 @@ from errors import InputError
 from fast_layers import quicken
 from ranks import Ranks
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3    # of <malloc.h>
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4    # of <malloc.h>
 CHANNELS_LAST = {2: torch.channels_last, 3: torch.channels_last_3d}    # spatial axes -> memory format
 
 
@@ -55,6 +55,12 @@ class Device:
         module = module.to(self.torch, memory_format=self.format)
         return module if self.cuda else quicken(module)
 
+    @staticmethod
+    def reserve_gradients(parameters):
+        """Gradients of zero, now: kept from step to step, they leave no gaps between the activations' memory."""
+        for parameter in parameters:
+            parameter.grad = torch.zeros_like(parameter)
+
     def image(self, x):
         """Images (B, channels, *S) from the loader, without waiting for the copy."""
         if x is None:
@@ -81,11 +87,8 @@ class Device:
 
 
 def _keep_freed_memory():
-    """Let glibc reuse blocks of up to 32 MiB: handed back to the system, a layer's output costs page faults again.
-
-    Larger ones it does not keep unless it keeps all, and that takes a quarter more memory.
-    """
+    """Let glibc reuse all freed memory: handed back to the system, a layer's output costs its page faults again."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt:                                     # not on macOS, not with musl
-        mallopt(M_MMAP_THRESHOLD, 32 << 20)
-        mallopt(M_TRIM_THRESHOLD, -1)
+        mallopt(M_MMAP_MAX, 0)
+        mallopt(M_TRIM_THRESHOLD, 2 ** 31 - 1)

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-FEWEST = 32     # channels that repay the copies into contiguous memory
+NUMBERS = 2 ** 21       # floats that are copied at once: the cache holds them
 
 
 class Dropout(nn.Dropout):
@@ -21,48 +21,80 @@ class Dropout(nn.Dropout):
         return (x * kept.view(x.movedim(1, -1).shape).movedim(-1, 1)).mul_(1 / (1 - self.p))
 
 
-class Conv2d(nn.Conv2d):
-    """Convolution with the gradient of its weight taken in contiguous memory, where oneDNN is faster."""
+class _Same3:
+    """3x3(x3) convolution, stride and padding 1, whose weight's gradient is taken by matrix products."""
 
     def forward(self, x):
         if torch.is_autocast_enabled("cpu"):
             return super().forward(x)
-        return _Conv2d.apply(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+        return _Convolution.apply(x, self.weight, self.bias)
 
 
-class _Conv2d(torch.autograd.Function):
+class Conv2d(_Same3, nn.Conv2d):
+    pass
+
+
+class Conv3d(_Same3, nn.Conv3d):
+    pass
+
+
+class _Convolution(torch.autograd.Function):
 
     @staticmethod
-    def forward(ctx, x, weight, bias, stride, padding, dilation, groups):
+    def forward(ctx, x, weight, bias):
+        ones = [1] * (x.ndim - 2)
         ctx.save_for_backward(x, weight)
-        ctx.geometry = stride, padding, dilation, False, (0, 0), groups
-        return F.conv2d(x, weight, bias, stride, padding, dilation, groups)
+        ctx.geometry = ones, ones, ones, False, [0] * len(ones), 1
+        return torch.ops.aten.convolution(x, weight, bias, *ctx.geometry)
 
     @staticmethod
     def backward(ctx, grad):
         x, weight = ctx.saved_tensors
-        backward = torch.ops.aten.convolution_backward
-        grad = grad.contiguous(memory_format=torch.channels_last)
         wanted = ctx.needs_input_grad
-        of_x = backward(grad, x, weight, None, *ctx.geometry, [True, False, False])[0] if wanted[0] else None
-        of_weight = backward(_contiguous(grad), _contiguous(x), weight.contiguous(), None, *ctx.geometry,
-                             [False, True, False])[1] if wanted[1] else None
-        return of_x, of_weight, grad.sum((0, 2, 3)) if wanted[2] else None, None, None, None, None
+        of_x = torch.ops.aten.convolution_backward(grad, x, weight, None, *ctx.geometry,
+                                                   [True, False, False])[0] if wanted[0] else None
+        of_bias = grad.transpose(0, 1).flatten(1).sum(1) if wanted[2] else None
+        return of_x, weight_gradient(grad, x) if wanted[1] else None, of_bias
 
 
-def _contiguous(x):
-    """(B, C, H, W) in channels-last memory -> contiguous; a scan at a time, as torch is faster with matrices."""
-    copy = torch.empty(x.shape, dtype=x.dtype)
-    for new, old in zip(copy.flatten(2), x.flatten(2), strict=True):
-        new.copy_(old)
-    return copy
+def weight_gradient(grad, x):
+    """grad (B, O, *S), x (B, I, *S), in channels-last memory -> (O, I, 3, 3) or (O, I, 3, 3, 3).
+
+    Each voxel of x is put beside its two neighbours along the last axis; then every offset along the other axes is
+    one product, voxels x 3I with voxels x O. A 2D batch is one stack of planes without offsets between them.
+    """
+    grad, x = grad.movedim(1, -1), x.movedim(1, -1)
+    offsets = (-1, 0, 1)
+    if x.ndim == 4:
+        grad, x, offsets = grad[None], x[None], (0,)
+    planes, height, width, channels = x.shape[1:]
+    total = x.new_zeros(len(offsets), 3, 3 * channels, grad.shape[-1])
+    at_once = max(1, NUMBERS // (3 * channels * height * width))
+    for of_scan, scan in zip(grad, x, strict=True):
+        for first in range(0, planes, at_once):
+            padded = F.pad(scan[first:first + at_once], (0, 0, 1, 1, 1, 1))
+            last = first + len(padded)
+            triples = padded.as_strided((len(padded), height + 2, width, 3 * channels),
+                                        (*padded.stride()[:2], channels, 1)).contiguous()
+            for plane, offset in enumerate(offsets):
+                low, high = max(first, offset), min(last, planes + offset)
+                voxels = of_scan[low - offset:high - offset].flatten(1, 2)
+                for row in range(3):
+                    shifted = triples[low - first:high - first, row:row + height].flatten(1, 2)
+                    total[plane, row] += torch.bmm(shifted.transpose(1, 2), voxels).sum(0)
+    weight = total.unflatten(2, (3, channels)).permute(4, 3, 0, 1, 2)
+    return weight if len(offsets) == 3 else weight[:, :, 0]
 
 
-class PointwiseConv3d(nn.Conv3d):
-    """1x1x1 convolution as a matrix product over the channels: no copy into another memory format, either way."""
+class DroppedPointwise3d(nn.Sequential):
+    """Dropout of whole channels, then a 1x1x1 convolution: a matrix product by the weight without those channels."""
 
     def forward(self, x):
-        return F.linear(x.movedim(1, -1), self.weight.flatten(1), self.bias).movedim(-1, 1)
+        dropout, head = self
+        kept = dropout(x.new_ones(*x.shape[:2], 1, 1, 1)).flatten(1)
+        weight = head.weight.flatten(1) * kept[:, None]                     # (B, out, in)
+        logits = torch.baddbmm(head.bias, x.movedim(1, -1).flatten(1, -2), weight.transpose(1, 2))
+        return logits.unflatten(1, x.shape[2:]).movedim(-1, 1)
 
 
 def quicken(module):
@@ -70,10 +102,20 @@ def quicken(module):
     for layer in module.modules():
         if type(layer) is nn.Dropout:
             layer.__class__ = Dropout
-        elif type(layer) is nn.Conv2d and layer.in_channels >= FEWEST and layer.kernel_size != (1, 1) \
-                and layer.padding_mode == "zeros" and not isinstance(layer.padding, str):
+        elif type(layer) is nn.Conv2d and _is_same3(layer) and layer.in_channels >= 32:
             layer.__class__ = Conv2d
-        elif type(layer) is nn.Conv3d and layer.kernel_size == layer.stride == (1, 1, 1) \
-                and layer.padding == (0, 0, 0) and layer.groups == 1:
-            layer.__class__ = PointwiseConv3d
+        elif type(layer) is nn.Conv3d and _is_same3(layer) and layer.in_channels > layer.out_channels:
+            layer.__class__ = Conv3d
+        elif type(layer) is nn.Sequential and [type(part) for part in layer] == [nn.Dropout3d, nn.Conv3d] \
+                and _has(layer[1], kernel_size=1, stride=1, padding=0, groups=1) and layer[1].bias is not None:
+            layer.__class__ = DroppedPointwise3d
     return module
+
+
+def _is_same3(layer):
+    return _has(layer, kernel_size=3, stride=1, padding=1, dilation=1, groups=1) and layer.padding_mode == "zeros"
+
+
+def _has(layer, groups, **geometry):
+    """Whether a convolution has this geometry along each axis."""
+    return layer.groups == groups and all(set(getattr(layer, name)) == {value} for name, value in geometry.items())

@@ -68,6 +68,7 @@ class Fit:
         self.ranks.distribute(self.method)
         self.optimizer = torch.optim.SGD(self.method.trained_parameters(), recipe.lr,
                                          momentum=recipe.momentum, weight_decay=recipe.weight_decay)
+        self.device.reserve_gradients(self.method.trained_parameters())
         self.stages = self.method.stages(recipe.pre_steps, recipe.self_steps)
         self._read_scans()
         self.stage, self.step, self.best, self.last_dice = 0, 0, -math.inf, None
@@ -167,7 +168,7 @@ class Fit:
                       self.step, stage.steps, generator)
         for group in self.optimizer.param_groups:
             group["lr"] = self._rate(stage)
-        self.optimizer.zero_grad()
+        self.optimizer.zero_grad(set_to_none=False)
         self.method.train()
         drawing = self._draw_inputs() if self.ranks.main and (self.step + 1) % self.recipe.eval_every == 0 else None
         terms, total, count = {}, 0, 0

@@ -8,6 +8,7 @@ import itertools
 from dataclasses import replace
 from functools import partial
 
+import h5py
 import medpy.metric.binary
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ from dataloaders.acdc import ACDC
 from dataloaders.brats import BraTS
 from dataloaders.la import LA
 from dataloaders.phantom import draw_ACDC, draw_BraTS, draw_LA, write_phantoms
+from dataloaders.scans import Scan
 from device import Device
 from evaluate import class_metrics, class_probabilities, inference, largest_components, window_starts
 from method import Batch
@@ -52,6 +54,13 @@ def plain_metrics(pred, ref, num_classes):
     return [[call(pred == label, ref == label) for call in calls] for label in range(1, num_classes)]
 
 
+def plain_read(path):
+    """One case of an HDF5 file, nothing checked -> Scan."""
+    with h5py.File(path) as file:
+        image, label = (torch.from_numpy(file[key][()]) for key in ("image", "label"))
+    return Scan(path.stem, image[None], label)
+
+
 def plain_step(method, optimizer, batch):
     """Both halves in one graph; components by the scikit-image loop -> the loss."""
     fast = cml.largest_components
@@ -69,7 +78,7 @@ def plain_step(method, optimizer, batch):
 
 def fast_step(method, optimizer, batch):
     """Backward after each half, as fit.py does -> the loss."""
-    optimizer.zero_grad()
+    optimizer.zero_grad(set_to_none=False)
     total = 0
     for loss, _ in method.losses(batch):
         loss.backward()
@@ -140,6 +149,8 @@ def step_of(recipe, name, variant):
     method = a_method(recipe, variant).train()
     optimizer = torch.optim.SGD(method.parameters(), recipe.lr, momentum=recipe.momentum)
     device = Device("cpu", len(recipe.patch_size)) if variant == "fast" else None
+    if device:
+        device.reserve_gradients(method.trained_parameters())
 
     def step():
         torch.manual_seed(1)
@@ -192,7 +203,8 @@ def sampling(variant, quick, folder):
     split = data.split()
     names = (split.labelled + split.unlabelled)[:8]
     if variant == "plain":
-        return lambda: [data.sample(data.train_scans([name], True)[0], np.random.default_rng(0)) for name in names]
+        return lambda: [data.sample(plain_read(data.path_of(name)), np.random.default_rng(0)) for name in names]
+    Device("cpu")                       # as in training, the process keeps freed memory
     scans = data.train_scans(names, True)
     return lambda: [data.sample(scan, np.random.default_rng(0)) for scan in scans]
 

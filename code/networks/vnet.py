@@ -61,11 +61,10 @@ class Decoder(nn.Module):
                                  for narrow, wide in zip(WIDTHS, WIDTHS[1:], strict=False))
         self.stages = nn.ModuleList(convolutions(width, width, count)
                                     for width, count in zip(WIDTHS, DECODER_CONVS, strict=False))
-        self.dropout = nn.Dropout3d(DROPOUT)
-        self.head = nn.Conv3d(WIDTHS[0], num_classes, 1)
+        self.head = nn.Sequential(nn.Dropout3d(DROPOUT), nn.Conv3d(WIDTHS[0], num_classes, 1))
 
     def forward(self, features):
         *skips, x = features
         for up, stage, skip in zip(reversed(self.ups), reversed(self.stages), reversed(skips), strict=True):
             x = stage(up(x) + skip)
-        return self.head(self.dropout(x))
+        return self.head(x)

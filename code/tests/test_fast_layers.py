@@ -9,11 +9,11 @@ from torch import nn
 import methods
 import workloads
 from device import Device
-from fast_layers import Conv2d, Dropout, PointwiseConv3d, quicken
+from fast_layers import Conv2d, Conv3d, Dropout, DroppedPointwise3d, quicken
 
 
 def test_placing_on_a_cpu_exchanges_layers_and_keeps_names():
-    for name, kinds in (("ACDC", {Conv2d, Dropout}), ("LA", {PointwiseConv3d})):
+    for name, kinds in (("ACDC", {Conv2d, Dropout}), ("LA", {Conv3d, DroppedPointwise3d})):
         recipe = workloads.settings(name, quick=True)[1]
         plain, placed = methods.build(recipe), Device("cpu", len(recipe.patch_size)).place(methods.build(recipe))
         assert kinds <= {type(module) for module in placed.modules()}
@@ -46,28 +46,46 @@ def test_dropout_follows_the_seed():
     assert torch.equal(layer(x), first) and not torch.equal(first, second)
 
 
-@pytest.mark.parametrize("plain", [
-    nn.Conv2d(32, 8, 3, padding=1), nn.Conv2d(32, 12, (3, 5), stride=2, padding=(1, 0), bias=False),
-    nn.Conv2d(32, 8, 3, padding=2, dilation=2, groups=4), nn.Conv3d(6, 3, 1)], ids=str)
-def test_a_convolution_of_any_geometry_has_its_gradients(plain):
-    plain = plain.double()
+HEAD = nn.Sequential(nn.Dropout3d(0.5), nn.Conv3d(6, 3, 1))
+
+
+@pytest.mark.parametrize("floats", [1, 1000, 2 ** 21])
+@pytest.mark.parametrize("plain", [nn.Conv2d(32, 8, 3, padding=1), nn.Conv2d(32, 32, 3, padding=1, bias=False),
+                                   nn.Conv3d(6, 3, 3, padding=1), HEAD], ids=str)
+def test_a_fast_layer_has_the_plain_ones_output_and_gradients(plain, floats, monkeypatch):
+    """Whatever is copied at once; the head drops the same channels."""
+    monkeypatch.setattr("fast_layers.NUMBERS", floats)
+    plain = copy.deepcopy(plain).double()
     fast = quicken(copy.deepcopy(plain))
-    assert type(fast) in (Conv2d, PointwiseConv3d)
-    layout = torch.channels_last if isinstance(plain, nn.Conv2d) else torch.channels_last_3d
-    x = torch.randn(2, plain.in_channels, *[9, 11, 7][:plain.weight.ndim - 2], dtype=torch.float64)
+    assert type(fast) in (Conv2d, Conv3d, DroppedPointwise3d)
+    weight = next(plain.parameters())
+    layout = torch.channels_last if weight.ndim == 4 else torch.channels_last_3d
+    x = torch.randn(2, weight.shape[1], *[9, 11, 7][:weight.ndim - 2], dtype=torch.float64)
     inputs = [x.clone().requires_grad_(), x.contiguous(memory_format=layout).requires_grad_()]
-    outputs = [layer(given) for layer, given in zip((plain, fast), inputs, strict=True)]
+    outputs = []
+    for layer, given in zip((plain, fast), inputs, strict=True):
+        torch.manual_seed(3)
+        outputs.append(layer(given))
     torch.testing.assert_close(outputs[1], outputs[0])
     for output in outputs:
         output.sin().sum().backward()
     torch.testing.assert_close(inputs[1].grad, inputs[0].grad)
+    assert inputs[1].grad.is_contiguous(memory_format=layout)
     for mine, theirs in zip(fast.parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(mine.grad, theirs.grad)
 
 
+def test_the_fast_head_drops_nothing_in_evaluation_mode():
+    plain, x = copy.deepcopy(HEAD).eval(), torch.randn(2, 6, 4, 5, 3)
+    torch.testing.assert_close(quicken(copy.deepcopy(plain))(x), plain(x))
+
+
 @pytest.mark.parametrize("layer", [
-    nn.Conv2d(32, 8, 3, padding="same"), nn.Conv2d(32, 8, 3, padding=1, padding_mode="reflect"), nn.Conv2d(16, 8, 3),
-    nn.Conv3d(4, 2, 1, stride=2), nn.Conv3d(4, 2, 1, groups=2), nn.Conv3d(4, 2, 1, padding=1)], ids=str)
-def test_other_convolutions_stay(layer):
-    kind = type(layer)
-    assert type(quicken(layer)) is kind
+    nn.Conv2d(32, 8, 3, padding="same"), nn.Conv2d(32, 8, 3, padding=1, padding_mode="reflect"), nn.Conv2d(32, 8, 3),
+    nn.Conv2d(16, 8, 3, padding=1), nn.Conv2d(32, 8, 3, padding=2, dilation=2), nn.Conv2d(32, 8, 3, 2, padding=1),
+    nn.Conv2d(32, 8, 3, padding=1, groups=4), nn.Conv2d(32, 8, 1), nn.Conv3d(4, 4, 3, padding=1),
+    nn.Sequential(nn.Dropout3d(), nn.Conv3d(4, 2, 1, groups=2)), nn.Sequential(nn.Dropout3d(), nn.Conv3d(4, 2, 3)),
+    nn.Sequential(nn.Conv3d(4, 2, 1))], ids=str)
+def test_other_layers_stay(layer):
+    kinds = [type(module) for module in layer.modules()]
+    assert [type(module) for module in quicken(layer).modules()] == kinds
