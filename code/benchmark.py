@@ -39,6 +39,7 @@ from dataloaders.scans import Scan
 from device import CHANNELS_LAST, Device
 from errors import reported
 from evaluate import mean_dice
+from fast_layers import weight_gradient
 
 VALIDATED = {"LA": 4, "ACDC": 20, "BraTS": 25}      # volumes a validation; LA's are those of --holdout-val 4
 # row -> at least so many times faster, at most this share of the plain recipe's memory
@@ -167,7 +168,7 @@ def median_of(call, options):
 
 
 def limit_line(name, options):
-    """The step's convolutions alone, each in the memory format and for each of its three passes at its best."""
+    """The step's convolutions alone, each of their three passes in its better memory format, or by fast_layers."""
     _, recipe, _ = workloads.settings(name, options.quick)
     method = workloads.a_method(recipe, "fast").train()
     passes = Counter()                  # (layer's geometry, batch) -> runs a step: forward; and backward too
@@ -195,7 +196,7 @@ def _count(passes, batch, backward, module, inputs, output):
 
 
 def _best_seconds(key, options):
-    """Forward, and if asked for backward to the input and to the weight, each the faster of both formats."""
+    """Forward, and if asked for backward to the input and to the weight: each by the fastest way there is here."""
     (transposed, kernel, stride, padding, shape), batch, backward = key
     axes = len(stride)
     times = []
@@ -210,6 +211,8 @@ def _best_seconds(key, options):
             calls += [partial(torch.ops.aten.convolution_backward, grad, x, weight, None, *rest, mask)
                       for mask in ([True, False, False], [False, True, False]) if not (first and mask[0])]
         times.append([median_of(call, options) for call in calls])
+        if backward and not transposed and {*kernel[2:]} == {3} and {*stride, *padding} == {1}:
+            times[-1][-1] = min(times[-1][-1], median_of(partial(weight_gradient, grad, x), options))
     return sum(map(min, *times))
 
 

@@ -4,7 +4,6 @@ Networks are written with torch.nn; `quicken` exchanges the classes of their lay
 buffers and their names stay.
 """
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 NUMBERS = 2 ** 21       # floats that are copied at once: the cache holds them
@@ -58,7 +57,7 @@ class _Convolution(torch.autograd.Function):
 
 
 def weight_gradient(grad, x):
-    """grad (B, O, *S), x (B, I, *S), in channels-last memory -> (O, I, 3, 3) or (O, I, 3, 3, 3).
+    """grad (B, O, *S), x (B, I, *S), best in channels-last memory -> (O, I, 3, 3) or (O, I, 3, 3, 3).
 
     Each voxel of x is put beside its two neighbours along the last axis; then every offset along the other axes is
     one product, voxels x 3I with voxels x O. A 2D batch is one stack of planes without offsets between them.
@@ -72,9 +71,10 @@ def weight_gradient(grad, x):
     at_once = max(1, NUMBERS // (3 * channels * height * width))
     for of_scan, scan in zip(grad, x, strict=True):
         for first in range(0, planes, at_once):
-            padded = F.pad(scan[first:first + at_once], (0, 0, 1, 1, 1, 1))
-            last = first + len(padded)
-            triples = padded.as_strided((len(padded), height + 2, width, 3 * channels),
+            last = min(first + at_once, planes)
+            padded = x.new_zeros(last - first, height + 2, width + 2, channels)
+            padded[:, 1:-1, 1:-1] = scan[first:last]
+            triples = padded.as_strided((last - first, height + 2, width, 3 * channels),
                                         (*padded.stride()[:2], channels, 1)).contiguous()
             for plane, offset in enumerate(offsets):
                 low, high = max(first, offset), min(last, planes + offset)

@@ -9,7 +9,7 @@ from torch import nn
 import methods
 import workloads
 from device import Device
-from fast_layers import Conv2d, Conv3d, Dropout, DroppedPointwise3d, quicken
+from fast_layers import Conv2d, Conv3d, Dropout, DroppedPointwise3d, quicken, weight_gradient
 
 
 def test_placing_on_a_cpu_exchanges_layers_and_keeps_names():
@@ -73,6 +73,18 @@ def test_a_fast_layer_has_the_plain_ones_output_and_gradients(plain, floats, mon
     assert inputs[1].grad.is_contiguous(memory_format=layout)
     for mine, theirs in zip(fast.parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(mine.grad, theirs.grad)
+
+
+@pytest.mark.parametrize("extents", [(1, 1), (1, 5), (6, 1), (1, 4, 1), (3, 1, 2), (1, 1, 1)])
+@pytest.mark.parametrize("last", [True, False])
+def test_weight_gradient_of_any_extents_and_memory(extents, last):
+    layout = {2: torch.channels_last, 3: torch.channels_last_3d}[len(extents)] if last else torch.contiguous_format
+    weight = torch.zeros(2, 3, *[3] * len(extents), dtype=torch.float64, requires_grad=True)
+    x, grad = (torch.randn(2, channels, *extents, dtype=torch.float64).contiguous(memory_format=layout)
+               for channels in (3, 2))
+    conv = {2: nn.functional.conv2d, 3: nn.functional.conv3d}[len(extents)]
+    conv(x, weight, padding=1).backward(grad)
+    torch.testing.assert_close(weight_gradient(grad, x), weight.grad)
 
 
 def test_the_fast_head_drops_nothing_in_evaluation_mode():
