@@ -10,7 +10,7 @@ from errors import InputError
 from fast_layers import quicken
 from ranks import Ranks
 
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4    # of <malloc.h>
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4    # of <malloc.h>
 CHANNELS_LAST = {2: torch.channels_last, 3: torch.channels_last_3d}    # spatial axes -> memory format
 
 
@@ -47,7 +47,7 @@ class Device:
             torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
             torch.cuda.reset_peak_memory_stats(self.torch)
         else:
-            _keep_freed_memory()
+            _keep_freed_memory(ndim)
         ranks.start(self.torch)
 
     def place(self, module):
@@ -86,9 +86,12 @@ class Device:
         return name if world == 1 else f"{world} processes, each on {name}"
 
 
-def _keep_freed_memory():
-    """Let glibc reuse all freed memory: handed back to the system, a layer's output costs its page faults again."""
+def _keep_freed_memory(ndim):
+    """Let glibc reuse freed memory: handed back to the system, a layer's output costs its page faults again.
+
+    Slices do with blocks of up to 32 MiB, the most that it keeps short of keeping all, which takes more memory.
+    """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt:                                     # not on macOS, not with musl
-        mallopt(M_MMAP_MAX, 0)
         mallopt(M_TRIM_THRESHOLD, 2 ** 31 - 1)
+        mallopt(*((M_MMAP_MAX, 0) if ndim == 3 else (M_MMAP_THRESHOLD, 32 << 20)))

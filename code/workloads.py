@@ -215,7 +215,7 @@ def components(variant, quick):
     maps = np.stack([phantom("ACDC", index, (size, size))[1].numpy() for index in range(24)])
     speckle = np.random.default_rng(0)
     maps = np.where(speckle.random(maps.shape) < 0.002, speckle.integers(0, 4, maps.shape), maps).astype(np.int64)
-    stacked = torch.from_numpy(maps)[None]
+    stacked = torch.from_numpy(maps)[None].byte()
     return (lambda: [plain_components(label_map) for label_map in maps]) if variant == "plain" else (
         lambda: largest_components(stacked))
 

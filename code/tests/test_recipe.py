@@ -20,14 +20,15 @@ PAPER = {
     "LA": {"network": "vnet", "patch_size": (112, 112, 80), "labeled_batch": 4, "unlabeled_batch": 4, "beta": 2 / 3,
            "lambda_unsup": 1, "lambda_dis": 0.2, "pre_steps": 2_000, "self_steps": 15_000, "labeled": 8,
            "num_classes": 2, "pre_schedule": "constant", "self_schedule": "step", "stride": (18, 18, 4),
-           "keep_largest": True, "half_resolution": False, "holdout_test": 0},
+           "keep_largest": True, "half_resolution": False, "holdout_test": 0, "eval_every": 200},
     "ACDC": {"network": "unet", "patch_size": (256, 256), "labeled_batch": 12, "unlabeled_batch": 12, "beta": 1 / 2,
              "lambda_unsup": 0.5, "lambda_dis": 0.1, "pre_steps": 10_000, "self_steps": 30_000, "labeled": 7,
-             "num_classes": 4, "pre_schedule": "constant", "self_schedule": "constant", "keep_largest": False},
+             "num_classes": 4, "pre_schedule": "constant", "self_schedule": "constant", "keep_largest": False,
+             "eval_every": 200},
     "BraTS2019": {"network": "vnet", "patch_size": (96, 96, 96), "labeled_batch": 4, "unlabeled_batch": 4,
                   "beta": 2 / 3, "lambda_unsup": 1, "lambda_dis": 0.2, "pre_steps": 10_000, "self_steps": 30_000,
                   "labeled": 25, "num_classes": 2, "pre_schedule": "poly", "self_schedule": "poly",
-                  "stride": (64, 64, 64), "keep_largest": False, "half_resolution": False},
+                  "stride": (64, 64, 64), "keep_largest": False, "half_resolution": False, "eval_every": 300},
 }
 MINI = {
     "LA": {"patch_size": (48, 48, 32), "stride": (24, 24, 16), "labeled_batch": 4, "unlabeled_batch": 4,
