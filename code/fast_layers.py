@@ -97,26 +97,6 @@ class DroppedPointwise3d(nn.Sequential):
         return logits.unflatten(1, x.shape[2:]).movedim(-1, 1)
 
 
-class UpsampledConv3d(nn.Sequential):
-    """Interpolation and what convolves it; without gradients scan by scan, for the interpolated batch is the largest
-    tensor of a step.
-    """
-
-    def forward(self, x):
-        if torch.is_grad_enabled():
-            return super().forward(x)
-        upsample, (convolve, *rest) = self
-        y = None
-        for index, scan in enumerate(x.split(1)):
-            convolved, = convolve(upsample(scan))
-            if y is None:
-                y = torch.empty(len(x), *convolved.shape, dtype=convolved.dtype, memory_format=torch.channels_last_3d)
-            y[index] = convolved
-        for layer in rest:
-            y = layer(y)
-        return y
-
-
 def quicken(module):
     """Exchange the layers of `module`, in place, for the ones above; returns it."""
     for layer in module.modules():
@@ -129,9 +109,6 @@ def quicken(module):
         elif type(layer) is nn.Sequential and [type(part) for part in layer] == [nn.Dropout3d, nn.Conv3d] \
                 and _has(layer[1], kernel_size=1, stride=1, padding=0, groups=1) and layer[1].bias is not None:
             layer.__class__ = DroppedPointwise3d
-        elif type(layer) is nn.Sequential and [type(part) for part in layer] == [nn.Upsample, nn.Sequential] \
-                and isinstance(layer[1][0], nn.Conv3d):
-            layer.__class__ = UpsampledConv3d
     return module
 
 

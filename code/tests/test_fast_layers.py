@@ -9,11 +9,11 @@ from torch import nn
 import methods
 import workloads
 from device import Device
-from fast_layers import Conv2d, Conv3d, Dropout, DroppedPointwise3d, UpsampledConv3d, quicken, weight_gradient
+from fast_layers import Conv2d, Conv3d, Dropout, DroppedPointwise3d, quicken, weight_gradient
 
 
 def test_placing_on_a_cpu_exchanges_layers_and_keeps_names():
-    for name, kinds in (("ACDC", {Conv2d, Dropout}), ("LA", {Conv3d, DroppedPointwise3d, UpsampledConv3d})):
+    for name, kinds in (("ACDC", {Conv2d, Dropout}), ("LA", {Conv3d, DroppedPointwise3d})):
         recipe = workloads.settings(name, quick=True)[1]
         plain, placed = methods.build(recipe), Device("cpu", len(recipe.patch_size)).place(methods.build(recipe))
         assert kinds <= {type(module) for module in placed.modules()}
@@ -85,26 +85,6 @@ def test_weight_gradient_of_any_extents_and_memory(extents, last):
     conv = {2: nn.functional.conv2d, 3: nn.functional.conv3d}[len(extents)]
     conv(x, weight, padding=1).backward(grad)
     torch.testing.assert_close(weight_gradient(grad, x), weight.grad)
-
-
-@pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("gradients", [True, False])
-def test_upsampling_scan_by_scan(training, gradients):
-    """The same output, running statistics and, where asked for, gradients."""
-    plain = nn.Sequential(nn.Upsample(scale_factor=2, mode="trilinear"), nn.Sequential(
-        nn.Conv3d(6, 4, 3, padding=1), nn.BatchNorm3d(4), nn.ReLU(inplace=True))).double().train(training)
-    fast, x = quicken(copy.deepcopy(plain)), torch.randn(3, 6, 4, 5, 3, dtype=torch.float64)
-    assert type(fast) is UpsampledConv3d
-    with torch.set_grad_enabled(gradients):
-        outputs = plain(x), fast(x.contiguous(memory_format=torch.channels_last_3d))
-    torch.testing.assert_close(outputs[1], outputs[0])
-    assert outputs[1].is_contiguous(memory_format=torch.channels_last_3d)
-    torch.testing.assert_close(fast.state_dict(), plain.state_dict())
-    if gradients:
-        for output in outputs:
-            output.sum().backward()
-        for mine, theirs in zip(fast.parameters(), plain.parameters(), strict=True):
-            torch.testing.assert_close(mine.grad, theirs.grad)
 
 
 def test_the_fast_head_drops_nothing_in_evaluation_mode():
