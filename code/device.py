@@ -93,5 +93,5 @@ def _keep_freed_memory(ndim):
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt:                                     # not on macOS, not with musl
-        mallopt(M_TRIM_THRESHOLD, 2 ** 31 - 1)
+        mallopt(M_TRIM_THRESHOLD, -1)
         mallopt(*((M_MMAP_MAX, 0) if ndim == 3 else (M_MMAP_THRESHOLD, 32 << 20)))

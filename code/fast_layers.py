@@ -97,14 +97,19 @@ class DroppedPointwise3d(nn.Sequential):
         return logits.unflatten(1, x.shape[2:]).movedim(-1, 1)
 
 
-def quicken(module):
-    """Exchange the layers of `module`, in place, for the ones above; returns it."""
+def quicken(module, capability=None):
+    """Exchange the layers of `module`, in place, for the ones above; returns it.
+
+    capability: of the CPU, PyTorch's word for it. oneDNN's own weight gradients are slow with AVX2 alone; with AVX-512
+    they take half the time of matrix products.
+    """
+    products = (capability or torch.backends.cpu.get_cpu_capability()) == "AVX2"
     for layer in module.modules():
         if type(layer) is nn.Dropout:
             layer.__class__ = Dropout
-        elif type(layer) is nn.Conv2d and _is_same3(layer) and layer.in_channels >= 32:
+        elif products and type(layer) is nn.Conv2d and _is_same3(layer) and layer.in_channels >= 32:
             layer.__class__ = Conv2d
-        elif type(layer) is nn.Conv3d and _is_same3(layer) and layer.in_channels > layer.out_channels:
+        elif products and type(layer) is nn.Conv3d and _is_same3(layer) and layer.in_channels > layer.out_channels:
             layer.__class__ = Conv3d
         elif type(layer) is nn.Sequential and [type(part) for part in layer] == [nn.Dropout3d, nn.Conv3d] \
                 and _has(layer[1], kernel_size=1, stride=1, padding=0, groups=1) and layer[1].bias is not None:

@@ -23,8 +23,10 @@ def double(recipe, fast):
     return Device("cpu", len(recipe.patch_size)).place(method) if fast else method
 
 
+@pytest.mark.parametrize("capability", ["AVX2", "AVX512"])      # of the CPU: other layers are exchanged
 @pytest.mark.parametrize("name, method", [("LA", "cml"), ("ACDC", "cml"), ("ACDC", "cfl")])
-def test_the_fast_step_has_the_plain_steps_loss_gradients_and_running_statistics(name, method):
+def test_the_fast_step_has_the_plain_steps_loss_gradients_and_running_statistics(name, method, capability, monkeypatch):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     recipe = workloads.settings(name, quick=True)[1]
     recipe = replace(recipe, method=method, patch_size=(16,) * len(recipe.patch_size), labeled_batch=4,
                      unlabeled_batch=4)

@@ -12,12 +12,15 @@ from device import Device
 from fast_layers import Conv2d, Conv3d, Dropout, DroppedPointwise3d, quicken, weight_gradient
 
 
-def test_placing_on_a_cpu_exchanges_layers_and_keeps_names():
-    for name, kinds in (("ACDC", {Conv2d, Dropout}), ("LA", {Conv3d, DroppedPointwise3d})):
+@pytest.mark.parametrize("capability", ["AVX2", "AVX512"])
+def test_placing_on_a_cpu_exchanges_layers_and_keeps_names(capability, monkeypatch):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    for name, product, other in (("ACDC", Conv2d, Dropout), ("LA", Conv3d, DroppedPointwise3d)):
         recipe = workloads.settings(name, quick=True)[1]
         plain, placed = methods.build(recipe), Device("cpu", len(recipe.patch_size)).place(methods.build(recipe))
-        assert kinds <= {type(module) for module in placed.modules()}
-        assert not kinds & {type(module) for module in plain.modules()}
+        kinds = {type(module) for module in placed.modules()}
+        assert other in kinds and (product in kinds) == (capability == "AVX2")
+        assert not {product, other} & {type(module) for module in plain.modules()}
         assert list(plain.state_dict()) == list(placed.state_dict())
 
 
@@ -56,7 +59,7 @@ def test_a_fast_layer_has_the_plain_ones_output_and_gradients(plain, floats, mon
     """Whatever is copied at once; the head drops the same channels."""
     monkeypatch.setattr("fast_layers.NUMBERS", floats)
     plain = copy.deepcopy(plain).double()
-    fast = quicken(copy.deepcopy(plain))
+    fast = quicken(copy.deepcopy(plain), "AVX2")
     assert type(fast) in (Conv2d, Conv3d, DroppedPointwise3d)
     weight = next(plain.parameters())
     layout = torch.channels_last if weight.ndim == 4 else torch.channels_last_3d
@@ -100,4 +103,4 @@ def test_the_fast_head_drops_nothing_in_evaluation_mode():
     nn.Sequential(nn.Conv3d(4, 2, 1))], ids=str)
 def test_other_layers_stay(layer):
     kinds = [type(module) for module in layer.modules()]
-    assert [type(module) for module in quicken(layer).modules()] == kinds
+    assert [type(module) for module in quicken(layer, "AVX2").modules()] == kinds
