@@ -12,6 +12,7 @@ from ranks import Ranks
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4    # of <malloc.h>
 CHANNELS_LAST = {2: torch.channels_last, 3: torch.channels_last_3d}    # spatial axes -> memory format
+AT_ONCE = {"cpu": {2: 4, 3: 2}, "cuda": {2: 16, 3: 4}}  # device, spatial axes -> slices or windows a pass of inference
 
 
 class Device:

@@ -6,7 +6,7 @@ are in voxels unless a spacing is given.
 """
 import itertools
 import math
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import cc3d
 import numpy as np
@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from scipy.spatial import cKDTree
 from torch import Tensor, nn
 
+from device import AT_ONCE
+from fast_layers import folded
 from ranks import Ranks
 
 # ---- class probabilities -------------------------------------------------------------------------------------
@@ -43,12 +45,12 @@ def class_probabilities(output, fusion="softmax"):
 
 @contextmanager
 def inference(model):
-    """Evaluation mode without gradients; the training modes of all submodules are restored afterwards."""
+    """Evaluation mode without gradients; weights and the modes of all submodules are as before afterwards."""
     modes = {module: module.training for module in model.modules()} if isinstance(model, nn.Module) else {}
     for module in modes:
         module.training = False
     try:
-        with torch.inference_mode():
+        with folded(model) if modes else nullcontext(), torch.inference_mode():
             yield
     finally:
         for module, training in modes.items():
@@ -57,9 +59,14 @@ def inference(model):
 
 def predict(model, x, fusion="softmax"):
     """{view: probabilities (B, C, *S)} of a Method (which knows its own fusion) or a bare network, on its device."""
-    weight = next(model.parameters(), x) if isinstance(model, nn.Module) else x
+    weight = _weight(model, x)
     x = x.to(weight.device, weight.dtype)
     return model.predict(x) if hasattr(model, "predict") else class_probabilities(model(x), fusion)
+
+
+def _weight(model, otherwise):
+    """Any weight of the model, for its device and precision."""
+    return next(model.parameters(), otherwise) if isinstance(model, nn.Module) else otherwise
 
 
 def window_starts(extent, window, stride):
@@ -68,12 +75,12 @@ def window_starts(extent, window, stride):
     return [min(stride * i, extent - window) for i in range(count)]
 
 
-def sliding_window(model, volume, patch_size, stride, *, batch_size=4, fusion="softmax", views=False):
+def sliding_window(model, volume, patch_size, stride, *, batch_size=None, fusion="softmax", views=False):
     """Mean class probabilities over overlapping windows: volume (*S) or (in_channels, *S) -> (C, *S).
 
     A volume smaller than the patch is padded with zeros on both sides, the odd voxel behind, and cut back. With
     `views`, {view: (C, *S)} of all views in one pass, the headline first. `stride`: voxels, one an axis or one
-    for all. Sums are kept on the model's device, in `batch_size` windows at a time.
+    for all. Sums are kept on the model's device, which also says how many windows go at once unless `batch_size` does.
     """
     volume = torch.as_tensor(volume)
     if volume.ndim == len(patch_size):
@@ -85,6 +92,7 @@ def sliding_window(model, volume, patch_size, stride, *, batch_size=4, fusion="s
     boxes = [tuple(slice(start, start + patch) for start, patch in zip(corner, patch_size, strict=True))
              for corner in itertools.product(*map(window_starts, volume.shape[1:], patch_size, strides))]
     sums, counts = {}, torch.zeros(volume.shape[1:])
+    batch_size = batch_size or AT_ONCE[_weight(model, volume).device.type][len(patch_size)]
     with inference(model):
         for first in range(0, len(boxes), batch_size):
             batch = boxes[first:first + batch_size]
@@ -114,7 +122,7 @@ def resize_nearest(maps, size):
     return maps[..., rows[:, None], columns]
 
 
-def slice_wise(model, volume, patch_size, *, batch_size=16, fusion="softmax", views=False):
+def slice_wise(model, volume, patch_size, *, batch_size=None, fusion="softmax", views=False):
     """Class probabilities slice by slice: volume (D, H, W) or (in_channels, D, H, W) -> (C, D, H, W).
 
     Each slice is resized to `patch_size` (nearest) and its probabilities back [authors' release]; `views` as in
@@ -126,7 +134,7 @@ def slice_wise(model, volume, patch_size, *, batch_size=16, fusion="softmax", vi
     slices = resize_nearest(volume.transpose(0, 1), patch_size)
     parts = {}
     with inference(model):
-        for batch in slices.split(batch_size):
+        for batch in slices.split(batch_size or AT_ONCE[_weight(model, slices).device.type][2]):
             for view, probs in predict(model, batch, fusion).items():
                 parts.setdefault(view, []).append(resize_nearest(probs.float().cpu(), volume.shape[2:]))
     stacks = {view: torch.cat(probs).transpose(0, 1) for view, probs in parts.items()}
@@ -134,6 +142,11 @@ def slice_wise(model, volume, patch_size, *, batch_size=16, fusion="softmax", vi
 
 
 # ---- label maps ----------------------------------------------------------------------------------------------
+
+
+def label_map(probs):
+    """The likeliest class of each voxel, the first of equals: probabilities (C, *S) -> (*S) uint8, NumPy."""
+    return probs.max(0).indices.byte().numpy()      # many times faster than argmax, whose classes are far apart
 
 
 def largest_component(label_map):
@@ -244,7 +257,7 @@ def mean_dice(model, scans, segment, num_classes):
     for scan in scans:
         ref, score = scan.label.numpy(), {}
         for view, probs in segment(model, scan.image).items():
-            pred = probs.argmax(0).numpy()
+            pred = label_map(probs)
             score[view] = [overlap_metrics(pred == label, ref == label)["dice"] for label in range(1, num_classes)]
         scores.append(score)
     scores = Ranks().gather(scores)

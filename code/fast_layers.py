@@ -1,10 +1,16 @@
-"""Layers that compute what torch.nn's do, faster on a CPU in channels-last memory.
+"""Layers that compute what torch.nn's do, faster on a CPU in channels-last memory; batch norms that cost nothing.
 
 Networks are written with torch.nn; `quicken` exchanges the classes of their layers, and nothing else: parameters,
 buffers and their names stay.
 """
+import itertools
+from contextlib import contextmanager
+
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 NUMBERS = 2 ** 21       # floats that are copied at once: the cache holds them
 
@@ -124,3 +130,24 @@ def _is_same3(layer):
 def _has(layer, groups, **geometry):
     """Whether a convolution has this geometry along each axis."""
     return layer.groups == groups and all(set(getattr(layer, name)) == {value} for name, value in geometry.items())
+
+
+@contextmanager
+def folded(module):
+    """In evaluation mode, every batch norm is part of the convolution before it in a Sequential, until the end."""
+    pairs = [(parent, conv, name, norm) for parent in module.modules() if isinstance(parent, nn.Sequential)
+             for (_, conv), (name, norm) in itertools.pairwise(parent.named_children())
+             if isinstance(conv, _ConvNd) and isinstance(norm, _BatchNorm)]
+    weights = [(conv.weight, conv.bias) for _, conv, _, _ in pairs]
+    try:
+        for parent, conv, name, norm in pairs:
+            with torch.no_grad():
+                conv.weight, conv.bias = fuse_conv_bn_weights(
+                    conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias,
+                    transpose=isinstance(conv, _ConvTransposeNd))
+            setattr(parent, name, nn.Identity())
+        yield
+    finally:
+        for (parent, conv, name, norm), (weight, bias) in zip(pairs, weights, strict=True):
+            conv.weight, conv.bias = weight, bias
+            setattr(parent, name, norm)

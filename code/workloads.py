@@ -26,7 +26,7 @@ from dataloaders.la import LA
 from dataloaders.phantom import draw_ACDC, draw_BraTS, draw_LA, write_phantoms
 from dataloaders.scans import Scan
 from device import Device
-from evaluate import class_metrics, class_probabilities, inference, largest_components, window_starts
+from evaluate import class_metrics, class_probabilities, label_map, largest_components, window_starts
 from method import Batch
 
 SETS = {"LA": (LA, train_LA.PRESETS["paper"], (48, 48, 32)), "ACDC": (ACDC, train_ACDC.PRESETS["paper"], (64, 64)),
@@ -90,7 +90,7 @@ def fast_step(method, optimizer, batch):
 def plain_windows(method, volume, patch_size, stride):
     """One window at a time, the sum in NumPy."""
     total, count = None, np.zeros(volume.shape, np.float32)
-    with inference(method):
+    with torch.inference_mode():
         for corner in itertools.product(*map(window_starts, volume.shape, patch_size, stride)):
             box = tuple(slice(start, start + size) for start, size in zip(corner, patch_size, strict=True))
             probs = class_probabilities(method.networks(volume[box][None, None]))["fused"][0].numpy()
@@ -103,7 +103,7 @@ def plain_windows(method, volume, patch_size, stride):
 def plain_slices(method, volume, patch_size):
     """One slice at a time, scipy's zoom there and back."""
     labels = np.zeros(volume.shape, np.uint8)
-    with inference(method):
+    with torch.inference_mode():
         for index, cut in enumerate(volume.numpy()):
             factors = [new / old for new, old in zip(patch_size, cut.shape, strict=True)]
             small = torch.from_numpy(ndimage.zoom(cut, factors, order=0))[None, None]
@@ -170,7 +170,7 @@ def volume(variant, quick, name):
     data_class, recipe, shape = settings(name, quick)
     image, ref = phantom(name, 0, shape)
     ref = ref.numpy()
-    method, data = a_method(recipe, variant), data_class(recipe)
+    method, data = a_method(recipe, variant).eval(), data_class(recipe)
     moved = np.roll(ref, 2, 1)          # of an untrained network: the reference itself, moved, is measured
 
     def with_plain():
@@ -179,7 +179,7 @@ def volume(variant, quick, name):
         return plain_slices(method, image, recipe.patch_size), plain_metrics(moved, ref, recipe.num_classes)
 
     def with_fast():
-        labels = data.segment(method, image[None])["fused"].argmax(0)
+        labels = label_map(data.segment(method, image[None])["fused"])
         return labels, class_metrics(moved, ref, recipe.num_classes)
     return with_plain if variant == "plain" else with_fast
 

@@ -9,7 +9,8 @@ from torch import nn
 import methods
 import workloads
 from device import Device
-from fast_layers import Conv2d, Conv3d, Dropout, DroppedPointwise3d, quicken, weight_gradient
+from fast_layers import Conv2d, Conv3d, Dropout, DroppedPointwise3d, folded, quicken, weight_gradient
+from networks import two_view
 
 
 @pytest.mark.parametrize("capability", ["AVX2", "AVX512"])
@@ -104,3 +105,24 @@ def test_the_fast_head_drops_nothing_in_evaluation_mode():
 def test_other_layers_stay(layer):
     kinds = [type(module) for module in layer.modules()]
     assert [type(module) for module in quicken(layer, "AVX2").modules()] == kinds
+
+
+@pytest.mark.parametrize("name", ["vnet", "unet", "released"])
+def test_folded_batch_norms_change_no_output_and_come_back(name):
+    networks = two_view.build(name, 1, 3).double()
+    for module in networks.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):     # as after training: not the identity
+            for tensor in (module.running_mean, module.running_var, module.weight.data, module.bias.data):
+                tensor.uniform_(0.5, 2)
+    networks.eval()
+    before, state = dict(networks.named_modules()), copy.deepcopy(networks.state_dict())
+    x = torch.randn(2, 1, *[32] * two_view.AXES[name], dtype=torch.float64)
+    plain = networks(x)
+    with pytest.raises(KeyError), folded(networks):
+        assert not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in networks.modules())
+        for view, other in zip(networks(x), plain, strict=True):
+            torch.testing.assert_close(view[0], other[0])
+        raise KeyError("whatever goes wrong meanwhile")
+    assert dict(networks.named_modules()) == before and list(networks.state_dict()) == list(state)
+    assert all(torch.equal(tensor, state[key]) for key, tensor in networks.state_dict().items())
+    assert torch.equal(networks(x)[0][0], plain[0][0])
