@@ -8,7 +8,7 @@ What is timed is in workloads.py. Each variant lives in a fresh process of its o
 ratio of the medians, memory is each process's peak. Prints Markdown, each line as soon as it is measured.
 
 `validation`: share of training time that validation takes at the paper preset. `limit`: the convolutions' own time
-at the best rate this machine reaches for the step's shapes, and the share of it that the step reaches. `growth`: step
+at the best rate this machine reaches for their shapes, and its share of the step or volume. `growth`: step
 time against patch volume, test time against volume, memory of the scans against their number, fitted and drawn.
 """
 import itertools
@@ -17,7 +17,7 @@ import statistics
 import time
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing import get_context
@@ -46,6 +46,7 @@ VALIDATED = {"LA": 4, "ACDC": 20, "BraTS": 25}      # volumes a validation; LA's
 TARGETS = {"metrics": (10, None), "sampling": (20, None), "components": (5, None), "ACDC-volume": (3, None),
            "ACDC-step": (1.6, 0.7), "LA-step": (2.2, 0.6), "BraTS-step": (2.2, None), "LA-volume": (1.7, None)}
 VALIDATION_SHARE, CONVOLUTION_SHARE = 0.05, 0.6     # targets of `validation` and `limit`
+LIMITED = "-step", "ACDC-volume"                    # rows that `limit` looks at
 REPORTS = ("validation", "limit", "growth")
 
 
@@ -167,47 +168,53 @@ def median_of(call, options):
     return statistics.median(seconds_of(call) for _ in range(1 if options.quick else options.repeat))
 
 
-def limit_line(name, options):
-    """The step's convolutions alone, each of their three passes in its better memory format, or by fast_layers."""
-    _, recipe, _ = workloads.settings(name, options.quick)
-    method = workloads.a_method(recipe, "fast").train()
-    passes = Counter()                  # (layer's geometry, batch) -> runs a step: forward; and backward too
-
-    def count(batch, backward):
-        hooks = [module.register_forward_hook(partial(_count, passes, batch, backward)) for module in method.modules()
-                 if isinstance(module, nn.Conv2d | nn.Conv3d | nn.ConvTranspose2d | nn.ConvTranspose3d)]
-        with torch.no_grad():
-            method.networks(torch.zeros(1, recipe.in_channels, *recipe.patch_size))
-        for hook in hooks:
-            hook.remove()
-    count(recipe.labeled_batch // 2, True)
-    count(recipe.unlabeled_batch, False)
-    count(recipe.unlabeled_batch // 2, True)
+def limit_line(name, what, options):
+    """Convolutions alone, each of their three passes in its better memory format, or by fast_layers."""
+    data_class, recipe, shape = workloads.settings(name, options.quick)
+    method, passes = workloads.a_method(recipe, "fast").train(), Counter()
+    if what == "step":
+        for batch, backward in ((recipe.labeled_batch // 2, True), (recipe.unlabeled_batch, False),
+                                (recipe.unlabeled_batch // 2, True)):
+            with counting(passes, method, backward), torch.no_grad():
+                method.networks(torch.zeros(batch, recipe.in_channels, *recipe.patch_size))
+        seconds = step_seconds(name, options)
+    else:
+        with counting(passes, method, False):
+            data_class(recipe).segment(method, workloads.phantom(name, 0, shape)[0][None])
+        seconds = median_of(workloads.volume("fast", options.quick, name), options)
     best = sum(runs * _best_seconds(key, options) for key, runs in passes.items())
-    seconds = step_seconds(name, options)
-    return [name, f"{best:.3g}", f"{seconds:.3g}", f"{100 * best / seconds:.0f} %",
-            f"≥ {100 * CONVOLUTION_SHARE:.0f} %", verdict(best / seconds >= CONVOLUTION_SHARE, options.quick)]
+    share = best / seconds
+    return [f"{name}-{what}", f"{best:.3g}", f"{seconds:.3g}", f"{100 * share:.0f} %",
+            f"≥ {100 * CONVOLUTION_SHARE:.0f} %", verdict(share >= CONVOLUTION_SHARE, options.quick)]
 
 
-def _count(passes, batch, backward, module, inputs, output):
-    geometry = (type(module).__name__.startswith("ConvTranspose"), tuple(module.weight.shape), tuple(module.stride),
-                tuple(module.padding), tuple(inputs[0].shape[1:]))
-    passes[geometry, batch, backward] += 1
+@contextmanager
+def counting(passes, method, backward):
+    """Add up in `passes`: (geometry of a convolution and its input, whether backward passes follow) -> runs."""
+    def count(module, inputs, output):
+        geometry = (isinstance(module, nn.ConvTranspose2d | nn.ConvTranspose3d), tuple(module.weight.shape),
+                    tuple(module.stride), tuple(module.padding), tuple(inputs[0].shape))
+        passes[geometry, backward] += 1
+    hooks = [module.register_forward_hook(count) for module in method.modules()
+             if isinstance(module, nn.Conv2d | nn.Conv3d | nn.ConvTranspose2d | nn.ConvTranspose3d)]
+    yield
+    for hook in hooks:
+        hook.remove()
 
 
 def _best_seconds(key, options):
     """Forward, and if asked for backward to the input and to the weight: each by the fastest way there is here."""
-    (transposed, kernel, stride, padding, shape), batch, backward = key
+    (transposed, kernel, stride, padding, shape), backward = key
     axes = len(stride)
     times = []
     for memory in (torch.contiguous_format, CHANNELS_LAST[axes]):
-        x = torch.randn(batch, *shape).contiguous(memory_format=memory)
+        x = torch.randn(shape).contiguous(memory_format=memory)
         weight = torch.randn(kernel).contiguous(memory_format=memory)
         rest = (stride, padding, [1] * axes, transposed, [0] * axes, 1)
         grad = torch.ops.aten.convolution(x, weight, None, *rest)
         calls = [partial(torch.ops.aten.convolution, x, weight, None, *rest)]
         if backward:
-            first = shape[0] == 1                       # nobody asks for the gradient of the image
+            first = shape[1] == 1                       # nobody asks for the gradient of the image
             calls += [partial(torch.ops.aten.convolution_backward, grad, x, weight, None, *rest, mask)
                       for mask in ([True, False, False], [False, True, False]) if not (first and mask[0])]
         times.append([median_of(call, options) for call in calls])
@@ -283,8 +290,8 @@ def report(row, options):
     if row == "validation":
         return show(["validation", "volumes", "s a volume", "every ... steps", "s a step", "share of training",
                      "target", ""], (validation_line(name, options) for name in workloads.SETS))
-    return show(["limit", "convolutions at their best (s)", "step (s)", "share", "target", ""],
-                (limit_line(name, options) for name in workloads.SETS))
+    return show(["limit", "convolutions at their best (s)", "all (s)", "share", "target", ""],
+                (limit_line(*row.split("-"), options) for row in TARGETS if row.endswith(LIMITED)))
 
 
 def machine(options):

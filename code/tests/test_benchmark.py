@@ -1,4 +1,5 @@
 """The fast paths give what the plain recipe gives, and the benchmark runs from end to end, at the smallest size."""
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -64,18 +65,32 @@ def test_a_verdict_follows_the_targets(fast, memory, words, monkeypatch):
     assert benchmark.row_of("LA-step", benchmark.Options(row="LA-step", quick=True))[-1] == ""
 
 
-@pytest.mark.parametrize("row", ["validation", "limit"])
-def test_the_reports_have_a_line_each(row, monkeypatch):
+@pytest.mark.parametrize("row, names", [("validation", ["ACDC", "LA"]), ("limit", ["ACDC-volume", "ACDC-step"])])
+def test_the_reports_have_a_line_each(row, names, monkeypatch):
     monkeypatch.setattr(workloads, "SETS", {name: workloads.SETS[name] for name in ("ACDC", "LA")})
+    monkeypatch.setattr(benchmark, "LIMITED", ("ACDC-volume", "ACDC-step"))
     monkeypatch.setattr(benchmark, "median_of", lambda call, options: 1.0)
     [lines] = benchmark.main([row, "--quick"])
-    assert [cells[0] for cells in lines] == ["ACDC", "LA"]
+    assert [cells[0] for cells in lines] == names
+
+
+def test_convolutions_are_counted_in_the_passes_they_run():
+    _, recipe, _ = workloads.settings("ACDC", quick=True)
+    method, passes = workloads.a_method(recipe, "fast"), Counter()
+    for batch, backward in ((2, True), (2, True), (3, False)):
+        with benchmark.counting(passes, method, backward):
+            method.networks(torch.zeros(batch, 1, 32, 32))
+    method.networks(torch.zeros(2, 1, 32, 32))
+    layers = sum(type(module).__name__.startswith("Conv") for module in method.modules())
+    assert sum(passes.values()) == 3 * layers
+    first = False, (16, 1, 3, 3), (1, 1), (1, 1)        # of both encoders
+    assert passes[(*first, (2, 1, 32, 32)), True] == 4 and passes[(*first, (3, 1, 32, 32)), False] == 2
 
 
 @pytest.mark.slow
 def test_every_row_runs(tmp_path):
     tables = benchmark.main(["all", "--quick", "--plot", str(tmp_path / "growth.png")])
-    assert list(map(len, tables)) == [len(benchmark.TARGETS), 3, 3, 3] and "missed" not in str(tables)
+    assert list(map(len, tables)) == [len(benchmark.TARGETS), 3, 4, 3] and "missed" not in str(tables)
     assert (tmp_path / "growth.png").read_bytes().startswith(b"\x89PNG")
 
 
