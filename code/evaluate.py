@@ -144,7 +144,7 @@ def slice_wise(model, volume, patch_size, *, batch_size=None, fusion="softmax", 
 # ---- label maps ----------------------------------------------------------------------------------------------
 
 
-def label_map(probs):
+def likeliest(probs):
     """The likeliest class of each voxel, the first of equals: probabilities (C, *S) -> (*S) uint8, NumPy."""
     return probs.max(0).indices.byte().numpy()      # many times faster than argmax, whose classes are far apart
 
@@ -257,7 +257,7 @@ def mean_dice(model, scans, segment, num_classes):
     for scan in scans:
         ref, score = scan.label.numpy(), {}
         for view, probs in segment(model, scan.image).items():
-            pred = label_map(probs)
+            pred = likeliest(probs)
             score[view] = [overlap_metrics(pred == label, ref == label)["dice"] for label in range(1, num_classes)]
         scores.append(score)
     scores = Ranks().gather(scores)

@@ -137,7 +137,7 @@ def folded(module):
     """In evaluation mode, every batch norm is part of the convolution before it in a Sequential, until the end."""
     pairs = [(parent, conv, name, norm) for parent in module.modules() if isinstance(parent, nn.Sequential)
              for (_, conv), (name, norm) in itertools.pairwise(parent.named_children())
-             if isinstance(conv, _ConvNd) and isinstance(norm, _BatchNorm)]
+             if isinstance(conv, _ConvNd) and isinstance(norm, _BatchNorm) and norm.running_mean is not None]
     weights = [(conv.weight, conv.bias) for _, conv, _, _ in pairs]
     try:
         for parent, conv, name, norm in pairs:

@@ -16,7 +16,7 @@ import plots
 import tables
 from device import Device
 from errors import DEBUG, InputError
-from evaluate import class_metrics, label_map, largest_component
+from evaluate import class_metrics, largest_component, likeliest
 from files import inside, load_tensors, load_weights, write_aside, write_text
 from ranks import Ranks
 from recipe import load_recipe
@@ -53,7 +53,7 @@ def load_run(run, recipe_class, checkpoint, device="auto", data_dir=None):
 
 def label_maps(views, keep_largest):
     """{view: probabilities (C, *S)} -> {view: label map (*S) uint8}, post-processed if `keep_largest`."""
-    maps = {view: label_map(probs) for view, probs in views.items()}
+    maps = {view: likeliest(probs) for view, probs in views.items()}
     return {view: largest_component(labels) for view, labels in maps.items()} if keep_largest else maps
 
 

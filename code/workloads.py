@@ -26,7 +26,7 @@ from dataloaders.la import LA
 from dataloaders.phantom import draw_ACDC, draw_BraTS, draw_LA, write_phantoms
 from dataloaders.scans import Scan
 from device import Device
-from evaluate import class_metrics, class_probabilities, label_map, largest_components, window_starts
+from evaluate import class_metrics, class_probabilities, largest_components, likeliest, window_starts
 from method import Batch
 
 SETS = {"LA": (LA, train_LA.PRESETS["paper"], (48, 48, 32)), "ACDC": (ACDC, train_ACDC.PRESETS["paper"], (64, 64)),
@@ -179,7 +179,7 @@ def volume(variant, quick, name):
         return plain_slices(method, image, recipe.patch_size), plain_metrics(moved, ref, recipe.num_classes)
 
     def with_fast():
-        labels = label_map(data.segment(method, image[None])["fused"])
+        labels = likeliest(data.segment(method, image[None])["fused"])
         return labels, class_metrics(moved, ref, recipe.num_classes)
     return with_plain if variant == "plain" else with_fast
 

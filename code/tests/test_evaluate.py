@@ -370,3 +370,10 @@ def test_mean_dice_averages_scans_and_foreground_classes_for_every_view():
 
     dice = evaluate.mean_dice("model", scans, segment, 3)
     assert dice == pytest.approx({"fused": (2 / 3 + 1 + 0 + 2 / 3) / 4, "subnet0": 1})
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+def test_the_likeliest_class_is_the_first_of_equals(classes):
+    probs = torch.randint(0, 3, (classes, 5, 6, 7), generator=torch.Generator().manual_seed(0)) / 2
+    labels = evaluate.likeliest(probs.transpose(1, 2))
+    assert labels.dtype == np.uint8 and np.array_equal(labels, np.argmax(probs.transpose(1, 2).numpy(), 0))

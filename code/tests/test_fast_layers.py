@@ -126,3 +126,11 @@ def test_folded_batch_norms_change_no_output_and_come_back(name):
     assert dict(networks.named_modules()) == before and list(networks.state_dict()) == list(state)
     assert all(torch.equal(tensor, state[key]) for key, tensor in networks.state_dict().items())
     assert torch.equal(networks(x)[0][0], plain[0][0])
+
+
+def test_a_batch_norm_without_running_statistics_is_not_folded():
+    layers = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4, track_running_stats=False)).eval()
+    x = torch.randn(2, 1, 8, 8)
+    plain = layers(x)
+    with folded(layers):
+        assert torch.equal(layers(x), plain)
