@@ -170,7 +170,7 @@ def test_each_missing_run_is_listed_with_the_command_that_makes_it(tmp_path, cap
         recipe = command_line(script.PRESETS, "", options)
         assert python == "python" and recipe.preset == "mini"
         folders.append(recipe.folder(script.PRESETS).name)
-    assert len(set(folders)) == len(folders) == 20
+    assert len(set(folders)) == len(folders) == 21
     assert folders == [run.kept(tmp_path).name for run in reproduce.runs_of()]
     assert {"supervised_7_seed1339_mini", "cml_7_seed1337_mini_lambda_unsup0_lambda_dis0", "cfl_8_seed1337_mini",
             "cml_7_seed1337_mini_fusionlogits_networkreleased"} <= set(folders)
