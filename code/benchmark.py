@@ -197,9 +197,11 @@ def counting(passes, method, backward):
         passes[geometry, backward] += 1
     hooks = [module.register_forward_hook(count) for module in method.modules()
              if isinstance(module, nn.Conv2d | nn.Conv3d | nn.ConvTranspose2d | nn.ConvTranspose3d)]
-    yield
-    for hook in hooks:
-        hook.remove()
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _best_seconds(key, options):
