@@ -56,6 +56,8 @@ PRESETS = {
     "paper": ACDCRecipe(),
     "mini": ACDCRecipe(preset="mini", patch_size=(128, 128), labeled_batch=6, unlabeled_batch=6,
                        pre_steps=400, self_steps=1_200, eval_every=100),
+    "short": ACDCRecipe(preset="short", patch_size=(128, 128), labeled_batch=6, unlabeled_batch=6,
+                        pre_steps=1_200, self_steps=3_600),
 }
 
 
