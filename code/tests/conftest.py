@@ -39,6 +39,10 @@ SHORT = {"labeled": 2, "labeled_batch": 2, "unlabeled_batch": 2, "pre_steps": 4,
          "checkpoint_steps": 100, "workers": 0, "device": "cpu"}
 
 
+def pytest_addoption(parser):
+    parser.addoption("--record-golden", action="store_true", help="write the losses that test_golden.py compares with")
+
+
 @pytest.fixture(autouse=True)
 def _seeded():
     """Random weights and inputs are the same in every run of a test."""
