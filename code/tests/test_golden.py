@@ -13,8 +13,8 @@ from device import Device
 
 GOLDEN = Path(__file__).with_name("golden.json")
 METHODS = ("cml", "cfl", "cps", "supervised", "mean_teacher")
-# float64: in float32, sums in another order are another pseudo-label a few steps later
-TOLERANCE = 1e-6
+# In float64, since in float32 another CPU soon has other losses; halved images are still made in float32
+TOLERANCE = 1e-4
 
 
 @pytest.fixture
