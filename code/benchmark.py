@@ -36,10 +36,10 @@ import workloads
 from dataloaders.la import LA
 from dataloaders.phantom import write_phantoms
 from dataloaders.scans import Scan
-from device import CHANNELS_LAST, Device
-from errors import reported
 from evaluate import mean_dice
-from fast_layers import weight_gradient
+from runtime.device import CHANNELS_LAST, Device
+from runtime.errors import reported
+from runtime.fast_layers import weight_gradient
 
 VALIDATED = {"LA": 4, "ACDC": 20, "BraTS": 25}      # volumes a validation; LA's are those of --holdout-val 4
 # row -> at least so many times faster, at most this share of the plain recipe's memory

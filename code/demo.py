@@ -27,9 +27,9 @@ from dataloaders.acdc import ACDC
 from dataloaders.brats import BraTS
 from dataloaders.la import LA
 from dataloaders.phantom import write_phantoms
-from errors import reported
-from files import ROOT
 from fit import train
+from runtime.errors import reported
+from runtime.files import ROOT
 
 METHODS = {"supervised": "supervised", "cml": "CML"}
 

@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from scipy.spatial import cKDTree
 from torch import Tensor, nn
 
-from device import AT_ONCE
-from fast_layers import folded
-from ranks import Ranks
+from runtime.device import AT_ONCE
+from runtime.fast_layers import folded
+from runtime.ranks import Ranks
 
 # ---- class probabilities -------------------------------------------------------------------------------------
 

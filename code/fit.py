@@ -16,14 +16,14 @@ import methods
 import plots
 from dataloaders import two_stream
 from dataloaders.two_stream import TwoStream
-from device import Device
-from errors import InputError, one_line
 from evaluate import mean_dice
-from files import RESTORE, load_tensors, load_weights, save_tensors
 from method import Batch
 from preprocess import read_preprocessing, write_preprocessing
-from ranks import Ranks
 from run_folder import RunFolder
+from runtime.device import Device
+from runtime.errors import InputError, one_line
+from runtime.files import RESTORE, load_tensors, load_weights, save_tensors
+from runtime.ranks import Ranks
 
 STEP_DROPS = 6          # the "step" schedule: LA drops every 2,500 of 15,000 self-training steps   [C]
 POLY_POWER = 0.9        # the "poly" schedule                                                       [C]

@@ -4,7 +4,7 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 from evaluate import class_probabilities
-from files import Table, write_aside
+from runtime.files import Table, write_aside
 
 COLOURS = np.array([colormaps["tab10"](i)[:3] for i in (3, 2, 0, 1, 4, 5, 6, 8, 9)])   # of classes 1, 2, ...
 SMOOTHING = 50      # steps of the moving mean over a loss term

@@ -24,14 +24,14 @@ import train_LA
 from dataloaders.acdc import ACDC
 from dataloaders.brats import BraTS
 from dataloaders.la import LA
-from errors import DEBUG, InputError, reported
-from files import RESTORE, make_folder
 from prepare import one_case_each
 from prepare_BraTS import case_files
 from preprocess import PUBLISHED, apply, read_preprocessing, restore
-from ranks import Ranks
 from recipe import read_config
 from report import label_maps, load_run
+from runtime.errors import DEBUG, InputError, reported
+from runtime.files import RESTORE, make_folder
+from runtime.ranks import Ranks
 from scan_files import SUFFIXES, case_name, read_scan
 from scan_files import save_on_grid as save
 

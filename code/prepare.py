@@ -16,9 +16,9 @@ import numpy as np
 import tyro
 from tqdm import tqdm
 
-from errors import DEBUG, InputError, one_line
-from files import ROOT, inside, is_case_name, make_folder, write_aside
 from preprocess import RECORD, Preprocessing, apply, read_preprocessing, write_preprocessing
+from runtime.errors import DEBUG, InputError, one_line
+from runtime.files import ROOT, inside, is_case_name, make_folder, write_aside
 from scan_files import read_label, read_scan
 
 

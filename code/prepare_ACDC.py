@@ -12,10 +12,10 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from errors import InputError, reported
-from files import ROOT
 from prepare import Case, Options, command_line, copy_lists, existing_folder, one_case_each, prepare_cases, shown
 from preprocess import PUBLISHED
+from runtime.errors import InputError, reported
+from runtime.files import ROOT
 from scan_files import find_scan
 
 SLICES = "data/slices/{case}_slice_{k}.h5"

@@ -12,10 +12,10 @@ import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from errors import InputError, reported
-from files import ROOT
 from prepare import Case, Options, command_line, copy_lists, existing_folder, one_case_each, prepare_cases, shown
 from preprocess import PUBLISHED
+from runtime.errors import InputError, reported
+from runtime.files import ROOT
 from scan_files import SUFFIXES, case_name, find_scan
 
 

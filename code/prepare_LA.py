@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from errors import reported
-from files import ROOT
 from prepare import Case, Options, command_line, copy_lists, existing_folder, one_case_each, prepare_cases, shown
 from preprocess import PUBLISHED
+from runtime.errors import reported
+from runtime.files import ROOT
 
 CROPS = {
     "label": "crop label: around the ground truth, as published; numbers compare with the paper's, but the "

@@ -18,10 +18,10 @@ from typing import Literal
 
 import numpy as np
 
-from errors import InputError, reported
-from files import ROOT, write_text
 from prepare import Case, Options, command_line, existing_folder, in_parallel, one_case_each, prepare_cases, shown
 from preprocess import Preprocessing
+from runtime.errors import InputError, reported
+from runtime.files import ROOT, write_text
 from scan_files import SUFFIXES, case_name, read_scan
 
 

@@ -9,9 +9,9 @@ from typing import Annotated, ClassVar, Literal
 
 import tyro
 
-from errors import DEBUG, InputError
-from files import RESTORE, ROOT
-from records import build, read_json
+from runtime.errors import DEBUG, InputError
+from runtime.files import RESTORE, ROOT
+from runtime.records import build, read_json
 
 
 def _fraction(text):

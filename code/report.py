@@ -14,12 +14,12 @@ from tqdm import tqdm
 import methods
 import plots
 import tables
-from device import Device
-from errors import DEBUG, InputError
 from evaluate import class_metrics, largest_component, likeliest
-from files import inside, load_tensors, load_weights, write_aside, write_text
-from ranks import Ranks
 from recipe import load_recipe
+from runtime.device import Device
+from runtime.errors import DEBUG, InputError
+from runtime.files import inside, load_tensors, load_weights, write_aside, write_text
+from runtime.ranks import Ranks
 
 
 @dataclass(kw_only=True)

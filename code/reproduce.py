@@ -26,10 +26,10 @@ import train_ACDC
 import train_LA
 from dataloaders.acdc import ACDC
 from dataloaders.la import LA
-from errors import InputError, reported
-from files import ROOT, write_text
 from recipe import command_line, read_config
 from report import write_rows
+from runtime.errors import InputError, reported
+from runtime.files import ROOT, write_text
 
 RESULTS = ROOT / "model/mini_results"
 MARKERS = "<!-- python code/reproduce.py collect -->", "<!-- collected -->"

@@ -11,8 +11,8 @@ import nibabel as nib
 import nrrd
 import numpy as np
 
-from errors import InputError, one_line
-from files import write_aside
+from runtime.errors import InputError, one_line
+from runtime.files import write_aside
 
 SUFFIXES = (".nii.gz", ".nii", ".nrrd")
 

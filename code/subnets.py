@@ -8,13 +8,13 @@ import torch
 import torch.nn.functional as F
 from tqdm import tqdm
 
-from errors import InputError
 from evaluate import overlap_metrics, resize_nearest
-from files import load_tensors
 from networks.two_view import TwoView
 from predict import DATASETS
 from recipe import read_config
 from report import label_maps, load_run, load_weights
+from runtime.errors import InputError
+from runtime.files import load_tensors
 
 SLICES = 200            # of the unlabelled ones, on which pseudo-labels are measured
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import wilcoxon
 
-from errors import InputError
+from runtime.errors import InputError
 
 METRICS = ("dice", "jaccard", "hd95", "asd")
 HEADINGS = ("Dice (%) ↑", "Jaccard (%) ↑", "95HD (voxel) ↓", "ASD (voxel) ↓")

@@ -3,8 +3,8 @@
     python code/test_ACDC.py --run model/ACDC/cml_7_seed1337
 """
 from dataloaders.acdc import ACDC
-from errors import reported
 from report import test
+from runtime.errors import reported
 from train_ACDC import ACDCRecipe
 
 CLASSES = ["RV", "MYO", "LV"]

@@ -3,8 +3,8 @@
     python code/test_BraTS.py --run model/BraTS2019/cml_25_seed1337
 """
 from dataloaders.brats import BraTS
-from errors import reported
 from report import test
+from runtime.errors import reported
 from train_BraTS import BraTSRecipe
 
 CLASSES = ["whole tumour"]

@@ -3,8 +3,8 @@
     python code/test_LA.py --run model/LA/cml_8_seed1337
 """
 from dataloaders.la import LA
-from errors import reported
 from report import test
+from runtime.errors import reported
 from train_LA import LARecipe
 
 CLASSES = ["left atrium"]

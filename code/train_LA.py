@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dataloaders.la import LA
-from errors import reported
-from files import ROOT
 from fit import train
 from recipe import Ratio, Recipe, Schedule, command_line
+from runtime.errors import reported
+from runtime.files import ROOT
 
 
 # Where a value comes from: [P] the paper, [C] the authors' code only, [O] ours

@@ -25,9 +25,9 @@ from dataloaders.brats import BraTS
 from dataloaders.la import LA
 from dataloaders.phantom import draw_ACDC, draw_BraTS, draw_LA, write_phantoms
 from dataloaders.scans import Scan
-from device import Device
 from evaluate import class_metrics, class_probabilities, largest_components, likeliest, window_starts
 from method import Batch
+from runtime.device import Device
 
 SETS = {"LA": (LA, train_LA.PRESETS["paper"], (48, 48, 32)), "ACDC": (ACDC, train_ACDC.PRESETS["paper"], (64, 64)),
         "BraTS": (BraTS, train_BraTS.PRESETS["paper"], (48, 48, 48))}

@@ -5,8 +5,8 @@ import numpy as np
 
 from dataloaders import augment
 from dataloaders.scans import Split, first_existing, read_lists, read_scan, read_scans, read_spacing
-from errors import InputError
 from evaluate import resize_nearest, slice_wise
+from runtime.errors import InputError
 
 
 def patient_of(name):

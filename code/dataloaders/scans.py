@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from errors import InputError, one_line
-from files import ROOT, is_case_name
-from ranks import Ranks
+from runtime.errors import InputError, one_line
+from runtime.files import ROOT, is_case_name
+from runtime.ranks import Ranks
 
 GIB = 2 ** 30
 

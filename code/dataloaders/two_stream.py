@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from ranks import Ranks
+from runtime.ranks import Ranks
 
 LABELLED, UNLABELLED, MASKS, TORCH = range(4)       # what a random number is for
 

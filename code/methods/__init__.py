@@ -1,10 +1,10 @@
 """The compared methods by their names on the command line (`--method`)."""
 from cml import CML
-from errors import InputError
 from methods.mean_teacher import MeanTeacher
 from methods.supervised import Supervised
 from networks.two_view import AXES, build_subnet
 from networks.two_view import build as two_views
+from runtime.errors import InputError
 
 
 def _check_network(recipe):

@@ -1,9 +1,9 @@
 """Two subnets look at the same scan (Section 3.1); which backbone they are made of, and how views differ."""
 from torch import nn
 
-from errors import InputError
 from networks import unet, vnet
 from networks.subnet import Subnet
+from runtime.errors import InputError
 
 # name: backbone, up-sampling of decoder 0 and decoder 1. LA/BraTS and ACDC differ in the order   [C, intent in 2D]
 BACKBONES = {"vnet": (vnet, ("transposed", "linear")), "unet": (unet, ("linear", "transposed"))}

@@ -16,9 +16,9 @@ from dataloaders.acdc import ACDC
 from dataloaders.brats import BraTS
 from dataloaders.la import LA
 from dataloaders.phantom import write_phantoms
-from files import load_tensors
 from networks import unet, vnet
 from run_folder import RunFolder
+from runtime.files import load_tensors
 
 settings.register_profile("suite", deadline=None, derandomize=True, database=None, max_examples=100)
 settings.load_profile("suite")

@@ -26,8 +26,8 @@ import test_LA as testing_LA
 import train_ACDC
 import train_BraTS
 import train_LA
-from errors import reported
-from files import load_tensors
+from runtime.errors import reported
+from runtime.files import load_tensors
 
 pytestmark = pytest.mark.usefixtures("narrow", "no_curves")
 TRAIN = {"LA": train_LA, "ACDC": train_ACDC, "BraTS2019": train_BraTS}

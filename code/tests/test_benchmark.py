@@ -10,8 +10,8 @@ import benchmark
 import methods
 import workloads
 from dataloaders.phantom import draw_LA
-from device import Device
 from method import Batch
+from runtime.device import Device
 
 
 def double(recipe, fast):

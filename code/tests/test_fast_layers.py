@@ -8,9 +8,9 @@ from torch import nn
 
 import methods
 import workloads
-from device import Device
-from fast_layers import Conv2d, Conv3d, Dropout, DroppedPointwise3d, folded, quicken, weight_gradient
 from networks import two_view
+from runtime.device import Device
+from runtime.fast_layers import Conv2d, Conv3d, Dropout, DroppedPointwise3d, folded, quicken, weight_gradient
 
 
 @pytest.mark.parametrize("capability", ["AVX2", "AVX512"])
@@ -58,7 +58,7 @@ HEAD = nn.Sequential(nn.Dropout3d(0.5), nn.Conv3d(6, 3, 1))
                                    nn.Conv3d(6, 3, 3, padding=1), HEAD], ids=str)
 def test_a_fast_layer_has_the_plain_ones_output_and_gradients(plain, floats, monkeypatch):
     """Whatever is copied at once; the head drops the same channels."""
-    monkeypatch.setattr("fast_layers.NUMBERS", floats)
+    monkeypatch.setattr("runtime.fast_layers.NUMBERS", floats)
     plain = copy.deepcopy(plain).double()
     fast = quicken(copy.deepcopy(plain), "AVX2")
     assert type(fast) in (Conv2d, Conv3d, DroppedPointwise3d)

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from errors import InputError
-from files import Table, inside, load_tensors, save_tensors, write_text
 from prepare import write_case
+from runtime.errors import InputError
+from runtime.files import Table, inside, load_tensors, save_tensors, write_text
 from scan_files import Scan, save_on_grid
 
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 import fit
-from errors import InputError
-from files import load_tensors
 from fit import learning_rate
+from runtime.errors import InputError
+from runtime.files import load_tensors
 
 pytestmark = pytest.mark.usefixtures("narrow")
 unpainted = pytest.mark.usefixtures("no_curves")

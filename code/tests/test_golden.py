@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from device import Device
+from runtime.device import Device
 
 GOLDEN = Path(__file__).with_name("golden.json")
 METHODS = ("cml", "cfl", "cps", "supervised", "mean_teacher")

@@ -12,7 +12,7 @@ import pytest
 
 import fit
 import train_ACDC
-from files import load_tensors
+from runtime.files import load_tensors
 
 CODE = Path(fit.__file__).parent
 PRE, SELF = 6, 12
@@ -29,7 +29,8 @@ import builtins, json, os, signal, sys
 from pathlib import Path
 from networks import unet
 unet.WIDTHS = (2, 4, 8, 16, 32)
-import files, fit, plots, torch, train_ACDC
+import fit, plots, torch, train_ACDC
+from runtime import files
 torch.set_num_threads(1)
 plots.curves = lambda run: None
 moment = json.loads(sys.argv.pop(1))

@@ -7,9 +7,9 @@ import torch
 
 import methods
 from cml import CML, segmentation_loss
-from errors import InputError
 from method import Batch
 from methods.mean_teacher import MeanTeacher, sigmoid_ramp_up
+from runtime.errors import InputError
 from train_ACDC import PRESETS
 
 EVERY = ["cml", "cfl", "cps", "supervised", "mean_teacher"]

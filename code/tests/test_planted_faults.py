@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from files import ROOT
+from runtime.files import ROOT
 
 # fault: file, text, what it becomes, test files that must notice
 FAULTS = {

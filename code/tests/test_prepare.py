@@ -8,15 +8,15 @@ import nrrd
 import numpy as np
 import pytest
 
-import files as files_module
 import prepare
 import prepare_ACDC
 import prepare_BraTS
 import prepare_folder
 import prepare_LA
-from files import ROOT
 from prepare import one_case_each
 from preprocess import Geometry, restore
+from runtime import files as files_module
+from runtime.files import ROOT
 
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 

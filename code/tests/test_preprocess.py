@@ -13,8 +13,8 @@ from nibabel.orientations import axcodes2ornt, inv_ornt_aff, io_orientation, orn
 
 import preprocess
 import scan_files
-from errors import InputError
 from preprocess import PUBLISHED, Geometry, Preprocessing, apply, restore
+from runtime.errors import InputError
 from scan_files import Scan, read_label, read_scan
 
 ORIENTATIONS = ["RAS", "LPS", "SPL", "ASR", "PIR", "LIA", "IRP", "RSA"]

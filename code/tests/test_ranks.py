@@ -22,12 +22,12 @@ from torch.nn.parallel import DistributedDataParallel
 import fit
 import predict
 import test_ACDC
-from device import Device
-from errors import InputError
-from files import load_tensors
 from methods import mean_teacher
 from networks import unet, vnet
-from ranks import Ranks
+from runtime.device import Device
+from runtime.errors import InputError
+from runtime.files import load_tensors
+from runtime.ranks import Ranks
 
 CODE = Path(fit.__file__).parent
 WIDTHS = (2, 4, 8, 16, 32)

@@ -9,9 +9,9 @@ import recipe as recipe_module
 import train_ACDC
 import train_BraTS
 import train_LA
-from errors import InputError
-from files import ROOT
 from recipe import command_line, load_recipe
+from runtime.errors import InputError
+from runtime.files import ROOT
 
 SCRIPTS = {"LA": train_LA, "ACDC": train_ACDC, "BraTS2019": train_BraTS}
 every_script = pytest.mark.parametrize("script", SCRIPTS.values(), ids=SCRIPTS)

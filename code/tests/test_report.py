@@ -9,8 +9,8 @@ from torch import nn
 
 import report
 import tables
-from errors import InputError
-from files import save_tensors
+from runtime.errors import InputError
+from runtime.files import save_tensors
 
 NAN = math.nan
 

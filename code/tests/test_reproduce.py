@@ -15,12 +15,12 @@ import subnets
 import tables
 import train_ACDC
 import train_LA
-from errors import InputError
 from evaluate import resize_nearest
-from files import ROOT, load_tensors, save_tensors
 from recipe import command_line
 from report import write_rows
 from reproduce import Run
+from runtime.errors import InputError
+from runtime.files import ROOT, load_tensors, save_tensors
 
 SCRIPTS = {"train_ACDC.py": train_ACDC, "train_LA.py": train_LA}
 BASE = [0.5, 0.6, 0.7, 0.4, 0.3]        # Dice of five patients

@@ -12,8 +12,8 @@ import fit
 import plots
 import run_folder
 from dataloaders.acdc import patient_of
-from errors import InputError
-from files import load_tensors
+from runtime.errors import InputError
+from runtime.files import load_tensors
 
 pytestmark = pytest.mark.usefixtures("narrow")
 unpainted = pytest.mark.usefixtures("no_curves")

@@ -17,8 +17,8 @@ from dataloaders.acdc import ACDC, patient_of
 from dataloaders.brats import BraTS
 from dataloaders.la import LA
 from dataloaders.scans import Split, first_existing, read_lists, read_scan, read_spacing
-from errors import InputError
-from files import ROOT
+from runtime.errors import InputError
+from runtime.files import ROOT
 
 READ = {"ndim": 3, "in_channels": 1, "num_classes": 2, "labelled": True}
 

@@ -19,7 +19,7 @@ import test_LA
 import train_ACDC
 import train_BraTS
 import train_LA
-from files import ROOT
+from runtime.files import ROOT
 
 TINY = ["--labeled-batch", "2", "--unlabeled-batch", "2", "--pre-steps", "2", "--self-steps", "3", "--eval-every", "3",
         "--workers", "0", "--device", "cpu"]

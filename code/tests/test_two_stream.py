@@ -5,7 +5,7 @@ import torch
 
 from dataloaders.scans import Scan
 from dataloaders.two_stream import TwoStream, torch_seed
-from ranks import Ranks
+from runtime.ranks import Ranks
 
 
 def scans(count, first=0):

@@ -5,7 +5,7 @@ import typing
 from dataclasses import fields
 from pathlib import Path
 
-from errors import InputError, one_line
+from runtime.errors import InputError, one_line
 
 
 def read_json(path, remedy):

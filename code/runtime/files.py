@@ -5,9 +5,9 @@ import os
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from errors import InputError, one_line
+from runtime.errors import InputError, one_line
 
-ROOT = Path(__file__).resolve().parents[1]      # of the repository
+ROOT = Path(__file__).resolve().parents[2]      # of the repository
 
 
 @contextmanager

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from errors import InputError
+from runtime.errors import InputError
 
 # A wait lasts as long as the slowest rank's test cases; where a rank died, torchrun ends the others at once
 TIMEOUT = timedelta(hours=12)

@@ -6,9 +6,9 @@ import resource
 
 import torch
 
-from errors import InputError
-from fast_layers import quicken
-from ranks import Ranks
+from runtime.errors import InputError
+from runtime.fast_layers import quicken
+from runtime.ranks import Ranks
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4    # of <malloc.h>
 CHANNELS_LAST = {2: torch.channels_last, 3: torch.channels_last_3d}    # spatial axes -> memory format

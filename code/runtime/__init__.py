@@ -1,0 +1,1 @@
+"""Files, errors, records, devices and processes: what every other folder stands on."""
