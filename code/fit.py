@@ -17,8 +17,8 @@ import plots
 from dataloaders import two_stream
 from dataloaders.two_stream import TwoStream
 from evaluate import mean_dice
+from imaging.preprocess import read_preprocessing, write_preprocessing
 from method import Batch
-from preprocess import read_preprocessing, write_preprocessing
 from run_folder import RunFolder
 from runtime.device import Device
 from runtime.errors import InputError, one_line

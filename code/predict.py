@@ -24,16 +24,16 @@ import train_LA
 from dataloaders.acdc import ACDC
 from dataloaders.brats import BraTS
 from dataloaders.la import LA
-from prepare import one_case_each
+from imaging.cases import one_case_each
+from imaging.preprocess import PUBLISHED, apply, read_preprocessing, restore
+from imaging.scan_files import SUFFIXES, case_name, read_scan
+from imaging.scan_files import save_on_grid as save
 from prepare_BraTS import case_files
-from preprocess import PUBLISHED, apply, read_preprocessing, restore
 from recipe import read_config
 from report import label_maps, load_run
 from runtime.errors import DEBUG, InputError, reported
 from runtime.files import RESTORE, make_folder
 from runtime.ranks import Ranks
-from scan_files import SUFFIXES, case_name, read_scan
-from scan_files import save_on_grid as save
 
 DATASETS = {LA.dataset: (train_LA.LARecipe, LA), ACDC.dataset: (train_ACDC.ACDCRecipe, ACDC),
             BraTS.dataset: (train_BraTS.BraTSRecipe, BraTS)}

@@ -12,11 +12,11 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from prepare import Case, Options, command_line, copy_lists, existing_folder, one_case_each, prepare_cases, shown
-from preprocess import PUBLISHED
+from imaging.cases import Case, Options, command_line, copy_lists, existing_folder, one_case_each, prepare_cases, shown
+from imaging.preprocess import PUBLISHED
+from imaging.scan_files import find_scan
 from runtime.errors import InputError, reported
 from runtime.files import ROOT
-from scan_files import find_scan
 
 SLICES = "data/slices/{case}_slice_{k}.h5"
 

@@ -18,11 +18,11 @@ from typing import Literal
 
 import numpy as np
 
-from prepare import Case, Options, command_line, existing_folder, in_parallel, one_case_each, prepare_cases, shown
-from preprocess import Preprocessing
+from imaging.cases import Case, Options, command_line, existing_folder, in_parallel, one_case_each, prepare_cases, shown
+from imaging.preprocess import Preprocessing
+from imaging.scan_files import SUFFIXES, case_name, read_scan
 from runtime.errors import InputError, reported
 from runtime.files import ROOT, write_text
-from scan_files import SUFFIXES, case_name, read_scan
 
 
 @dataclass(kw_only=True)

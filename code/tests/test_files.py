@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from prepare import write_case
+from imaging.cases import write_case
+from imaging.scan_files import Scan, save_on_grid
 from runtime.errors import InputError
 from runtime.files import Table, inside, load_tensors, save_tensors, write_text
-from scan_files import Scan, save_on_grid
 
 
 def test_text_is_written_and_replaced(tmp_path):

@@ -8,13 +8,13 @@ import nrrd
 import numpy as np
 import pytest
 
-import prepare
 import prepare_ACDC
 import prepare_BraTS
 import prepare_folder
 import prepare_LA
-from prepare import one_case_each
-from preprocess import Geometry, restore
+from imaging import cases as prepare
+from imaging.cases import one_case_each
+from imaging.preprocess import Geometry, restore
 from runtime import files as files_module
 from runtime.files import ROOT
 

@@ -11,11 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from nibabel.orientations import axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
 
-import preprocess
-import scan_files
-from preprocess import PUBLISHED, Geometry, Preprocessing, apply, restore
+from imaging import preprocess, scan_files
+from imaging.preprocess import PUBLISHED, Geometry, Preprocessing, apply, restore
+from imaging.scan_files import Scan, read_label, read_scan
 from runtime.errors import InputError
-from scan_files import Scan, read_label, read_scan
 
 ORIENTATIONS = ["RAS", "LPS", "SPL", "ASR", "PIR", "LIA", "IRP", "RSA"]
 FOLDER = Preprocessing("folder", "RAS", "zscore", labels={0: 0, 1: 1, 2: 2})

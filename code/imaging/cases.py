@@ -16,10 +16,10 @@ import numpy as np
 import tyro
 from tqdm import tqdm
 
-from preprocess import RECORD, Preprocessing, apply, read_preprocessing, write_preprocessing
+from imaging.preprocess import RECORD, Preprocessing, apply, read_preprocessing, write_preprocessing
+from imaging.scan_files import read_label, read_scan
 from runtime.errors import DEBUG, InputError, one_line
 from runtime.files import ROOT, inside, is_case_name, make_folder, write_aside
-from scan_files import read_label, read_scan
 
 
 @dataclass(frozen=True)

@@ -20,10 +20,10 @@ from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation
 from scipy import ndimage
 from skimage.filters import threshold_otsu
 
+from imaging.scan_files import Scan, check_same_grid
 from runtime.errors import InputError
 from runtime.files import is_case_name, write_text
 from runtime.records import build, read_json
-from scan_files import Scan, check_same_grid
 
 RECORD = "preprocessing.json"
 
