@@ -14,9 +14,6 @@ from typing import Any, Literal, NamedTuple
 
 import tyro
 
-import plots
-import report
-import tables
 import test_ACDC
 import test_BraTS
 import test_LA
@@ -27,6 +24,7 @@ from dataloaders.acdc import ACDC
 from dataloaders.brats import BraTS
 from dataloaders.la import LA
 from dataloaders.phantom import write_phantoms
+from evaluation import plots, report, tables
 from fit import train
 from runtime.errors import reported
 from runtime.files import ROOT

@@ -13,10 +13,10 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 import methods
-import plots
 from dataloaders import two_stream
 from dataloaders.two_stream import TwoStream
 from evaluate import mean_dice
+from evaluation import plots
 from imaging.preprocess import read_preprocessing, write_preprocessing
 from method import Batch
 from run_folder import RunFolder

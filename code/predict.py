@@ -17,20 +17,20 @@ import torch
 import tyro
 from tqdm import tqdm
 
-import plots
 import train_ACDC
 import train_BraTS
 import train_LA
 from dataloaders.acdc import ACDC
 from dataloaders.brats import BraTS
 from dataloaders.la import LA
+from evaluation import plots
+from evaluation.report import label_maps, load_run
 from imaging.cases import one_case_each
 from imaging.preprocess import PUBLISHED, apply, read_preprocessing, restore
 from imaging.scan_files import SUFFIXES, case_name, read_scan
 from imaging.scan_files import save_on_grid as save
 from prepare_BraTS import case_files
 from recipe import read_config
-from report import label_maps, load_run
 from runtime.errors import DEBUG, InputError, reported
 from runtime.files import RESTORE, make_folder
 from runtime.ranks import Ranks

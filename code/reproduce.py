@@ -17,17 +17,16 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import tyro
 
-import plots
-import subnets
-import tables
 import test_ACDC
 import test_LA
 import train_ACDC
 import train_LA
 from dataloaders.acdc import ACDC
 from dataloaders.la import LA
+from evaluation import agreement as subnets
+from evaluation import plots, tables
+from evaluation.report import write_rows
 from recipe import command_line, read_config
-from report import write_rows
 from runtime.errors import InputError, reported
 from runtime.files import ROOT, write_text
 

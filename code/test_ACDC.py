@@ -3,7 +3,7 @@
     python code/test_ACDC.py --run model/ACDC/cml_7_seed1337
 """
 from dataloaders.acdc import ACDC
-from report import test
+from evaluation.report import test
 from runtime.errors import reported
 from train_ACDC import ACDCRecipe
 

@@ -3,7 +3,7 @@
     python code/test_BraTS.py --run model/BraTS2019/cml_25_seed1337
 """
 from dataloaders.brats import BraTS
-from report import test
+from evaluation.report import test
 from runtime.errors import reported
 from train_BraTS import BraTSRecipe
 

@@ -3,7 +3,7 @@
     python code/test_LA.py --run model/LA/cml_8_seed1337
 """
 from dataloaders.la import LA
-from report import test
+from evaluation.report import test
 from runtime.errors import reported
 from train_LA import LARecipe
 

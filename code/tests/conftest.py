@@ -8,7 +8,6 @@ import torch
 from hypothesis import settings
 
 import fit
-import plots
 import train_ACDC
 import train_BraTS
 import train_LA
@@ -16,6 +15,7 @@ from dataloaders.acdc import ACDC
 from dataloaders.brats import BraTS
 from dataloaders.la import LA
 from dataloaders.phantom import write_phantoms
+from evaluation import plots
 from networks import unet, vnet
 from run_folder import RunFolder
 from runtime.files import load_tensors

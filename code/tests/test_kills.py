@@ -29,7 +29,8 @@ import builtins, json, os, signal, sys
 from pathlib import Path
 from networks import unet
 unet.WIDTHS = (2, 4, 8, 16, 32)
-import fit, plots, torch, train_ACDC
+import fit, torch, train_ACDC
+from evaluation import plots
 from runtime import files
 torch.set_num_threads(1)
 plots.curves = lambda run: None

@@ -11,9 +11,9 @@ import prepare_folder
 import test_LA as testing_LA
 import train_LA
 from dataloaders.la import LA
+from evaluation.report import load_run
 from imaging.preprocess import PUBLISHED, apply
 from imaging.scan_files import read_scan
-from report import load_run
 
 TINY = ["--patch-size", "32", "32", "32", "--stride", "16", "16", "16", "--labeled-batch", "2",
         "--unlabeled-batch", "2", "--pre-steps", "2", "--self-steps", "2", "--workers", "0", "--device", "cpu"]

@@ -7,8 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-import report
-import tables
+from evaluation import report, tables
 from runtime.errors import InputError
 from runtime.files import save_tensors
 

@@ -9,15 +9,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-import plots
 import reproduce
-import subnets
-import tables
 import train_ACDC
 import train_LA
 from evaluate import resize_nearest
+from evaluation import agreement as subnets
+from evaluation import plots, tables
+from evaluation.report import write_rows
 from recipe import command_line
-from report import write_rows
 from reproduce import Run
 from runtime.errors import InputError
 from runtime.files import ROOT, load_tensors, save_tensors

@@ -9,9 +9,9 @@ import torch
 
 import cml
 import fit
-import plots
 import run_folder
 from dataloaders.acdc import patient_of
+from evaluation import plots
 from runtime.errors import InputError
 from runtime.files import load_tensors
 

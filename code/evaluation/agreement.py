@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 from evaluate import overlap_metrics, resize_nearest
+from evaluation.report import label_maps, load_run, load_weights
 from networks.two_view import TwoView
 from predict import DATASETS
 from recipe import read_config
-from report import label_maps, load_run, load_weights
 from runtime.errors import InputError
 from runtime.files import load_tensors
 

@@ -12,9 +12,8 @@ import tyro
 from tqdm import tqdm
 
 import methods
-import plots
-import tables
 from evaluate import class_metrics, largest_component, likeliest
+from evaluation import plots, tables
 from recipe import load_recipe
 from runtime.device import Device
 from runtime.errors import DEBUG, InputError

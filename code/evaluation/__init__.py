@@ -1,0 +1,1 @@
+"""From a trained run to its table row: inference, metrics, tables, pictures."""
