@@ -25,9 +25,9 @@ from dataloaders.brats import BraTS
 from dataloaders.la import LA
 from dataloaders.phantom import write_phantoms
 from evaluation import plots, report, tables
-from fit import train
 from runtime.errors import reported
 from runtime.files import ROOT
+from training.fit import train
 
 METHODS = {"supervised": "supervised", "cml": "CML"}
 

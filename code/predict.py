@@ -30,10 +30,10 @@ from imaging.preprocess import PUBLISHED, apply, read_preprocessing, restore
 from imaging.scan_files import SUFFIXES, case_name, read_scan
 from imaging.scan_files import save_on_grid as save
 from prepare_BraTS import case_files
-from recipe import read_config
 from runtime.errors import DEBUG, InputError, reported
 from runtime.files import RESTORE, make_folder
 from runtime.ranks import Ranks
+from training.recipe import read_config
 
 DATASETS = {LA.dataset: (train_LA.LARecipe, LA), ACDC.dataset: (train_ACDC.ACDCRecipe, ACDC),
             BraTS.dataset: (train_BraTS.BraTSRecipe, BraTS)}

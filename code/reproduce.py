@@ -26,9 +26,9 @@ from dataloaders.la import LA
 from evaluation import agreement as subnets
 from evaluation import plots, tables
 from evaluation.report import write_rows
-from recipe import command_line, read_config
 from runtime.errors import InputError, reported
 from runtime.files import ROOT, write_text
+from training.recipe import command_line, read_config
 
 RESULTS = ROOT / "model/mini_results"
 MARKERS = "<!-- python code/reproduce.py collect -->", "<!-- collected -->"

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dataloaders.la import LA
-from fit import train
-from recipe import Ratio, Recipe, Schedule, command_line
 from runtime.errors import reported
 from runtime.files import ROOT
+from training.fit import train
+from training.recipe import Ratio, Recipe, Schedule, command_line
 
 
 # Where a value comes from: [P] the paper, [C] the authors' code only, [O] ours

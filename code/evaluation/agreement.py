@@ -12,9 +12,9 @@ from evaluate import overlap_metrics, resize_nearest
 from evaluation.report import label_maps, load_run, load_weights
 from networks.two_view import TwoView
 from predict import DATASETS
-from recipe import read_config
 from runtime.errors import InputError
 from runtime.files import load_tensors
+from training.recipe import read_config
 
 SLICES = 200            # of the unlabelled ones, on which pseudo-labels are measured
 

@@ -14,11 +14,11 @@ from tqdm import tqdm
 import methods
 from evaluate import class_metrics, largest_component, likeliest
 from evaluation import plots, tables
-from recipe import load_recipe
 from runtime.device import Device
 from runtime.errors import DEBUG, InputError
 from runtime.files import inside, load_tensors, load_weights, write_aside, write_text
 from runtime.ranks import Ranks
+from training.recipe import load_recipe
 
 
 @dataclass(kw_only=True)

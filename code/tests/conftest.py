@@ -7,7 +7,6 @@ import pytest
 import torch
 from hypothesis import settings
 
-import fit
 import train_ACDC
 import train_BraTS
 import train_LA
@@ -17,8 +16,9 @@ from dataloaders.la import LA
 from dataloaders.phantom import write_phantoms
 from evaluation import plots
 from networks import unet, vnet
-from run_folder import RunFolder
 from runtime.files import load_tensors
+from training import fit
+from training.run_folder import RunFolder
 
 settings.register_profile("suite", deadline=None, derandomize=True, database=None, max_examples=100)
 settings.load_profile("suite")

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-import fit
-from fit import learning_rate
 from runtime.errors import InputError
 from runtime.files import load_tensors
+from training import fit
+from training.fit import learning_rate
 
 pytestmark = pytest.mark.usefixtures("narrow")
 unpainted = pytest.mark.usefixtures("no_curves")

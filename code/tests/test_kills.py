@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-import fit
 import train_ACDC
 from runtime.files import load_tensors
+from training import fit
 
 CODE = Path(fit.__file__).parent
 PRE, SELF = 6, 12
@@ -29,7 +29,8 @@ import builtins, json, os, signal, sys
 from pathlib import Path
 from networks import unet
 unet.WIDTHS = (2, 4, 8, 16, 32)
-import fit, torch, train_ACDC
+import torch, train_ACDC
+from training import fit
 from evaluation import plots
 from runtime import files
 torch.set_num_threads(1)

@@ -49,7 +49,7 @@ FAULTS = {
         "self._shrunk(self._read(name, path, True))",
         ["test_scans.py", "test_fit.py"]),
     "momentum not restored": (
-        "fit.py",
+        "training/fit.py",
         '            self.optimizer.load_state_dict(state["optimizer"])\n', '            pass\n',
         ["test_fit.py", "test_resume.py"]),
 }

@@ -19,7 +19,6 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
-import fit
 import predict
 import test_ACDC
 from methods import mean_teacher
@@ -28,6 +27,7 @@ from runtime.device import Device
 from runtime.errors import InputError
 from runtime.files import load_tensors
 from runtime.ranks import Ranks
+from training import fit
 
 CODE = Path(fit.__file__).parent
 WIDTHS = (2, 4, 8, 16, 32)

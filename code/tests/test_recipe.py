@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-import recipe as recipe_module
 import train_ACDC
 import train_BraTS
 import train_LA
-from recipe import command_line, load_recipe
 from runtime.errors import InputError
 from runtime.files import ROOT
+from training import recipe as recipe_module
+from training.recipe import command_line, load_recipe
 
 SCRIPTS = {"LA": train_LA, "ACDC": train_ACDC, "BraTS2019": train_BraTS}
 every_script = pytest.mark.parametrize("script", SCRIPTS.values(), ids=SCRIPTS)

@@ -16,10 +16,10 @@ from evaluate import resize_nearest
 from evaluation import agreement as subnets
 from evaluation import plots, tables
 from evaluation.report import write_rows
-from recipe import command_line
 from reproduce import Run
 from runtime.errors import InputError
 from runtime.files import ROOT, load_tensors, save_tensors
+from training.recipe import command_line
 
 SCRIPTS = {"train_ACDC.py": train_ACDC, "train_LA.py": train_LA}
 BASE = [0.5, 0.6, 0.7, 0.4, 0.3]        # Dice of five patients

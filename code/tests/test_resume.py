@@ -8,12 +8,11 @@ import pytest
 import torch
 
 import cml
-import fit
-import run_folder
 from dataloaders.acdc import patient_of
 from evaluation import plots
 from runtime.errors import InputError
 from runtime.files import load_tensors
+from training import fit, run_folder
 
 pytestmark = pytest.mark.usefixtures("narrow")
 unpainted = pytest.mark.usefixtures("no_curves")

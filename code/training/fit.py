@@ -19,11 +19,11 @@ from evaluate import mean_dice
 from evaluation import plots
 from imaging.preprocess import read_preprocessing, write_preprocessing
 from method import Batch
-from run_folder import RunFolder
 from runtime.device import Device
 from runtime.errors import InputError, one_line
 from runtime.files import RESTORE, load_tensors, load_weights, save_tensors
 from runtime.ranks import Ranks
+from training.run_folder import RunFolder
 
 STEP_DROPS = 6          # the "step" schedule: LA drops every 2,500 of 15,000 self-training steps   [C]
 POLY_POWER = 0.9        # the "poly" schedule                                                       [C]

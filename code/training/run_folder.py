@@ -7,10 +7,10 @@ import sys
 import warnings
 from importlib.metadata import version
 
-from recipe import read_config
 from runtime.errors import InputError, one_line
 from runtime.files import ROOT, Table, load_tensors, make_folder, save_tensors, write_text, writing
 from runtime.ranks import Ranks
+from training.recipe import read_config
 
 CHECKPOINT = ("method", "optimizer", "stage", "step", "best", "last_dice")     # what resume needs
 
