@@ -31,12 +31,12 @@ import torch
 import tyro
 from torch import nn
 
-import workloads
 from dataloaders.la import LA
 from dataloaders.phantom import write_phantoms
 from dataloaders.scans import Scan
 from evaluate import mean_dice
 from evaluation import plots
+from evidence import workloads
 from runtime.device import CHANNELS_LAST, Device
 from runtime.errors import reported
 from runtime.fast_layers import weight_gradient

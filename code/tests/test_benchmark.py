@@ -8,8 +8,8 @@ import torch
 
 import benchmark
 import methods
-import workloads
 from dataloaders.phantom import draw_LA
+from evidence import workloads
 from method import Batch
 from runtime.device import Device
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import methods
-import workloads
+from evidence import workloads
 from networks import two_view
 from runtime.device import Device
 from runtime.fast_layers import Conv2d, Conv3d, Dropout, DroppedPointwise3d, folded, quicken, weight_gradient

@@ -1,0 +1,1 @@
+"""What reproduce.py and benchmark.py are made of."""
