@@ -34,8 +34,8 @@ from torch import nn
 from dataloaders.la import LA
 from dataloaders.phantom import write_phantoms
 from dataloaders.scans import Scan
-from evaluate import mean_dice
 from evaluation import plots
+from evaluation.inference import mean_dice
 from evidence import workloads
 from runtime.device import CHANNELS_LAST, Device
 from runtime.errors import reported

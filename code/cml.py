@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from dataloaders.cutmix import zero_centered_mask
-from evaluate import largest_components
+from evaluation.components import largest_components
 from method import Method, Stage
 
 

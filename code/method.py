@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from evaluate import class_probabilities
+from evaluation.inference import class_probabilities
 
 
 class Batch(NamedTuple):

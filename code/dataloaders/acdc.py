@@ -4,8 +4,9 @@ import itertools
 import numpy as np
 
 from dataloaders import augment
+from dataloaders.augment import resize_nearest
 from dataloaders.scans import Split, first_existing, read_lists, read_scan, read_scans, read_spacing
-from evaluate import resize_nearest, slice_wise
+from evaluation.inference import slice_wise
 from runtime.errors import InputError
 
 

@@ -36,5 +36,20 @@ def random_crop(arrays, size, rng):
     return _each(arrays, lambda a: a[box])
 
 
+def nearest_indices(extent, size):
+    """Which of `extent` samples each of `size` takes: scipy.ndimage.zoom with order 0, ends on ends.
+
+    (Where rounding pushes zoom's last coordinate past the end it fills in 0; here the last sample stays.)
+    """
+    step = (extent - 1) / max(size - 1, 1)
+    return np.minimum(np.floor(np.arange(size) * step + 0.5).astype(np.int64), extent - 1)
+
+
+def resize_nearest(maps, size):
+    """Array or tensor (..., H, W) -> (..., *size), as the release resizes slices and predictions back."""
+    rows, columns = nearest_indices(maps.shape[-2], size[0]), nearest_indices(maps.shape[-1], size[1])
+    return maps[..., rows[:, None], columns]
+
+
 def _each(arrays, change):
     return [None if a is None else change(a) for a in arrays]

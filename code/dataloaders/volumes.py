@@ -4,7 +4,7 @@ import torch.nn.functional as F
 
 from dataloaders import augment
 from dataloaders.scans import Scan, Split, first_existing, read_lists, read_scan, read_scans, read_spacing
-from evaluate import sliding_window
+from evaluation.inference import sliding_window
 from runtime.errors import InputError
 
 

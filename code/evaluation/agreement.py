@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from tqdm import tqdm
 
-from evaluate import overlap_metrics, resize_nearest
+from dataloaders.augment import resize_nearest
+from evaluation.metrics import overlap_metrics
 from evaluation.report import label_maps, load_run, load_weights
 from networks.two_view import TwoView
 from predict import DATASETS

@@ -3,7 +3,7 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
-from evaluate import class_probabilities
+from evaluation.inference import class_probabilities
 from runtime.files import Table, write_aside
 
 COLOURS = np.array([colormaps["tab10"](i)[:3] for i in (3, 2, 0, 1, 4, 5, 6, 8, 9)])   # of classes 1, 2, ...

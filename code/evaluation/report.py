@@ -11,9 +11,11 @@ import numpy as np
 import tyro
 from tqdm import tqdm
 
-import methods
-from evaluate import class_metrics, largest_component, likeliest
 from evaluation import plots, tables
+from evaluation.components import largest_component
+from evaluation.inference import likeliest
+from evaluation.metrics import class_metrics
+from methods import registry
 from runtime.device import Device
 from runtime.errors import DEBUG, InputError
 from runtime.files import inside, load_tensors, load_weights, write_aside, write_text
@@ -45,7 +47,7 @@ def load_run(run, recipe_class, checkpoint, device="auto", data_dir=None):
         there = sorted(file.stem for file in Path(run).glob("*.pt") if not file.stem.startswith("checkpoint"))
         raise InputError(f"{path} does not exist: the run has {', '.join(there) or 'no weights yet'}; choose with "
                          "--checkpoint, or finish training by starting it again")
-    method = methods.build(recipe)
+    method = registry.build(recipe)
     load_weights(method, load_tensors(path, ["method"])["method"], path)
     return recipe, Device(device, len(recipe.patch_size), recipe.amp).place(method)
 

@@ -16,7 +16,6 @@ from scipy import ndimage
 from skimage.measure import label as connected
 
 import cml
-import methods
 import train_ACDC
 import train_BraTS
 import train_LA
@@ -25,8 +24,11 @@ from dataloaders.brats import BraTS
 from dataloaders.la import LA
 from dataloaders.phantom import draw_ACDC, draw_BraTS, draw_LA, write_phantoms
 from dataloaders.scans import Scan
-from evaluate import class_metrics, class_probabilities, largest_components, likeliest, window_starts
+from evaluation.components import largest_components
+from evaluation.inference import class_probabilities, likeliest, window_starts
+from evaluation.metrics import class_metrics
 from method import Batch
+from methods import registry
 from runtime.device import Device
 
 SETS = {"LA": (LA, train_LA.PRESETS["paper"], (48, 48, 32)), "ACDC": (ACDC, train_ACDC.PRESETS["paper"], (64, 64)),
@@ -136,7 +138,7 @@ def phantom(name, index, shape):
 def a_method(recipe, variant):
     """The recipe's method, plain or placed, with the same weights in every process."""
     torch.manual_seed(0)
-    method = methods.build(recipe)
+    method = registry.build(recipe)
     return method if variant == "plain" else Device("cpu", len(recipe.patch_size)).place(method)
 
 

@@ -7,7 +7,7 @@ import math
 import torch
 
 from cml import segmentation_loss
-from evaluate import class_probabilities
+from evaluation.inference import class_probabilities
 from method import Method
 
 CONSISTENCY = 0.1           # ceiling of the consistency weight

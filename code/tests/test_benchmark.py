@@ -7,17 +7,17 @@ import pytest
 import torch
 
 import benchmark
-import methods
 from dataloaders.phantom import draw_LA
 from evidence import workloads
 from method import Batch
+from methods import registry
 from runtime.device import Device
 
 
 def double(recipe, fast):
     """The recipe's method in float64 without dropout, plain or as the device places it."""
     torch.manual_seed(0)
-    method = methods.build(recipe).double().train()
+    method = registry.build(recipe).double().train()
     for module in method.modules():
         if isinstance(module, torch.nn.modules.dropout._DropoutNd):
             module.p = 0.0

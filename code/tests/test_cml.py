@@ -10,7 +10,7 @@ from torch import nn
 
 import cml
 from dataloaders.cutmix import zero_centered_mask
-from evaluate import largest_component
+from evaluation.components import largest_component
 from method import Batch
 from networks.two_view import build
 

@@ -23,10 +23,10 @@ FAULTS = {
         ["test_cml.py"]),
     "mask inverted": (
         "dataloaders/cutmix.py", "    return mask\n", "    return 1 - mask\n",
-        ["test_cutmix.py"]),
+        ["dataloaders/test_cutmix.py"]),
     "asd from reference to prediction": (
-        "evaluate.py", "float(to_ref.mean())", "float(to_pred.mean())",
-        ["test_evaluate.py"]),
+        "evaluation/metrics.py", "float(to_ref.mean())", "float(to_pred.mean())",
+        ["evaluation/test_metrics.py"]),
     "pseudo-labels without the largest component": (
         "cml.py", "return largest_components(torch.stack([logits.argmax(1).byte() for logits, _ in self.networks(x)]))",
         "return torch.stack([logits.argmax(1).byte() for logits, _ in self.networks(x)])",
@@ -43,15 +43,15 @@ FAULTS = {
     "labels of unlabelled slices are read": (
         "dataloaders/acdc.py", 'return self._read(names, 2, labelled, "labelled" if labelled else "unlabelled")',
         'return self._read(names, 2, True, "labelled" if labelled else "unlabelled")',
-        ["test_scans.py", "test_fit.py"]),
+        ["dataloaders/test_scans.py", "training/test_fit.py"]),
     "labels of unlabelled volumes are read": (
         "dataloaders/volumes.py", "self._shrunk(self._read(name, path, labelled))",
         "self._shrunk(self._read(name, path, True))",
-        ["test_scans.py", "test_fit.py"]),
+        ["dataloaders/test_scans.py", "training/test_fit.py"]),
     "momentum not restored": (
         "training/fit.py",
         '            self.optimizer.load_state_dict(state["optimizer"])\n', '            pass\n',
-        ["test_fit.py", "test_resume.py"]),
+        ["training/test_fit.py", "training/test_resume.py"]),
 }
 
 

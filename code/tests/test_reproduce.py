@@ -12,7 +12,7 @@ import torch.nn.functional as F
 import reproduce
 import train_ACDC
 import train_LA
-from evaluate import resize_nearest
+from dataloaders.augment import resize_nearest
 from evaluation import agreement as subnets
 from evaluation import plots, tables
 from evaluation.report import write_rows

@@ -12,13 +12,13 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-import methods
 from dataloaders import two_stream
 from dataloaders.two_stream import TwoStream
-from evaluate import mean_dice
 from evaluation import plots
+from evaluation.inference import mean_dice
 from imaging.preprocess import read_preprocessing, write_preprocessing
 from method import Batch
+from methods import registry
 from runtime.device import Device
 from runtime.errors import InputError, one_line
 from runtime.files import RESTORE, load_tensors, load_weights, save_tensors
@@ -61,7 +61,7 @@ class Fit:
         self.recipe, self.data, self.folder, self.ranks = recipe, data, folder, Ranks()
         self.device = Device(recipe.device, len(recipe.patch_size), recipe.amp, recipe.deterministic)
         torch.manual_seed(recipe.seed)
-        self.method = self.device.place(methods.build(recipe))
+        self.method = self.device.place(registry.build(recipe))
         if recipe.compile:
             self.method.networks.compile()
         self._check_batches()

@@ -1,7 +1,7 @@
 """Golden losses: the first five steps of each stage of every method, on phantoms, as they were when first written.
 
 A change that is meant to leave the numbers alone leaves these alone. To record a new method, or a change that is meant
-to move them: `python -m pytest code/tests/test_golden.py --record-golden`, and say why in the commit.
+to move them: `python -m pytest code/tests/training/test_golden.py --record-golden`, and say why in the commit.
 """
 import json
 from pathlib import Path

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-import methods
 from evidence import workloads
+from methods import registry
 from networks import two_view
 from runtime.device import Device
 from runtime.fast_layers import Conv2d, Conv3d, Dropout, DroppedPointwise3d, folded, quicken, weight_gradient
@@ -18,7 +18,7 @@ def test_placing_on_a_cpu_exchanges_layers_and_keeps_names(capability, monkeypat
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     for name, product, other in (("ACDC", Conv2d, Dropout), ("LA", Conv3d, DroppedPointwise3d)):
         recipe = workloads.settings(name, quick=True)[1]
-        plain, placed = methods.build(recipe), Device("cpu", len(recipe.patch_size)).place(methods.build(recipe))
+        plain, placed = registry.build(recipe), Device("cpu", len(recipe.patch_size)).place(registry.build(recipe))
         kinds = {type(module) for module in placed.modules()}
         assert other in kinds and (product in kinds) == (capability == "AVX2")
         assert not {product, other} & {type(module) for module in plain.modules()}

@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-import methods
 from cml import CML, segmentation_loss
 from method import Batch
+from methods import registry
 from methods.mean_teacher import MeanTeacher, sigmoid_ramp_up
 from runtime.errors import InputError
 from train_ACDC import PRESETS
@@ -23,7 +23,7 @@ def _narrow(narrow):
 
 def build(name, seed=0, **changes):
     torch.manual_seed(seed)
-    return methods.build(dataclasses.replace(PRESETS["mini"], method=name, **changes)).train()
+    return registry.build(dataclasses.replace(PRESETS["mini"], method=name, **changes)).train()
 
 
 def make_batch(step=50, steps=100, seed=0):
@@ -47,8 +47,8 @@ def gradients(method):
 
 
 def test_the_methods_on_the_command_line():
-    assert set(EVERY) <= set(methods.METHODS)
-    with pytest.raises(InputError, match=f"--method vat.*{', '.join(methods.METHODS)}"):
+    assert set(EVERY) <= set(registry.METHODS)
+    with pytest.raises(InputError, match=f"--method vat.*{', '.join(registry.METHODS)}"):
         build("vat")
 
 

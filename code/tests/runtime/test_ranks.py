@@ -29,7 +29,7 @@ from runtime.files import load_tensors
 from runtime.ranks import Ranks
 from training import fit
 
-CODE = Path(fit.__file__).parent
+CODE = Path(fit.__file__).parents[1]
 WIDTHS = (2, 4, 8, 16, 32)
 PAIRS = {"labeled_batch": 4, "unlabeled_batch": 4}
 # name -> data set and what its recipe changes

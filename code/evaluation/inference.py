@@ -1,25 +1,22 @@
-"""Inference and metrics: the same functions choose checkpoints during training and fill the test row.
+"""Class probabilities of whole scans: the same functions choose checkpoints during training and fill the test row.
 
 Shapes: B patches, C classes, *S spatial. A model is a `Method`, or any network or function that maps
-(B, in_channels, *S) to logits (B, C, *S), to (logits, feature), or to two such pairs. Voxel counts and distances
-are in voxels unless a spacing is given.
+(B, in_channels, *S) to logits (B, C, *S), to (logits, feature), or to two such pairs.
 """
 import itertools
 import math
 from contextlib import contextmanager, nullcontext
 
-import cc3d
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.spatial import cKDTree
 from torch import Tensor, nn
 
+from dataloaders.augment import resize_nearest
+from evaluation.metrics import overlap_metrics
 from runtime.device import AT_ONCE
 from runtime.fast_layers import folded
 from runtime.ranks import Ranks
-
-# ---- class probabilities -------------------------------------------------------------------------------------
 
 
 def class_probabilities(output, fusion="softmax"):
@@ -107,21 +104,6 @@ def sliding_window(model, volume, patch_size, stride, *, batch_size=None, fusion
     return means if views else next(iter(means.values()))
 
 
-def nearest_indices(extent, size):
-    """Which of `extent` samples each of `size` takes: scipy.ndimage.zoom with order 0, ends on ends.
-
-    (Where rounding pushes zoom's last coordinate past the end it fills in 0; here the last sample stays.)
-    """
-    step = (extent - 1) / max(size - 1, 1)
-    return np.minimum(np.floor(np.arange(size) * step + 0.5).astype(np.int64), extent - 1)
-
-
-def resize_nearest(maps, size):
-    """Array or tensor (..., H, W) -> (..., *size), as the release resizes slices and predictions back."""
-    rows, columns = nearest_indices(maps.shape[-2], size[0]), nearest_indices(maps.shape[-1], size[1])
-    return maps[..., rows[:, None], columns]
-
-
 def slice_wise(model, volume, patch_size, *, batch_size=None, fusion="softmax", views=False):
     """Class probabilities slice by slice: volume (D, H, W) or (in_channels, D, H, W) -> (C, D, H, W).
 
@@ -141,110 +123,9 @@ def slice_wise(model, volume, patch_size, *, batch_size=None, fusion="softmax", 
     return stacks if views else next(iter(stacks.values()))
 
 
-# ---- label maps ----------------------------------------------------------------------------------------------
-
-
 def likeliest(probs):
     """The likeliest class of each voxel, the first of equals: probabilities (C, *S) -> (*S) uint8, NumPy."""
     return probs.max(0).indices.byte().numpy()      # many times faster than argmax, whose classes are far apart
-
-
-def largest_component(label_map):
-    """Keep each class's largest component, full connectivity (26 in 3D, 8 in 2D); (*S) ints -> the same, NumPy.
-
-    A tie goes to the component with the first voxel in C order; an empty class stays empty. The paper calls it
-    NMS; connectivity as the authors' release.
-    """
-    label_map = np.ascontiguousarray(label_map)
-    # numbered in the order of their first voxels, so that a stable sort settles ties
-    components = cc3d.connected_components(label_map, connectivity=26 if label_map.ndim == 3 else 8)
-    places = np.flatnonzero(label_map != 0)
-    numbers, labels = components.ravel()[places], label_map.ravel()[places]
-    sizes = np.bincount(numbers, minlength=1)
-    classes = np.zeros(len(sizes), label_map.dtype)
-    classes[numbers] = labels
-    by_size = np.argsort(-sizes, kind="stable")
-    keep = np.zeros(len(sizes), bool)
-    keep[by_size[np.unique(classes[by_size], return_index=True)[1]]] = True
-    kept, chosen = np.zeros_like(label_map), keep[numbers]
-    kept.ravel()[places[chosen]] = labels[chosen]
-    return kept
-
-
-def largest_components(label_maps):
-    """`largest_component` of each map of a tensor (views, B, *S) of up to 256 classes; same dtype and device.
-
-    One transfer to the host and one back, a byte a voxel, whatever the number of maps.
-    """
-    host = label_maps.to(torch.uint8).cpu().numpy()
-    kept = np.empty_like(host)
-    for index in np.ndindex(host.shape[:2]):
-        kept[index] = largest_component(host[index])
-    return torch.from_numpy(kept).to(label_maps.device).to(label_maps.dtype)
-
-
-# ---- metrics -------------------------------------------------------------------------------------------------
-
-
-def overlap_metrics(pred, ref):
-    """Dice and Jaccard of two boolean masks; two empty masks agree: 1."""
-    pred, ref = np.asarray(pred, bool), np.asarray(ref, bool)
-    both, total = int(np.count_nonzero(pred & ref)), int(np.count_nonzero(pred) + np.count_nonzero(ref))
-    if not total:
-        return {"dice": 1.0, "jaccard": 1.0}
-    return {"dice": 2 * both / total, "jaccard": both / (total - both)}
-
-
-def _surface(mask, spacing):
-    """Coordinates (N, ndim) of mask voxels with a neighbour (6 in 3D, 4 in 2D) outside the mask or the array."""
-    inner = np.pad(mask, 1)
-    border = np.zeros_like(mask)
-    core = (slice(1, -1),) * mask.ndim
-    for axis in range(mask.ndim):
-        for shift in (slice(0, -2), slice(2, None)):
-            border |= ~inner[(*core[:axis], shift, *core[axis + 1:])]
-    return np.argwhere(border & mask) * spacing
-
-
-def surface_metrics(pred, ref, spacing=None):
-    """Dice, Jaccard, hd95 and asd of two masks (*S) of one class, as medpy computes them (DESIGN: voxels).
-
-    hd95 pools the surface distances of both directions and takes their 95th percentile; asd is the mean distance
-    from the prediction's surface to the reference's. `spacing`: mm an axis; distances are in voxels without it.
-    Where either mask is empty both distances are NaN. Raises ValueError when the shapes differ.
-    """
-    pred, ref = np.asarray(pred) > 0, np.asarray(ref) > 0
-    if pred.shape != ref.shape:
-        raise ValueError(f"prediction {pred.shape} and reference {ref.shape} differ in shape")
-    metrics = overlap_metrics(pred, ref) | {"hd95": math.nan, "asd": math.nan}
-    if not (pred.any() and ref.any()):
-        return metrics
-    box = _bounding_box(pred | ref)
-    spacing = np.ones(pred.ndim) if spacing is None else np.broadcast_to(np.asarray(spacing, float), pred.ndim)
-    pred_surface, ref_surface = _surface(pred[box], spacing), _surface(ref[box], spacing)
-    to_ref = cKDTree(ref_surface).query(pred_surface)[0]
-    to_pred = cKDTree(pred_surface).query(ref_surface)[0]
-    return metrics | {"hd95": float(np.percentile(np.concatenate([to_ref, to_pred]), 95)),
-                      "asd": float(to_ref.mean())}
-
-
-def _bounding_box(mask):
-    """Slices around the True voxels of a mask that has some."""
-    spans = []
-    for axis in range(mask.ndim):
-        hits = np.flatnonzero(mask.any(tuple(a for a in range(mask.ndim) if a != axis)))
-        spans.append(slice(hits[0], hits[-1] + 1))
-    return tuple(spans)
-
-
-def class_metrics(pred, ref, num_classes, spacing=None):
-    """`surface_metrics` of each foreground class of two label maps (*S) -> rows, empty_pred and empty_ref added."""
-    rows = []
-    for label in range(1, num_classes):
-        masks = pred == label, ref == label
-        empty = {"empty_pred": int(not masks[0].any()), "empty_ref": int(not masks[1].any())}
-        rows.append({"class": label, **surface_metrics(*masks, spacing), **empty})
-    return rows
 
 
 def mean_dice(model, scans, segment, num_classes):

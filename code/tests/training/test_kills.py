@@ -14,7 +14,7 @@ import train_ACDC
 from runtime.files import load_tensors
 from training import fit
 
-CODE = Path(fit.__file__).parent
+CODE = Path(fit.__file__).parents[1]
 PRE, SELF = 6, 12
 ARGS = ["mini", "--labeled", "2", "--labeled-batch", "2", "--unlabeled-batch", "2", "--patch-size", "32", "32",
         "--pre-steps", str(PRE), "--self-steps", str(SELF), "--eval-every", "3", "--checkpoint-steps", "2",

@@ -1,0 +1,88 @@
+"""Metrics against medpy."""
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from medpy.metric import binary as medpy
+
+from evaluation import metrics
+
+SPACINGS = {2: [None, (1.5, 0.7)], 3: [None, (0.6, 2.0, 10.0)]}
+
+
+def assert_equals_medpy(pred, ref, spacing):
+    found = metrics.surface_metrics(pred, ref, spacing)
+    expected = {"dice": medpy.dc(pred, ref), "jaccard": medpy.jc(pred, ref),
+                "hd95": medpy.hd95(pred, ref, spacing), "asd": medpy.asd(pred, ref, spacing)}
+    assert found == pytest.approx(expected, rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.parametrize("spaced", [0, 1], ids=["voxels", "mm"])
+@pytest.mark.parametrize("shape", [(7, 9), (5, 4, 6)], ids=["2D", "3D"])
+def test_metrics_equal_medpy_on_random_masks(shape, spaced):
+    @given(*2 * [arrays(bool, shape)], *2 * [st.tuples(*[st.integers(0, extent - 1) for extent in shape])])
+    def check(pred, ref, one, other):
+        pred[one] = ref[other] = True
+        assert_equals_medpy(pred, ref, SPACINGS[len(shape)][spaced])
+    check()
+
+
+def ball(shape, centre, radius):
+    return sum((x - c) ** 2 for x, c in zip(np.indices(shape), centre, strict=True)) <= radius ** 2
+
+
+@pytest.mark.parametrize("spaced", [0, 1], ids=["voxels", "mm"])
+@pytest.mark.parametrize(("pred", "ref"), [
+    (ball((30, 28), (12, 12), 8), ball((30, 28), (14, 15), 9)),
+    (ball((30, 28), (0, 3), 9), ball((30, 28), (29, 27), 6)),
+    (ball((20, 18, 16), (9, 9, 8), 6), ball((20, 18, 16), (10, 7, 9), 5)),
+    (ball((20, 18, 16), (0, 0, 0), 7), ball((20, 18, 16), (19, 17, 15), 30)),
+    (ball((20, 18, 16), (4, 4, 4), 0), ball((20, 18, 16), (15, 12, 9), 0)),
+], ids=["2D", "2D at the edges", "3D", "3D filling the array", "single voxels"])
+def test_metrics_equal_medpy_on_shapes(pred, ref, spaced):
+    assert_equals_medpy(pred, ref, SPACINGS[pred.ndim][spaced])
+    assert_equals_medpy(ref, pred, SPACINGS[pred.ndim][spaced])
+
+
+def test_metrics_by_hand():
+    """Voxel 0 against voxels 0 and 10: asd runs from the prediction, hd95 pools [0] and [0, 10]."""
+    pred, ref = np.zeros((2, 1, 12), np.uint8)
+    pred[0, 0], ref[0, 0], ref[0, 10] = 1, 1, 1
+    found, turned = metrics.surface_metrics(pred, ref), metrics.surface_metrics(ref, pred)
+    assert found == pytest.approx({"dice": 2 / 3, "jaccard": 1 / 2, "hd95": 9.0, "asd": 0.0})
+    assert turned == pytest.approx({"dice": 2 / 3, "jaccard": 1 / 2, "hd95": 9.0, "asd": 5.0})
+    assert metrics.surface_metrics(ref, pred, spacing=3)["asd"] == pytest.approx(15)
+
+
+def test_spacing_scales_each_axis_by_itself():
+    pred, ref = np.zeros((2, 5, 5), bool)
+    pred[0, 0], ref[0, 3] = True, True
+    assert metrics.surface_metrics(pred, ref, (10.0, 0.5))["asd"] == pytest.approx(1.5)
+    assert metrics.surface_metrics(pred.T, ref.T, (10.0, 0.5))["asd"] == pytest.approx(30)
+
+
+@pytest.mark.parametrize(("pred", "ref", "overlap"), [(0, 1, 0.0), (1, 0, 0.0), (0, 0, 1.0)])
+def test_distances_to_an_empty_mask_are_undefined_and_two_empty_masks_agree(pred, ref, overlap):
+    found = metrics.surface_metrics(np.full((3, 4), pred), np.full((3, 4), ref))
+    assert found["dice"] == found["jaccard"] == overlap
+    assert math.isnan(found["hd95"]) and math.isnan(found["asd"])
+
+
+def test_masks_of_different_shapes_are_refused():
+    with pytest.raises(ValueError, match=r"\(2, 3\).*\(3, 2\)"):
+        metrics.surface_metrics(np.ones((2, 3)), np.ones((3, 2)))
+
+
+def test_class_metrics_treat_each_foreground_class_by_itself():
+    rng = np.random.default_rng(0)
+    pred, ref = rng.integers(0, 3, (2, 8, 9))       # class 3 is in neither
+    ref[ref == 2] = 0                               # class 2 in the prediction alone
+    first, second, third = metrics.class_metrics(pred, ref, 4)
+    assert [row["class"] for row in (first, second, third)] == [1, 2, 3]
+    assert first["dice"] == pytest.approx(medpy.dc(pred == 1, ref == 1))
+    assert first["asd"] == pytest.approx(medpy.asd(pred == 1, ref == 1))
+    flags = [(row["empty_pred"], row["empty_ref"]) for row in (first, second, third)]
+    assert flags == [(0, 0), (0, 1), (1, 1)] and (second["dice"], third["dice"]) == (0, 1)
