@@ -35,7 +35,7 @@ from dataloaders.la import LA
 from dataloaders.phantom import write_phantoms
 from dataloaders.scans import Scan
 from evaluation import plots
-from evaluation.inference import mean_dice
+from evaluation.inference import mean_dice, segment
 from evidence import workloads
 from runtime.device import CHANNELS_LAST, Device
 from runtime.errors import reported
@@ -180,7 +180,7 @@ def limit_line(name, what, options):
         seconds = step_seconds(name, options)
     else:
         with counting(passes, method, False):
-            data_class(recipe).segment(method, workloads.phantom(name, 0, shape)[0][None])
+            segment(method, workloads.phantom(name, 0, shape)[0][None], recipe)
         seconds = median_of(workloads.volume("fast", options.quick, name), options)
     best = sum(runs * _best_seconds(key, options) for key, runs in passes.items())
     share = best / seconds

@@ -9,7 +9,9 @@ import torch.nn.functional as F
 
 from dataloaders.cutmix import zero_centered_mask
 from evaluation.components import largest_components
-from method import Method, Stage
+from method import Method, Picture, Stage
+from networks import two_view
+from runtime.errors import InputError
 
 
 def discrepancy_loss(feature, other):
@@ -49,21 +51,43 @@ def heterogeneous_targets(labels0, labels1, mask):
     return mix(p1, q0, mask), mix(p0, q1, mask)
 
 
+def check_pairs(recipe):
+    """Raise InputError unless both batches can be mixed in pairs."""
+    if recipe.labeled_batch % 2 or recipe.unlabeled_batch % 2:
+        raise InputError(f"--labeled-batch {recipe.labeled_batch} --unlabeled-batch {recipe.unlabeled_batch}: CutMix "
+                         "takes scans in pairs, so both must be even")
+
+
 class CML(Method):
-    """The method, and its steps on the way there (Section 4.6): CFL is `mixing=False`, CPS besides `lambda_dis=0`.
+    """The method; without `mixing` it is CFL, without the discrepancy besides CPS (Section 4.6).
 
     networks: x -> ((logits0, feature0), (logits1, feature1)); beta: edge of the box over edge of the patch;
     lambda_unsup, lambda_dis: lambda_1 and lambda_2 of Eq. 4; fusion: 'softmax' (paper) | 'logits' (release).
     """
 
+    OPTIONS = frozenset({"beta", "lambda_unsup", "lambda_dis", "fusion"})
+    NETWORKS = ("vnet", "unet", "released")
+    pair = "subnet0", "subnet1"
+
     def __init__(self, networks, beta, lambda_unsup, lambda_dis, mixing=True, fusion="softmax"):
-        super().__init__(networks, fusion)
-        self.beta, self.lambda_unsup, self.lambda_dis, self.mixing = beta, lambda_unsup, lambda_dis, mixing
+        super().__init__(networks)
+        self.beta, self.lambda_unsup, self.lambda_dis = beta, lambda_unsup, lambda_dis
+        self.mixing, self.fusion = mixing, fusion
+
+    @classmethod
+    def build(cls, recipe):
+        networks = two_view.build(recipe.network, recipe.in_channels, recipe.num_classes)
+        return cls(networks, recipe.beta, recipe.lambda_unsup, recipe.lambda_dis, fusion=recipe.fusion)
+
+    @classmethod
+    def check(cls, recipe):
+        super().check(recipe)
+        check_pairs(recipe)
 
     def stages(self, pre_steps, self_steps):
         """Section 3.3: pre-train on labelled scans, then self-train on both."""
         return [Stage("pre", pre_steps, self.pretraining_losses, unlabelled=False),
-                Stage("self", self_steps, self.losses, yields=2 if self.lambda_unsup or self.lambda_dis else 1)]
+                Stage("self", self_steps, self.losses, cost=8 / 3)]     # a mixed half, and a pass twice as large
 
     def pretraining_losses(self, batch):
         """Eq. 11: L_pre = L_sup^l + lambda_2 L_dis^l."""
@@ -81,7 +105,7 @@ class CML(Method):
         if self.mixing:
             mask = zero_centered_mask(x.shape[2:], self.beta, batch.generator, x.device)
             x, y = mix(*x.chunk(2), mask), mix(*y.chunk(2), mask)
-        return self.objective("l", self.networks(x), (y, y), 1)
+        return self.objective("l", x, self.networks(x), (y, y), 1)
 
     def unlabelled_half(self, batch):
         """Eq. 8-10: mixed pairs, heterogeneous targets. Unmixed, Eq. 3: each view learns the other's argmax."""
@@ -89,13 +113,14 @@ class CML(Method):
         if self.mixing:
             labels0, labels1 = self.pseudo_labels(x)
             mask = zero_centered_mask(x.shape[2:], self.beta, batch.generator, x.device)
-            views = self.networks(mix(*x.chunk(2), mask))
+            x = mix(*x.chunk(2), mask)
+            views = self.networks(x)
             targets = heterogeneous_targets(labels0, labels1, mask)
         else:
             views = self.networks(x)
             labels0, labels1 = (logits.detach().argmax(1) for logits, _ in views)
             targets = labels1, labels0
-        loss, terms = self.objective("u", views, targets, self.lambda_unsup)
+        loss, terms = self.objective("u", x, views, targets, self.lambda_unsup)
         empty = sum((labels.flatten(1) == 0).all(1).sum() for labels in (labels0, labels1))
         return loss, terms | {"empty_pseudo_labels": empty}
 
@@ -108,10 +133,15 @@ class CML(Method):
         """
         return largest_components(torch.stack([logits.argmax(1).byte() for logits, _ in self.networks(x)]))
 
-    def objective(self, half, views, targets, weight):
+    def objective(self, half, x, views, targets, weight):
         """One half's share of Eq. 4, summed over the views -> (loss, its terms)."""
         (logits0, feature0), (logits1, feature1) = views
         sup = segmentation_loss(logits0, targets[0]) + segmentation_loss(logits1, targets[1])
         dis = discrepancy_loss(feature0, feature1) + discrepancy_loss(feature1, feature0)
-        return weight * sup + self.lambda_dis * dis, {f"sup_{half}": sup, f"dis_{half}": dis,
-                                                      f"target_{half}": targets[0]}
+        picture = Picture(x, targets[0], {"subnet0": logits0.detach(), "subnet1": logits1.detach()})
+        return weight * sup + self.lambda_dis * dis, {f"sup_{half}": sup, f"dis_{half}": dis, "picture": picture}
+
+    def predict(self, x):
+        """Section 3.3: the mean of the views' probabilities, and each view's own."""
+        (logits0, _), (logits1, _) = self.networks(x)
+        return two_view.fuse(logits0, logits1, self.fusion)

@@ -25,6 +25,7 @@ from dataloaders.brats import BraTS
 from dataloaders.la import LA
 from dataloaders.phantom import write_phantoms
 from evaluation import plots, report, tables
+from evaluation.inference import segment
 from runtime.errors import reported
 from runtime.files import ROOT
 from training.fit import train
@@ -107,7 +108,7 @@ def draw(home, rows, demo, data_dir, path):
     maps = {}
     for method, title in METHODS.items():
         _, trained = report.load_run(home / method, type(recipe), "last")
-        views = report.label_maps(demo.data(recipe).segment(trained, scan.image), recipe.keep_largest)
+        views = report.label_maps(segment(trained, scan.image, recipe), recipe.keep_largest)
         maps |= {title if view == "network" else f"{title}, {view}": labels for view, labels in views.items()}
     plots.overlay(path, scan.image[0].numpy(), scan.label.numpy(), maps, demo.data.depth_axis)
 

@@ -1,59 +1,102 @@
 """What a semi-supervised method is to the rest of the code: losses to train with, probabilities to test with.
 
-A new method is one file in methods/: subclass `Method`, give it its networks, write `losses`.
+A new method is one file in methods/ and one line in methods/registry.py: subclass `Method`, build its networks, write
+`losses` and `predict`. docs/methods.md has an example of thirty lines.
 """
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from evaluation.inference import class_probabilities
+from runtime.errors import InputError
 
 
 class Batch(NamedTuple):
-    """One step's input. Labels of unlabelled scans do not exist here."""
+    """The input of one step. The labels of unlabelled scans do not exist here."""
 
     x_l: Tensor                     # (B_l, in_channels, *S) labelled patches
     y_l: Tensor                     # (B_l, *S) their label maps, int64
-    x_u: Tensor | None              # (B_u, in_channels, *S) unlabelled patches; None where a method uses none
+    x_u: Tensor | None              # (B_u, in_channels, *S) unlabelled patches; None in a stage without them
     step: int                       # counted from 0 within the stage
     steps: int                      # length of the stage: ramps are functions of step / steps
     generator: torch.Generator      # on the CPU, a function of (seed, stage, step): masks are drawn from it
+    z_l: Tensor | None = None       # (B_l, K, *S) float32: what `Method.of_label` made of each label map
+
+
+class Picture(NamedTuple):
+    """What a pass was about: TensorBoard shows its first scan."""
+
+    image: Tensor                   # (B, in_channels, *S) as the networks saw it
+    target: Tensor | None           # (B, *S) the label map that was learned, if there is one
+    views: dict[str, Tensor]        # name -> logits or probabilities (B, C, *S)
 
 
 class Stage(NamedTuple):
-    """A stretch of training with one objective; `losses` takes a Batch and yields (loss, terms)."""
+    """A stretch of training with one objective."""
 
     name: str
     steps: int
     losses: Callable[[Batch], Iterator[tuple[Tensor, dict]]]
-    unlabelled: bool = True         # whether its batches have an unlabelled half
-    yields: int = 1                 # losses a step
+    unlabelled: bool = True         # whether its batches have an unlabelled half: nothing else says so
+    cost: float = 1                 # of one step, in steps of any unit: for the estimate of a run's hours
+
+
+@dataclass(frozen=True)
+class Hyper:
+    """Hyperparameters of a method that has none of its own; others define a frozen dataclass like this one."""
 
 
 class Method(nn.Module):
-    """Base of all methods; parameters, buffers and `get_extra_state` (own optimisers, say) go into checkpoints.
+    """Base of all methods. Parameters, buffers and `get_extra_state` (own optimisers) go into checkpoints.
 
-    `networks` maps (B, in_channels, *S) to logits, to (logits, feature), or to one such pair a view. Of several
-    processes each sees its share of the batch, and the gradients of `networks` are averaged.
+    Of several processes each sees its share of the batch. The loop averages the gradients of `trained_parameters` over
+    them; a method with a second optimiser averages that one's share by `Ranks().average_gradients`, and keeps equal
+    what must be equal.
     """
 
-    uses_unlabelled = True
+    Hyper = Hyper                   # its own hyperparameters: `--hyper.NAME` on the command line
+    OPTIONS = frozenset()           # optional fields of a recipe that act on it: beta, lambda_unsup, lambda_dis, fusion
+    NETWORKS = ("vnet", "unet")     # values of --network that it takes
+    pair = None                     # names of the two views whose disagreement says something, if there are two
+    of_label = None                 # function of a label map (*S) uint8 -> (K, *S) float32, called in loader workers
 
-    def __init__(self, networks, fusion="softmax"):
+    def __init__(self, networks):
         super().__init__()
-        self.networks, self.fusion = networks, fusion
+        self.networks = networks
+
+    # ---- from a recipe ---------------------------------------------------------------------------------------
+
+    @classmethod
+    def defaults(cls, dataset, protocol="matched"):
+        """The hyperparameters for a recipe's data set ('LA', 'ACDC', 'BraTS2019') and protocol -> Hyper."""
+        return cls.Hyper()
+
+    @classmethod
+    def check(cls, recipe):
+        """Raise InputError, one line, for a recipe that the method cannot run."""
+        if recipe.network not in cls.NETWORKS:
+            raise InputError(f"--network {recipe.network}: --method {recipe.method} takes "
+                             f"{' or '.join(cls.NETWORKS)}")
+
+    @classmethod
+    def build(cls, recipe):
+        """The method with freshly initialised networks; recipe.hyper is a `Hyper`."""
+        raise NotImplementedError
+
+    # ---- training --------------------------------------------------------------------------------------------
 
     def stages(self, pre_steps, self_steps):
         """One stage of pre + self steps from random initialisation, unless a method says otherwise."""
         return [Stage("self", pre_steps + self_steps, self.losses)]
 
     def losses(self, batch):
-        """Yield (loss, terms) as often as the stage's `yields` says; backward runs on each loss before the next one
-        is asked for, so that only one graph lives at a time. `terms`: name -> scalar for log.csv (whole numbers are
-        counts, summed over processes; others are averaged), and perhaps the label maps learned from, `target_l`
-        and `target_u`, for TensorBoard.
+        """Yield (loss, terms) once or several times a step.
+
+        Backward runs on each loss before the next one is asked for, so that only one graph lives at a time. `terms`:
+        name -> scalar tensor for log.csv (whole numbers are counts, summed over processes; others are averaged), and
+        `picture`, a Picture, if there is one to show.
         """
         raise NotImplementedError
 
@@ -61,9 +104,15 @@ class Method(nn.Module):
         """What the recipe's optimiser moves; a method with a second optimiser leaves its share out."""
         return [p for p in self.parameters() if p.requires_grad]
 
+    def begin(self, stage):
+        """Called when a stage starts, after its weights are loaded; not when a run resumes within it."""
+
     def after_step(self, batch):
-        """Called when the optimiser has stepped: moving averages, for instance."""
+        """Called when the optimiser has stepped: moving averages, a discriminator's own step -> terms, as above."""
+        return {}
+
+    # ---- test ------------------------------------------------------------------------------------------------
 
     def predict(self, x):
         """(B, in_channels, *S) -> {view: class probabilities (B, C, *S)}; the first view is the test row."""
-        return class_probabilities(self.networks(x), self.fusion)
+        raise NotImplementedError

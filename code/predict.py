@@ -24,6 +24,7 @@ from dataloaders.acdc import ACDC
 from dataloaders.brats import BraTS
 from dataloaders.la import LA
 from evaluation import plots
+from evaluation.inference import segment
 from evaluation.report import label_maps, load_run
 from imaging.cases import one_case_each
 from imaging.preprocess import PUBLISHED, apply, read_preprocessing, restore
@@ -85,7 +86,7 @@ def segment_case(method, recipe, data, preprocessing, paths):
     if len(image) != recipe.in_channels:
         raise InputError(f"{paths[0]}: {len(image)} channels, the network takes {recipe.in_channels}: the run's "
                          "preprocessing.json does not belong to it")
-    views = data.segment(method, torch.from_numpy(image))
+    views = segment(method, torch.from_numpy(image), recipe)
     maps = {view: restore(labels, geometry) for view, labels in label_maps(views, recipe.keep_largest).items()}
     return scans[0], maps, {view: restore(probs.float().numpy(), geometry) for view, probs in views.items()}
 

@@ -59,7 +59,9 @@ class LARecipe(Recipe):
 PRESETS = {
     "paper": LARecipe(),
     "mini": LARecipe(preset="mini", half_resolution=True, patch_size=(48, 48, 32), stride=(24, 24, 16),
-                     pre_steps=200, self_steps=800, eval_every=100, holdout_test=8),
+                     pre_steps=200, self_steps=800, drop_every=1 / 6, eval_every=100, holdout_test=8),
+    "short": LARecipe(preset="short", half_resolution=True, patch_size=(48, 48, 32), stride=(24, 24, 16),
+                      pre_steps=600, self_steps=2_400, drop_every=4 / 5, holdout_test=8),
 }
 
 

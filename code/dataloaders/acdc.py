@@ -4,9 +4,7 @@ import itertools
 import numpy as np
 
 from dataloaders import augment
-from dataloaders.augment import resize_nearest
-from dataloaders.scans import Split, first_existing, read_lists, read_scan, read_scans, read_spacing
-from evaluation.inference import slice_wise
+from dataloaders.scans import Split, drawn, first_existing, read_lists, read_scan, read_scans, read_spacing
 from runtime.errors import InputError
 
 
@@ -35,7 +33,7 @@ class ACDC:
         if not 0 < recipe.labeled <= len(patients):
             raise InputError(f"--labeled {recipe.labeled}: {self.lists['train']} has {len(patients)} patients; choose "
                              "no more than that")
-        chosen = set(patients[:recipe.labeled])
+        chosen = set(drawn(patients, recipe.labeled_draw)[:recipe.labeled])
         of = {role: set(map(patient_of, names)) for role, names in lists.items()}
         for one, other in itertools.combinations(self.lists, 2):
             if shared := of[one] & of[other]:
@@ -78,12 +76,5 @@ class ACDC:
             arrays = augment.rotate_flip(arrays, rng)
         elif draw < 0.75:
             arrays = augment.rotate_small(arrays, rng)
-        *channels, label = [None if a is None else resize_nearest(a, self.recipe.patch_size) for a in arrays]
+        *channels, label = [None if a is None else augment.resize_nearest(a, self.recipe.patch_size) for a in arrays]
         return np.stack(channels), label
-
-    def segment(self, model, image, coarse=False):
-        """{view: class probabilities (C, D, H, W)} on the image's own grid, image (in_channels, D, H, W).
-
-        coarse: as for volumes; slices have no windows to save.
-        """
-        return slice_wise(model, image, self.recipe.patch_size, views=True)

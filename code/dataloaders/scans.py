@@ -73,6 +73,11 @@ def read_lists(data_dir, dataset, files):
     return lists
 
 
+def drawn(names, draw):
+    """`names` as they are for draw 0, else in the order of their draw-th random shuffle: the first ones get labels."""
+    return [names[place] for place in np.random.default_rng(draw).permutation(len(names))] if draw else list(names)
+
+
 def _names(path):
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()

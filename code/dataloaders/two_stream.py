@@ -36,17 +36,19 @@ class TwoStream(Dataset):
     None, as arrays; sizes: scans a batch, labelled and unlabelled. Each stream goes through shuffled epochs
     without end; one shorter than its batch repeats cases with fresh crops. x (B, in_channels, *P) float32,
     y_l (B, *P) uint8; x_u is None where there is no unlabelled stream. The labels of unlabelled scans are not
-    here to be yielded. Of several processes (`ranks`) each draws its own slots of the batch.
+    here to be yielded. Of several processes (`ranks`) each draws its own slots of the batch. With `of_label`, a
+    function of a label map, its results (B, K, *P) float32 are a fourth part of the item.
     """
 
-    def __init__(self, labelled, unlabelled, sample, sizes, seed, stage, ranks=None):
+    def __init__(self, labelled, unlabelled, sample, sizes, seed, stage, ranks=None, of_label=None):
         self.labelled, self.unlabelled, self.sample = labelled, unlabelled, sample
-        self.sizes, self.key, self.ranks = sizes, (seed, stage), ranks or Ranks()
+        self.sizes, self.key, self.ranks, self.of_label = sizes, (seed, stage), ranks or Ranks(), of_label
 
     def __getitem__(self, step):
         x_l, y_l = zip(*self._batch(self.labelled, self.sizes[0], step, LABELLED), strict=True)
         x_u = [image for image, _ in self._batch(self.unlabelled, self.sizes[1], step, UNLABELLED)]
-        return _stack(x_l), _stack(y_l), _stack(x_u) if x_u else None
+        z_l = [_stack([self.of_label(label) for label in y_l])] if self.of_label else []
+        return _stack(x_l), _stack(y_l), _stack(x_u) if x_u else None, *z_l
 
     def _batch(self, scans, size, step, stream):
         chosen = self._scans(scans, size, step, stream)

@@ -3,9 +3,14 @@ import numpy as np
 import torch.nn.functional as F
 
 from dataloaders import augment
-from dataloaders.scans import Scan, Split, first_existing, read_lists, read_scan, read_scans, read_spacing
-from evaluation.inference import sliding_window
+from dataloaders.scans import Scan, Split, drawn, first_existing, read_lists, read_scan, read_scans, read_spacing
 from runtime.errors import InputError
+
+
+def halved(image):
+    """Image (in_channels, *S) at half its shape, rounded down, trilinear."""
+    shape = [extent // 2 for extent in image.shape[1:]]
+    return F.interpolate(image[None], shape, mode="trilinear", align_corners=False)[0]
 
 
 class Volumes:
@@ -47,6 +52,7 @@ class Volumes:
             raise InputError(f"--labeled {recipe.labeled}: {self.lists['train']} has {len(train)} cases"
                              f"{' after the hold-outs' if recipe.holdout_test or recipe.holdout_val else ''}; choose "
                              "no more than that")
+        train = drawn(train, recipe.labeled_draw)
         return Split(train[:recipe.labeled], train[recipe.labeled:], val, test)
 
     def _read(self, name, path, labelled):
@@ -69,12 +75,7 @@ class Volumes:
         label = scan.label
         if label is not None:
             label = F.interpolate(label[None, None], shape, mode="nearest-exact")[0, 0]
-        return Scan(scan.name, self._half(scan.image), label)
-
-    @staticmethod
-    def _half(image):
-        shape = [extent // 2 for extent in image.shape[1:]]
-        return F.interpolate(image[None], shape, mode="trilinear", align_corners=False)[0]
+        return Scan(scan.name, halved(scan.image), label)
 
     def sample(self, scan, rng):
         """One augmented patch: image (in_channels, *P), label (*P) or None, as arrays."""
@@ -83,17 +84,3 @@ class Volumes:
         arrays = augment.rotate_flip([*channels, label], rng)
         *channels, label = augment.random_crop(arrays, self.recipe.patch_size, rng)
         return np.stack(channels), label
-
-    def segment(self, model, image, coarse=False):
-        """{view: class probabilities (C, *S)} on the image's own grid, image (in_channels, *S).
-
-        coarse: windows side by side, for validation during training.
-        """
-        recipe = self.recipe
-        small = self._half(image) if recipe.half_resolution else image
-        stride = recipe.patch_size if coarse else recipe.stride
-        views = sliding_window(model, small, recipe.patch_size, stride, views=True)
-        if recipe.half_resolution:
-            views = {view: F.interpolate(probs[None], image.shape[1:], mode="trilinear", align_corners=False)[0]
-                     for view, probs in views.items()}
-        return views

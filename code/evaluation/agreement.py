@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 from dataloaders.augment import resize_nearest
+from evaluation.inference import segment
 from evaluation.metrics import overlap_metrics
 from evaluation.report import label_maps, load_run, load_weights
 from networks.two_view import TwoView
@@ -63,7 +64,7 @@ def agreement(run, split, checkpoint, device="auto", data_dir=None):
     for name in tqdm(names, "agreement", unit="case"):
         [scan] = data.cases([name])
         with noting_cosines(method.networks) as cosines:
-            maps = label_maps(data.segment(method, scan.image), recipe.keep_largest)
+            maps = label_maps(segment(method, scan.image, recipe), recipe.keep_largest)
         rows.append({"case": name, "dice": mean_overlap(maps["subnet0"], maps["subnet1"], recipe.num_classes),
                      "cosine": torch.cat(cosines).mean().item()})
     return rows
@@ -105,7 +106,7 @@ def pseudo_labels(run, device="auto", data_dir=None):
         state = load_tensors(path)
         load_weights(method, state["method"], path)
         step = sum(stage.steps for stage in stages[:state["stage"]]) + state["step"]
-        maps = label_maps(data.segment(method, images), keep_largest=False)
+        maps = label_maps(segment(method, images, recipe), keep_largest=False)
         rows[step] = {"step": step, **{view: mean_overlap(maps[view], labels, recipe.num_classes) for view in maps},
                       "between": mean_overlap(maps["subnet0"], maps["subnet1"], recipe.num_classes)}
     return [rows[step] for step in sorted(rows)]

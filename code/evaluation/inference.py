@@ -13,31 +13,26 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dataloaders.augment import resize_nearest
+from dataloaders.volumes import halved
 from evaluation.metrics import overlap_metrics
+from networks.two_view import fuse
 from runtime.device import AT_ONCE
 from runtime.fast_layers import folded
 from runtime.ranks import Ranks
 
 
 def class_probabilities(output, fusion="softmax"):
-    """A network's output -> {view: probabilities (B, C, *S)}, the headline first.
+    """Output of a bare network or function -> {view: probabilities (B, C, *S)}, the headline first.
 
-    One network: {"network": ...}. Two views: {"fused": ..., "subnet0": ..., "subnet1": ...}, fused as
-    (P_0 + P_1) / 2 (Section 3.3), or with fusion="logits" as softmax of the mean logits [authors' release].
+    Logits (B, C, *S) or (logits, feature): {"network": ...}. Two such pairs, as `networks.two_view` gives them:
+    {"fused": ..., "subnet0": ..., "subnet1": ...}. A `Method` is never asked this way: it has `predict`.
     """
     if isinstance(output, Tensor):
         return {"network": output.softmax(1)}
     if isinstance(output[0], Tensor):
         return {"network": output[0].softmax(1)}
-    if fusion not in ("softmax", "logits"):
-        raise ValueError(f"fusion {fusion!r} is unknown: choose 'softmax' or 'logits'")
     (logits0, _), (logits1, _) = output
-    views = {"subnet0": logits0.softmax(1), "subnet1": logits1.softmax(1)}
-    if fusion == "logits":
-        fused = ((logits0 + logits1) / 2).softmax(1)
-    else:
-        fused = (views["subnet0"] + views["subnet1"]) / 2
-    return {"fused": fused, **views}
+    return fuse(logits0, logits1, fusion)
 
 
 @contextmanager
@@ -121,6 +116,22 @@ def slice_wise(model, volume, patch_size, *, batch_size=None, fusion="softmax", 
                 parts.setdefault(view, []).append(resize_nearest(probs.float().cpu(), volume.shape[2:]))
     stacks = {view: torch.cat(probs).transpose(0, 1) for view, probs in parts.items()}
     return stacks if views else next(iter(stacks.values()))
+
+
+def segment(model, image, recipe, coarse=False):
+    """{view: class probabilities (C, *S)} of a whole scan on its own grid; image (in_channels, *S), *S three axes.
+
+    recipe: a train script's. Patches of two axes are slices, of three are windows, at half resolution where the
+    recipe says so. coarse: windows side by side, for validation during training.
+    """
+    if len(recipe.patch_size) == 2:
+        return slice_wise(model, image, recipe.patch_size, views=True)
+    small = halved(image) if recipe.half_resolution else image
+    views = sliding_window(model, small, recipe.patch_size, recipe.patch_size if coarse else recipe.stride, views=True)
+    if recipe.half_resolution:
+        views = {view: F.interpolate(probs[None], image.shape[1:], mode="trilinear", align_corners=False)[0]
+                 for view, probs in views.items()}
+    return views
 
 
 def likeliest(probs):

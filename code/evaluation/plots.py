@@ -3,7 +3,6 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
-from evaluation.inference import class_probabilities
 from runtime.files import Table, write_aside
 
 COLOURS = np.array([colormaps["tab10"](i)[:3] for i in (3, 2, 0, 1, 4, 5, 6, 8, 9)])   # of classes 1, 2, ...
@@ -57,9 +56,9 @@ def _steps(rows, offset):
 
 def _dice_curves(axes, rows, offset, prefix=""):
     """Dice (%) of each view in rows of val.csv; the headline thicker."""
-    for view in [column for column in rows[0] if column not in ("stage", "step", "split")]:
+    for place, view in enumerate(column for column in rows[0] if column not in ("stage", "step", "split")):
         axes.plot(_steps(rows, offset), [100 * float(row[view]) for row in rows], label=prefix + view,
-                  linewidth=1.8 if view in ("fused", "network", "student") else 1)
+                  linewidth=1 if place else 1.8)
 
 
 def training_processes(path, runs):
@@ -98,15 +97,14 @@ def bars(path, groups):
     save(figure, path)
 
 
-def step_picture(image, target, output):
-    """The first scan of a batch beside target and views -> (H, W, 3) float in [0, 1]; volumes by their middle slice.
-
-    image (B, in_channels, *S), target (B, *S) or None, output: what the networks made of the image.
+def step_picture(picture):
+    """The first scan of a `method.Picture`: image, target, views -> (H, W, 3) float in [0, 1]; volumes by their middle
+    slice.
     """
-    maps = {view: probs.argmax(1) for view, probs in class_probabilities(output).items()}
-    if target is not None:
-        maps = {"target": target, **maps}
-    grey = _middle(image[0, 0].float().cpu().numpy())
+    maps = {view: scores[:1].argmax(1) for view, scores in picture.views.items()}
+    if picture.target is not None:
+        maps = {"target": picture.target, **maps}
+    grey = _middle(picture.image[0, 0].float().cpu().numpy())
     panels = [coloured(grey, np.zeros_like(grey, int))]
     panels += [coloured(grey, _middle(labels[0].cpu().numpy())) for labels in maps.values()]
     return np.concatenate(panels, 1)

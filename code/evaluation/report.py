@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from evaluation import plots, tables
 from evaluation.components import largest_component
-from evaluation.inference import likeliest
+from evaluation.inference import likeliest, segment
 from evaluation.metrics import class_metrics
 from methods import registry
 from runtime.device import Device
@@ -67,7 +67,7 @@ def measure(method, recipe, data, names, options):
     for name in tqdm(ranks.shard(names), "test", unit="case", disable=not ranks.main):
         [scan] = data.cases([name])
         ref = scan.label.numpy()
-        maps = label_maps(data.segment(method, scan.image), recipe.keep_largest)
+        maps = label_maps(segment(method, scan.image, recipe), recipe.keep_largest)
         spacing = data.spacing(name) if options.spacing == "mm" else None
         metrics = {view: class_metrics(labels, ref, recipe.num_classes, spacing) for view, labels in maps.items()}
         headline, rows = next(iter(maps)), []

@@ -25,7 +25,7 @@ from dataloaders.la import LA
 from dataloaders.phantom import draw_ACDC, draw_BraTS, draw_LA, write_phantoms
 from dataloaders.scans import Scan
 from evaluation.components import largest_components
-from evaluation.inference import class_probabilities, likeliest, window_starts
+from evaluation.inference import likeliest, segment, window_starts
 from evaluation.metrics import class_metrics
 from method import Batch
 from methods import registry
@@ -95,7 +95,7 @@ def plain_windows(method, volume, patch_size, stride):
     with torch.inference_mode():
         for corner in itertools.product(*map(window_starts, volume.shape, patch_size, stride)):
             box = tuple(slice(start, start + size) for start, size in zip(corner, patch_size, strict=True))
-            probs = class_probabilities(method.networks(volume[box][None, None]))["fused"][0].numpy()
+            probs = method.predict(volume[box][None, None])["fused"][0].numpy()
             total = np.zeros((len(probs), *volume.shape), np.float32) if total is None else total
             total[:, *box] += probs
             count[box] += 1
@@ -109,7 +109,7 @@ def plain_slices(method, volume, patch_size):
         for index, cut in enumerate(volume.numpy()):
             factors = [new / old for new, old in zip(patch_size, cut.shape, strict=True)]
             small = torch.from_numpy(ndimage.zoom(cut, factors, order=0))[None, None]
-            label = class_probabilities(method.networks(small))["fused"].argmax(1)[0].numpy().astype(np.uint8)
+            label = method.predict(small)["fused"].argmax(1)[0].numpy().astype(np.uint8)
             labels[index] = ndimage.zoom(label, [old / new for new, old in zip(patch_size, cut.shape, strict=True)],
                                          order=0)
     return labels
@@ -172,7 +172,7 @@ def volume(variant, quick, name):
     data_class, recipe, shape = settings(name, quick)
     image, ref = phantom(name, 0, shape)
     ref = ref.numpy()
-    method, data = a_method(recipe, variant).eval(), data_class(recipe)
+    method = a_method(recipe, variant).eval()
     moved = np.roll(ref, 2, 1)          # of an untrained network: the reference itself, moved, is measured
 
     def with_plain():
@@ -181,7 +181,7 @@ def volume(variant, quick, name):
         return plain_slices(method, image, recipe.patch_size), plain_metrics(moved, ref, recipe.num_classes)
 
     def with_fast():
-        labels = likeliest(data.segment(method, image[None])["fused"])
+        labels = likeliest(segment(method, image[None], recipe)["fused"])
         return labels, class_metrics(moved, ref, recipe.num_classes)
     return with_plain if variant == "plain" else with_fast
 

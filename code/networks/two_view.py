@@ -23,6 +23,18 @@ class TwoView(nn.Module):
         return tuple(subnet(x) for subnet in self.subnets)
 
 
+def fuse(logits0, logits1, fusion="softmax"):
+    """Class probabilities {"fused", "subnet0", "subnet1"} of two views' logits (B, C, *S).
+
+    fusion: 'softmax' is (P_0 + P_1) / 2 (Section 3.3), 'logits' the softmax of the mean logits [authors' release].
+    """
+    if fusion not in ("softmax", "logits"):
+        raise ValueError(f"fusion {fusion!r} is unknown: choose 'softmax' or 'logits'")
+    views = {"subnet0": logits0.softmax(1), "subnet1": logits1.softmax(1)}
+    fused = ((logits0 + logits1) / 2).softmax(1) if fusion == "logits" else (views["subnet0"] + views["subnet1"]) / 2
+    return {"fused": fused, **views}
+
+
 def build_subnet(name, in_channels, num_classes, view=0):
     """One subnet: an encoder and view `view`'s decoder. V-Net 9,448,866 parameters, U-Net 1,813,764 (view 0)."""
     if name not in BACKBONES:

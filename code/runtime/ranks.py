@@ -5,13 +5,14 @@
 A rank is the number of a process, from 0; rank 0 writes and prints. Every rank must come to every call below that talks
 to the others.
 """
+import itertools
 import os
-from contextlib import nullcontext
 from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from runtime.errors import InputError
 
@@ -107,17 +108,47 @@ class Ranks:
     # ---- gradients ---------------------------------------------------------------------------------------------
 
     def distribute(self, method):
-        """Average the gradients of `method.networks` over the ranks; on GPUs, batch norm sees the whole batch too."""
+        """Start all ranks from rank 0's weights; on GPUs, batch norm sees the whole batch, as in one process.
+
+        A module with the attribute `local_batch_norm` keeps the batch norms below it to its own rank.
+        """
         if self.world == 1:
             return
-        device = next(method.parameters()).device
-        if device.type == "cuda":
-            nn.SyncBatchNorm.convert_sync_batchnorm(method)         # it refuses CPU tensors
-        # A plain attribute, which is found before the module registered under this name: the method runs the wrapper,
-        # parameters(), state_dict() and train() see the networks themselves, as in one process
-        method.__dict__["networks"] = nn.parallel.DistributedDataParallel(
-            method.networks, device_ids=[device] if device.type == "cuda" else None, forward_sync_buffers=False)
+        for tensor in itertools.chain(method.parameters(), method.buffers()):
+            dist.broadcast(tensor.detach(), 0)
+        if next(method.parameters()).device.type == "cuda":
+            _synchronise_batch_norms(method)
 
-    def accumulating(self, method, last):
-        """Context of a forward and backward pass: the ranks exchange gradients in the step's `last` one alone."""
-        return nullcontext() if self.world == 1 or last else method.networks.no_sync()
+    def average_gradients(self, parameters):
+        """Each parameter's gradient becomes its mean over the ranks, in one exchange for each precision."""
+        if self.world == 1:
+            return
+        by_type = {}
+        for parameter in parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            by_type.setdefault(parameter.dtype, []).append(parameter.grad)
+        for gradients in by_type.values():
+            flat = torch.cat([gradient.flatten() for gradient in gradients])
+            dist.all_reduce(flat)
+            flat /= self.world
+            for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+                gradient.copy_(mean.view(gradient.shape))
+
+    def mean(self, value):
+        """A tensor's mean over the ranks: for decisions that all must take alike."""
+        if self.world == 1:
+            return value
+        value = value.clone()
+        dist.all_reduce(value)
+        return value / self.world
+
+
+def _synchronise_batch_norms(module):
+    for name, child in module.named_children():
+        if getattr(child, "local_batch_norm", False):
+            continue
+        if isinstance(child, _BatchNorm):
+            setattr(module, name, nn.SyncBatchNorm.convert_sync_batchnorm(child))
+        else:
+            _synchronise_batch_norms(child)

@@ -10,7 +10,7 @@ import predict
 import prepare_folder
 import test_LA as testing_LA
 import train_LA
-from dataloaders.la import LA
+from evaluation.inference import segment
 from evaluation.report import load_run
 from imaging.preprocess import PUBLISHED, apply
 from imaging.scan_files import read_scan
@@ -68,7 +68,7 @@ def test_the_label_map_is_what_the_test_script_would_segment(run, volume, tmp_pa
     _, labels = predicted(run, tmp_path / "scan.nrrd", tmp_path / "out", "--probabilities")
     recipe, method = load_run(run, train_LA.LARecipe, "last", "cpu")
     image, _, _ = apply(read_scan(tmp_path / "scan.nrrd"), PUBLISHED["LA"])
-    probabilities = LA(recipe).segment(method, torch.from_numpy(image[None]))["fused"].numpy()
+    probabilities = segment(method, torch.from_numpy(image[None]), recipe)["fused"].numpy()
     assert np.allclose(np.moveaxis(labels["scan_probabilities.nii.gz"].get_fdata(), -1, 0), probabilities, atol=1e-6)
     kept = np.asarray(labels["scan.nii.gz"].dataobj) > 0
     assert not (kept & (probabilities.argmax(0) == 0)).any() and kept.any()

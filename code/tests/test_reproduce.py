@@ -15,6 +15,7 @@ import train_LA
 from dataloaders.augment import resize_nearest
 from evaluation import agreement as subnets
 from evaluation import plots, tables
+from evaluation.inference import segment
 from evaluation.report import write_rows
 from reproduce import Run
 from runtime.errors import InputError
@@ -310,7 +311,7 @@ def test_pseudo_labels_are_measured_step_by_step(untrained, runs, monkeypatch):
                for key, value in state["method"].items()}
     save_tensors(own.out / "snapshots/b.pt", {"method": earlier, "stage": 0, "step": 2})
     images, _ = subnets.hidden_labels(own, runs.data(own))
-    views = runs.data(own).segment(loop.method, images)
+    views = segment(loop.method, images, own)
     said = {view: probs.argmax(0).numpy() for view, probs in views.items()}
     monkeypatch.setattr(subnets, "hidden_labels", lambda recipe, data: (images, said["subnet0"]))
     reproduce.main(["pseudo-labels", str(own.out), "--device", "cpu"])

@@ -5,10 +5,11 @@ import sys
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import tyro
 
+from methods import registry
 from runtime.errors import DEBUG, InputError
 from runtime.files import RESTORE, ROOT
 from runtime.records import build, read_json
@@ -28,8 +29,8 @@ Ratio = Annotated[float, tyro.constructors.PrimitiveConstructorSpec(
 Schedule = Literal["constant", "step", "poly"]
 LEAST = {1: ("labeled", "labeled_batch", "unlabeled_batch", "in_channels", "patch_size", "stride", "self_steps",
              "eval_every", "checkpoint_steps"),
-         0: ("seed", "pre_steps", "workers", "holdout_val", "holdout_test", "weight_decay", "lambda_unsup",
-             "lambda_dis")}     # smallest value of an option
+         0: ("seed", "labeled_draw", "pre_steps", "workers", "holdout_val", "holdout_test", "weight_decay",
+             "lambda_unsup", "lambda_dis")}     # smallest value of an option
 
 
 @dataclass(kw_only=True)
@@ -43,8 +44,12 @@ class Recipe:
 
     preset: tyro.conf.Suppress[str] = "paper"
 
-    method: str = "cml"             # cml | cfl | cps | supervised | mean_teacher
+    method: Literal[*registry.METHODS] = "cml"  # how the unlabelled scans are used: docs/methods.md
+    hyper: tyro.conf.Suppress[Any] = None       # the method's own hyperparameters; None: its defaults
+    protocol: Literal["matched", "original"] = "matched"    # original: the method's own schedule and loss too  [O]
+    labeled_draw: int = 0           # which cases are labelled; 0: the first of the list, K: of its K-th shuffle [O]
     seed: int = 1337                # of initialisation, data order, crops, masks and dropout           [C]
+    drop_every: Ratio = 2_500       # steps between drops of the step schedule; below 1, a share of the stage [C]
     fusion: Literal["softmax", "logits"] = "softmax"    # averaged at test: probabilities [P], logits [C]
     amp: bool = False               # bfloat16 autocast                                                 [O]
 
@@ -78,30 +83,35 @@ class Recipe:
         if any(step > extent for step, extent in zip(getattr(self, "stride", ()), self.patch_size, strict=False)):
             raise InputError(f"{_option('stride', self.stride)}: leaves gaps between windows of --patch-size "
                              f"{' '.join(map(str, self.patch_size))}; choose no more than that, half of it say")
-        if self.method == "cml" and (self.labeled_batch % 2 or self.unlabeled_batch % 2):
-            raise InputError(f"--labeled-batch {self.labeled_batch} --unlabeled-batch {self.unlabeled_batch}: CutMix "
-                             "takes scans in pairs, so both must be even")
         if not 0 < self.beta < 1:
             raise InputError(f"--beta {self.beta:g}: edge of the box over edge of the patch, between 0 and 1")
         if not 2 <= self.num_classes <= 255:
             raise InputError(f"--num-classes {self.num_classes}: background counts, so 2 to 255")
         if self.seed >= 2 ** 63:
             raise InputError(f"--seed {self.seed}: must be below 2^63")
+        if not 0 < self.drop_every < math.inf:
+            raise InputError(f"--drop-every {self.drop_every:g}: steps between drops, or below 1 a share of the stage")
+        registry.check(self)
         return self
 
+    def complete(self):
+        """The recipe with its method's hyperparameters spelled out."""
+        return dataclasses.replace(self, hyper=registry.hyper_of(self))
+
     def fields(self):
-        """The recipe proper: name -> value of every field that changes what is computed."""
-        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)
-                if field.name not in self.PLUMBING}
+        """The recipe proper: name -> value of every field that changes what is computed, `hyper.NAME` among them."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)
+                  if field.name not in (*self.PLUMBING, "hyper")}
+        return values | {f"hyper.{name}": value for name, value in vars(registry.hyper_of(self)).items()}
 
     def folder(self, presets):
         """The run folder: `out`, or a name that tells the run from its siblings."""
         if self.out:
             return self.out
-        preset = presets[self.preset].fields()
+        preset = dataclasses.replace(presets[self.preset], method=self.method, hyper=None).fields()
         named = ("preset", "method", "labeled", "seed")
         tags = [self.preset] * (self.preset != "paper")
-        tags += [f"{name}{_short(value)}" for name, value in self.fields().items()
+        tags += [f"{name.removeprefix('hyper.')}{_short(value)}" for name, value in self.fields().items()
                  if name not in named and value != preset[name]]
         name = "_".join([self.method, str(self.labeled), f"seed{self.seed}", *tags])
         return ROOT / "model" / self.dataset / name
@@ -113,8 +123,12 @@ class Recipe:
     @classmethod
     def from_json(cls, values, where):
         """The recipe that `to_json` gave; InputError names `where` and the fields that do not fit."""
-        recipe = build(cls, values, where, RESTORE)
+        hyper = values.get("hyper") if isinstance(values, dict) else None
+        recipe = build(cls, values if hyper is None else values | {"hyper": None}, where, RESTORE)
         try:
+            if hyper is not None:
+                kind = registry.method_class(recipe.method).Hyper
+                recipe = dataclasses.replace(recipe, hyper=build(kind, hyper, f"{where}: hyper", RESTORE))
             return recipe.check()
         except InputError as error:
             raise InputError(f"{where}: {error}") from error
@@ -149,8 +163,7 @@ def command_line(presets, description, args=None):
     usage = (f"{description}\n\nThe first word is the preset, {' or '.join(presets)}; shown here: {default.preset}. "
              "Instead of it, --from-config RUN/config.json repeats a run: its recipe, changed by the options that "
              f"follow, in a new run folder. {DEBUG}")
-    recipe = tyro.cli(type(default), default=default, args=_with_values(args, default), description=usage,
-                      config=(tyro.conf.FlagConversionOff,)).check()
+    recipe = _parsed(default, args, usage).check()
     # absolute: the run folder is tested from any working directory
     recipe = dataclasses.replace(recipe, data_dir=recipe.data_dir.expanduser().resolve(),
                                  out=recipe.out and recipe.out.expanduser().resolve())
@@ -161,6 +174,29 @@ def command_line(presets, description, args=None):
     return recipe
 
 
+def _parsed(default, args, usage):
+    """Options over the default recipe; the method says which hyperparameters there are and which options act."""
+    _, name = _taken(args, "--method")
+    kind = registry.method_class(name or default.method)
+    if name and name != default.method:
+        default = dataclasses.replace(default, method=name, hyper=None)
+    default = default.complete()
+    with_hyper = dataclasses.make_dataclass(type(default).__name__, [("hyper", kind.Hyper)], kw_only=True,
+                                            bases=(type(default),))
+    shown = with_hyper(**vars(default))
+    parsed = tyro.cli(with_hyper, default=shown, args=_with_values(args, shown), description=usage,
+                      config=(tyro.conf.FlagConversionOff,))
+    recipe = type(default)(**vars(parsed))
+    for option in sorted(registry.OPTIONS - kind.OPTIONS):
+        if (value := getattr(recipe, option)) != getattr(default, option):
+            raise InputError(f"{_option(option, value)}: --method {recipe.method} has no such option; it acts on "
+                             f"{', '.join(other for other, one in registry.METHODS.items() if option in one.OPTIONS)}")
+    return recipe
+
+
+NEEDED = {"--from-config": "the config.json of a run", "--method": "the name of a method"}
+
+
 def _taken(args, option):
     """Arguments without `option`, and its value or None."""
     for index, arg in enumerate(args):
@@ -168,7 +204,7 @@ def _taken(args, option):
         if name.replace("_", "-") == option:
             rest = args[index + 1:]
             if not equals and not rest:
-                raise InputError(f"{option}: needs the config.json of a run")
+                raise InputError(f"{option}: needs {NEEDED[option]}")
             return args[:index] + (rest if equals else rest[1:]), value if equals else rest[0]
     return args, None
 

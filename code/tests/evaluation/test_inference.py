@@ -204,9 +204,10 @@ def test_slice_wise_equals_zooming_there_and_the_labels_back(shape, patch, batch
 
 def test_data_sets_segment_on_the_scans_own_grid(recipe, runs, narrow):
     for dataset, name, classes in (("LA", "vnet", 2), ("ACDC", "unet", 4), ("BraTS2019", "vnet", 2)):
-        data = runs.data(recipe(dataset))
+        own = recipe(dataset)
+        data = runs.data(own)
         case, = data.cases(data.split().test[:1])
-        views = data.segment(build(name, 1, classes), case.image)
+        views = inference.segment(build(name, 1, classes), case.image, own)
         assert list(views) == ["fused", "subnet0", "subnet1"]
         assert views["fused"].shape == (classes, *case.label.shape)
         torch.testing.assert_close(views["fused"].sum(0), torch.ones(case.label.shape))

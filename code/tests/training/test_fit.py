@@ -46,7 +46,8 @@ def test_the_polynomial_schedule_by_hand():
 
 @unpainted
 def test_each_stage_follows_its_schedule_from_the_start(recipe, runs):
-    folder = runs.train(recipe(pre_steps=3, self_steps=6, pre_schedule="poly", self_schedule="step", lr=0.02))
+    folder = runs.train(recipe(pre_steps=3, self_steps=6, pre_schedule="poly", self_schedule="step",
+                               drop_every=1 / 6, lr=0.02))
     rates = [float(row["lr"]) for row in runs.rows(folder)]
     assert rates == pytest.approx([0.02, 0.02 * (2 / 3) ** 0.9, 0.02 * (1 / 3) ** 0.9,
                                    *(0.02 * 10.0 ** -k for k in range(6))], rel=1e-5)
@@ -72,7 +73,7 @@ def test_a_run_leaves_a_folder_that_explains_itself(recipe, runs, capsys):
                      "best.pt", "last.pt", "curves.png"}
     assert not any(name.endswith(".tmp") or "new" in name for name in names)
     config = json.loads((folder / "config.json").read_text())
-    assert type(own).from_json(config["recipe"], "") == own
+    assert type(own).from_json(config["recipe"], "") == own.complete()
     assert config["dataset"] == "ACDC" and {"commit", "versions", "command"} <= set(config)
     log = runs.rows(folder)
     assert [(row["stage"], int(row["step"])) for row in log] == [
@@ -113,8 +114,8 @@ def test_one_step_is_the_optimisers_on_the_summed_gradient(recipe, runs):
     """SGD with momentum and weight decay, from fresh buffers: w - lr (g + decay w)."""
     loop = runs.loop(recipe(momentum=0.9, weight_decay=0.1, lr=0.05, pre_steps=1))
     before = {key: p.detach().clone() for key, p in loop.method.named_parameters()}
-    streams = loop._streams()
-    loop._train_step(loop.stages[0], streams, streams[0])
+    streams = loop.streams()
+    loop.take_step(streams, streams[0])
     for key, p in loop.method.named_parameters():
         torch.testing.assert_close(p.detach(), before[key] - 0.05 * (p.grad + 0.1 * before[key]), msg=key)
 
@@ -243,10 +244,10 @@ def test_the_saved_momentum_is_that_of_the_best_step(recipe, runs, scripted_dice
     runs.train(recipe())
     _, optimizer = entering["self"]
     loop = runs.loop(recipe(out=tmp_path / "by hand", eval_every=100))
-    streams = loop._streams()
+    streams = loop.streams()
     for step in range(2):
         loop.step = step
-        loop._train_step(loop.stages[0], streams, streams[step])
+        loop.take_step(streams, streams[step])
     assert all(map(torch.equal, momenta(optimizer), momenta(loop.optimizer.state_dict())))
 
 

@@ -1,0 +1,60 @@
+"""What of a run survives a kill: checkpoint.pt, from which it goes on, and the weights of its milestones."""
+import warnings
+
+from runtime.errors import InputError, one_line
+from runtime.files import RESTORE, load_tensors, load_weights, save_tensors, writing
+from runtime.ranks import Ranks
+
+CONTENT = ("method", "optimizer", "stage", "step", "best", "last_dice")     # of checkpoint.pt: what resume needs
+
+
+class Checkpoints:
+    """The .pt files of the run folder `path`; of several processes, rank 0 writes and all read."""
+
+    def __init__(self, path, method, optimizer):
+        self.path, self.method, self.optimizer, self.ranks = path, method, optimizer, Ranks()
+
+    def save_weights(self, name, step, optimizer=False):
+        """The method's state, and the optimiser's if asked, as `name`; step: since the start of training."""
+        self.ranks.share_buffers(self.method)
+        if self.ranks.main:
+            content = {"method": self.method.state_dict(), "step": step}
+            save_tensors(self.path / name, content | ({"optimizer": self.optimizer.state_dict()} if optimizer else {}))
+
+    def load_weights(self, name):
+        """Take over what `save_weights(name, optimizer=True)` wrote."""
+        self._take_over(load_tensors(self.path / name, ["method", "optimizer"]), name)
+
+    def save(self, **progress):
+        """checkpoint.pt; its predecessor stays as checkpoint_prev.pt."""
+        self.ranks.share_buffers(self.method)
+        if not self.ranks.main:
+            return
+        current, aside = self.path / "checkpoint.pt", self.path / "checkpoint_new.pt"
+        save_tensors(aside, {"method": self.method.state_dict(), "optimizer": self.optimizer.state_dict(), **progress})
+        with writing(current):
+            if current.exists():
+                current.replace(self.path / "checkpoint_prev.pt")
+            aside.replace(current)
+
+    def load(self):
+        """Take over the newest usable checkpoint -> its content, or None; damaged ones are passed over and named."""
+        # a new one is left by a kill before it was renamed
+        for name in ("checkpoint_new.pt", "checkpoint.pt", "checkpoint_prev.pt"):
+            if (self.path / name).exists():
+                try:
+                    state = load_tensors(self.path / name, CONTENT)
+                except InputError as error:
+                    warnings.warn(f"{error}; going on from an earlier checkpoint, or from the start", stacklevel=2)
+                    continue
+                self._take_over(state, name)
+                return state
+        return None
+
+    def _take_over(self, state, name):
+        path = self.path / name
+        load_weights(self.method, state["method"], path)
+        try:
+            self.optimizer.load_state_dict(state["optimizer"])
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise InputError(f"{path} does not fit the optimiser ({one_line(error)}): {RESTORE}") from error

@@ -1,0 +1,108 @@
+"""What a run tells while it goes: log.csv, val.csv, TensorBoard, the progress bar, curves.png."""
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from evaluation import plots
+from runtime.errors import InputError, one_line
+from runtime.files import Table
+from runtime.ranks import Ranks
+
+SHOWN = 4           # loss terms on the progress bar
+BOARD_EVERY = 10    # steps between points in TensorBoard
+
+
+class Logbook:
+    """Of the run folder `path`; of several processes, rank 0 writes and the others' calls do nothing.
+
+    stages: the method's; at: (index of the stage, steps done in it) where the run goes on: rows after it are dropped,
+    since they are written again. `last_dice` is the latest validation that selects, or None.
+    """
+
+    def __init__(self, recipe, path, stages, device, at=(0, 0), last_dice=None):
+        self.recipe, self.path, self.stages, self.device = recipe, path, stages, device
+        self.main, self.last_dice = Ranks().main, last_dice
+        if not self.main:
+            return
+        self.rows, self.val = Table(path / "log.csv"), Table(path / "val.csv")
+        order = {stage.name: index for index, stage in enumerate(stages)}
+        for table in (self.rows, self.val):
+            _drop(table, lambda row: (order[row["stage"]], int(row["step"])) > at)
+        self.board = SummaryWriter(path / "tb", purge_step=self._since_start(stages[at[0]], at[1]) + 1
+                                   if at[0] < len(stages) else None)
+
+    def _since_start(self, stage, step):
+        return sum(one.steps for one in self.stages[:self.stages.index(stage)]) + step
+
+    def bar(self, batches, stage, step):
+        """The batches under a progress bar."""
+        self._bar = tqdm(batches, stage.name, stage.steps, initial=step, mininterval=1, dynamic_ncols=True,
+                         disable=not self.main)
+        return self._bar
+
+    def log(self, stage, step, rate, terms, seconds):
+        """One row of log.csv; terms: name -> number."""
+        if not self.main:
+            return
+        self.rows.append({"stage": stage.name, "step": step, "lr": f"{rate:.6g}",
+                          **{name: repr(value) for name, value in terms.items()},
+                          "seconds": f"{seconds:.3f}", "memory_gib": f"{self.device.peak_memory():.2f}"})
+        total = self._since_start(stage, step)
+        if step % BOARD_EVERY == 0:
+            for name, value in {**terms, "lr": rate}.items():
+                self.board.add_scalar(f"train/{name}", value, total)
+        shown = [name for name in terms if name not in ("loss", "grad_norm")][:SHOWN]
+        postfix = {name: f"{terms[name]:.3f}" for name in shown}
+        if self.last_dice is not None:
+            postfix["val Dice"] = f"{100 * self.last_dice:.2f}"
+        self._bar.set_postfix(postfix, refresh=False)
+        if total == 3 and self.recipe.preset == "paper" and not self.device.cuda:
+            self._estimate(seconds)
+
+    def _estimate(self, seconds):
+        """Without a GPU, say early how long the paper's schedule takes."""
+        hours = seconds * sum(stage.steps * stage.cost for stage in self.stages) / self.stages[0].cost / 3600
+        tqdm.write(f"no GPU: at {seconds:.1f} s per step this run takes about {hours:.3g} hours; the presets `short` "
+                   "and `mini` fit this machine. Going on.")
+
+    def validated(self, stage, step, split, dice, selects):
+        """One row of val.csv; dice: view -> mean Dice, the headline first."""
+        if selects:
+            self.last_dice = next(iter(dice.values()))
+        if not self.main:
+            return
+        self.val.append({"stage": stage.name, "step": step, "split": split,
+                         **{view: f"{value:.6f}" for view, value in dice.items()}})
+        for view, value in dice.items():
+            self.board.add_scalar(f"{split}/dice_{view}", value, self._since_start(stage, step))
+
+    def draw(self, picture, total):
+        """A `method.Picture` for TensorBoard at step `total` since the start."""
+        if self.main:
+            self.board.add_image("train/input, target, views", plots.step_picture(picture), total, dataformats="HWC")
+
+    def draw_curves(self):
+        if self.main:
+            plots.curves(self.path)
+
+    def flush(self):
+        """log.csv and val.csv to disk: a checkpoint never knows more than they do."""
+        if self.main:
+            self.rows.close()
+            self.val.close()
+
+    def close(self):
+        if self.main:
+            self.flush()
+            self.board.close()
+
+
+def _drop(table, after):
+    """Keep the rows for which after(row) is False."""
+    rows = table.rows()
+    try:
+        kept = [row for row in rows if not after(row)]
+    except (KeyError, ValueError) as error:
+        raise InputError(f"{table.path} is damaged ({one_line(error)} is no stage or step): restore it from a "
+                         "copy, or delete it and go on without its rows") from error
+    if table.columns:
+        table.write(kept)
