@@ -2,18 +2,25 @@
 import torch
 
 NOISE, NOISE_LIMIT = 0.1, 0.2       # standard deviation and bound of a teacher's input noise   [UA-MT, SSL4MIS]
-DECAY = 0.99                        # of the moving average, once 100 steps have passed         [UA-MT, SSL4MIS]
+DECAY = 0.99                        # of the moving average                                     [UA-MT, SSL4MIS, BCP]
 
 
 @torch.no_grad()
-def moving_average(teacher, student, step, decay=DECAY):
-    """teacher <- a teacher + (1 - a) student in place, a = min(1 - 1 / (step + 1), decay); parameters alone.
+def moving_average(teacher, student, step, decay=DECAY, warm_up=True, buffers=False):
+    """teacher <- a teacher + (1 - a) student in place, of two modules that are alike; step counts from 0.
 
-    At step 0 the teacher becomes a copy of the student.
+    a = min(1 - 1 / (step + 1), decay): at step 0 the teacher becomes a copy of the student [UA-MT, SSL4MIS]; without
+    `warm_up`, a = decay from the first step [BCP]. Parameters alone, or with `buffers` running statistics as well.
     """
-    share = min(1 - 1 / (step + 1), decay)
-    for mean, new in zip(teacher.parameters(), student.parameters(), strict=True):
-        mean.lerp_(new, 1 - share)
+    share = min(1 - 1 / (step + 1), decay) if warm_up else decay
+    pairs = list(zip(teacher.parameters(), student.parameters(), strict=True))
+    if buffers:
+        pairs += zip(teacher.buffers(), student.buffers(), strict=True)
+    for mean, new in pairs:
+        if mean.is_floating_point():
+            mean.lerp_(new, 1 - share)
+        else:
+            mean.copy_(new)         # a counter
 
 
 def bounded_noise(g):

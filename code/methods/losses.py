@@ -1,0 +1,110 @@
+"""Losses that several compared methods share: the Dice variants of their releases, by name, and sharpening.
+
+Shapes: B samples, C classes, *S two or three spatial axes. Half precision is widened to float32; float64 stays.
+"""
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+
+from cml import segmentation_loss
+from runtime.errors import InputError
+
+
+def pooled_dice(prob, target, power, eps, foreground):
+    """1 - (2 sum p y + eps) / (sum p^power + sum y^power + eps), sums over the batch and its voxels -> scalar.
+
+    prob (B, C, *S), target (B, *S) int; power: 1 or 2; foreground: channel 1 against target == 1 alone, otherwise
+    the mean over all classes, background included [UA-MT, SSL4MIS, MC-Net, SS-Net].
+    """
+    overlap, mass = _sums(prob, target, power, foreground)
+    return 1 - ((2 * overlap + eps) / (mass + eps)).mean()
+
+
+def halved_dice(prob, target):
+    """1 - sum p y / (sum p^2 + sum y^2 + 1e-10), mean over all classes: MC-Net's on slices -> scalar.
+
+    Without the factor 2, a class that is present costs at least 1/2 and an absent one 1 [MC-Net].
+    prob (B, C, *S), target (B, *S) int.
+    """
+    overlap, mass = _sums(prob, target, power=2, foreground=False)
+    return 1 - (overlap / (mass + 1e-10)).mean()
+
+
+def _sums(prob, target, power, foreground):
+    """sum p y and sum p^power + sum y per class, over the batch and its voxels: two tensors (classes,)."""
+    prob, classes = _widened(prob), torch.arange(prob.shape[1], device=prob.device)
+    if foreground:
+        prob, classes = prob[:, 1:2], classes[1:2]
+    prob = prob.flatten(2)
+    onehot = target.flatten(1)[:, None] == classes[:, None]
+    return (prob * onehot).sum((0, 2)), prob.pow(power).sum((0, 2)) + onehot.sum((0, 2))
+
+
+def squared_difference(prob, target):
+    """Mean of all squared differences of two tensors of one shape -> scalar; gradient into both."""
+    return (_widened(prob) - _widened(target)).square().mean()
+
+
+def sharpen(prob, temperature):
+    """p^(1/T) / (p^(1/T) + (1 - p)^(1/T)), elementwise: the same shape, finite at 0 and 1 [MC-Net].
+
+    More than two classes no longer sum to 1.
+    """
+    prob = _widened(prob)
+    power = prob.pow(1 / temperature)
+    return power / (power + (1 - prob).pow(1 / temperature))
+
+
+def _widened(x):
+    return x if x.dtype == torch.float64 else x.float()
+
+
+# ---- supervised losses by name -----------------------------------------------------------------------------------
+
+# Squared (dsq) or linear (dlin) denominators, on the foreground (fg) or all classes; dmc2 is `halved_dice`
+DICE = {
+    "dsq_fg": partial(pooled_dice, power=2, eps=1e-5, foreground=True),             # UA-MT, SASSNet, DTC, MCF
+    "dsq_all": partial(pooled_dice, power=2, eps=1e-5, foreground=False),           # SSL4MIS
+    "dsq_all_1e-10": partial(pooled_dice, power=2, eps=1e-10, foreground=False),    # SS-Net on slices
+    "dlin_fg": partial(pooled_dice, power=1, eps=1e-8, foreground=True),            # MC-Net and SS-Net on volumes
+    "dmc2": halved_dice,                                                            # MC-Net on slices
+}
+# With cross-entropy (ce): (weight of both, name of the Dice)
+COMBINED = {
+    "ce_dsq_fg": (0.5, "dsq_fg"), "ce_dsq_all": (0.5, "dsq_all"),                   # UA-MT, SSL4MIS
+    "ce_plus_dsq_fg": (1, "dsq_fg"), "ce_plus_dsq_all": (1, "dsq_all"),             # MCF
+}
+SUPERVISED = ("eq2", *COMBINED, *DICE)
+
+
+def supervised_loss(name):
+    """callable(logits (B, C, *S), target (B, *S) int) -> scalar, of a name in SUPERVISED; 'eq2' is the paper's Eq. 2.
+
+    Raises InputError for an unknown name; so does the callable if its Dice looks at class 1 alone and C is above 2.
+    """
+    if name not in SUPERVISED:
+        raise InputError(f"--hyper.supervised {name}: unknown, choose one of {', '.join(SUPERVISED)}")
+    return segmentation_loss if name == "eq2" else partial(_named, name)
+
+
+def half_and_half(dataset, protocol):
+    """Name of the loss of UA-MT, SSL4MIS and what follows them: half cross-entropy, half Dice; 'matched': Eq. 2.
+
+    On LA the Dice of the foreground [UA-MT], elsewhere of all classes [SSL4MIS].
+    """
+    if protocol == "matched":
+        return "eq2"
+    return "ce_dsq_fg" if dataset == "LA" else "ce_dsq_all"
+
+
+def _named(name, logits, target):
+    if name.endswith("_fg") and logits.shape[1] > 2:
+        raise InputError(f"--hyper.supervised {name}: its Dice looks at class 1 alone, and there are "
+                         f"{logits.shape[1]} classes; choose eq2 or dsq_all")
+    log_prob = _widened(logits).log_softmax(1)
+    weight, dice = COMBINED.get(name, (1, name))
+    loss = DICE[dice](log_prob.exp(), target)
+    if name in COMBINED:
+        loss = loss + F.nll_loss(log_prob, target.long())
+    return weight * loss
