@@ -11,7 +11,7 @@ import numpy as np
 import tyro
 from tqdm import tqdm
 
-from evaluation import plots, tables
+from evaluation import plots, published, tables
 from evaluation.components import largest_component
 from evaluation.inference import likeliest, segment
 from evaluation.metrics import class_metrics
@@ -100,11 +100,8 @@ def write_rows(path, rows):
     write_text(path, text.getvalue())
 
 
-def test(dataset_class, recipe_class, class_names, paper, description, args=None):
-    """A test script's main: returns the rows it wrote, or of --compare the table's lines.
-
-    paper: {method: {labeled: (dice, hd95, asd)}}, the rows of its table.
-    """
+def test(dataset_class, recipe_class, class_names, description, args=None):
+    """A test script's main: returns the rows it wrote, or of --compare the table's lines."""
     options = tyro.cli(ReportOptions, args=args, description=f"{description}\n{DEBUG}")
     if options.compare:
         return compare(options, dataset_class)
@@ -118,19 +115,19 @@ def test(dataset_class, recipe_class, class_names, paper, description, args=None
                          f"{'val' if options.split == 'test' else 'test'}, or add a list to the data folder")
     rows = measure(method, recipe, data, names, options)
     if Ranks().main:
-        present(rows, recipe, class_names, paper, len(names), options)
+        present(rows, recipe, class_names, len(names), options)
     Ranks().wait()
     return rows
 
 
-def present(rows, recipe, class_names, paper, count, options):
+def present(rows, recipe, class_names, count, options):
     """Write the rows of `count` cases, print their table beside the paper's row."""
     path = result_path(options.run, options)
     write_rows(path, rows)
     if recipe.num_classes != len(class_names) + 1:      # somebody's own data
         class_names = [f"class {label}" for label in range(1, recipe.num_classes)]
-    published = paper.get(recipe.method, {}).get(recipe.labeled)
-    reference = published and (f"paper, {recipe.labeled} labelled", (published[0], None, *published[1:]))
+    paper = published.row(recipe.dataset, recipe.method, recipe.labeled)
+    reference = paper and (f"paper, {recipe.labeled} labelled", (paper[0], None, *paper[1:]))
     print(f"\n{options.run.name}: {options.checkpoint}.pt on {count} {options.split} cases, mean ± std over "
           f"cases{_warning(options, recipe)}\n")
     headings = [heading.replace("voxel", options.spacing) for heading in (*tables.HEADINGS, "empty")]

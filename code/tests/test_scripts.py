@@ -105,12 +105,6 @@ def test_rows_are_the_metrics_of_the_saved_predictions(trained, phantoms, capsys
     assert (run / "test_test_last.tex").read_text().count(r"\\") == len(table_shown) - 1
 
 
-def test_published_rows_are_the_papers():
-    assert test_LA.PAPER["cml"] == {4: (87.63, 8.92, 2.23), 8: (90.36, 6.06, 1.68)}
-    assert test_ACDC.PAPER["cml"] == {3: (88.53, 1.87, 0.57), 7: (89.42, 1.42, 0.52)}
-    assert test_BraTS.PAPER["cml"] == {25: (85.26, 9.08, 1.83), 50: (86.63, 7.83, 1.45)}
-
-
 def test_checkpoints_and_splits_can_be_chosen_and_a_chosen_checkpoint_is_marked(trained, capsys):
     run = trained("ACDC")
     for checkpoint, split, marked in (("best", "val", True), ("pretrained", "val", True), ("last", "val", False),
