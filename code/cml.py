@@ -104,7 +104,8 @@ class CML(Method):
         x, y = batch.x_l, batch.y_l
         if self.mixing:
             mask = zero_centered_mask(x.shape[2:], self.beta, batch.generator, x.device)
-            x, y = mix(*x.chunk(2), mask), mix(*y.chunk(2), mask)
+            x, y = (mix(*self.in_pairs(scans).chunk(2), mask) for scans in (x, y))
+            x = self.seen(x)
         return self.objective("l", x, self.networks(x), (y, y), 1)
 
     def unlabelled_half(self, batch):
@@ -113,9 +114,9 @@ class CML(Method):
         if self.mixing:
             labels0, labels1 = self.pseudo_labels(x)
             mask = zero_centered_mask(x.shape[2:], self.beta, batch.generator, x.device)
-            x = mix(*x.chunk(2), mask)
+            x = self.seen(mix(*self.in_pairs(x).chunk(2), mask))
             views = self.networks(x)
-            targets = heterogeneous_targets(labels0, labels1, mask)
+            targets = heterogeneous_targets(self.in_pairs(labels0), self.in_pairs(labels1), mask)
         else:
             views = self.networks(x)
             labels0, labels1 = (logits.detach().argmax(1) for logits, _ in views)
@@ -123,6 +124,14 @@ class CML(Method):
         loss, terms = self.objective("u", x, views, targets, self.lambda_unsup)
         empty = sum((labels.flatten(1) == 0).all(1).sum() for labels in (labels0, labels1))
         return loss, terms | {"empty_pseudo_labels": empty}
+
+    def in_pairs(self, scans):
+        """Scans or label maps, their first half to be mixed with their second: as they were loaded."""
+        return scans
+
+    def seen(self, x):
+        """What the networks see of mixed scans: all."""
+        return x
 
     @torch.no_grad()
     def pseudo_labels(self, x):

@@ -3,6 +3,7 @@ from dataclasses import replace
 
 from cml import CML
 from methods.cfl import CFL
+from methods.cml_plus import CMLPlus
 from methods.cps import CPS
 from methods.mean_teacher import MeanTeacher
 from methods.supervised import Supervised
@@ -15,6 +16,7 @@ METHODS = {
     "cps": CPS,
     "cfl": CFL,
     "cml": CML,
+    "cml_plus": CMLPlus,
 }
 
 
