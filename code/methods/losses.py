@@ -1,6 +1,6 @@
 """Losses that several compared methods share: the Dice variants of their releases, by name, and sharpening.
 
-Shapes: B samples, C classes, *S two or three spatial axes. Half precision is widened to float32; float64 stays.
+Shapes: B samples, C classes, *S two or three spatial axes.
 """
 from functools import partial
 
@@ -33,7 +33,7 @@ def halved_dice(prob, target):
 
 def _sums(prob, target, power, foreground):
     """sum p y and sum p^power + sum y per class, over the batch and its voxels: two tensors (classes,)."""
-    prob, classes = _widened(prob), torch.arange(prob.shape[1], device=prob.device)
+    prob, classes = widened(prob), torch.arange(prob.shape[1], device=prob.device)
     if foreground:
         prob, classes = prob[:, 1:2], classes[1:2]
     prob = prob.flatten(2)
@@ -43,7 +43,7 @@ def _sums(prob, target, power, foreground):
 
 def squared_difference(prob, target):
     """Mean of all squared differences of two tensors of one shape -> scalar; gradient into both."""
-    return (_widened(prob) - _widened(target)).square().mean()
+    return (widened(prob) - widened(target)).square().mean()
 
 
 def sharpen(prob, temperature):
@@ -51,12 +51,13 @@ def sharpen(prob, temperature):
 
     More than two classes no longer sum to 1.
     """
-    prob = _widened(prob)
+    prob = widened(prob)
     power = prob.pow(1 / temperature)
     return power / (power + (1 - prob).pow(1 / temperature))
 
 
-def _widened(x):
+def widened(x):
+    """Losses are computed in float32 whatever the autocast; float64 stays."""
     return x if x.dtype == torch.float64 else x.float()
 
 
@@ -102,7 +103,7 @@ def _named(name, logits, target):
     if name.endswith("_fg") and logits.shape[1] > 2:
         raise InputError(f"--hyper.supervised {name}: its Dice looks at class 1 alone, and there are "
                          f"{logits.shape[1]} classes; choose eq2 or dsq_all")
-    log_prob = _widened(logits).log_softmax(1)
+    log_prob = widened(logits).log_softmax(1)
     weight, dice = COMBINED.get(name, (1, name))
     loss = DICE[dice](log_prob.exp(), target)
     if name in COMBINED:

@@ -2,19 +2,27 @@
 from dataclasses import replace
 
 from cml import CML
+from methods.bcp import BCP
 from methods.cfl import CFL
 from methods.cml_plus import CMLPlus
 from methods.cps import CPS
+from methods.em import EM
+from methods.ict import ICT
 from methods.mean_teacher import MeanTeacher
 from methods.supervised import Supervised
+from methods.ua_mt import UAMT
 from networks.two_view import AXES
 from runtime.errors import InputError
 
 METHODS = {
     "supervised": Supervised,
     "mean_teacher": MeanTeacher,
+    "ua_mt": UAMT,
+    "ict": ICT,
+    "em": EM,
     "cps": CPS,
     "cfl": CFL,
+    "bcp": BCP,
     "cml": CML,
     "cml_plus": CMLPlus,
 }

@@ -1,0 +1,155 @@
+"""BCP, bidirectional copy-paste (Bai et al. 2023), on which CML is built.
+
+    Idea: labelled and unlabelled scans learn from one another if a box of each is pasted into the other. The student
+    sees both mixes; true labels count in full, the teacher's labels of the unlabelled part by half.
+
+One order of box and outside serves all data sets (the release swaps it on ACDC, which is equivalent); argmax decides
+the teacher's labels (a tie goes to the background, on LA's release to the foreground); the momentum of pre-training is
+kept, as for CML (the release does so on ACDC, and starts anew on LA). 'matched' pre-trains with Eq. 2 on every data
+set; self-training has the release's loss in either protocol, since its two regions cannot be told apart from it. On
+BraTS, where no code was released, it is run as on LA [rec].
+"""
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from cml import check_pairs, mix, segmentation_loss
+from dataloaders.cutmix import zero_centered_mask
+from evaluation.components import largest_components
+from method import Method, Picture, Stage
+from methods.losses import widened
+from methods.teacher import moving_average
+from networks.two_view import build_subnet
+from runtime.errors import InputError
+
+PRETRAINING = ("eq2", "regions")
+
+
+@dataclass(frozen=True)
+class Hyper:
+    supervised: str = "eq2"         # of pre-training: eq2, on the mixed label map [BCP, LA], or regions, which sums the
+                                    # loss of box and outside                                            [BCP, ACDC]
+    beta: float = 2 / 3             # edge of the box over edge of the patch                             [BCP]
+    pseudo_weight: float = 0.5      # of the region that the teacher has labelled                        [BCP]
+    decay: float = 0.99             # of the teacher's moving average, from the first step               [BCP]
+    average_buffers: bool = False   # the average takes running statistics too: on ACDC                  [BCP]
+
+
+def region_loss(logits, outside, inside, mask, weights):
+    """Half of the two regions' weighted Dice and cross-entropy -> scalar.
+
+    logits (B, C, *S); outside, inside: label maps (B, *S) that hold outside and inside the box; mask (*S), 1 outside;
+    weights: (of the outside, of the inside), which are not normalised. The Dice of three axes is per sample, with a
+    linear denominator [BCP, LA], that of two axes pooled over the batch, with a squared one [BCP, ACDC].
+    """
+    log_prob = widened(logits).log_softmax(1)
+    mask = mask.to(log_prob)
+    loss = 0
+    for target, region, weight in zip((outside, inside), (mask, 1 - mask), weights, strict=True):
+        entropy = (F.nll_loss(log_prob, target, reduction="none") * region).sum() / (len(target) * region.sum() + 1e-16)
+        loss = loss + weight * (_region_dice(log_prob.exp(), target, region) + entropy)
+    return loss / 2
+
+
+def _region_dice(prob, target, region):
+    classes = torch.arange(prob.shape[1], device=prob.device)[:, None]
+    onehot = (target.flatten(1)[:, None] == classes) * region.flatten()         # (B, C, voxels)
+    prob = prob.flatten(2)
+    if region.ndim == 3:
+        overlap, mass, eps = (prob * onehot).sum(2), (prob * region.flatten() + onehot).sum(2), 1e-5
+    else:
+        squares = prob.square() * region.flatten() + onehot
+        overlap, mass, eps = (prob * onehot).sum((0, 2)), squares.sum((0, 2)), 1e-10
+    return 1 - ((2 * overlap + eps) / (mass + eps)).mean()
+
+
+class BCP(Method):
+    """student, teacher: x -> (logits, feature). The student is tested; before self-training the teacher is idle."""
+
+    Hyper = Hyper
+
+    def __init__(self, student, teacher, hyper):
+        super().__init__(student)
+        self.teacher, self.hyper = teacher.requires_grad_(False), hyper
+
+    @classmethod
+    def defaults(cls, dataset, protocol="matched"):
+        on_slices = dataset == "ACDC"
+        return Hyper("regions" if on_slices and protocol == "original" else "eq2", average_buffers=on_slices)
+
+    @classmethod
+    def check(cls, recipe):
+        super().check(recipe)
+        check_pairs(recipe)
+        if recipe.labeled_batch != recipe.unlabeled_batch:
+            raise InputError(f"--labeled-batch {recipe.labeled_batch} --unlabeled-batch {recipe.unlabeled_batch}: BCP "
+                             "pastes between labelled and unlabelled scans, so both must be equal")
+        hyper = recipe.hyper or cls.Hyper()
+        if hyper.supervised not in PRETRAINING:
+            raise InputError(f"--hyper.supervised {hyper.supervised}: BCP pre-trains with {' or '.join(PRETRAINING)}")
+        if not 0 < hyper.beta < 1:
+            raise InputError(f"--hyper.beta {hyper.beta:g}: edge of the box over edge of the patch, between 0 and 1")
+
+    @classmethod
+    def build(cls, recipe):
+        student, teacher = (build_subnet(recipe.network, recipe.in_channels, recipe.num_classes) for _ in range(2))
+        return cls(student, teacher, recipe.hyper)
+
+    def stages(self, pre_steps, self_steps):
+        """Pre-train on mixed labelled pairs, then self-train on both."""
+        return [Stage("pre", pre_steps, self.pretraining_losses, unlabelled=False),
+                Stage("self", self_steps, self.losses, cost=8 / 3)]     # a teacher's pass and two mixes of half a batch
+
+    def begin(self, stage):
+        """Self-training starts with the teacher as a copy of the pre-trained student."""
+        if stage.name == "self":
+            self.teacher.load_state_dict(self.networks.state_dict())
+
+    def pretraining_losses(self, batch):
+        """The second half of the labelled batch pasted into the first."""
+        mask = self.box(batch)
+        (l_a, l_b), (y_a, y_b) = batch.x_l.chunk(2), batch.y_l.chunk(2)
+        x, y = mix(l_a, l_b, mask), mix(y_a, y_b, mask)
+        logits, _ = self.networks(x)
+        loss = (segmentation_loss(logits, y) if self.hyper.supervised == "eq2"
+                else region_loss(logits, y_a, y_b, mask, (1, 1)))
+        yield loss, {"sup_l": loss, "picture": Picture(x, y, {"student": logits.detach()})}
+
+    def losses(self, batch):
+        """An unlabelled box in labelled scans, then a labelled box in unlabelled ones: two passes, one box."""
+        mask, true, pseudo = self.box(batch), 1, self.hyper.pseudo_weight
+        (l_a, l_b), (y_a, y_b), (u_a, u_b) = (part.chunk(2) for part in (batch.x_l, batch.y_l, batch.x_u))
+        labels = self.pseudo_labels(u_a, u_b)
+        empty = (labels.flatten(2) == 0).all(2).sum()
+        p_a, p_b = labels.long()
+        yield self.mixed("sup_l", l_a, u_a, y_a, p_a, mask, (true, pseudo))
+        loss, terms = self.mixed("sup_u", u_b, l_b, p_b, y_b, mask, (pseudo, true))
+        yield loss, terms | {"empty_pseudo_labels": empty}
+
+    def mixed(self, term, outer, inner, y_outer, y_inner, mask, weights):
+        """One mix's pass -> (loss, terms); the term is named for the scans outside the box."""
+        x = mix(outer, inner, mask)
+        logits, _ = self.networks(x)
+        loss = region_loss(logits, y_outer, y_inner, mask, weights)
+        return loss, {term: loss, "picture": Picture(x, mix(y_outer, y_inner, mask), {"student": logits.detach()})}
+
+    @torch.no_grad()
+    def pseudo_labels(self, *halves):
+        """The teacher's argmax of each half, in passes of their own, and its largest components -> (2, B_u / 2, *S).
+
+        The teacher is in training mode: dropout acts, batch statistics count.
+        """
+        return largest_components(torch.stack([self.teacher(x)[0].argmax(1).byte() for x in halves]))
+
+    def box(self, batch):
+        return zero_centered_mask(batch.x_l.shape[2:], self.hyper.beta, batch.generator, batch.x_l.device)
+
+    def after_step(self, batch):
+        if batch.x_u is not None:
+            moving_average(self.teacher, self.networks, batch.step, self.hyper.decay, warm_up=False,
+                           buffers=self.hyper.average_buffers)
+        return {}
+
+    def predict(self, x):
+        return {"student": self.networks(x)[0].softmax(1), "teacher": self.teacher(x)[0].softmax(1)}
