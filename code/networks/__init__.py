@@ -1,1 +1,1 @@
-"""Backbones (V-Net in 3D, U-Net in 2D), each an encoder and a decoder, and the pair of two views."""
+"""Backbones (V-Net in 3D, U-Net in 2D), the pair of two views, and the networks of the compared methods."""

@@ -4,8 +4,10 @@ norm and dropout). Shapes: (B, channels, H, W), both extents divisible by 16.
 import torch
 from torch import nn
 
+AXES = 2
 WIDTHS = (16, 32, 64, 128, 256)             # channels from full resolution to the bottleneck     [P]
 DROPOUTS = (0.05, 0.1, 0.2, 0.3, 0.5)       # elementwise, in the encoder's stages; none in the decoder  [C]
+INTERPOLATION = {"linear": {"mode": "bilinear", "align_corners": True}, "nearest": {"mode": "nearest"}}
 
 
 def block(in_channels, channels, dropout=0.0):
@@ -17,13 +19,23 @@ def block(in_channels, channels, dropout=0.0):
 
 
 def upsampling(kind, in_channels, channels):
-    """Doubles both extents: 'transposed' convolution, or 1x1 convolution and 'linear' (bilinear) interpolation."""
+    """Doubles both extents: 'transposed' convolution, or 1x1 convolution and 'linear' or 'nearest' interpolation."""
     if kind == "transposed":
         return nn.ConvTranspose2d(in_channels, channels, 2, stride=2)
-    if kind == "linear":
+    if kind in INTERPOLATION:
         return nn.Sequential(nn.Conv2d(in_channels, channels, 1),
-                             nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True))
-    raise ValueError(f"up-sampling {kind!r} is unknown: choose 'transposed' or 'linear'")
+                             nn.Upsample(scale_factor=2, **INTERPOLATION[kind]))
+    raise ValueError(f"up-sampling {kind!r} is unknown: choose 'transposed', 'linear' or 'nearest'")
+
+
+def classifier(channels, num_classes):
+    """The convolution that makes logits of a decoder's feature."""
+    return nn.Conv2d(channels, num_classes, 3, padding=1)
+
+
+def last_dropout():
+    """What acts on the full-resolution feature before its heads: nothing here."""
+    return nn.Identity()
 
 
 class Encoder(nn.Module):
@@ -42,18 +54,31 @@ class Encoder(nn.Module):
         return features
 
 
-class Decoder(nn.Module):
-    """The encoder's five features -> logits (B, num_classes, H, W); skips are concatenated."""
+class Trunk(nn.Module):
+    """A decoder up to its head; skips are concatenated."""
 
-    def __init__(self, num_classes, kind):
+    def __init__(self, kind):
         super().__init__()
         self.ups = nn.ModuleList(upsampling(kind, wide, narrow)
                                  for narrow, wide in zip(WIDTHS, WIDTHS[1:], strict=False))
         self.stages = nn.ModuleList(block(2 * width, width) for width in WIDTHS[:-1])
-        self.head = nn.Conv2d(WIDTHS[0], num_classes, 3, padding=1)
 
-    def forward(self, features):
+    def pyramid(self, features):
+        """The encoder's five features -> the decoder's four, (B, 16, H, W) to (B, 128, H/8, W/8)."""
         *skips, x = features
+        pyramid = []
         for up, stage, skip in zip(reversed(self.ups), reversed(self.stages), reversed(skips), strict=True):
             x = stage(torch.cat([skip, up(x)], 1))
-        return self.head(x)
+            pyramid.append(x)
+        return pyramid[::-1]
+
+
+class Decoder(Trunk):
+    """The encoder's five features -> logits (B, num_classes, H, W)."""
+
+    def __init__(self, num_classes, kind):
+        super().__init__(kind)
+        self.head = classifier(WIDTHS[0], num_classes)
+
+    def forward(self, features):
+        return self.head(self.pyramid(features)[0])

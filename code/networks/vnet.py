@@ -3,10 +3,12 @@ residuals inside the stages). Shapes: (B, channels, D0, D1, D2), every extent di
 """
 from torch import nn
 
+AXES = 3
 WIDTHS = (16, 32, 64, 128, 256)     # channels from full resolution to the bottleneck       [P: 16 filters]
 ENCODER_CONVS = (1, 2, 3, 3, 3)     # 3x3x3 convolutions a stage, going down                [C]
 DECODER_CONVS = (1, 2, 3, 3)        # going up, listed from full resolution; none at the bottleneck   [C]
 DROPOUT = 0.5                       # of whole channels: on the bottleneck and before the head        [C]
+INTERPOLATION = {"linear": {"mode": "trilinear", "align_corners": True}, "nearest": {"mode": "nearest"}}
 
 
 def convolutions(in_channels, channels, count):
@@ -22,13 +24,22 @@ def norm_relu(channels):
 
 
 def upsampling(kind, in_channels, channels):
-    """Doubles every extent: 'transposed' convolution, or 'linear' (trilinear) interpolation and a convolution."""
+    """Doubles every extent: 'transposed' convolution, or 'linear' or 'nearest' interpolation and a convolution."""
     if kind == "transposed":
         return nn.Sequential(nn.ConvTranspose3d(in_channels, channels, 2, stride=2), *norm_relu(channels))
-    if kind == "linear":
-        return nn.Sequential(nn.Upsample(scale_factor=2, mode="trilinear", align_corners=True),
-                             convolutions(in_channels, channels, 1))
-    raise ValueError(f"up-sampling {kind!r} is unknown: choose 'transposed' or 'linear'")
+    if kind in INTERPOLATION:
+        return nn.Sequential(nn.Upsample(scale_factor=2, **INTERPOLATION[kind]), convolutions(in_channels, channels, 1))
+    raise ValueError(f"up-sampling {kind!r} is unknown: choose 'transposed', 'linear' or 'nearest'")
+
+
+def classifier(channels, num_classes):
+    """The convolution that makes logits of a decoder's feature."""
+    return nn.Conv3d(channels, num_classes, 1)
+
+
+def last_dropout():
+    """What acts on the full-resolution feature before its heads, one draw for all of them."""
+    return nn.Dropout3d(DROPOUT)
 
 
 class Encoder(nn.Module):
@@ -52,19 +63,32 @@ class Encoder(nn.Module):
         return [*features[:-1], self.dropout(features[-1])]
 
 
-class Decoder(nn.Module):
-    """The encoder's five features -> logits (B, num_classes, *S); skips are added."""
+class Trunk(nn.Module):
+    """A decoder up to its last dropout and head; skips are added."""
 
-    def __init__(self, num_classes, kind):
+    def __init__(self, kind):
         super().__init__()
         self.ups = nn.ModuleList(upsampling(kind, wide, narrow)
                                  for narrow, wide in zip(WIDTHS, WIDTHS[1:], strict=False))
         self.stages = nn.ModuleList(convolutions(width, width, count)
                                     for width, count in zip(WIDTHS, DECODER_CONVS, strict=False))
-        self.head = nn.Sequential(nn.Dropout3d(DROPOUT), nn.Conv3d(WIDTHS[0], num_classes, 1))
 
-    def forward(self, features):
+    def pyramid(self, features):
+        """The encoder's five features -> the decoder's four, (B, 16, *S) to (B, 128, *S/8)."""
         *skips, x = features
+        pyramid = []
         for up, stage, skip in zip(reversed(self.ups), reversed(self.stages), reversed(skips), strict=True):
             x = stage(up(x) + skip)
-        return self.head(x)
+            pyramid.append(x)
+        return pyramid[::-1]
+
+
+class Decoder(Trunk):
+    """The encoder's five features -> logits (B, num_classes, *S)."""
+
+    def __init__(self, num_classes, kind):
+        super().__init__(kind)
+        self.head = nn.Sequential(last_dropout(), classifier(WIDTHS[0], num_classes))
+
+    def forward(self, features):
+        return self.head(self.pyramid(features)[0])

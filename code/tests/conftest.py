@@ -15,7 +15,7 @@ from dataloaders.brats import BraTS
 from dataloaders.la import LA
 from dataloaders.phantom import write_phantoms
 from evaluation import plots
-from networks import unet, vnet
+from networks import discriminator, unet, unet3d, vnet
 from runtime.files import load_tensors
 from training import fit
 from training.run_folder import RunFolder
@@ -64,8 +64,9 @@ def phantoms(tmp_path_factory):
 @pytest.fixture
 def narrow(monkeypatch):
     """Networks an eighth as wide: a training step in milliseconds."""
-    for backbone in (unet, vnet):
+    for backbone in (unet, vnet, unet3d):
         monkeypatch.setattr(backbone, "WIDTHS", (2, 4, 8, 16, 32))
+    monkeypatch.setattr(discriminator, "WIDTHS", (8, 16, 32, 64))
 
 
 @pytest.fixture
