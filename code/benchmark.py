@@ -151,11 +151,10 @@ def step_seconds(name, options):
 
 def validation_line(name, options):
     """Time of one validation over the time of the steps between two."""
-    data_class, recipe, shape = workloads.settings(name, options.quick)
+    _, recipe, shape = workloads.settings(name, options.quick)
     image, label = workloads.phantom(name, 0, shape)
-    method, data = workloads.a_method(recipe, "fast"), data_class(recipe)
-    validate = partial(mean_dice, method, [Scan("phantom", image[None], label)], partial(data.segment, coarse=True),
-                       recipe.num_classes)
+    validate = partial(mean_dice, workloads.a_method(recipe, "fast"), [Scan("phantom", image[None], label)],
+                       partial(segment, recipe=recipe, coarse=True), recipe.num_classes)
     seconds = step_seconds(name, options), median_of(validate, options)
     share = seconds[1] * VALIDATED[name] / (seconds[0] * recipe.eval_every)
     return [name, str(VALIDATED[name]), f"{seconds[1]:.3g}", str(recipe.eval_every), f"{seconds[0]:.3g}",
@@ -236,9 +235,9 @@ def growth_lines(options):
     method, windows = workloads.a_method(recipe, "fast"), []
     for extra in (0, 1) if quick else (0, 2, 4, 6):
         shape = [extent + 16 * extra for extent in recipe.patch_size]
-        data = LA(replace(recipe, stride=[extent // 2 for extent in recipe.patch_size]))
+        half = replace(recipe, stride=[extent // 2 for extent in recipe.patch_size])
         image = workloads.phantom("LA", 0, shape)[0][None]
-        windows.append((image.numel() / 1e6, median_of(partial(data.segment, method, image), options)))
+        windows.append((image.numel() / 1e6, median_of(partial(segment, method, image, half), options)))
     curves = {"seconds a step against the patch (10^6 voxels)": steps,
               "seconds a test volume against its size (10^6 voxels)": windows,
               "GiB in memory against scans": memory_of_scans(quick)}

@@ -272,7 +272,7 @@ def test_the_labelled_half_is_the_sum_of_both_views_losses_on_the_mixed_label():
     net = Recorder(TABLE0, TABLE1)
     loss, terms = next(method(net, lambda_dis=0.3).losses(make_batch()))
     target = net.inputs[0][:, 0].long()             # labels are the intensities, mixed with the same mask
-    assert torch.equal(terms["target_l"], target)
+    assert torch.equal(terms["picture"].target, target)
     (logits0, f0), (logits1, f1) = ([part.detach().numpy() for part in view] for view in net.views(net.inputs[0]))
     sup, dis = eq2(logits0, target) + eq2(logits1, target), eq1(f0, f1) + eq1(f1, f0)
     assert terms["sup_l"].item() == pytest.approx(sup, rel=1e-9)
@@ -286,7 +286,7 @@ def test_the_unlabelled_half_learns_heterogeneous_pseudo_labels():
     mask = mask_seen(net.inputs[2], [5, 6])
     target0 = torch.where(mask > 0, 3, 2).expand(2, -1, -1)     # outside view 1 on p, inside view 0 on q
     target1 = torch.where(mask > 0, 1, 4).expand(2, -1, -1)     # outside view 0 on p, inside view 1 on q
-    assert torch.equal(terms["target_u"], target0)
+    assert torch.equal(terms["picture"].target, target0)
     (logits0, f0), (logits1, f1) = ([part.detach().numpy() for part in view] for view in net.views(net.inputs[2]))
     sup, dis = eq2(logits0, target0) + eq2(logits1, target1), eq1(f0, f1) + eq1(f1, f0)
     assert terms["sup_u"].item() == pytest.approx(sup, rel=1e-9)
@@ -319,7 +319,7 @@ def test_pseudo_labels_keep_each_classes_largest_component_in_each_scan():
 def test_the_unlabelled_half_learns_from_reduced_pseudo_labels():
     net = Recorder(BLOB_TABLE0, BLOB_TABLE1)
     _, (_, terms) = method(net).losses(make_batch(x_u=blobs()))
-    assert (terms["target_u"] > 0).any() and not (terms["target_u"][:, 6:8, 6:8] > 0).any()
+    assert (terms["picture"].target > 0).any() and not (terms["picture"].target[:, 6:8, 6:8] > 0).any()
 
 
 def test_empty_pseudo_labels_are_counted():
@@ -432,7 +432,7 @@ def test_pretraining_is_the_labelled_half_alone():
     first, again = terms, next(own.losses(make_batch()))
     assert len(net.inputs) == 2 and torch.equal(*net.inputs)
     assert loss.item() == again[0].item() == pytest.approx((first["sup_l"] + 0.3 * first["dis_l"]).item())
-    assert set(terms) == {"sup_l", "dis_l", "target_l"}
+    assert set(terms) == {"sup_l", "dis_l", "picture"}
 
 
 def test_pretraining_comes_first_and_self_training_follows():
@@ -451,9 +451,9 @@ def test_without_mixing_each_view_learns_the_others_raw_argmax_on_whole_scans():
     (_, labelled), (_, terms) = method(net, mixing=False, lambda_dis=0).losses(batch)
     assert len(net.inputs) == 2 and torch.equal(net.inputs[0], batch.x_l) and torch.equal(net.inputs[1], x_u)
     assert net.gradients == [True, True]
-    assert torch.equal(labelled["target_l"], batch.y_l)
+    assert torch.equal(labelled["picture"].target, batch.y_l)
     target0, target1 = (torch.tensor(table)[x_u[:, 0].long()] for table in (BLOB_TABLE1, BLOB_TABLE0))
-    assert torch.equal(terms["target_u"], target0) and (target0[:, 6:8, 6:8] > 0).all()     # small blobs stay
+    assert torch.equal(terms["picture"].target, target0) and (target0[:, 6:8, 6:8] > 0).all()     # small blobs stay
     logits0, logits1 = (logits.detach().numpy() for logits, _ in net.views(x_u))
     assert terms["sup_u"].item() == pytest.approx(eq2(logits0, target0) + eq2(logits1, target1), rel=1e-9)
 
@@ -462,7 +462,7 @@ def test_without_mixing_no_gradient_flows_through_the_labels_and_odd_batches_are
     net = Recorder(BLOB_TABLE0, BLOB_TABLE1)
     batch = make_batch(constant_scans(1, 2, 3), blobs()[:1])
     (_, _), (loss, terms) = method(net, mixing=False, lambda_dis=0).losses(batch)
-    assert not terms["target_u"].requires_grad
+    assert not terms["picture"].target.requires_grad
     loss.backward()
     assert net.weight.grad.isfinite()
 

@@ -125,6 +125,8 @@ class Fit:
                                last_dice=state and state["last_dice"])
         with self._noting_signals():
             while self.stage < len(self.stages):
+                if self.step == 0:
+                    self._enter(self.stages[self.stage])
                 self._run_stage(self.stages[self.stage])
             self.checkpoints.save_weights("last.pt", self.total_steps)
         self.logbook.close()
@@ -137,10 +139,6 @@ class Fit:
         return sum(stage.steps for stage in self.stages[:self.stage]) + self.step
 
     def _run_stage(self, stage):
-        if self.step == 0:
-            if self.stage > 0:
-                self._start_from_pretrained()
-            self.method.begin(stage)
         streams = self.streams()
         batches = streams.batches(self.step, stage.steps, self.recipe.workers, self.device.cuda)
         self.saved_at = begun = time.monotonic()
@@ -162,10 +160,14 @@ class Fit:
         self.stage, self.step, self.best = self.stage + 1, 0, -math.inf
         self._save_checkpoint()
 
-    def _start_from_pretrained(self):
-        """Best pre-trained weights where validation cases chose them, else the last; with that step's momentum."""
-        self.ranks.wait()       # rank 0 has written it
-        self.checkpoints.load_weights("pretrained.pt")
+    def _enter(self, stage):
+        """After pre-training, its best weights where validation cases chose them, else the last; with that step's
+        momentum.
+        """
+        if self.stage > 0:
+            self.ranks.wait()       # rank 0 has written it
+            self.checkpoints.load_weights("pretrained.pt")
+        self.method.begin(stage)
 
     def _validate(self, stage):
         """Rows of val.csv; the best checkpoint of the stage, the earlier one on a tie."""

@@ -32,6 +32,8 @@ LEAST = {1: ("labeled", "labeled_batch", "unlabeled_batch", "in_channels", "patc
          0: ("seed", "labeled_draw", "pre_steps", "workers", "holdout_val", "holdout_test", "weight_decay",
              "lambda_unsup", "lambda_dis")}     # smallest value of an option
 
+UNSAID = {"drop_every": 1 / 6}      # what records from before this field meant
+
 
 @dataclass(kw_only=True)
 class Recipe:
@@ -45,7 +47,7 @@ class Recipe:
     preset: tyro.conf.Suppress[str] = "paper"
 
     method: Literal[*registry.METHODS] = "cml"  # how the unlabelled scans are used: docs/methods.md
-    hyper: tyro.conf.Suppress[Any] = None       # the method's own hyperparameters; None: its defaults
+    hyper: Any = None               # the method's own hyperparameters; None: its defaults
     protocol: Literal["matched", "original"] = "matched"    # original: the method's own schedule and loss too  [O]
     labeled_draw: int = 0           # which cases are labelled; 0: the first of the list, K: of its K-th shuffle [O]
     seed: int = 1337                # of initialisation, data order, crops, masks and dropout           [C]
@@ -124,7 +126,9 @@ class Recipe:
     def from_json(cls, values, where):
         """The recipe that `to_json` gave; InputError names `where` and the fields that do not fit."""
         hyper = values.get("hyper") if isinstance(values, dict) else None
-        recipe = build(cls, values if hyper is None else values | {"hyper": None}, where, RESTORE)
+        if isinstance(values, dict):
+            values = UNSAID | {name: value for name, value in values.items() if name != "hyper"}
+        recipe = build(cls, values, where, RESTORE)
         try:
             if hyper is not None:
                 kind = registry.method_class(recipe.method).Hyper
@@ -181,12 +185,10 @@ def _parsed(default, args, usage):
     if name and name != default.method:
         default = dataclasses.replace(default, method=name, hyper=None)
     default = default.complete()
-    with_hyper = dataclasses.make_dataclass(type(default).__name__, [("hyper", kind.Hyper)], kw_only=True,
-                                            bases=(type(default),))
-    shown = with_hyper(**vars(default))
-    parsed = tyro.cli(with_hyper, default=shown, args=_with_values(args, shown), description=usage,
+    recipe = tyro.cli(type(default), default=default, args=_with_values(args, default), description=usage,
                       config=(tyro.conf.FlagConversionOff,))
-    recipe = type(default)(**vars(parsed))
+    if recipe.hyper == default.hyper:
+        recipe = dataclasses.replace(recipe, hyper=None)
     for option in sorted(registry.OPTIONS - kind.OPTIONS):
         if (value := getattr(recipe, option)) != getattr(default, option):
             raise InputError(f"{_option(option, value)}: --method {recipe.method} has no such option; it acts on "

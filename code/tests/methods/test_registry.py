@@ -38,6 +38,7 @@ def losses(method, batch):
     result = []
     for loss, terms in method.losses(batch):
         loss.backward()
+        terms.pop("picture", None)
         result.append((float(loss.detach()), {k: v.detach().clone() for k, v in terms.items()}))
     return result
 
@@ -68,12 +69,21 @@ def test_losses_are_finite_and_reach_every_trained_parameter(name):
 
 
 @every_method
-def test_terms_are_tensors_scalar_but_for_the_targets(name):
+def test_terms_are_scalar_tensors(name):
     for _, terms in losses(build(name), make_batch()):
         assert "sup_l" in terms or "sup_u" in terms
         for term, value in terms.items():
             assert isinstance(value, torch.Tensor)
-            assert value.ndim == (3 if term.startswith("target") else 0), term
+            assert value.ndim == 0, term
+
+
+@every_method
+def test_a_method_shows_what_it_learned_from(name):
+    *_, (_, terms) = build(name).losses(make_batch())
+    image, target, views = terms["picture"]
+    assert image.shape[1:] == (1, 32, 32) and views
+    assert all(scores.shape == (len(image), 4, 32, 32) and not scores.requires_grad for scores in views.values())
+    assert target is None or target.shape == (len(image), 32, 32)
 
 
 @every_method
@@ -96,7 +106,7 @@ def test_stages_take_all_steps(name):
 @pytest.mark.parametrize(("name", "mixing", "lambda_dis"), [("cml", True, 0.1), ("cfl", False, 0.1), ("cps", False, 0)])
 def test_cps_and_cfl_are_settings_of_cml(name, mixing, lambda_dis):
     method = build(name)
-    assert type(method) is CML
+    assert isinstance(method, CML)
     assert (method.mixing, method.lambda_dis, method.lambda_unsup, method.beta) == (mixing, lambda_dis, 0.5, 0.5)
 
 
@@ -122,7 +132,7 @@ def test_supervised_is_one_network_and_eq_2_on_the_labelled_batch():
     torch.manual_seed(7)
     expected = segmentation_loss(method.networks(batch.x_l)[0], batch.y_l)
     assert loss == expected.item() == terms["sup_l"].item()
-    assert not method.uses_unlabelled
+    assert not any(stage.unlabelled for stage in method.stages(1, 1))
     pair = sum(p.numel() for p in build("cml").parameters())
     assert sum(p.numel() for p in method.parameters()) < 0.6 * pair
 

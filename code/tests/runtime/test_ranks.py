@@ -17,17 +17,16 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.parallel import DistributedDataParallel
 
 import predict
 import test_ACDC
-from methods import mean_teacher
+from methods import teacher
 from networks import unet, vnet
 from runtime.device import Device
 from runtime.errors import InputError
 from runtime.files import load_tensors
 from runtime.ranks import Ranks
-from training import fit
+from training import fit, logbook
 
 CODE = Path(fit.__file__).parents[1]
 WIDTHS = (2, 4, 8, 16, 32)
@@ -52,43 +51,42 @@ def train(recipe):
 def followed(recipe):
     """Train in float64, with no dropout or noise and batch norm by its running statistics.
 
-    -> of each step: its gradients and torch's seed; of each pass with a graph: whether gradients are exchanged in it.
+    -> of each step: its gradients, torch's seed, and how often gradients were exchanged until then.
     """
-    gradients, seeds, exchanging = [], [], []
-    place, image, step, forward = Device.place, Device.image, torch.optim.SGD.step, DistributedDataParallel.forward
+    gradients, seeds, exchanges = [], [], []
+    place, image, step, average = Device.place, Device.image, torch.optim.SGD.step, Ranks.average_gradients
 
     def noted_step(self, *args):
         gradients.append([p.grad.clone() for group in self.param_groups for p in group["params"]])
         seeds.append(torch.initial_seed())
         return step(self, *args)
 
-    def noted_forward(self, *args):
-        if torch.is_grad_enabled():
-            exchanging.append(self.require_backward_grad_sync)
-        return forward(self, *args)
+    def noted_average(self, parameters):
+        exchanges.append(len(gradients))
+        return average(self, parameters)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(unet, "DROPOUTS", 5 * (0.0,))
         patch.setattr(vnet, "DROPOUT", 0.0)
-        patch.setattr(mean_teacher, "NOISE", 0.0)
+        patch.setattr(teacher, "NOISE", 0.0)
         patch.setattr(_BatchNorm, "train", lambda self, mode=True: nn.Module.train(self, False))
         patch.setattr(Device, "place", lambda self, module: place(self, module).double())
         patch.setattr(Device, "image", lambda self, x: x if x is None else image(self, x).double())
         patch.setattr(torch.optim.SGD, "step", noted_step)
-        patch.setattr(DistributedDataParallel, "forward", noted_forward)
+        patch.setattr(Ranks, "average_gradients", noted_average)
         train(recipe)
-    return {"gradients": gradients, "seeds": seeds, "exchanging": exchanging}
+    return {"gradients": gradients, "seeds": seeds, "exchanges": exchanges}
 
 
 def stopped(recipe):
     """Rank 1 alone is told to stop, at the third step of self-training -> the exit code of this process."""
-    train_step = fit.Fit._train_step
+    take_step = fit.Fit.take_step
 
-    def signalled(self, stage, *rest):
-        if (stage.name, self.step, self.ranks.rank) == ("self", 2, 1):
+    def signalled(self, *rest):
+        if (self.stages[self.stage].name, self.step, self.ranks.rank) == ("self", 2, 1):
             os.kill(os.getpid(), signal.SIGTERM)
-        return train_step(self, stage, *rest)
+        return take_step(self, *rest)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fit.Fit, "_train_step", signalled)
+        patch.setattr(fit.Fit, "take_step", signalled)
         with pytest.raises(SystemExit) as left:
             train(recipe)
     return left.value.code
@@ -111,7 +109,7 @@ def process(folder):
     """What each of the processes does with the recipes of `folder`."""
     torch.set_num_threads(1)
     unet.WIDTHS = vnet.WIDTHS = WIDTHS
-    fit.plots.curves = lambda run: None
+    logbook.plots.curves = lambda run: None
     recipes = {name: predict.DATASETS[values.pop("dataset")][0].from_json(values, name)
                for name, values in json.loads((folder / "recipes.json").read_text()).items()}
     did = {name: followed(recipes[name]) for name in EXACT}
@@ -208,13 +206,10 @@ def test_the_gradients_are_those_of_one_process_at_the_same_batch(two, narrow, n
         assert rows(own.out / "val.csv") == rows(tmp_path / "alone" / "val.csv")
 
 
-def test_the_ranks_exchange_gradients_once_a_step(two):
-    """In the last pass of a step with a graph; pseudo-labels have none."""
+def test_the_ranks_exchange_gradients_once_per_step_after_its_last_backward_pass(two):
     for rank in two["ranks"]:
-        exchanging = {name: rank[name]["exchanging"] for name in EXACT}
-        assert exchanging["cml"] == 4 * [True] + 6 * [False, True]
-        assert exchanging["labelled alone"] == exchanging["supervised"] == 2 * [True]
-        assert exchanging["without mixing"] == [True, False, True]
+        for name in EXACT:
+            assert rank[name]["exchanges"] == list(range(len(rank[name]["gradients"])))
 
 
 def test_both_ranks_step_by_the_very_same_gradients(two):
@@ -223,26 +218,17 @@ def test_both_ranks_step_by_the_very_same_gradients(two):
             assert all(map(torch.equal, one, other))
 
 
-@pytest.mark.parametrize("declared", [1, 3])
-def test_a_method_that_yields_another_number_of_losses_is_an_error(recipe, runs, narrow, declared):
-    loop = runs.loop(recipe())
-    loop.stage, stage = 1, loop.stages[1]
-    streams = loop._streams()
-    with pytest.raises(ValueError, match=f"stage self of cml is declared to yield {declared} losses.*yielded 2"):
-        loop._train_step(stage._replace(yields=declared), streams, streams[0])
-
-
 def test_all_ranks_stop_and_save_where_one_wants_to_and_terms_are_means_and_counts_sums(recipe, runs, narrow):
     loop = runs.loop(recipe())
     terms = {"loss": torch.tensor(2.0), "empty_pseudo_labels": torch.tensor(3)}
-    assert loop._agree(terms) == {"loss": 2, "empty_pseudo_labels": 3}
+    assert loop.agree(terms) == {"loss": 2, "empty_pseudo_labels": 3}
     assert (loop.stop_signal, loop.save_due) == (0, False)
     loop.ranks.stack = lambda mine: torch.stack([mine, mine.new_tensor([4, 5, signal.SIGTERM, 1]), mine])
-    assert loop._agree(terms) == {"loss": 8 / 3, "empty_pseudo_labels": 11}
+    assert loop.agree(terms) == {"loss": 8 / 3, "empty_pseudo_labels": 11}
     assert (loop.stop_signal, loop.save_due) == (signal.SIGTERM, True)
     loop.saved_at -= 60 * loop.recipe.checkpoint_minutes
     loop.ranks.stack = lambda mine: mine[None]
-    loop._agree(terms)
+    loop.agree(terms)
     assert loop.save_due
 
 

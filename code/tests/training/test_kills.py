@@ -111,7 +111,7 @@ def arming(function, due):
 files.open, os.fsync, os.replace = opened, synced, replaced
 after = moment.get("after")
 fit.Fit._resume = arming(fit.Fit._resume, lambda self: after == "resume")
-fit.Fit._train_step = arming(fit.Fit._train_step,
+fit.Fit.take_step = arming(fit.Fit.take_step,
                              lambda self: isinstance(after, int) and self._global_step() >= after)
 train_ACDC.main(sys.argv[1:])
 '''

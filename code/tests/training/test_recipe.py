@@ -76,11 +76,11 @@ def test_only_pairs_need_even_batches():
 
 
 def test_every_field_is_an_option():
-    args = ["mini", "--labeled", "4", "--lambda-unsup", "0", "--lambda-dis", "0", "--method", "cps", "--seed", "3",
+    args = ["mini", "--labeled", "4", "--lambda-unsup", "0", "--lambda-dis", "0", "--method", "cml", "--seed", "3",
             "--patch-size", "32", "48", "16", "--half-resolution", "False", "--self-schedule", "poly",
             "--out", "here", "--data-dir", "there", "--holdout-val", "2"]
     assert command_line(train_LA.PRESETS, "", args) == dataclasses.replace(
-        train_LA.PRESETS["mini"], labeled=4, lambda_unsup=0.0, lambda_dis=0.0, method="cps", seed=3,
+        train_LA.PRESETS["mini"], labeled=4, lambda_unsup=0.0, lambda_dis=0.0, method="cml", seed=3,
         patch_size=(32, 48, 16), half_resolution=False, self_schedule="poly", out=Path("here").resolve(),
         data_dir=Path("there").resolve(), holdout_val=2)
 
@@ -91,8 +91,29 @@ def test_help_names_every_field_and_the_preset(script, capsys):
         command_line(script.PRESETS, script.__doc__, ["mini", "--help"])
     text = capsys.readouterr().out
     assert stopped.value.code == 0 and script.__doc__.splitlines()[0][:40] in " ".join(text.split())
-    shown = [field.name for field in dataclasses.fields(script.PRESETS["mini"]) if field.name != "preset"]
-    assert [name for name in shown if f"--{name.replace('_', '-')}" not in text] == []
+    fields = {field.name for field in dataclasses.fields(script.PRESETS["mini"])} - {"preset", "hyper"}
+    assert [name for name in sorted(fields) if f"--{name.replace('_', '-')}" not in text] == []
+
+
+def test_a_methods_hyperparameters_are_options_and_part_of_the_name(capsys):
+    recipe = command_line(train_ACDC.PRESETS, "", ["mini", "--method", "mean_teacher", "--hyper.consistency", "0.3"])
+    assert (recipe.hyper.consistency, recipe.hyper.delay) == (0.3, 1 / 30)
+    assert recipe.folder(train_ACDC.PRESETS).name == "mean_teacher_7_seed1337_mini_consistency0.3"
+    assert recipe.to_json()["hyper"] == {"consistency": 0.3, "delay": 1 / 30}
+    assert type(recipe).from_json(json.loads(json.dumps(recipe.to_json())), "here") == recipe
+    with pytest.raises(InputError, match="here: hyper: unknown fields warmth"):
+        type(recipe).from_json(recipe.to_json() | {"hyper": {"warmth": 1}}, "here")
+    with pytest.raises(SystemExit):
+        command_line(train_ACDC.PRESETS, "", ["mini", "--hyper.consistency", "0.3"])
+    assert "hyper.consistency" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("method", "option", "value", "acting"), [
+    ("supervised", "--beta", "0.3", "cml"), ("cps", "--lambda-dis", "0.7", "cfl, cml"),
+    ("mean_teacher", "--fusion", "logits", "cps, cfl, cml")])
+def test_an_option_that_the_method_does_not_have_is_refused(method, option, value, acting):
+    with pytest.raises(InputError, match=f"^{option} {value}: --method {method} has no such option.*{acting}"):
+        command_line(train_ACDC.PRESETS, "", ["mini", "--method", method, option, value])
 
 
 def folder(script, *args):
@@ -184,7 +205,9 @@ def test_every_published_run_can_be_repeated(config):
     script = SCRIPTS[json.loads(config.read_text())["dataset"]]
     recipe = command_line(script.PRESETS, "", ["--from-config", str(config)])
     again, first = json.loads(json.dumps(recipe.to_json())), json.loads(config.read_text())["recipe"]
-    assert {name: again[name] for name in recipe.fields()} == {name: first[name] for name in recipe.fields()}
+    assert {name: again[name] for name in first if name not in recipe.PLUMBING} == {
+        name: value for name, value in first.items() if name not in recipe.PLUMBING}
+    assert (recipe.protocol, recipe.labeled_draw) == ("matched", 0) and recipe.hyper is None
 
 
 def test_a_switch_needs_no_value():

@@ -12,7 +12,7 @@ from dataloaders.acdc import patient_of
 from evaluation import plots
 from runtime.errors import InputError
 from runtime.files import load_tensors
-from training import fit, run_folder
+from training import checkpoints, fit
 
 pytestmark = pytest.mark.usefixtures("narrow")
 unpainted = pytest.mark.usefixtures("no_curves")
@@ -45,7 +45,7 @@ def reference(recipe, runs, no_curves, _finished, tmp_path_factory):
 @pytest.fixture
 def killed_at(monkeypatch, runs):
     """killed_at(recipe, stage, step): train until that step is about to run (steps done are counted from 0)."""
-    def train(recipe, stage_name, at, how="_train_step"):
+    def train(recipe, stage_name, at, how="take_step"):
         original = getattr(fit.Fit, how)
 
         def dying(self, *args):
@@ -61,12 +61,12 @@ def killed_at(monkeypatch, runs):
 
 
 KILLS = {
-    "before the first checkpoint": ("pre", 1, "_train_step"),
-    "in pre-training": ("pre", 3, "_train_step"),
-    "between the stages": ("self", 0, "_start_from_pretrained"),
-    "at the first step of self-training": ("self", 0, "_train_step"),
-    "in self-training, on a checkpoint": ("self", 4, "_train_step"),
-    "in self-training, past a checkpoint": ("self", 5, "_train_step"),
+    "before the first checkpoint": ("pre", 1, "take_step"),
+    "in pre-training": ("pre", 3, "take_step"),
+    "between the stages": ("self", 0, "_enter"),
+    "at the first step of self-training": ("self", 0, "take_step"),
+    "in self-training, on a checkpoint": ("self", 4, "take_step"),
+    "in self-training, past a checkpoint": ("self", 5, "take_step"),
     "in a validation": ("self", 4, "_validate"),
 }
 
@@ -98,7 +98,7 @@ def test_a_run_may_be_killed_again_and_again(recipe, runs, reference, killed_at)
 def test_a_killed_run_without_validation_cases_resumes_to_the_same_bits(recipe, runs, reference, killed_at):
     steps = {"pre_steps": 1, "self_steps": 1}
     own = recipe("LA", **steps)
-    killed_at(own, "self", 0, "_start_from_pretrained")
+    killed_at(own, "self", 0, "_enter")
     runs.train(own)
     runs.assert_same(reference("LA", **steps), own.out)
 
@@ -143,15 +143,15 @@ def test_a_kill_between_the_renames_or_two_damaged_checkpoints_cost_steps_only(
 
 @unpainted
 def test_a_kill_while_a_checkpoint_is_written_leaves_the_one_before(recipe, runs, reference, monkeypatch):
-    own, save, count = recipe(checkpoint_steps=2), run_folder.save_tensors, iter(range(100))
+    own, save, count = recipe(checkpoint_steps=2), checkpoints.save_tensors, iter(range(100))
 
     def dying(path, content):
-        if next(count) == 3:
+        if path.name == "checkpoint_new.pt" and next(count) == 3:
             path.with_name(f".{path.name}.tmp").write_bytes(b"half a checkp")
             raise Killed
         save(path, content)
     with monkeypatch.context() as patch:
-        patch.setattr(run_folder, "save_tensors", dying)
+        patch.setattr(checkpoints, "save_tensors", dying)
         with pytest.raises(Killed):
             runs.train(own)
     runs.train(own)
@@ -159,16 +159,16 @@ def test_a_kill_while_a_checkpoint_is_written_leaves_the_one_before(recipe, runs
 
 
 @unpainted
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_polite_stop_saves_first_and_says_how_to_go_on(recipe, runs, reference, monkeypatch, capsys, number):
-    own, train_step, handler = recipe(), fit.Fit._train_step, signal.getsignal(number)
+    own, take_step, handler = recipe(), fit.Fit.take_step, signal.getsignal(number)
 
-    def signalled(self, stage, *rest):
-        if (stage.name, self.step) == ("self", 2):
+    def signalled(self, *rest):
+        if (self.stages[self.stage].name, self.step) == ("self", 2):
             os.kill(os.getpid(), number)
-        return train_step(self, stage, *rest)
+        return take_step(self, *rest)
     with monkeypatch.context() as patch:
-        patch.setattr(fit.Fit, "_train_step", signalled)
+        patch.setattr(fit.Fit, "take_step", signalled)
         with pytest.raises(SystemExit) as stopped:
             runs.train(own)
     assert stopped.value.code == 128 + number and signal.getsignal(number) == handler
@@ -215,20 +215,20 @@ def test_a_folder_of_something_else_is_refused(recipe, runs, tmp_path):
 @pytest.mark.parametrize(("stage", "at"), [("pre", 1), ("self", 2)])
 def test_a_loss_that_is_not_a_number_stops_before_the_optimiser_steps(recipe, runs, monkeypatch, tmp_path, stage, at):
     own, held = recipe(checkpoint_steps=1), {}
-    objective, train_step = cml.CML.objective, fit.Fit._train_step
+    objective, take_step = cml.CML.objective, fit.Fit.take_step
 
     def sick(self, half, *rest):
         loss, terms = objective(self, half, *rest)
         return (loss * math.nan if held.get("now") else loss), terms
 
-    def watched(self, stage_, streams, arrays):
-        held["now"] = (stage_.name, self.step) == (stage, at)
+    def watched(self, streams, arrays):
+        held["now"] = (self.stages[self.stage].name, self.step) == (stage, at)
         held["names"] = streams.names(self.step)
         held["before"] = [p.detach().clone() for p in self.method.parameters()]
         held["loop"] = self
-        return train_step(self, stage_, streams, arrays)
+        return take_step(self, streams, arrays)
     monkeypatch.setattr(cml.CML, "objective", sick)
-    monkeypatch.setattr(fit.Fit, "_train_step", watched)
+    monkeypatch.setattr(fit.Fit, "take_step", watched)
     with pytest.raises(InputError) as error:
         runs.train(own)
     words = [f"step {at + 1} of stage {stage}", "loss nan", "checkpoint.pt", "--lr", *sum(held["names"], [])]
@@ -248,7 +248,7 @@ def test_a_diverging_run_stops_by_itself(recipe, runs):
 def test_the_named_cases_are_those_of_the_batch(recipe, runs):
     loop = runs.loop(recipe())
     loop.stage = 1
-    labelled, unlabelled = loop._streams().names(0)
+    labelled, unlabelled = loop.streams().names(0)
     split = runs.data(loop.recipe).split()
     assert set(labelled) <= set(split.labelled) and set(unlabelled) <= set(split.unlabelled)
     assert len(labelled) == len(unlabelled) == 2
