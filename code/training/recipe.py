@@ -9,9 +9,10 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import tyro
 
-from methods import registry
+from methods import protocols, registry
 from runtime.errors import DEBUG, InputError
 from runtime.files import RESTORE, ROOT
+from runtime.ranks import Ranks
 from runtime.records import build, read_json
 
 
@@ -48,7 +49,7 @@ class Recipe:
 
     method: Literal[*registry.METHODS] = "cml"  # how the unlabelled scans are used: docs/methods.md
     hyper: Any = None               # the method's own hyperparameters; None: its defaults
-    protocol: Literal["matched", "original"] = "matched"    # original: the method's own schedule and loss too  [O]
+    protocol: Literal["matched", "original"] = "matched"    # original: as released; mini, short keep batch and steps
     labeled_draw: int = 0           # which cases are labelled; 0: the first of the list, K: of its K-th shuffle [O]
     seed: int = 1337                # of initialisation, data order, crops, masks and dropout           [C]
     drop_every: Ratio = 2_500       # steps between drops of the step schedule; below 1, a share of the stage [C]
@@ -110,9 +111,10 @@ class Recipe:
         """The run folder: `out`, or a name that tells the run from its siblings."""
         if self.out:
             return self.out
-        preset = dataclasses.replace(presets[self.preset], method=self.method, hyper=None).fields()
+        preset = protocols.switched(presets[self.preset], presets[self.preset], method=self.method,
+                                    protocol=self.protocol).fields()
         named = ("preset", "method", "labeled", "seed")
-        tags = [self.preset] * (self.preset != "paper")
+        tags = [self.preset] * (self.preset != "paper") + [self.protocol] * (self.protocol != "matched")
         tags += [f"{name.removeprefix('hyper.')}{_short(value)}" for name, value in self.fields().items()
                  if name not in named and value != preset[name]]
         name = "_".join([self.method, str(self.labeled), f"seed{self.seed}", *tags])
@@ -167,7 +169,9 @@ def command_line(presets, description, args=None):
     usage = (f"{description}\n\nThe first word is the preset, {' or '.join(presets)}; shown here: {default.preset}. "
              "Instead of it, --from-config RUN/config.json repeats a run: its recipe, changed by the options that "
              f"follow, in a new run folder. {DEBUG}")
-    recipe = _parsed(default, args, usage).check()
+    recipe = _parsed(default, presets[default.preset], args, usage).check()
+    if note := protocols.note(recipe):
+        Ranks().say(note)
     # absolute: the run folder is tested from any working directory
     recipe = dataclasses.replace(recipe, data_dir=recipe.data_dir.expanduser().resolve(),
                                  out=recipe.out and recipe.out.expanduser().resolve())
@@ -178,16 +182,17 @@ def command_line(presets, description, args=None):
     return recipe
 
 
-def _parsed(default, args, usage):
+def _parsed(default, preset, args, usage):
     """Options over the default recipe; the method says which hyperparameters there are and which options act."""
-    _, name = _taken(args, "--method")
-    kind = registry.method_class(name or default.method)
-    if name and name != default.method:
-        default = dataclasses.replace(default, method=name, hyper=None)
+    asked = {name: value for name in ("method", "protocol")
+             if (value := _taken(args, f"--{name}")[1]) not in (None, getattr(default, name))}
+    kind = registry.method_class(asked.get("method", default.method))
+    if asked and asked.get("protocol") in (None, "matched", "original"):    # another one tyro refuses
+        default = protocols.switched(default, preset, **asked)
     default = default.complete()
     recipe = tyro.cli(type(default), default=default, args=_with_values(args, default), description=usage,
                       config=(tyro.conf.FlagConversionOff,))
-    if recipe.hyper == default.hyper:
+    if recipe.hyper == registry.hyper_of(dataclasses.replace(recipe, hyper=None)):
         recipe = dataclasses.replace(recipe, hyper=None)
     for option in sorted(registry.OPTIONS - kind.OPTIONS):
         if (value := getattr(recipe, option)) != getattr(default, option):
@@ -196,7 +201,8 @@ def _parsed(default, args, usage):
     return recipe
 
 
-NEEDED = {"--from-config": "the config.json of a run", "--method": "the name of a method"}
+NEEDED = {"--from-config": "the config.json of a run", "--method": "the name of a method",
+          "--protocol": "matched or original"}
 
 
 def _taken(args, option):
