@@ -11,6 +11,7 @@ from dataloaders.cutmix import zero_centered_mask
 from evaluation.components import largest_components
 from method import Method, Picture, Stage
 from networks import two_view
+from runtime.device import fetch
 from runtime.errors import InputError
 
 
@@ -19,21 +20,29 @@ def discrepancy_loss(feature, other):
 
     No gradient reaches `other`: each subnet moves away from where the other one is.
     """
-    return 1 + F.cosine_similarity(feature, other.detach(), dim=1).mean()
+    feature, other = at_least_float32(feature), at_least_float32(other.detach())
+    return 1 + F.cosine_similarity(feature, other, dim=1).mean()
 
 
 def segmentation_loss(logits, target):
     """Eq. 2: half of cross-entropy plus Dice loss. logits (B, C, *S), target (B, *S) int -> scalar.
 
-    Dice a scan and class, background included, linear denominator, smoothed by 1e-5 [authors' release].
+    Dice a scan and class, background included, linear denominator, smoothed by 1e-5 [authors' release]. In float32
+    whatever the autocast, and by sums alone: they repeat bit for bit on a GPU, `nll_loss` does not.
     """
-    log_prob = logits.log_softmax(1)
-    prob = log_prob.exp().flatten(2)
+    log_prob = at_least_float32(logits).log_softmax(1).flatten(2)                       # (B, C, voxels)
+    prob = log_prob.exp()
     classes = torch.arange(prob.shape[1], device=prob.device)[:, None]
-    onehot = target.flatten(1)[:, None] == classes                                      # (B, C, voxels)
+    onehot = target.flatten(1)[:, None] == classes
+    entropy = -(log_prob * onehot).sum() / target.numel()
     overlap, mass = (prob * onehot).sum(2), prob.sum(2) + onehot.sum(2)
     dice = (2 * overlap + 1e-5) / (mass + 1e-5)
-    return 0.5 * (F.nll_loss(log_prob, target.long()) + 1 - dice.mean())
+    return 0.5 * (entropy + 1 - dice.mean())
+
+
+def at_least_float32(x):
+    """bfloat16 and float16 become float32; float64 stays."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def mix(first, second, mask):
@@ -94,10 +103,21 @@ class CML(Method):
         yield self.labelled_half(batch)
 
     def losses(self, batch):
-        """Eq. 4: L = L_sup^l + lambda_1 L_sup^u + lambda_2 (L_dis^l + L_dis^u), the labelled half first."""
-        yield self.labelled_half(batch)
-        if self.lambda_unsup or self.lambda_dis:
-            yield self.unlabelled_half(batch)
+        """Eq. 4: L = L_sup^l + lambda_1 L_sup^u + lambda_2 (L_dis^l + L_dis^u), the labelled half first.
+
+        The pseudo-labels' pass may come ahead of the labelled half's backward pass, beside which the host then reduces
+        them: the networks' passes, and with them running statistics and dropout, stay in their order.
+        """
+        labelled, unlabelled = self.labelled_half(batch), self.lambda_unsup or self.lambda_dis
+        begun = self.begin_pseudo_labels(batch.x_u) if unlabelled and self.mixing and self.ahead(batch.x_u) else None
+        yield labelled
+        if unlabelled:
+            yield self.unlabelled_half(batch, begun)
+
+    @staticmethod
+    def ahead(x):
+        """Whether another device than the host computes, which can meanwhile do something else."""
+        return x.is_cuda
 
     def labelled_half(self, batch):
         """Eq. 5-7: both views learn the true label of a mixed pair; unmixed, of the batch as it is."""
@@ -108,11 +128,14 @@ class CML(Method):
             x = self.seen(x)
         return self.objective("l", x, self.networks(x), (y, y), 1)
 
-    def unlabelled_half(self, batch):
-        """Eq. 8-10: mixed pairs, heterogeneous targets. Unmixed, Eq. 3: each view learns the other's argmax."""
+    def unlabelled_half(self, batch, begun=None):
+        """Eq. 8-10: mixed pairs, heterogeneous targets. Unmixed, Eq. 3: each view learns the other's argmax.
+
+        begun: what `begin_pseudo_labels` gave, if that has been called.
+        """
         x = batch.x_u
         if self.mixing:
-            labels0, labels1 = self.pseudo_labels(x)
+            labels0, labels1 = begun() if begun else self.pseudo_labels(x)
             mask = zero_centered_mask(x.shape[2:], self.beta, batch.generator, x.device)
             x = self.seen(mix(*self.in_pairs(x).chunk(2), mask))
             views = self.networks(x)
@@ -133,14 +156,19 @@ class CML(Method):
         """What the networks see of mixed scans: all."""
         return x
 
-    @torch.no_grad()
     def pseudo_labels(self, x):
         """The views' argmax on clean scans, reduced to its largest components: (B, ., *S) -> two (B, *S).
 
         The paper calls the reduction NMS. The networks stay in training mode: dropout acts, and batch norm takes
         this pass into its running statistics [authors' release].
         """
-        return largest_components(torch.stack([logits.argmax(1).byte() for logits, _ in self.networks(x)]))
+        return self.begin_pseudo_labels(x)()
+
+    @torch.no_grad()
+    def begin_pseudo_labels(self, x):
+        """The pass of `pseudo_labels` -> function that reduces its argmax on the host and gives them."""
+        labels = fetch(torch.stack([logits.argmax(1).byte() for logits, _ in self.networks(x)]))
+        return lambda: largest_components(labels()).to(x.device, non_blocking=True)
 
     def objective(self, half, x, views, targets, weight):
         """One half's share of Eq. 4, summed over the views -> (loss, its terms)."""

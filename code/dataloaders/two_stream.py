@@ -3,6 +3,7 @@
 No generator state exists: a resumed run, another number of workers or another process draws the very same step.
 """
 import signal
+import sys
 from functools import lru_cache
 
 import numpy as np
@@ -69,8 +70,10 @@ class TwoStream(Dataset):
 
     def batches(self, first, last, workers=0, pin_memory=False):
         """Iterate over the steps first, ..., last - 1, loaded ahead by `workers` processes."""
+        # Python 3.14 starts processes by forkserver, which takes a file descriptor for each scan in shared memory
+        start = "fork" if workers and sys.platform == "linux" else None
         return DataLoader(self, batch_size=None, sampler=range(first, last), num_workers=workers,
-                          pin_memory=pin_memory, worker_init_fn=_leave_signals)
+                          pin_memory=pin_memory, worker_init_fn=_leave_signals, multiprocessing_context=start)
 
 
 def _leave_signals(_):

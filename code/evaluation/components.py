@@ -29,10 +29,11 @@ def largest_component(label_map):
 def largest_components(label_maps):
     """`largest_component` of each map of a tensor (views, B, *S) of up to 256 classes; same dtype and device.
 
-    One transfer to the host and one back, a byte a voxel, whatever the number of maps.
+    One transfer to the host and one back, a byte a voxel, whatever the number of maps. Of a map in pinned memory the
+    result is there, too, so that it goes to a GPU without anybody waiting.
     """
-    host = label_maps.to(torch.uint8).cpu().numpy()
-    kept = np.empty_like(host)
+    host = label_maps.to(torch.uint8).cpu()
+    kept = torch.empty(host.shape, dtype=torch.uint8, pin_memory=host.is_pinned())
     for index in np.ndindex(host.shape[:2]):
-        kept[index] = largest_component(host[index])
-    return torch.from_numpy(kept).to(label_maps.device).to(label_maps.dtype)
+        kept.numpy()[index] = largest_component(host[index].numpy())
+    return kept.to(label_maps.device).to(label_maps.dtype)

@@ -49,7 +49,7 @@ def load_run(run, recipe_class, checkpoint, device="auto", data_dir=None):
                          "--checkpoint, or finish training by starting it again")
     method = registry.build(recipe)
     load_weights(method, load_tensors(path, ["method"])["method"], path)
-    return recipe, Device(device, len(recipe.patch_size), recipe.amp).place(method)
+    return recipe, Device(device, len(recipe.patch_size)).place(method)
 
 
 def label_maps(views, keep_largest):

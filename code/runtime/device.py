@@ -7,19 +7,23 @@ import resource
 import torch
 
 from runtime.errors import InputError
-from runtime.fast_layers import quicken
+from runtime.fast_layers import quicken, quicken_on_gpu
 from runtime.ranks import Ranks
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4    # of <malloc.h>
 CHANNELS_LAST = {2: torch.channels_last, 3: torch.channels_last_3d}    # spatial axes -> memory format
-AT_ONCE = {"cpu": {2: 4, 3: 2}, "cuda": {2: 16, 3: 4}}  # device, spatial axes -> slices or windows a pass of inference
+# device, spatial axes -> slices or windows a pass of inference, and processes that draw patches ahead of training: an
+# H100 takes a step on slices in 14 ms and one on volumes in 70, which one core draws in 24 and 18 ms
+AT_ONCE = {"cpu": {2: 4, 3: 2}, "cuda": {2: 16, 3: 4}}
+WORKERS = {"cpu": {2: 2, 3: 2}, "cuda": {2: 8, 3: 4}}
 
 
 class Device:
     """name: 'auto' (CUDA if there is one), 'cpu', 'cuda', 'cuda:1', ...; ndim: spatial axes of the networks.
 
     amp: bfloat16 autocast; deterministic: only kernels that repeat bit for bit. Of several processes, each takes the
-    GPU of its local rank, and here they meet.
+    GPU of its local rank, and here they meet. `ahead`: the host may run ahead of this device, and does not wait for a
+    step's numbers before it starts the next one.
     """
 
     def __init__(self, name="auto", ndim=3, amp=False, deterministic=False):
@@ -35,17 +39,21 @@ class Device:
                 raise InputError(f"--device {name}: {ranks.local_world} processes take a GPU each, and this PyTorch "
                                  f"sees {torch.cuda.device_count()}; start at most as many, with --device cuda")
             name = f"cuda:{ranks.local}"
-        self.torch, self.amp = torch.device(name), amp
+        if amp and ndim == 3 and name == "cpu":
+            raise InputError("--amp True --device cpu: gradients of 3D convolutions in bfloat16 are wrong on a CPU at "
+                             "some sizes, NaN among them (oneDNN); leave --amp out, or use a GPU")
+        self.torch, self.amp, self.ndim = torch.device("cuda:0" if name == "cuda" else name), amp, ndim
         if self.torch.index is not None and self.torch.index >= torch.cuda.device_count():
             raise InputError(f"--device {name}: this PyTorch sees {torch.cuda.device_count()} GPUs, counted from 0")
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")     # cuBLAS repeats bit for bit only so
         self.format = CHANNELS_LAST[ndim]
-        self.cuda = self.torch.type == "cuda"
+        self.cuda = self.ahead = self.torch.type == "cuda"
         if deterministic != torch.are_deterministic_algorithms_enabled():     # the call alone takes seconds
             torch.use_deterministic_algorithms(deterministic, warn_only=True)
         if self.cuda:
             torch.backends.cudnn.benchmark = not deterministic
             torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+            torch.cuda.set_device(self.torch)       # starts CUDA, without which there are no statistics to reset
             torch.cuda.reset_peak_memory_stats(self.torch)
         else:
             _keep_freed_memory(ndim)
@@ -54,7 +62,7 @@ class Device:
     def place(self, module):
         """Move a module here, in the memory format and with the layers that are fastest here."""
         module = module.to(self.torch, memory_format=self.format)
-        return module if self.cuda else quicken(module)
+        return quicken_on_gpu(module) if self.cuda else quicken(module)
 
     @staticmethod
     def reserve_gradients(parameters):
@@ -72,6 +80,11 @@ class Device:
         """Label maps (B, *S) uint8 from the loader -> int64."""
         return y.to(self.torch, non_blocking=True).long()
 
+    def workers(self, wanted=None):
+        """Processes that draw patches ahead: `wanted`, or as many as keep this device busy and this machine has."""
+        share = os.cpu_count() // Ranks().local_world
+        return min(WORKERS[self.torch.type][self.ndim], max(1, share)) if wanted is None else wanted
+
     def autocast(self):
         return torch.autocast(self.torch.type, torch.bfloat16, enabled=self.amp)
 
@@ -85,6 +98,31 @@ class Device:
         name = torch.cuda.get_device_name(self.torch) if self.cuda else f"CPU, {torch.get_num_threads()} threads"
         world = Ranks().world
         return name if world == 1 else f"{world} processes, each on {name}"
+
+
+def fetch(tensor):
+    """Start a tensor's copy to the host -> function that waits for it and returns the copy, on the CPU.
+
+    What a GPU is given between the two calls runs on; a tensor on a CPU is returned itself.
+    """
+    if not tensor.is_cuda:
+        return lambda: tensor
+    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)       # pageable memory would be waited for
+    host.copy_(tensor, non_blocking=True)
+    copied = torch.cuda.Event()
+    copied.record()
+
+    def wait():
+        copied.synchronize()
+        return host
+    return wait
+
+
+def room_for(size, device):
+    """`device`, or the CPU if it is a GPU with less than twice `size` bytes free."""
+    if device.type == "cuda" and torch.cuda.mem_get_info(device)[0] < 2 * size:
+        return torch.device("cpu")
+    return device
 
 
 def _keep_freed_memory(ndim):

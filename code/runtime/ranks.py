@@ -70,7 +70,6 @@ class Ranks:
         if self.world == 1 or dist.is_initialized():
             return
         if device.type == "cuda":
-            torch.cuda.set_device(device)
             dist.init_process_group("nccl", timeout=TIMEOUT, device_id=device)
         else:
             dist.init_process_group("gloo", timeout=TIMEOUT)

@@ -19,7 +19,7 @@ FAULTS = {
         "cml.py", "return mix(p1, q0, mask), mix(p0, q1, mask)", "return mix(p0, q1, mask), mix(p1, q0, mask)",
         ["test_cml.py"]),
     "missing detach in Eq. 1": (
-        "cml.py", "F.cosine_similarity(feature, other.detach(), dim=1)", "F.cosine_similarity(feature, other, dim=1)",
+        "cml.py", "at_least_float32(other.detach())", "at_least_float32(other)",
         ["test_cml.py"]),
     "mask inverted": (
         "dataloaders/cutmix.py", "    return mask\n", "    return 1 - mask\n",
@@ -28,17 +28,14 @@ FAULTS = {
         "evaluation/metrics.py", "float(to_ref.mean())", "float(to_pred.mean())",
         ["evaluation/test_metrics.py"]),
     "pseudo-labels without the largest component": (
-        "cml.py", "return largest_components(torch.stack([logits.argmax(1).byte() for logits, _ in self.networks(x)]))",
-        "return torch.stack([logits.argmax(1).byte() for logits, _ in self.networks(x)])",
+        "cml.py", "return lambda: largest_components(labels())", "return lambda: labels()",
         ["test_cml.py"]),
     "batch norm in evaluation mode for pseudo-labels": (
-        "cml.py", "        return largest_components(",
+        "cml.py", "        labels = fetch(torch.stack([logits.argmax(1).byte() for logits, _ in self.networks(x)]))\n",
         "        norms = [m for m in self.networks.modules() if 'BatchNorm' in type(m).__name__]\n"
         "        [m.eval() for m in norms]\n"
-        "        views = self.networks(x)\n"
-        "        [m.train() for m in norms]\n"
-        "        return largest_components(torch.stack([logits.argmax(1).byte() for logits, _ in views]))\n"
-        "        return (",
+        "        labels = fetch(torch.stack([logits.argmax(1).byte() for logits, _ in self.networks(x)]))\n"
+        "        [m.train() for m in norms]\n",
         ["test_cml.py"]),
     "labels of unlabelled slices are read": (
         "dataloaders/acdc.py", 'return self._read(names, 2, labelled, "labelled" if labelled else "unlabelled")',

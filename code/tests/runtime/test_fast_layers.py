@@ -10,7 +10,18 @@ from evidence import workloads
 from methods import registry
 from networks import two_view
 from runtime.device import Device
-from runtime.fast_layers import Conv2d, Conv3d, Dropout, DroppedPointwise3d, folded, quicken, weight_gradient
+from runtime.fast_layers import (
+    BatchNorm3d,
+    Conv2d,
+    Conv3d,
+    Dropout,
+    DroppedPointwise3d,
+    Upsample,
+    folded,
+    quicken,
+    quicken_on_gpu,
+    weight_gradient,
+)
 
 
 @pytest.mark.parametrize("capability", ["AVX2", "AVX512"])
@@ -94,6 +105,79 @@ def test_weight_gradient_of_any_extents_and_memory(extents, last):
 def test_the_fast_head_drops_nothing_in_evaluation_mode():
     plain, x = copy.deepcopy(HEAD).eval(), torch.randn(2, 6, 4, 5, 3)
     torch.testing.assert_close(quicken(copy.deepcopy(plain))(x), plain(x))
+
+
+# ---- on a GPU ----------------------------------------------------------------------------------------------------
+
+
+def test_a_gpu_gets_layers_of_its_own_and_names_stay():
+    for name, kinds in (("vnet", {BatchNorm3d, Upsample}), ("unet", {Upsample})):
+        plain, placed = two_view.build(name, 1, 2), quicken_on_gpu(two_view.build(name, 1, 2))
+        found = {type(module) for module in placed.modules()}
+        assert kinds <= found and not found & {nn.BatchNorm3d, nn.Upsample}
+        assert list(plain.state_dict()) == list(placed.state_dict())
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last_3d])
+@pytest.mark.parametrize("training", [True, False])
+def test_batch_norm_of_a_volume_as_an_image_is_batch_norm_bit_for_bit(layout, training):
+    """In channels-last memory; otherwise sums are taken in another order."""
+    torch.manual_seed(1)
+    plain = nn.BatchNorm3d(6).train(training)
+    fast = quicken_on_gpu(copy.deepcopy(plain))
+    x, grad = (torch.randn(2, 6, 8, 6, 4).contiguous(memory_format=layout) for _ in range(2))
+    results = []
+    for layer in (plain, fast):
+        given = x.clone().requires_grad_()
+        output = layer(given)
+        output.backward(grad)
+        assert output.is_contiguous(memory_format=layout)
+        results.append([output.detach(), given.grad, layer.weight.grad, layer.bias.grad, layer.running_mean,
+                        layer.running_var, layer.num_batches_tracked])
+    for one, other in zip(*results, strict=True):
+        if layout == torch.channels_last_3d:
+            assert torch.equal(one, other)
+        torch.testing.assert_close(one, other)
+
+
+def test_the_gpus_batch_norm_takes_volumes_alone_and_is_folded():
+    layers = quicken_on_gpu(nn.Sequential(nn.Conv3d(1, 4, 3), nn.BatchNorm3d(4))).eval()
+    x = torch.randn(2, 1, 8, 8, 8)
+    plain = layers(x)
+    with folded(layers):
+        assert type(layers[1]) is nn.Identity
+        torch.testing.assert_close(layers(x), plain)
+
+
+@pytest.mark.parametrize("align_corners", [True, False])
+@pytest.mark.parametrize("mode, extents, factor", [("trilinear", (3, 5, 4), 2), ("trilinear", (1, 2, 7), 3),
+                                                   ("bilinear", (5, 6), 2), ("linear", (9,), 4)])
+def test_products_up_sample_as_torch_does(mode, extents, factor, align_corners):
+    plain = nn.Upsample(scale_factor=factor, mode=mode, align_corners=align_corners)
+    fast = quicken_on_gpu(copy.deepcopy(plain))
+    x = torch.randn(2, 3, *extents, dtype=torch.float64)
+    if len(extents) > 1:
+        x = x.contiguous(memory_format=[torch.channels_last, torch.channels_last_3d][len(extents) - 2])
+    inputs = [x.clone().requires_grad_() for _ in range(2)]
+    with torch.inference_mode():
+        fast(x)                         # the matrices that it keeps serve a pass with gradients, too
+    outputs = [layer(given) for layer, given in zip((plain, fast), inputs, strict=True)]
+    torch.testing.assert_close(outputs[1], outputs[0], rtol=0, atol=1e-12)
+    for output in outputs:
+        output.sin().sum().backward()
+    torch.testing.assert_close(inputs[1].grad, inputs[0].grad, rtol=0, atol=1e-12)
+    if len(extents) > 1:
+        layout = [torch.channels_last, torch.channels_last_3d][len(extents) - 2]
+        assert outputs[1].is_contiguous(memory_format=layout) and inputs[1].grad.is_contiguous(memory_format=layout)
+
+
+@pytest.mark.parametrize("layer", [nn.Upsample(scale_factor=2), nn.Upsample((4, 4), mode="bilinear"),
+                                   nn.Upsample(scale_factor=2, mode="bicubic"), nn.BatchNorm2d(3)], ids=str)
+def test_other_layers_stay_on_a_gpu(layer):
+    assert type(quicken_on_gpu(copy.deepcopy(layer))) is type(layer)
+
+
+# ---- other layers ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("layer", [
