@@ -6,11 +6,16 @@ from methods.bcp import BCP
 from methods.cfl import CFL
 from methods.cml_plus import CMLPlus
 from methods.cps import CPS
+from methods.dan import DAN
+from methods.dtc import DTC
 from methods.em import EM
 from methods.ict import ICT
+from methods.mc_net import MCNet
 from methods.mean_teacher import MeanTeacher
+from methods.sassnet import SASSNet
 from methods.supervised import Supervised
 from methods.ua_mt import UAMT
+from methods.urpc import URPC
 from networks.two_view import AXES
 from runtime.errors import InputError
 
@@ -18,6 +23,11 @@ METHODS = {
     "supervised": Supervised,
     "mean_teacher": MeanTeacher,
     "ua_mt": UAMT,
+    "sassnet": SASSNet,
+    "dtc": DTC,
+    "urpc": URPC,
+    "mc_net": MCNet,
+    "dan": DAN,
     "ict": ICT,
     "em": EM,
     "cps": CPS,

@@ -131,7 +131,10 @@ def load_weights(module, state, path):
         raise InputError(f"{path} does not fit the network of this recipe: {'; '.join(wrong[:4])}"
                          f"{f' and {len(wrong) - 4} more' if len(wrong) > 4 else ''}: was it trained with another "
                          "--network, --method, --num-classes or --in-channels?")
-    module.load_state_dict(state)
+    try:
+        module.load_state_dict(state)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:      # of a module's extra state
+        raise InputError(f"{path} does not fit the method ({one_line(error)}): {RESTORE}") from error
 
 
 class Table:

@@ -27,7 +27,8 @@ def setting(narrow):
         method = registry.build(recipe).double().train()
         x_l, x_u = torch.randn(2, SIZE, recipe.in_channels, *SHAPES[dataset], dtype=torch.float64)
         y_l = torch.randint(recipe.num_classes, (SIZE, *SHAPES[dataset]))
-        batch = Batch(x_l, y_l, x_u, step, steps, torch.Generator().manual_seed(2))
+        z_l = method.of_label and torch.stack([torch.from_numpy(method.of_label(y)) for y in y_l.byte().numpy()])
+        batch = Batch(x_l, y_l, x_u, step, steps, torch.Generator().manual_seed(2), z_l)
         return SimpleNamespace(recipe=recipe, method=method, batch=batch)
     return make
 

@@ -1,0 +1,72 @@
+"""DTC, dual-task consistency (Luo et al. 2021).
+
+    Idea: a mask and the signed distance to its surface say the same thing. One head predicts each; the level set
+    sigmoid(-1500 z) turns distances into a mask, and on all scans, labelled or not, the two masks must agree.
+
+Neither side of the agreement is detached. The release computes a cross-entropy that it never adds; so do we not.
+Published for LA alone. On slices [ours]: one map and level set for each foreground class, against that class's softmax
+probability. On BraTS [ours]: as on LA.
+"""
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+
+from method import Method, Picture
+from methods.losses import squared_difference, supervised_loss, widened
+from methods.ramps import ramp
+from methods.sassnet import shape_loss
+from methods.sdm import class_probabilities, distance_maps, level_set
+from networks import compared
+
+
+@dataclass(frozen=True)
+class Hyper:
+    supervised: str = "eq2"         # loss of the labelled scans, a name of methods/losses.py   [O: Eq. 2]
+    distance: float = 0.3           # weight of the distance maps' squared error                [DTC]
+    consistency: float = 1.0        # ceiling of the consistency weight                         [DTC]
+    ramp_share: float = 1.0         # share of training that its ramp takes                     [DTC]
+    stairs: bool = False            # the ramp rises every 150 iterations, not at every step    [O; DTC: True]
+
+
+def dual_task_consistency(sdm, prob):
+    """Mean of (level_set(sdm) - prob)^2: distance maps and foreground probabilities, (B, K, *S) twice -> scalar."""
+    return squared_difference(level_set(sdm), prob)
+
+
+class DTC(Method):
+    """networks: x -> (logits, signed distance maps). The segmentation head is tested."""
+
+    Hyper = Hyper
+    pair = "network", "level_set"
+
+    def __init__(self, networks, hyper, num_classes):
+        super().__init__(networks)
+        self.hyper, self.supervised = hyper, supervised_loss(hyper.supervised)
+        self.of_label = partial(distance_maps, num_classes=num_classes)
+
+    @classmethod
+    def defaults(cls, dataset, protocol="matched"):
+        return Hyper(shape_loss(dataset, protocol), stairs=protocol == "original")
+
+    @classmethod
+    def build(cls, recipe):
+        networks = compared.build(f"sdm_{recipe.network}", recipe.in_channels, recipe.num_classes)
+        return cls(networks, recipe.hyper, recipe.num_classes)
+
+    def losses(self, batch):
+        """One pass of the whole batch: labels and distances on its labelled part, consistency on all of it."""
+        labelled = len(batch.x_l)
+        logits, maps = self.networks(torch.cat([batch.x_l, batch.x_u]))
+        sup = self.supervised(logits[:labelled], batch.y_l)
+        distance = squared_difference(maps[:labelled], batch.z_l)
+        consistency = dual_task_consistency(maps, widened(logits).softmax(1)[:, 1:])
+        weight = self.hyper.consistency * ramp(batch, self.hyper.ramp_share, self.hyper.stairs)
+        picture = Picture(batch.x_u, None, {"network": logits[labelled:].detach(),
+                                            "level_set": class_probabilities(maps[labelled:].detach())})
+        yield (sup + self.hyper.distance * distance + weight * consistency,
+               {"sup_l": sup, "distance": distance, "consistency": consistency, "picture": picture})
+
+    def predict(self, x):
+        logits, maps = self.networks(x)
+        return {"network": widened(logits).softmax(1), "level_set": class_probabilities(maps)}

@@ -1,0 +1,81 @@
+"""URPC, uncertainty-rectified pyramid consistency (Luo et al. 2022), as SSL4MIS runs it on slices and volumes.
+
+    Idea: four heads on the decoder's scales should agree with their mean. Where a scale diverges from it (KL), it is
+    uncertain: its squared difference counts less there, and the divergence itself is minimised beside it.
+
+Gradient flows through the mean and the weights too, as released. On slices the coarse heads see disturbed features;
+volumes have V-Net with dropout before the coarse heads, since the released network is a 3D U-Net of three classes, and
+the ramp takes all of training rather than twice its length [ours].
+"""
+import math
+from dataclasses import dataclass
+
+import torch
+
+from method import Method, Picture
+from methods.losses import supervised_loss, widened
+from methods.ramps import ramp
+from networks import compared
+from networks.pyramid import feature_dropout
+
+__all__ = ["URPC", "Hyper", "feature_dropout", "pyramid_consistency"]
+SCALES = "network", "half", "quarter", "eighth"
+
+
+@dataclass(frozen=True)
+class Hyper:
+    supervised: str = "eq2"         # loss of each scale on labelled scans, a name of methods/losses.py  [O: Eq. 2]
+    consistency: float = 0.1        # ceiling of the consistency weight                                  [SSL4MIS]
+    ramp_share: float = 1.0         # share of training that its ramp takes                              [SSL4MIS, 2D]
+    stairs: bool = False            # the ramp rises every 150 iterations, not at every step        [O; SSL4MIS: True]
+
+
+def pyramid_consistency(scales):
+    """Full-size logits of the scales, a list of (B_u, C, *S) -> scalar: mean over the scales s of
+
+    mean(W (p - p_s)^2) / (mean W + 1e-8) + mean D, with D = KL(p || p_s) and W = exp(-D) per voxel, p the mean softmax.
+    """
+    logs = torch.stack([widened(logits).log_softmax(1) for logits in scales])
+    log_mean = logs.logsumexp(0) - math.log(len(logs))      # finite where a softmax underflows
+    mean, loss = log_mean.exp(), 0
+    for log in logs:
+        divergence = (mean * (log_mean - log)).sum(1, keepdim=True)
+        weight = (-divergence).exp()
+        difference = (weight * (mean - log.exp()).square()).mean()
+        loss = loss + difference / (weight.mean() + 1e-8) + divergence.mean()
+    return loss / len(logs)
+
+
+class URPC(Method):
+    """networks: x -> (full-size logits, [logits of the 1/2, 1/4, 1/8 heads]). The full-resolution head is tested."""
+
+    Hyper = Hyper
+
+    def __init__(self, networks, hyper):
+        super().__init__(networks)
+        self.hyper, self.supervised = hyper, supervised_loss(hyper.supervised)
+
+    @classmethod
+    def defaults(cls, dataset, protocol="matched"):
+        original = protocol == "original"
+        return Hyper("ce_dsq_all" if original else "eq2", stairs=original)
+
+    @classmethod
+    def build(cls, recipe):
+        return cls(compared.build(f"urpc_{recipe.network}", recipe.in_channels, recipe.num_classes), recipe.hyper)
+
+    def losses(self, batch):
+        """One pass of the whole batch: the scales' mean supervised loss, their consistency on unlabelled scans."""
+        labelled = len(batch.x_l)
+        full, coarse = self.networks(torch.cat([batch.x_l, batch.x_u]))
+        scales = [full, *coarse]
+        sup = sum(self.supervised(logits[:labelled], batch.y_l) for logits in scales) / len(scales)
+        consistency = pyramid_consistency([logits[labelled:] for logits in scales])
+        weight = self.hyper.consistency * ramp(batch, self.hyper.ramp_share, self.hyper.stairs)
+        views = {name: logits[labelled:].detach() for name, logits in zip(SCALES, scales, strict=True)}
+        yield sup + weight * consistency, {"sup_l": sup, "consistency": consistency,
+                                           "picture": Picture(batch.x_u, None, views)}
+
+    def predict(self, x):
+        full, coarse = self.networks(x)
+        return {name: widened(logits).softmax(1) for name, logits in zip(SCALES, [full, *coarse], strict=True)}
