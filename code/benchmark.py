@@ -262,7 +262,7 @@ def memory_of_scans(quick):
 
 
 def _resident_growth(folder, count):
-    data = LA(replace(workloads.SETS["LA"][1], data_dir=folder, labeled=count))
+    data = LA(replace(workloads.SETS["LA"].presets["paper"], data_dir=folder, labeled=count))
     names = data.split().labelled
     data.train_scans(names[:1], True)                   # imports and the like
     before = psutil.Process().memory_info().rss

@@ -10,46 +10,36 @@ import contextlib
 import io
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import tyro
 
-import test_ACDC
-import test_BraTS
-import test_LA
-import train_ACDC
-import train_BraTS
-import train_LA
-from dataloaders.acdc import ACDC
-from dataloaders.brats import BraTS
-from dataloaders.la import LA
 from dataloaders.phantom import write_phantoms
 from evaluation import plots, report, tables
 from evaluation.inference import segment
 from runtime.errors import reported
 from runtime.files import ROOT
+from training.datasets import DATASETS, DataSet
 from training.fit import train
 
 METHODS = {"supervised": "supervised", "cml": "CML"}
 
 
 class Demo(NamedTuple):
-    """A data set's class and scripts; how many phantoms of what size; what its mini recipe changes to."""
+    """A data set; how many phantoms of what size; what its mini recipe changes to."""
 
-    data: type
-    train_script: Any
-    test_script: Any
+    dataset: DataSet
     phantoms: dict
     recipe: dict
 
 
 DEMOS = {
-    "ACDC": Demo(ACDC, train_ACDC, test_ACDC, dict(train=24, val=2, test=8, size=64),
+    "ACDC": Demo(DATASETS["ACDC"], dict(train=24, val=2, test=8, size=64),
                  dict(labeled=3, patch_size=(64, 64), labeled_batch=12, unlabeled_batch=12, pre_steps=250,
                       self_steps=450)),
-    "LA": Demo(LA, train_LA, test_LA, dict(train=20, test=8, size=(64, 64, 40)),
+    "LA": Demo(DATASETS["LA"], dict(train=20, test=8, size=(64, 64, 40)),
                dict(labeled=2, half_resolution=False, holdout_test=0, pre_steps=50, self_steps=120)),
-    "BraTS": Demo(BraTS, train_BraTS, test_BraTS, dict(train=20, val=2, test=8, size=56),
+    "BraTS": Demo(DATASETS["BraTS2019"], dict(train=20, val=2, test=8, size=56),
                   dict(labeled=2, half_resolution=False, pre_steps=50, self_steps=150)),
 }
 
@@ -68,17 +58,17 @@ def main(args=None):
     options = tyro.cli(Options, args=args, description=__doc__)
     demo = DEMOS[options.dataset]
     home = options.out / f"{options.dataset}_seed{options.seed}"
-    data_dir = home / demo.data.dataset
+    data_dir = home / demo.dataset.data.dataset
     print(f"drawing phantoms: {data_dir}")
-    write_phantoms(data_dir, demo.data.dataset, **demo.phantoms, seed=options.seed)
+    write_phantoms(data_dir, demo.dataset.data.dataset, **demo.phantoms, seed=options.seed)
     rows = {}
     for method in METHODS:
-        presets = {"mini": replace(demo.train_script.PRESETS["mini"], **demo.recipe)}
+        presets = {"mini": replace(demo.dataset.presets["mini"], **demo.recipe)}
         recipe = replace(presets["mini"], method=method, seed=options.seed, data_dir=data_dir, out=home / method,
                          workers=0)
-        train(recipe, demo.data(recipe), presets)
+        train(recipe, demo.dataset.data(recipe), presets)
         with contextlib.redirect_stdout(io.StringIO()):
-            rows[method] = demo.test_script.main(["--run", str(home / method)])
+            rows[method] = demo.dataset.test.main(["--run", str(home / method)])
     print(f"\n{options.dataset} phantoms, {demo.recipe['labeled']} labelled of {demo.phantoms['train']}, "
           f"{demo.phantoms['test']} test cases, mean ± std over cases\n")
     print(table(rows))
@@ -103,14 +93,14 @@ def draw(home, rows, demo, data_dir, path):
     for cml, supervised in zip(rows["cml"], rows["supervised"], strict=True):
         gains[cml["case"]] = gains.get(cml["case"], 0) + cml["dice"] - supervised["dice"]
     name = sorted(gains, key=gains.get)[len(gains) // 2]
-    recipe = replace(demo.train_script.PRESETS["mini"], **demo.recipe, data_dir=data_dir)
-    [scan] = demo.data(recipe).cases([name])
+    recipe = replace(demo.dataset.presets["mini"], **demo.recipe, data_dir=data_dir)
+    [scan] = demo.dataset.data(recipe).cases([name])
     maps = {}
     for method, title in METHODS.items():
         _, trained = report.load_run(home / method, type(recipe), "last")
         views = report.label_maps(segment(trained, scan.image, recipe), recipe.keep_largest)
         maps |= {title if view == "network" else f"{title}, {view}": labels for view, labels in views.items()}
-    plots.overlay(path, scan.image[0].numpy(), scan.label.numpy(), maps, demo.data.depth_axis)
+    plots.overlay(path, scan.image[0].numpy(), scan.label.numpy(), maps, demo.dataset.data.depth_axis)
 
 
 if __name__ == "__main__":

@@ -17,12 +17,6 @@ import torch
 import tyro
 from tqdm import tqdm
 
-import train_ACDC
-import train_BraTS
-import train_LA
-from dataloaders.acdc import ACDC
-from dataloaders.brats import BraTS
-from dataloaders.la import LA
 from evaluation import plots
 from evaluation.inference import segment
 from evaluation.report import label_maps, load_run
@@ -30,14 +24,12 @@ from imaging.cases import one_case_each
 from imaging.preprocess import PUBLISHED, apply, read_preprocessing, restore
 from imaging.scan_files import SUFFIXES, case_name, read_scan
 from imaging.scan_files import save_on_grid as save
+from methods import registry
 from prepare_BraTS import case_files
 from runtime.errors import DEBUG, InputError, reported
-from runtime.files import RESTORE, make_folder
+from runtime.files import make_folder
 from runtime.ranks import Ranks
-from training.recipe import read_config
-
-DATASETS = {LA.dataset: (train_LA.LARecipe, LA), ACDC.dataset: (train_ACDC.ACDCRecipe, ACDC),
-            BraTS.dataset: (train_BraTS.BraTSRecipe, BraTS)}
+from training import datasets
 
 
 @dataclass(kw_only=True)
@@ -78,7 +70,7 @@ def find_cases(path, modalities):
     return cases, bad
 
 
-def segment_case(method, recipe, data, preprocessing, paths):
+def segment_case(method, recipe, preprocessing, paths):
     """Files of one case -> the first scan, {view: label map}, {view: probabilities (C, *N)}, on the scan's grid."""
     scans = [read_scan(path) for path in paths]
     image, _, geometry = apply(scans, preprocessing)
@@ -91,13 +83,13 @@ def segment_case(method, recipe, data, preprocessing, paths):
     return scans[0], maps, {view: restore(probs.float().numpy(), geometry) for view, probs in views.items()}
 
 
-def write_case(name, scan, maps, probabilities, options):
-    """The fused label map and what else was asked for."""
+def write_case(name, scan, maps, probabilities, options, pair):
+    """The headline's label map and what else was asked for; pair: names of the two views that disagreement compares."""
     headline = next(iter(maps))
     if options.probabilities:
         save(options.output / f"{name}_probabilities.nii.gz", np.moveaxis(probabilities[headline], 0, -1), scan)
     if options.disagreement:
-        first, second = probabilities["subnet0"], probabilities["subnet1"]
+        first, second = (probabilities[view] for view in pair)
         save(options.output / f"{name}_disagreement.nii.gz", np.abs(first - second).sum(0) / 2, scan)
     if options.overlay:
         plots.overlay(options.output / f"{name}.png", scan.array, None, maps, int(np.argmax(scan.spacing)))
@@ -107,18 +99,16 @@ def write_case(name, scan, maps, probabilities, options):
 @reported
 def main(args=None):
     options = tyro.cli(Options, args=args, description=f"{__doc__}\n{DEBUG}")
-    name_of_set = read_config(options.run)["dataset"]
-    if name_of_set not in DATASETS:
-        raise InputError(f"{options.run / 'config.json'}: the data set is {name_of_set!r}, expected one of "
-                         f"{', '.join(DATASETS)}: {RESTORE}")
-    recipe_class, data_class = DATASETS[name_of_set]
-    preprocessing = read_preprocessing(options.run) or PUBLISHED[name_of_set]
-    recipe, method = load_run(options.run, recipe_class, options.checkpoint, options.device)
-    if options.disagreement and recipe.method not in ("cml", "cfl", "cps"):
-        raise InputError(f"--disagreement needs two subnets; this run's method is {recipe.method}")
+    dataset = datasets.of_run(options.run)
+    preprocessing = read_preprocessing(options.run) or PUBLISHED[dataset.data.dataset]
+    recipe, method = load_run(options.run, dataset.recipe, options.checkpoint, options.device)
+    if options.disagreement and method.pair is None:
+        paired = ", ".join(name for name, one in registry.METHODS.items() if one.pair)
+        raise InputError(f"--disagreement needs two views to compare, as {paired} have; this run's method is "
+                         f"{recipe.method}")
     cases, bad = find_cases(options.input, preprocessing.modalities)
     make_folder(options.output)
-    ranks, data = Ranks(), data_class(recipe)
+    ranks = Ranks()
     ranks.say(f"{len(cases)} scans; {options.checkpoint}.pt of {options.run}; preprocessing: {preprocessing.normalise}"
               f"{', whole scan' if preprocessing.crop in ('none', 'label') else f', crop to the {preprocessing.crop}'}")
     missing = [name for name in cases if options.force or not (options.output / f"{name}.nii.gz").exists()]
@@ -126,7 +116,7 @@ def main(args=None):
     reasons = []
     for name in tqdm(ranks.shard(missing), "predict", unit="scan", disable=None if ranks.main else True):
         try:
-            write_case(name, *segment_case(method, recipe, data, preprocessing, cases[name]), options)
+            write_case(name, *segment_case(method, recipe, preprocessing, cases[name]), options, method.pair)
             reasons.append(None)
         except InputError as error:
             reasons.append(str(error))

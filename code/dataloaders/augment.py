@@ -22,12 +22,12 @@ def rotate_small(arrays, rng):
 def random_crop(arrays, size, rng):
     """A window of `size` voxels at a random offset in [0, extent - size), the last one left out.
 
-    Where an axis is not longer than the window, every such axis is padded by (size - extent) // 2 + 3 zeros on
-    both sides first.
+    Once any axis is not longer than the window, every axis is padded first, by max((size - extent) // 2 + 3, 0) zeros
+    on both sides: also one that is up to four voxels longer than the window.
     """
     shape = next(a for a in arrays if a is not None).shape
-    pads = [(window - extent) // 2 + 3 if extent <= window else 0
-            for extent, window in zip(shape, size, strict=True)]
+    short = any(extent <= window for extent, window in zip(shape, size, strict=True))
+    pads = [max((window - extent) // 2 + 3, 0) if short else 0 for extent, window in zip(shape, size, strict=True)]
     starts = [int(rng.integers(extent + 2 * pad - window))
               for extent, pad, window in zip(shape, pads, size, strict=True)]
     box = tuple(slice(start, start + window) for start, window in zip(starts, size, strict=True))

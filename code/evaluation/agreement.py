@@ -1,4 +1,5 @@
 """After training: how alike a run's two subnets are, and how good their pseudo-labels were over the steps."""
+import math
 from contextlib import contextmanager
 from itertools import islice
 
@@ -11,23 +12,24 @@ from tqdm import tqdm
 from dataloaders.augment import resize_nearest
 from evaluation.inference import segment
 from evaluation.metrics import overlap_metrics
-from evaluation.report import label_maps, load_run, load_weights
+from evaluation.report import label_maps, load_run
+from methods import registry
 from networks.two_view import TwoView
-from predict import DATASETS
 from runtime.errors import InputError
-from runtime.files import load_tensors
-from training.recipe import read_config
+from runtime.files import load_tensors, load_weights
+from training import datasets
 
 SLICES = 200            # of the unlabelled ones, on which pseudo-labels are measured
 
 
 def load(run, checkpoint, device, data_dir):
-    """(recipe, method, data set) of a run; InputError if it has not two subnets."""
-    recipe_class, data_class = DATASETS[read_config(run)["dataset"]]
-    recipe, method = load_run(run, recipe_class, checkpoint, device, data_dir)
-    if not isinstance(method.networks, TwoView):
-        raise InputError(f"{run}: its method is {recipe.method}, expected one with two subnets: cml, cfl or cps")
-    return recipe, method, data_class(recipe)
+    """(recipe, method, data set) of a run; InputError if its method has no pair of views to compare."""
+    dataset = datasets.of_run(run)
+    recipe, method = load_run(run, dataset.recipe, checkpoint, device, data_dir)
+    if method.pair is None:
+        paired = ", ".join(name for name, one in registry.METHODS.items() if one.pair)
+        raise InputError(f"{run}: its method is {recipe.method}, expected one with two views to compare: {paired}")
+    return recipe, method, dataset.data(recipe)
 
 
 def mean_overlap(labels, others, num_classes):
@@ -38,8 +40,14 @@ def mean_overlap(labels, others, num_classes):
 
 @contextmanager
 def noting_cosines(networks):
-    """A list that grows by a tensor (B) a pass: cosine over channels of the two bottlenecks, mean over positions."""
+    """A list that grows by a tensor (B) per pass: cosine over channels of the two bottlenecks, mean over positions.
+
+    It stays empty for networks other than two subnets.
+    """
     noted = []
+    if not isinstance(networks, TwoView):
+        yield noted
+        return
 
     def note(_, inputs, views):
         (_, feature0), (_, feature1) = views
@@ -65,8 +73,8 @@ def agreement(run, split, checkpoint, device="auto", data_dir=None):
         [scan] = data.cases([name])
         with noting_cosines(method.networks) as cosines:
             maps = label_maps(segment(method, scan.image, recipe), recipe.keep_largest)
-        rows.append({"case": name, "dice": mean_overlap(maps["subnet0"], maps["subnet1"], recipe.num_classes),
-                     "cosine": torch.cat(cosines).mean().item()})
+        rows.append({"case": name, "dice": mean_overlap(*(maps[view] for view in method.pair), recipe.num_classes),
+                     "cosine": torch.cat(cosines).mean().item() if cosines else math.nan})
     return rows
 
 
@@ -108,5 +116,5 @@ def pseudo_labels(run, device="auto", data_dir=None):
         step = sum(stage.steps for stage in stages[:state["stage"]]) + state["step"]
         maps = label_maps(segment(method, images, recipe), keep_largest=False)
         rows[step] = {"step": step, **{view: mean_overlap(maps[view], labels, recipe.num_classes) for view in maps},
-                      "between": mean_overlap(maps["subnet0"], maps["subnet1"], recipe.num_classes)}
+                      "between": mean_overlap(*(maps[view] for view in method.pair), recipe.num_classes)}
     return [rows[step] for step in sorted(rows)]

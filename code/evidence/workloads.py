@@ -16,12 +16,6 @@ from scipy import ndimage
 from skimage.measure import label as connected
 
 import cml
-import train_ACDC
-import train_BraTS
-import train_LA
-from dataloaders.acdc import ACDC
-from dataloaders.brats import BraTS
-from dataloaders.la import LA
 from dataloaders.phantom import draw_ACDC, draw_BraTS, draw_LA, write_phantoms
 from dataloaders.scans import Scan
 from evaluation.components import largest_components
@@ -30,9 +24,10 @@ from evaluation.metrics import class_metrics
 from method import Batch
 from methods import registry
 from runtime.device import Device
+from training.datasets import DATASETS
 
-SETS = {"LA": (LA, train_LA.PRESETS["paper"], (48, 48, 32)), "ACDC": (ACDC, train_ACDC.PRESETS["paper"], (64, 64)),
-        "BraTS": (BraTS, train_BraTS.PRESETS["paper"], (48, 48, 48))}
+PATCHES = {"LA": (48, 48, 32), "ACDC": (64, 64), "BraTS": (48, 48, 48)}      # of --quick
+SETS = {dataset.scripts: dataset for dataset in DATASETS.values()}
 # a scan after preparation (LA: the smallest of the set), and one for --quick
 SHAPES = {"LA": ((148, 132, 88), (64, 56, 40)), "ACDC": ((10, 216, 256), (3, 72, 80)),
           "BraTS": ((138, 170, 140), (56, 64, 56))}
@@ -120,7 +115,7 @@ def plain_slices(method, volume, patch_size):
 
 def settings(name, quick):
     """(data set class, recipe, shape of a test volume) at the paper's size, or small ones."""
-    data_class, recipe, small = SETS[name]
+    data_class, recipe, small = SETS[name].data, SETS[name].presets["paper"], PATCHES[name]
     if quick:
         recipe = replace(recipe, patch_size=small, **({} if name == "ACDC" else {"stride": [e // 2 for e in small]}))
     return data_class, replace(recipe, device="cpu"), SHAPES[name][quick]
@@ -189,7 +184,7 @@ def volume(variant, quick, name):
 def metrics(variant, quick, data_dir=None):
     """Four metrics of one LA case, or of three real ones: the mask against itself, moved by two voxels."""
     if data_dir:
-        data = LA(replace(SETS["LA"][1], data_dir=data_dir))
+        data = SETS["LA"].data(replace(SETS["LA"].presets["paper"], data_dir=data_dir))
         refs = [scan.label.numpy() for scan in data.cases(data.split().labelled[:3])]
     else:
         refs = [phantom("LA", 0, SHAPES["LA"][quick])[1].numpy()]

@@ -93,3 +93,14 @@ def test_short_axes_are_padded_on_both_sides_before_the_crop(extent, window, pad
 def test_a_long_axis_is_not_padded():
     array, rng = grid(9, 20), np.random.default_rng(0)
     assert all((augment.random_crop([array], (8, 9), rng)[0] > 0).all() for _ in range(100))
+
+
+@pytest.mark.parametrize(("extents", "pads"), [((8, 10), (3, 2)), ((8, 12), (3, 1)), ((8, 13), (3, 0)),
+                                               ((9, 10), (0, 0)), ((20, 8), (0, 3))])
+def test_once_one_axis_is_short_axes_up_to_four_voxels_longer_are_padded_too(extents, pads):
+    """max((window - extent) // 2 + 3, 0) zeros on both sides of every axis, as in the code of UA-MT, BCP and CML."""
+    array, rng = np.ones(extents, int), np.random.default_rng(0)
+    crops = [augment.random_crop([array], (8, 8), rng)[0] for _ in range(300)]
+    for axis, pad in enumerate(pads):
+        in_front = max(int(np.argmax(crop.any(1 - axis))) for crop in crops)
+        assert in_front == pad, axis

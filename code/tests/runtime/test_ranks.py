@@ -27,6 +27,7 @@ from runtime.errors import InputError
 from runtime.files import load_tensors
 from runtime.ranks import Ranks
 from training import fit, logbook
+from training.datasets import DATASETS
 
 CODE = Path(fit.__file__).parents[1]
 WIDTHS = (2, 4, 8, 16, 32)
@@ -45,7 +46,7 @@ PATCHES = {"ACDC": (16, 16), "LA": (16, 16, 16)}
 
 
 def train(recipe):
-    return fit.train(recipe, predict.DATASETS[recipe.dataset][1](recipe), {recipe.preset: recipe})
+    return fit.train(recipe, DATASETS[recipe.dataset].data(recipe), {recipe.preset: recipe})
 
 
 def followed(recipe):
@@ -110,7 +111,7 @@ def process(folder):
     torch.set_num_threads(1)
     unet.WIDTHS = vnet.WIDTHS = WIDTHS
     logbook.plots.curves = lambda run: None
-    recipes = {name: predict.DATASETS[values.pop("dataset")][0].from_json(values, name)
+    recipes = {name: DATASETS[values.pop("dataset")].recipe.from_json(values, name)
                for name, values in json.loads((folder / "recipes.json").read_text()).items()}
     did = {name: followed(recipes[name]) for name in EXACT}
     whole, halted = recipes["whole"].out, recipes["halted"]

@@ -1,0 +1,50 @@
+"""The data sets by name: which data class, recipe and scripts belong together. There is no other list of them."""
+import importlib
+from typing import NamedTuple
+
+from dataloaders.acdc import ACDC
+from dataloaders.brats import BraTS
+from dataloaders.la import LA
+from runtime.errors import InputError
+from runtime.files import RESTORE
+from training.recipe import config_path, read_config
+
+
+class DataSet(NamedTuple):
+    """A data set; its scripts are imported when they are asked for, since they stand above this module."""
+
+    data: type                  # of dataloaders/
+    scripts: str                # train_<scripts>.py, test_<scripts>.py, prepare_<scripts>.py
+    recipe_name: str            # of the recipe class in the train script
+
+    @property
+    def train(self):
+        """The train script, a module with PRESETS and main."""
+        return importlib.import_module(f"train_{self.scripts}")
+
+    @property
+    def test(self):
+        """The test script, a module with main."""
+        return importlib.import_module(f"test_{self.scripts}")
+
+    @property
+    def presets(self):
+        return self.train.PRESETS
+
+    @property
+    def recipe(self):
+        """The recipe class."""
+        return getattr(self.train, self.recipe_name)
+
+
+DATASETS = {data.dataset: DataSet(data, scripts, recipe) for data, scripts, recipe in (
+    (LA, "LA", "LARecipe"), (ACDC, "ACDC", "ACDCRecipe"), (BraTS, "BraTS", "BraTSRecipe"))}
+
+
+def of_run(run):
+    """The data set that a run folder belongs to; InputError where it names none of them."""
+    name = read_config(run)["dataset"]
+    if name not in DATASETS:
+        raise InputError(f"{config_path(run)}: the data set is {name!r}, expected one of {', '.join(DATASETS)}: "
+                         f"{RESTORE}")
+    return DATASETS[name]
