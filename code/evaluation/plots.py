@@ -1,17 +1,21 @@
-"""Pictures of runs: training curves, one step's input and targets, overlays of predictions, Figures 2 and 6."""
+"""Pictures of runs: training curves, one step's input and targets, overlays of predictions."""
+from pathlib import Path
+
 import numpy as np
-from matplotlib import colormaps
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from runtime.files import Table, write_aside
 
-COLOURS = np.array([colormaps["tab10"](i)[:3] for i in (3, 2, 0, 1, 4, 5, 6, 8, 9)])   # of classes 1, 2, ...
+# Of classes 1, 2, ...; told apart without red and green
+COLOURS = np.array([to_rgb(name) for name in ("#e69f00", "#56b4e9", "#cc79a7", "#f0e442", "#0072b2", "#009e73",
+                                              "#d55e00", "#999999")])
 SMOOTHING = 50      # steps of the moving mean over a loss term
 
 
 def save(figure, path):
-    """Figure -> PNG, written aside and renamed."""
-    write_aside(path, lambda file: figure.savefig(file, format="png", dpi=120, bbox_inches="tight"))
+    """Figure -> PNG or PDF by the path's suffix, written aside and renamed."""
+    write_aside(path, lambda file: figure.savefig(file, format=Path(path).suffix[1:], dpi=120, bbox_inches="tight"))
 
 
 def curves(run):
@@ -59,42 +63,6 @@ def _dice_curves(axes, rows, offset, prefix=""):
     for place, view in enumerate(column for column in rows[0] if column not in ("stage", "step", "split")):
         axes.plot(_steps(rows, offset), [100 * float(row[view]) for row in rows], label=prefix + view,
                   linewidth=1 if place else 1.8)
-
-
-def training_processes(path, runs):
-    """PNG in Figure 2's layout: Dice of each view on the validation cases during self-training, a panel a run.
-
-    runs: {title: run folder}.
-    """
-    figure = Figure(figsize=(3.8 * len(runs), 3.4))
-    panels = figure.subplots(1, len(runs), sharex=True, sharey=True, squeeze=False)[0]
-    for axes, (title, run) in zip(panels, runs.items(), strict=True):
-        rows = [row for row in Table(run / "val.csv").rows() if row["stage"] == "self"]
-        _dice_curves(axes, rows, _offset(Table(run / "log.csv").rows()))
-        axes.set(xlabel="step", title=title)
-        axes.grid(alpha=0.3)
-        axes.legend(fontsize=8)
-    panels[0].set_ylabel("Dice (%)")
-    save(figure, path)
-
-
-def bars(path, groups):
-    """PNG in Figure 6's layout: {data set: {method: Dice (%) of each run}} -> mean, and deviation where several."""
-    names = list(dict.fromkeys(name for methods in groups.values() for name in methods))
-    figure = Figure(figsize=(4 * len(groups), 3.4))
-    for axes, (title, methods) in zip(figure.subplots(1, len(groups), squeeze=False)[0], groups.items(), strict=True):
-        for name, dice in methods.items():
-            place = names.index(name)
-            axes.bar(place, np.mean(dice), yerr=np.std(dice, ddof=1) if len(dice) > 1 else None, capsize=4,
-                     color=f"C{place}")
-            axes.annotate(f"{np.mean(dice):.1f}", (place, 0), (0, 4), textcoords="offset points", ha="center",
-                          color="white", fontsize=8)
-        axes.set(title=title, ylabel="Dice (%)", xticks=range(len(names)), xticklabels=names,
-                 xlim=(-0.6, len(names) - 0.4))
-        axes.set_axisbelow(True)
-        axes.grid(axis="y", alpha=0.3)
-    figure.subplots_adjust(wspace=0.25)
-    save(figure, path)
 
 
 def step_picture(picture):

@@ -8,6 +8,7 @@ from importlib.metadata import version
 
 from runtime.errors import InputError
 from runtime.files import ROOT, make_folder, write_text
+from runtime.locks import LOCK
 from runtime.ranks import Ranks
 from training.recipe import read_config
 
@@ -23,7 +24,8 @@ class RunFolder:
         self.path, self.recipe = path, recipe
         if (path / "config.json").exists():
             self._compare(read_config(path))
-        elif path.exists() and (not path.is_dir() or any(file.suffix != ".tmp" for file in path.iterdir())):
+        elif path.exists() and (not path.is_dir() or any(file.suffix != ".tmp" and file.name != LOCK
+                                                          for file in path.iterdir())):
             raise InputError(f"{path} exists and is no run folder (no config.json): give --out a new or an empty one")
 
     def open(self):

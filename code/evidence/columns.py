@@ -1,0 +1,165 @@
+"""Columns of tables: a heading and a function of a row's runs; and the layouts that the places name.
+
+A column's function gets a `Line` and the other lines of its table, and returns the cell's text, "" where runs are
+missing.
+"""
+import csv
+import io
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from evaluation import tables
+from evidence.experiments import PLACES, SEEDS, Row
+from evidence.runs import RESULTS, Run, has_preset, is_there, kept
+from training.datasets import DATASETS
+
+METRICS = {"dice": ("Dice (%) ↑", 0), "hd95": ("95HD (voxel) ↓", 1), "asd": ("ASD (voxel) ↓", 2)}   # place in `paper`
+
+
+class Line(NamedTuple):
+    """A row of a table and the runs of it that are there."""
+
+    row: Row
+    runs: dict          # seed -> Kept
+    tested: tuple       # (list, weights) of the headline
+
+
+class Column(NamedTuple):
+    heading: str
+    cell: Callable      # (line, {title: line}) -> text
+
+
+def lines_of(place, preset=None, results=RESULTS, seeds=SEEDS):
+    """{title: Line} of a place, rows without runs included; those of a data set without the preset left out."""
+    lines, preset = {}, place.at(preset)
+    for row in place.rows:
+        if has_preset(row.experiment, preset):
+            runs = [Run(row.experiment, preset, seed) for seed in seeds]
+            there = {run.seed: found for run in runs if is_there(run) and (found := kept(run, results))}
+            lines[row.title] = Line(row, there, runs[0].tested[0])
+    return lines
+
+
+def table(place, preset=None, results=RESULTS):
+    """(headings, [(title, cells, Line)]) of a place."""
+    columns, lines = LAYOUTS[place.columns](place), lines_of(place, preset, results)
+    return ([column.heading for column in columns],
+            [(title, [column.cell(line, lines) for column in columns], line) for title, line in lines.items()])
+
+
+# ---- cells -------------------------------------------------------------------------------------------------------
+
+
+def means(line, metric="dice", view="", tested=None):
+    """Of each run the mean over cases, in percent or voxels; of another list or weights where `tested` says so."""
+    prefix = f"{view}_" if view else ""
+    groups = [run.tested(*(tested or line.tested)) for run in line.runs.values()]
+    return [tables.statistics(rows, prefix)[metric][0] for rows in groups if rows and f"{prefix}{metric}" in rows[0]]
+
+
+def over_runs(values, digits=2):
+    return tables.over_runs(values, digits) if len(values) else ""
+
+
+def metric(name, heading=None, **of):
+    """Mean ± deviation over the runs; `of` as `means` takes it."""
+    text = heading or dict(zip(tables.METRICS, tables.HEADINGS, strict=True))[name]
+    return Column(text, lambda line, _: over_runs(means(line, name, **of)))
+
+
+def paper(name):
+    """What the paper reports."""
+    return Column("paper", lambda line, _: f"{line.row.paper[METRICS[name][1]]:.2f}" if line.row.paper else "")
+
+
+def difference(name):
+    """Ours minus the paper's."""
+    def cell(line, _):
+        values = means(line, name)
+        return f"{np.mean(values) - line.row.paper[METRICS[name][1]]:+.2f}" if values and line.row.paper else ""
+    return Column("difference", cell)
+
+
+def seeds():
+    return Column("seeds", lambda line, _: str(len(line.runs)) if line.runs else "")
+
+
+def empty():
+    """Undefined distances, of all."""
+    def cell(line, _):
+        rows = [row for run in line.runs.values() for row in run.tested(*line.tested)]
+        return f"{tables.statistics(rows)['empty']} of {len(rows)}" if rows else ""
+    return Column("empty", cell)
+
+
+def against(title):
+    """Mean difference in Dice to another row and p, paired over patients averaged over the seeds that both have."""
+    def cell(line, lines):
+        other = lines[title]
+        shared = [seed for seed in line.runs if seed in other.runs]
+        if not shared or title == line.row.title:
+            return ""
+        rows, baseline = ([row for seed in shared for row in one.runs[seed].tested(*one.tested)]
+                          for one in (line, other))
+        patient_of = DATASETS[line.row.experiment.dataset].data.patient_of
+        points, p = tables.paired(rows, baseline, patient_of, (line.row.title, title))
+        return f"{points:+.2f} ({p:.2g})"
+    return Column(f"Δ to {title} (p)", cell)
+
+
+def between(key, heading, scale, digits):
+    """Mean over cases of what `reproduce.py agreement` measured between the two subnets."""
+    def cell(line, _):
+        groups = [run.rows("agreement_{}_{}".format(*line.tested), ("dice", "cosine")) for run in line.runs.values()]
+        return over_runs([scale * np.mean([row[key] for row in rows]) for rows in groups if rows], digits)
+    return Column(heading, cell)
+
+
+def subnets():
+    return [metric("dice", f"subnet {index}: Dice", view=f"subnet{index}") for index in (0, 1)]
+
+
+def agreement():
+    return [between("dice", "between the subnets: Dice (%)", 100, 2),
+            between("cosine", "cosine of their features", 1, 3)]
+
+
+# ---- layouts -----------------------------------------------------------------------------------------------------
+
+LAYOUTS = {
+    "paper": lambda place: [seeds(), *(column for name, (heading, _) in METRICS.items() for column in (
+        metric(name, heading), paper(name), difference(name)))],
+    "short": lambda place: [seeds(), *map(metric, tables.METRICS), empty(), *map(against, place.baselines), *subnets(),
+                            metric("dice", "validation volumes: Dice", tested=("val", "last")), *agreement()],
+    "mini": lambda place: [seeds(), *map(metric, tables.METRICS), empty(), *map(against, place.baselines), *subnets(),
+                           metric("dice", "`best`: Dice", tested=("val", "best")),
+                           metric("hd95", "`best`: 95HD", tested=("val", "best")), *agreement()],
+    "held_out": lambda place: [seeds(), *map(metric, tables.METRICS), empty(), *map(against, place.baselines),
+                               *subnets(), *agreement()],
+}
+
+
+# ---- as text -----------------------------------------------------------------------------------------------------
+
+
+def markdown(name, preset=None, results=RESULTS):
+    headings, rows = table(PLACES[name], preset, results)
+    return tables.markdown([[title, *cells] for title, cells, _ in rows], headings)
+
+
+def latex(name, preset=None, results=RESULTS):
+    headings, rows = table(PLACES[name], preset, results)
+    return tables.latex([[title, *cells] for title, cells, _ in rows], headings)
+
+
+
+def csv_text(name, preset=None, results=RESULTS):
+    headings, rows = table(PLACES[name], preset, results)
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\n").writerows([["", *headings], *([title, *cells] for title, cells, _ in rows)])
+    return text.getvalue().rstrip()
+
+
+FORMS = {"md": markdown, "tex": latex, "csv": csv_text}

@@ -1,0 +1,284 @@
+"""Figures 2, 4, 5 and 6 from runs: PNG and PDF, one colour a method everywhere, readable without colour."""
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import tyro
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
+from mpl_toolkits.mplot3d.art3d import Poly3DCollection
+from skimage.measure import marching_cubes
+
+from evaluation import plots, published
+from evidence import passes
+from evidence.columns import lines_of, means
+from evidence.experiments import FIGURE4, METHODS, PLACES, STEPS, SYMBOLS, Experiment, fraction
+from evidence.runs import MODEL, RESULTS, Run, has_preset, is_there
+from evidence.segmentations import has_weights, segmented, tested_rows, worst_first
+from runtime.errors import InputError
+from runtime.files import make_folder
+from training.recipe import read_config
+
+STYLES = "-", "--", ":", "-."           # of views: the headline, then the others
+SETS = {"LA": ("#0072b2", "o"), "ACDC": ("#d55e00", "s"), "BraTS2019": ("#009e73", "^")}     # colour, marker
+WIDTH = 3.4                             # inches of a panel
+
+
+def panels(number, height=3.0, **share):
+    figure = Figure(figsize=(WIDTH * number, height), layout="constrained")
+    return figure, figure.subplots(1, number, squeeze=False, **share)[0]
+
+
+def training(lines):
+    """Figure 2: Dice of each view on the watched cases during self-training, a panel a method. {title: Line}."""
+    lines = {title: line for title, line in lines.items() if first_val(line)}
+    if not lines:
+        return None
+    figure, axes = panels(len(lines), sharex=True, sharey=True)
+    for panel, (title, line) in zip(axes, lines.items(), strict=True):
+        rows = [row for row in first_val(line) if row["stage"] == "self"]
+        views = [key for key in rows[0] if key not in ("stage", "step", "split")]
+        for place, view in enumerate(views):
+            colour = METHODS[line.row.experiment.method][1] if not place else f"{0.2 + 0.2 * place}"
+            panel.plot([int(row["step"]) for row in rows], [100 * float(row[view]) for row in rows], STYLES[place],
+                       label=view, color=colour, linewidth=1.2 if place else 2)
+        panel.set(title=title, xlabel="step of self-training")
+        panel.grid(alpha=0.3)
+        panel.legend(fontsize=8, loc="lower right")
+    axes[0].set_ylabel("Dice (%)")
+    return figure
+
+
+def first_val(line):
+    """val.csv of the lowest seed that is there."""
+    return line.runs[min(line.runs)].text_rows("val") if line.runs else []
+
+
+def bars(groups):
+    """Figure 6: {panel: {title: Line}} -> Dice of each method, deviation over seeds and each seed's point."""
+    groups = {name: {title: line for title, line in lines.items() if line.runs} for name, lines in groups.items()}
+    groups = {name: lines for name, lines in groups.items() if lines}
+    if not groups:
+        return None
+    figure, axes = panels(len(groups))
+    for panel, (name, lines) in zip(axes, groups.items(), strict=True):
+        for place, line in enumerate(lines.values()):
+            dice = means(line)
+            panel.bar(place, np.mean(dice), yerr=np.std(dice, ddof=1) if len(dice) > 1 else None, capsize=4,
+                      color=METHODS[line.row.experiment.method][1], edgecolor="black", linewidth=0.6)
+            panel.plot([place] * len(dice), dice, "k.", markersize=4)
+            panel.annotate(f"{np.mean(dice):.1f}", (place, 0), (0, 5), textcoords="offset points", ha="center",
+                           color="black", fontsize=9, bbox={"boxstyle": "round,pad=0.15", "fc": "white", "ec": "none"})
+        panel.set(title=name, ylabel="Dice (%)", xticks=range(len(lines)), xlim=(-0.6, len(lines) - 0.4), ylim=(0, 100))
+        panel.set_xticklabels([METHODS[line.row.experiment.method][0].replace(" ", "\n") for line in lines.values()],
+                              fontsize=8)
+        panel.set_axisbelow(True)
+        panel.grid(axis="y", alpha=0.3)
+    return figure
+
+
+def sensitivity(lines):
+    """Figure 5: Dice over λ1, λ2 and β, a line a data set, the chosen value ringed. {title: Line}."""
+    found = {line.row.experiment: line for line in lines.values() if line.runs}
+    settings = dict.fromkeys((e.dataset, e.labeled) for e in found)
+    curves = {}
+    for name, values in published.FIGURE5.items():
+        for dataset, labeled in settings:
+            points = []
+            for value in values:
+                changes = () if published.CHOSEN[dataset][name] == value else ((name, value),)
+                if line := found.get(Experiment(dataset, "cml", labeled, changes)):
+                    points.append((values.index(value), means(line), not changes))
+            if len(points) > 1:
+                curves.setdefault(name, {})[dataset] = points
+    if not curves:
+        return None
+    figure, axes = panels(len(curves), sharey=True)
+    for panel, (name, sets) in zip(axes, curves.items(), strict=True):
+        for dataset, points in sets.items():
+            colour, marker = SETS[dataset]
+            places, dice = [point[0] for point in points], [np.mean(point[1]) for point in points]
+            spread = [np.std(point[1], ddof=1) if len(point[1]) > 1 else 0 for point in points]
+            panel.errorbar(places, dice, yerr=spread, color=colour, marker=marker, label=dataset, capsize=3)
+            for place, values, chosen in points:
+                if chosen:
+                    panel.plot(place, np.mean(values), "o", markersize=14, fillstyle="none", color=colour)
+        panel.set(title=SYMBOLS[name], xlim=(-0.4, 3.4))
+        panel.xaxis.set_major_locator(FixedLocator(range(4)))
+        panel.xaxis.set_minor_locator(NullLocator())
+        panel.xaxis.set_major_formatter(FixedFormatter(
+            [fraction(value) if name == "beta" else f"{value:g}" for value in published.FIGURE5[name]]))
+        panel.grid(alpha=0.3)
+        panel.legend(fontsize=8)
+    axes[0].set_ylabel("Dice (%)")
+    return figure
+
+
+def costs(lines, preset):
+    """Dice on the validation cases against steps, images through the networks, images in the losses."""
+    curves = {line.row.title: (METHODS[line.row.experiment.method][1],
+                               [passes.curve(run, found) for run, found in passes.with_runs(line, preset)])
+              for line in lines.values() if first_val(line)}
+    if not curves:
+        return None
+    figure, axes = panels(3, sharey=True)
+    for panel, key, label in zip(axes, ("step", "images", "learned"), (
+            "step", "images through each network", "images in the losses"), strict=True):
+        for place, (title, (colour, seeds)) in enumerate(curves.items()):
+            for number, points in enumerate(seeds):
+                panel.plot([getattr(point, key) for point in points], [point.dice for point in points], color=colour,
+                           label=None if number else title, linewidth=1.4, linestyle=STYLES[place % 4])
+        panel.set(xlabel=label, ylim=(0, None))
+        panel.grid(alpha=0.3)
+    axes[0].set_ylabel("Dice (%)")
+    axes[-1].legend(fontsize=8, loc="lower right")
+    return figure
+
+
+# ---- Figure 4 ----------------------------------------------------------------------------------------------------
+
+
+def segmentations(columns, device="auto", data_dir=None):
+    """Figure 4: {data set: {title: run folder}} -> a case each, methods in columns beside the reference.
+
+    A row of slices with contours and, of volumes with one class, a row of surfaces. The case is the one of median Dice
+    of the last run.
+    """
+    rows = []
+    for dataset, runs in columns.items():
+        tested = tested_rows(list(runs.values())[-1])
+        if tested is None:
+            raise InputError(f"{list(runs.values())[-1]}: not tested yet; test it first")
+        ranked = list(worst_first(tested[1]))
+        name = ranked[len(ranked) // 2]
+        cases = {title: next(segmented(folder, [name], device, data_dir)) for title, folder in runs.items()}
+        rows.append((dataset, cases, False))
+        if next(iter(cases.values())).depth_axis and next(iter(cases.values())).reference.max() == 1:
+            rows.append((dataset, cases, True))
+    width = 1 + max(len(cases) for _, cases, _ in rows)
+    figure = Figure(figsize=(2.4 * width, 2.6 * len(rows)), layout="constrained")
+    for line, (dataset, cases, surfaces) in enumerate(rows):
+        case = next(iter(cases.values()))
+        maps = {"reference": case.reference, **{title: next(iter(one.views.values())) for title, one in cases.items()}}
+        for place, (title, labels) in enumerate(maps.items()):
+            axes = figure.add_subplot(len(rows), width, line * width + place + 1,
+                                      projection="3d" if surfaces else None)
+            if surfaces:
+                _surface(axes, labels == 1, case.reference.shape)
+            else:
+                _slice(axes, case, labels)
+            axes.set_title(f"{dataset}: {title}" if not place else title, fontsize=9)
+    return figure
+
+
+def _slice(axes, case, labels):
+    """The slice with most reference: the prediction filled, the reference as a white outline."""
+    planes = tuple(axis for axis in range(3) if axis != case.depth_axis)
+    index = int(np.count_nonzero(case.reference, axis=planes).argmax())
+    picture = plots.coloured(case.image.take(index, case.depth_axis), labels.take(index, case.depth_axis))
+    axes.imshow(picture)
+    reference = case.reference.take(index, case.depth_axis)
+    for label in np.unique(reference[reference > 0]):
+        axes.contour(reference == label, levels=[0.5], colors="white", linewidths=0.9)
+    rows, cols = np.nonzero(reference)
+    margin = 20
+    if len(rows):
+        axes.set(xlim=(max(cols.min() - margin, 0), min(cols.max() + margin, reference.shape[1] - 1)),
+                 ylim=(min(rows.max() + margin, reference.shape[0] - 1), max(rows.min() - margin, 0)))
+    axes.axis("off")
+
+
+def _surface(axes, mask, shape):
+    """The surface of a mask by marching cubes, from one side for all."""
+    if mask.any():
+        corners, triangles, *_ = marching_cubes(np.pad(mask, 2).astype(np.float32), 0.5, step_size=2)
+        axes.add_collection3d(Poly3DCollection(corners[triangles], shade=True, facecolors="#d98b5f"))
+    axes.set(xlim=(0, shape[0]), ylim=(0, shape[1]), zlim=(0, shape[2]))
+    axes.set_box_aspect(shape)
+    axes.view_init(elev=20, azim=-60)
+    axes.axis("off")
+
+
+def _columns(folders, preset, model):
+    """{data set: {title: run folder}} of the given run folders, or of Figure 4's runs that have weights."""
+    found = {}
+    if folders:
+        for folder in folders:
+            config = read_config(folder)
+            title = METHODS.get(config["recipe"]["method"], (config["recipe"]["method"],))[0]
+            runs = found.setdefault(config["dataset"], {})
+            runs[title if title not in runs else folder.name] = folder
+        return found
+    for row in PLACES["figure4"].rows:
+        experiment = row.experiment
+        if has_preset(experiment, preset) and is_there(run := Run(experiment, preset, 1337)):
+            if has_weights(folder := Path(model) / run.name):
+                found.setdefault(experiment.dataset, {})[row.title] = folder
+    return {dataset: found[dataset] for dataset in FIGURE4 if dataset in found}
+
+
+# ---- which is drawn ----------------------------------------------------------------------------------------------
+
+Names = tyro.conf.Positional[tuple[Literal["figure2", "figure4", "figure5", "figure6"], ...]]
+
+
+def of_place(name, preset, results):
+    """The matplotlib figure of figure2, figure5 or figure6 at a preset, or None without runs."""
+    lines = lines_of(PLACES[name], preset, results)
+    if name == "figure2":
+        return training(lines)
+    if name == "figure5":
+        return sensitivity(lines)
+    groups = {}
+    for title, line in lines.items():
+        groups.setdefault(line.row.experiment.dataset, {})[title] = line
+    return bars(groups)
+
+
+def draw(names: Names = (), preset: Literal["paper", "short", "mini"] | None = None, output: Path = MODEL / "figures",
+         runs: tuple[Path, ...] = (), data_dir: Path | None = None, device: str = "auto", results: Path | None = None):
+    """Figures as PNG and PDF in `output`, of every preset that has runs, or of one.
+
+    Figure 4 needs weights: of the runs in model/, or of the run folders that `--runs` names, one a column; data_dir:
+    folder with one folder of scans a data set.
+    """
+    make_folder(output)
+    drawn = 0
+    for name in names or ("figure2", "figure4", "figure5", "figure6"):
+        for at in [preset] if preset else ("paper", "short", "mini"):
+            if name == "figure4":
+                columns = _columns(runs, at, MODEL)
+                figure = segmentations(columns, device, data_dir) if columns else None
+            else:
+                figure = of_place(name, at, (results,) if results else RESULTS)
+            tag = "runs" if name == "figure4" and runs else at
+            if figure:
+                plots.save(figure, output / f"{name}_{tag}.png")
+                plots.save(figure, output / f"{name}_{tag}.pdf")
+                print(f"drew {output / f'{name}_{tag}.png'} and .pdf")
+                drawn += 1
+            if name == "figure4" and runs:
+                break
+    print(f"{drawn} figures" if drawn else "no figure: its runs are not there yet; see `reproduce.py list`")
+
+
+def pictures(docs, results=RESULTS):
+    """The pictures of README.md and docs/results.md; returns the paths of those that have runs."""
+    short, mini = (lines_of(PLACES[name], results=results) for name in ("short_acdc3", "mini_acdc7"))
+    la_short, la_mini = (lines_of(PLACES[name], results=results) for name in ("short_la8", "mini_la8"))
+    views = [METHODS[method][0] for method in ("mean_teacher", "cps", "cml")]
+    chosen = [METHODS[method][0] for method in (*STEPS, "cml_plus")]
+    found = {
+        "figure2_short": training({title: short[title] for title in views}),
+        "figure6_short": bars({"ACDC, 3 labelled": short, "LA, 8 labelled": la_short}),
+        "costs_short": costs({title: short[title] for title in chosen}, "short"),
+        "figure2_mini": training({title: mini[title] for title in views}),
+        "figure6_mini": bars({"ACDC, 7 labelled": mini, "LA, 8 labelled": la_mini}),
+    }
+    paths = []
+    for name, figure in found.items():
+        if figure:
+            make_folder(docs)
+            plots.save(figure, docs / f"{name}.png")
+            paths.append(docs / f"{name}.png")
+    return paths

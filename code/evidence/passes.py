@@ -1,0 +1,79 @@
+"""Dice against what it cost: steps, images through the networks, and images in the losses."""
+import functools
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+
+from evidence.runs import Run
+from method import Batch
+from methods import registry
+
+
+class Images(NamedTuple):
+    """Of one step of a stage, for each of two subnets."""
+
+    passed: int         # went through the networks
+    learned: int        # of them in a loss
+
+
+class Point(NamedTuple):
+    """A validation."""
+
+    step: int           # since the start of training
+    self_step: int      # of the last stage, 0 or less before
+    images: int
+    learned: int
+    dice: float         # of the headline, in percent
+
+
+@functools.cache
+def _images(recipe_class, items):
+    recipe = recipe_class(**dict(items))
+    method = registry.build(replace(recipe, patch_size=(32,) * len(recipe.patch_size)))
+    counts = []
+    method.networks.register_forward_pre_hook(
+        lambda _, inputs: counts.append((len(inputs[0]), torch.is_grad_enabled())))
+
+    def batch(size):
+        return torch.randn(size, recipe.in_channels, *(32,) * len(recipe.patch_size))
+
+    images = {}
+    for stage in method.stages(1, 1):
+        counts.clear()
+        x_l, x_u = batch(recipe.labeled_batch), batch(recipe.unlabeled_batch) if stage.unlabelled else None
+        y_l = torch.zeros(x_l[:, 0].shape, dtype=torch.long)
+        for _ in stage.losses(Batch(x_l, y_l, x_u, 0, 1, torch.Generator())):
+            pass
+        images[stage.name] = Images(sum(size for size, _ in counts), sum(size for size, learns in counts if learns))
+    return images
+
+
+def images_a_step(recipe):
+    """{stage: Images} of a recipe, counted in one step of its method on small noise."""
+    with torch.random.fork_rng(devices=[]):
+        return _images(type(recipe), tuple(vars(recipe).items()))
+
+
+def curve(run, found):
+    """Points of a kept run's val.csv."""
+    images, recipe = images_a_step(run.recipe), run.recipe
+    points = []
+    for row in found.text_rows("val"):
+        step, pre = int(row["step"]), row["stage"] == "pre"
+        before = {"pre": step, "self": 0} if pre else {"pre": recipe.pre_steps if "pre" in images else 0, "self": step}
+        headline = next(value for key, value in row.items() if key not in ("stage", "step", "split"))
+        spent = [sum(before[name] * one[index] for name, one in images.items()) for index in (0, 1)]
+        points.append(Point(sum(before.values()), before["self"] if not pre else step - recipe.pre_steps, *spent,
+                            100 * float(headline)))
+    return points
+
+
+def at(points, axis, amount):
+    """Dice of the last point whose `axis` is no more than `amount`; nan if there is none."""
+    return next((point.dice for point in reversed(points) if getattr(point, axis) <= amount), float("nan"))
+
+
+def with_runs(line, preset):
+    """(Run, Kept) of a table's line."""
+    return [(Run(line.row.experiment, preset, seed), found) for seed, found in line.runs.items()]

@@ -1,0 +1,127 @@
+"""What is measured of two subnets after training."""
+import shutil
+
+import h5py
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+import reproduce
+from dataloaders.augment import resize_nearest
+from evaluation import agreement as subnets
+from evaluation import tables
+from evaluation.inference import segment
+from runtime.errors import InputError
+from runtime.files import load_tensors, save_tensors
+
+
+@pytest.fixture
+def untrained(recipe, runs, narrow):
+    """untrained(**changes) -> its recipe and loop; last.pt holds large random weights, which see every class."""
+    def make(**changes):
+        own = recipe("ACDC", **changes)
+        loop = runs.loop(own)
+        for parameter in loop.method.parameters():
+            torch.nn.init.normal_(parameter)
+        save_tensors(own.out / "last.pt", {"method": loop.method.state_dict(), "step": 0})
+        return own, loop
+    return make
+
+
+def test_one_network_twice_agrees_with_itself(untrained):
+    own, _ = untrained(network="released")
+    for row in subnets.agreement(own.out, "val", "last", "cpu"):
+        assert row["dice"] == 1 and row["cosine"] == pytest.approx(1)
+
+
+def test_agreement_is_that_of_label_maps_and_features_in_evaluation_mode(untrained, runs):
+    own, loop = untrained()
+    data = runs.data(own)
+    reproduce.main(["agreement", str(own.out), "--split", "val", "--device", "cpu"])
+    *_, row = tables.read_rows(own.out / "agreement_val_last.csv", ("dice", "cosine"))
+    *_, scan = data.cases(data.split().val)
+    with torch.no_grad():
+        views = loop.method.eval().networks(resize_nearest(scan.image.transpose(0, 1), own.patch_size))
+    (logits0, feature0), (logits1, feature1) = views
+    cosine = F.cosine_similarity(feature0, feature1, dim=1).mean().item()
+    assert row["case"] == scan.name and row["cosine"] == pytest.approx(cosine, abs=1e-5) and abs(cosine) < 0.999
+    maps = [resize_nearest(logits.argmax(1), scan.image.shape[2:]) for logits in (logits0, logits1)]
+    assert all((labels == label).any() for labels in maps for label in (1, 2, 3))
+    dice = [2 * ((maps[0] == label) & (maps[1] == label)).sum() / ((maps[0] == label).sum() + (maps[1] == label).sum())
+            for label in (1, 2, 3)]
+    assert row["dice"] == pytest.approx(np.mean(dice), abs=1e-6) and 0 < row["dice"] < 1
+
+
+def test_a_method_with_one_network_has_no_agreement(untrained):
+    own, _ = untrained(method="supervised")
+    with pytest.raises(InputError, match="method is supervised, expected one with two views to compare"):
+        subnets.agreement(own.out, "val", "last", "cpu")
+
+
+def test_hidden_labels_are_those_of_unlabelled_slices_that_have_some(untrained, runs, tmp_path, monkeypatch, phantoms):
+    folder = shutil.copytree(phantoms("ACDC"), tmp_path / "data")
+    own, _ = untrained(data_dir=folder)
+    data = runs.data(own)
+    names = data.split().unlabelled
+    for name in names[1:]:
+        with h5py.File(data.path_of(name), "a") as file:
+            del file["label"]
+    images, labels = subnets.hidden_labels(own, data)
+    [scan] = data.train_scans(names[:1], labelled=True)
+    assert torch.equal(images[:, 0], resize_nearest(scan.image, own.patch_size))
+    assert np.array_equal(labels, resize_nearest(scan.label.numpy(), own.patch_size)[None])
+    with h5py.File(data.path_of(names[0]), "a") as file:
+        del file["label"]
+    with pytest.raises(InputError, match="no unlabelled slice has a label on disk"):
+        subnets.hidden_labels(own, data)
+
+
+def test_hidden_labels_are_a_seeded_subset(untrained, runs, monkeypatch):
+    own, _ = untrained()
+    everything = subnets.hidden_labels(own, runs.data(own))[0]
+    monkeypatch.setattr(subnets, "SLICES", 2)
+    some, again = (subnets.hidden_labels(own, runs.data(own))[0] for _ in range(2))
+    assert some.shape[1] == 2 < everything.shape[1] and torch.equal(some, again)
+
+
+def test_pseudo_labels_are_measured_step_by_step(untrained, runs, monkeypatch):
+    """Against what subnet 0 itself says at the second snapshot: it is perfect there, not so at the first."""
+    own, loop = untrained()
+    (own.out / "snapshots").mkdir()
+    state = {"method": loop.method.state_dict(), "stage": 1, "step": 3}
+    save_tensors(own.out / "snapshots/a.pt", state)
+    torch.manual_seed(1)
+    earlier = {key: torch.randn_like(value) if value.is_floating_point() and "running" not in key else value
+               for key, value in state["method"].items()}
+    save_tensors(own.out / "snapshots/b.pt", {"method": earlier, "stage": 0, "step": 2})
+    images, _ = subnets.hidden_labels(own, runs.data(own))
+    views = segment(loop.method, images, own)
+    said = {view: probs.argmax(0).numpy() for view, probs in views.items()}
+    monkeypatch.setattr(subnets, "hidden_labels", lambda recipe, data: (images, said["subnet0"]))
+    reproduce.main(["pseudo-labels", str(own.out), "--device", "cpu"])
+    first, second = tables.read_rows(own.out / "pseudo_labels.csv", ("step", "fused"))
+    assert list(second) == ["step", "fused", "subnet0", "subnet1", "between"]
+    assert [first["step"], second["step"]] == [2, own.pre_steps + 3]
+    assert second["subnet0"] == 1 > first["subnet0"]
+    assert second["subnet1"] == second["between"] < 1
+    assert second["fused"] == pytest.approx(subnets.mean_overlap(said["fused"], said["subnet0"], 4), abs=1e-6)
+
+
+def test_a_run_without_snapshots_says_how_to_have_some(untrained):
+    own, _ = untrained()
+    with pytest.raises(InputError, match=r"snapshots has no \*\.pt: copy checkpoint\.pt there"):
+        subnets.pseudo_labels(own.out, "cpu")
+
+
+def test_pseudo_labels_come_from_the_checkpoints_that_training_writes(recipe, runs, narrow, no_curves):
+    own = recipe("ACDC", pre_steps=1, self_steps=2, checkpoint_steps=1)
+    runs.train(own)
+    (own.out / "snapshots").mkdir()
+    for name in ("checkpoint.pt", "checkpoint_prev.pt"):
+        shutil.copy(own.out / name, own.out / "snapshots" / name)
+    rows = subnets.pseudo_labels(own.out, "cpu")
+    states = [load_tensors(path) for path in (own.out / "snapshots").glob("*.pt")]
+    assert rows[-1]["step"] == own.pre_steps + own.self_steps
+    assert {row["step"] for row in rows} == {sum((own.pre_steps, own.self_steps)[:s["stage"]]) + s["step"]
+                                             for s in states}

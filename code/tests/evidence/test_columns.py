@@ -1,0 +1,163 @@
+"""Tables of runs, and the marked blocks of README.md and docs/results.md."""
+import csv
+import re
+import shutil
+
+import pytest
+
+import reproduce
+from evaluation.report import write_rows
+from evaluation.tables import read_rows
+from evidence import columns, document, figures, passes, runs
+from evidence.experiments import PLACES
+from runtime.errors import InputError
+from runtime.files import ROOT
+
+
+def cells(name, results):
+    """{row: {heading: cell}}; of headings that stand several times the first."""
+    headings, rows = columns.table(PLACES[name], results=(results,))
+    return {title: dict(zip(reversed(headings), reversed(texts), strict=True)) for title, texts, _ in rows}
+
+
+def test_a_row_is_mean_and_deviation_over_seeds_and_is_paired_where_seeds_are_shared(results):
+    table = cells("mini_acdc7", results)
+    assert list(table) == ["supervised", "mean teacher", "CPS", "CFL", "CML"]
+    supervised, cml = table["supervised"], table["CML"]
+    assert supervised["seeds"] == "2" and cml["seeds"] == "3"
+    assert supervised["Dice (%) ↑"] == "51.00 ± 1.41"       # 50 and 52
+    assert cml["Dice (%) ↑"] == "66.00 ± 8.72"              # 62, 60 and 76
+    assert cml["95HD (voxel) ↓"] == "5.00 ± 0.00" and cml["empty"] == "0 of 15"
+    assert cml["subnet 0: Dice"] == "65.00 ± 8.72" and cml["subnet 1: Dice"] == "64.00 ± 8.72"
+    assert supervised["subnet 0: Dice"] == supervised["Δ to supervised (p)"] == ""
+    assert cml["`best`: Dice"] == "67.00 ± 8.72"
+    # seeds 1337 and 1338: patient i gains 10 + i and 6 + i points; all five better, p = 2 / 32
+    assert cml["Δ to supervised (p)"] == "+10.00 (0.062)" and cml["Δ to CPS (p)"] == ""
+
+
+def test_a_missing_cell_stays_empty(results):
+    assert set(cells("mini_acdc7", results)["CFL"].values()) == {""}
+
+
+def test_an_undefined_distance_is_counted_and_shown_as_such(results, write):
+    write(results, "mini_acdc7", "CFL", 1337, lambda _: 0, hd95=float("nan"))
+    cfl = cells("mini_acdc7", results)["CFL"]
+    assert cfl["95HD (voxel) ↓"] == "–" and cfl["empty"] == "5 of 5"
+
+
+def test_the_papers_tables_show_ours_the_papers_and_the_difference(results, write):
+    for seed, gain in ((1337, 0.3), (1338, 0.32)):
+        write(results, "table2", "CML, 7", seed, lambda _, gain=gain: gain)
+    headings, rows = columns.table(PLACES["table2"], results=(results,))
+    assert headings == ["seeds", "Dice (%) ↑", "paper", "difference", "95HD (voxel) ↓", "paper", "difference",
+                        "ASD (voxel) ↓", "paper", "difference"]
+    table = {title: texts for title, texts, _ in rows}
+    assert table["CML, 7"] == ["2", "81.00 ± 1.41", "89.42", "-8.42", "5.00 ± 0.00", "1.42", "+3.58", "1.00 ± 0.00",
+                               "0.52", "+0.48"]
+    assert table["MCF, 3"] == ["", "", "82.37", "", "", "5.74", "", "", "1.59", ""]
+
+
+def test_what_was_measured_between_the_subnets_is_a_column(results):
+    for seed, dice, cosine in ((1337, 0.9, 0.25), (1338, 0.8, -0.25)):
+        write_rows(results / f"ACDC/cml_7_seed{seed}_mini/agreement_val_last.csv", [
+            {"case": "a", "dice": dice, "cosine": cosine}, {"case": "b", "dice": dice - 0.1, "cosine": cosine - 0.1}])
+    cml = cells("mini_acdc7", results)["CML"]
+    assert cml["between the subnets: Dice (%)"] == "80.00 ± 7.07"
+    assert cml["cosine of their features"] == "-0.050 ± 0.354"
+
+
+def test_pseudo_labels_that_were_measured_are_listed(results):
+    write_rows(results / "ACDC/cml_7_seed1338_mini/pseudo_labels.csv", [
+        {"step": 200, "fused": 0.5, "subnet0": 0.4, "subnet1": 0.3, "between": 0.2}])
+    text = document.pseudo_labels("mini_acdc7", (results,))
+    assert "| CML, seed 1338 | 200 | 40.00 | 30.00 | 50.00 | 20.00 |" in text
+
+
+def test_every_form_of_a_table_holds_the_same_cells(results, tmp_path):
+    reproduce.main(["collect", "mini_acdc7", "--results", str(results), "--output", str(tmp_path / "tables")])
+    with open(tmp_path / "tables/mini_acdc7_mini.csv", newline="") as file:
+        heading, *lines = list(csv.reader(file))
+    assert "66.00 ± 8.72" in lines[-1] and heading[1] == "seeds"
+    markdown = (tmp_path / "tables/mini_acdc7_mini.md").read_text()
+    assert [line.split(" | ")[1] for line in markdown.splitlines()[2:]] == [line[1] for line in lines]
+    assert r"66.00 $\pm$ 8.72" in (tmp_path / "tables/mini_acdc7_mini.tex").read_text()
+
+
+# ---- images ------------------------------------------------------------------------------------------------------
+
+
+def test_images_of_a_step_are_counted_in_the_networks(narrow):
+    """CPS: both batches, all in the losses. CML: half of each mixed, and the unlabelled batch for pseudo-labels."""
+    passes._images.cache_clear()
+    each = {row.title: runs.Run(row.experiment, "short", 1).recipe for row in PLACES["short_acdc3"].rows}
+    assert passes.images_a_step(each["CPS"]) == {"pre": (6, 6), "self": (12, 12)}
+    assert passes.images_a_step(each["CML"]) == {"pre": (3, 3), "self": (12, 6)}
+    assert passes.images_a_step(each["supervised"]) == {"self": (6, 6)}
+    passes._images.cache_clear()
+
+
+def test_a_curve_counts_from_the_start_of_training(results, narrow):
+    folder = results / "ACDC/cml_7_seed1337_mini"
+    (folder / "val.csv").write_text("stage,step,split,fused,subnet0,subnet1\npre,400,val,0.1,0.2,0.3\n"
+                                    "self,100,val,0.5,0.4,0.3\n")
+    run = next(run for run in runs.runs_of(["mini_acdc7"]) if run.experiment.method == "cml")
+    assert passes.curve(run, runs.Kept(folder)) == [(400, 0, 1200, 1200, 10.0), (500, 100, 2400, 1800, 50.0)]
+    points = passes.curve(run, runs.Kept(folder))
+    assert passes.at(points, "images", 2399) == 10 and passes.at(points, "self_step", 100) == 50
+
+
+# ---- README.md and docs/results.md -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ("README.md", "docs/results.md"))
+def test_a_document_shows_what_the_committed_files_say(name):
+    text = (ROOT / name).read_text()
+    assert document.BLOCK.search(text)
+    assert document.filled(text, name) == text, "run python code/reproduce.py collect"
+
+
+def test_the_documents_pictures_are_there_and_small():
+    for folder, name in ((ROOT, "README.md"), (ROOT / "docs", "docs/results.md")):
+        for picture in re.findall(r"!\[.*?\]\((.*?)\)", (ROOT / name).read_text()):
+            assert (folder / picture).stat().st_size < 500_000, picture
+
+
+def test_a_changed_result_changes_the_text(tmp_path):
+    kept = tmp_path / "results"
+    shutil.copytree(ROOT / "model/mini_results/ACDC", kept / "ACDC")
+    before = document.table("mini_acdc7", (kept,))
+    path = kept / "ACDC/cml_7_seed1337_mini/test_val_last.csv"
+    rows = read_rows(path)
+    rows[0]["dice"] += 0.1
+    write_rows(path, rows)
+    assert document.table("mini_acdc7", (kept,)) != before
+
+
+def test_collect_writes_the_blocks_and_leaves_the_rest(results, tmp_path, monkeypatch):
+    monkeypatch.setattr(figures, "pictures", lambda docs, results: [])
+    begin, end = "<!-- collect: {} -->\n", "<!-- collected -->\n"
+    (tmp_path / "docs").mkdir()
+    for path in (tmp_path / "README.md", tmp_path / "docs/results.md"):
+        path.write_text("before\n" + begin.format("table mini_acdc7") + "old\n" + end + "between\n"
+                        + begin.format("missing mini") + end + "after\n")
+    command = ["collect", "--results", str(results), "--root", str(tmp_path), "--output", str(tmp_path / "tables")]
+    reproduce.main(command)
+    once = (tmp_path / "README.md").read_text()
+    assert once.startswith("before\n") and "between\n" in once and once.endswith("after\n") and "old" not in once
+    assert "| 66.00 ± 8.72 |" in once and "Not run yet: `ACDC/supervised_7_seed1339_mini`, " in once
+    reproduce.main(command)
+    assert (tmp_path / "README.md").read_text() == once == (tmp_path / "docs/results.md").read_text()
+
+
+def test_a_document_without_blocks_or_with_an_unknown_one_is_refused(tmp_path):
+    path = tmp_path / "README.md"
+    path.write_text("nothing\n")
+    with pytest.raises(InputError, match=r"README\.md has no block .*: put one where a table belongs"):
+        document.fill(path)
+    path.write_text("<!-- collect: table cml -->\n<!-- collected -->")
+    with pytest.raises(InputError, match="the block `collect: table cml` is unknown; kinds are table, "):
+        document.fill(path)
+
+
+def test_what_a_gpu_run_costs_is_not_known_before_there_is_one(results):
+    assert "(0 are there). Hours and memory on a GPU: not yet measured." in document.gpu("table1", (results,))
