@@ -11,8 +11,10 @@ from methods.dtc import DTC
 from methods.em import EM
 from methods.ict import ICT
 from methods.mc_net import MCNet
+from methods.mcf import MCF
 from methods.mean_teacher import MeanTeacher
 from methods.sassnet import SASSNet
+from methods.ss_net import SSNet
 from methods.supervised import Supervised
 from methods.ua_mt import UAMT
 from methods.urpc import URPC
@@ -28,6 +30,8 @@ METHODS = {
     "urpc": URPC,
     "mc_net": MCNet,
     "dan": DAN,
+    "ss_net": SSNet,
+    "mcf": MCF,
     "ict": ICT,
     "em": EM,
     "cps": CPS,

@@ -1,0 +1,225 @@
+"""SS-Net, smoothness and class separation (Wu et al. 2022, "Exploring Smoothness and Class-Separation").
+
+    Idea: predictions should not change under the small perturbation that changes them most (virtual adversarial
+    training), and each class's features should lie close to a few remembered, well predicted features of that class.
+
+One backbone is trained and tested; small heads (networks/ssnet.py) make features of its last one. Selectors that never
+act are not built (networks/ssnet.py) [rec]. Memory is replaced at every step; with several processes, rank 0's is
+everyone's, while the features that are compared with it are each process's own [ours]. On BraTS, where no code was
+released, it is run as on LA [rec]. The perturbed passes come after the first backward pass: gradients add up alike.
+"""
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from method import Method, Picture
+from methods.losses import supervised_loss, widened
+from methods.ramps import ramp
+from networks import compared
+from networks.ssnet import SIZE
+from networks.two_view import AXES
+from runtime.ranks import Ranks
+
+MEMORY = 32             # remembered features per class                                     [SS-Net]
+POWER = 10.0            # length of the perturbation that looks for the direction           [SS-Net]
+
+
+@dataclass(frozen=True)
+class Hyper:
+    supervised: str = "eq2"         # loss of the labelled scans, a name of methods/losses.py            [O: Eq. 2]
+    consistency: float = 1.0        # ceiling of the weight of smoothness and separation                 [SS-Net]
+    ramp_share: float = 0.4         # share of training that its ramp takes: 6,000 of 15,000             [SS-Net]
+    stairs: bool = False            # the ramp rises every 150 iterations, not at every step        [O; SS-Net: True]
+    radius: float = 10.0            # length of the adversarial perturbation of a scan                   [SS-Net]
+    separation: float = 0.1         # weight of the separation beside the smoothness                     [SS-Net]
+
+
+ON_SLICES = {"consistency": 0.1, "ramp_share": 1.0, "radius": 6.0}       # [SS-Net, ACDC]
+
+
+# ---- smoothness --------------------------------------------------------------------------------------------------
+
+
+def distance_2d(prob, other):
+    """1 - (2 sum p q + 1e-10) / (sum p^2 + sum q^2 + 1e-10) over the batch, mean over the classes; (B, C, *S) twice."""
+    prob, other = widened(prob).flatten(2), widened(other).flatten(2)
+    overlap, mass = (prob * other).sum((0, 2)), (prob.square() + other.square()).sum((0, 2))
+    return 1 - ((2 * overlap + 1e-10) / (mass + 1e-10)).mean()
+
+
+def distance_3d(prob, other):
+    """1 - (2 sum p q + 1e-8) / (sum p + sum q + 1e-8) over all, classes too; equal maps are at 0 only if they are sure.
+
+    prob, other (B, C, *S) -> scalar.
+    """
+    prob, other = widened(prob), widened(other)
+    return 1 - (2 * (prob * other).sum() + 1e-8) / (prob.sum() + other.sum() + 1e-8)
+
+
+def adversarial_direction(predict, x, target, noise, distance):
+    """One power step of virtual adversarial training (Miyato et al. 2018) -> d (B, channels, *S), constant, norm 1.
+
+    predict: x -> softmax (B, C, *S); target: such a softmax, without gradient; noise: x's shape, uniform in
+    [-.5, .5); distance: one of the two above. The norm is over each sample's channels and voxels. Gradients of
+    parameters are left alone.
+    """
+    direction = _unit(noise).requires_grad_()
+    gradient, = torch.autograd.grad(distance(predict(x + POWER * direction), target), direction)
+    return _unit(gradient)
+
+
+def _unit(d):
+    norm = torch.linalg.vector_norm(d.flatten(1), dim=1) + 1e-8
+    return d / norm.reshape(-1, *[1] * (d.ndim - 1))
+
+
+@contextmanager
+def frozen_statistics(module):
+    """Batch norms in training mode leave their running statistics alone."""
+    norms = [part for part in module.modules() if isinstance(part, _BatchNorm) and part.track_running_stats]
+    try:
+        for norm in norms:
+            norm.track_running_stats = False
+        yield
+    finally:
+        for norm in norms:
+            norm.track_running_stats = True
+
+
+# ---- separation --------------------------------------------------------------------------------------------------
+
+
+class Memory(nn.Module):
+    """The remembered features of each foreground class: buffers of fixed size, so that checkpoints hold them."""
+
+    def __init__(self, num_classes):
+        super().__init__()
+        self.register_buffer("features", torch.zeros(num_classes - 1, MEMORY, SIZE))
+        self.register_buffer("filled", torch.zeros(num_classes - 1, dtype=torch.long))
+
+    def replace(self, c, features):
+        """Class c's memory becomes these features (n, SIZE), n <= MEMORY."""
+        self.features[c - 1, :len(features)] = features.to(self.features)
+        self.filled[c - 1] = len(features)
+
+    def per_class(self):
+        """[None for the background, then (n_c, SIZE) or None]."""
+        return [None, *(features[:n] if n else None
+                        for features, n in zip(self.features, self.filled.tolist(), strict=True))]
+
+
+@torch.no_grad()
+def memorable(selector, features):
+    """The features of one class that are worth remembering: (n, 32) -> (min(n, 32), 32).
+
+    Of more than 32, those of the lowest score, ascending [SS-Net; its paper and comment say the highest]; fewer stay
+    as they are. selector: (n, 32) -> scores (n, 1), used in the mode it is in.
+    """
+    if len(features) <= MEMORY:
+        return features
+    return features[selector(features)[:, 0].topk(MEMORY, largest=False).indices]
+
+
+def separation(features, labels, memory, selectors):
+    """Mean of share_i (1 - cos(f_i, m_j)) per class, summed over the classes, divided by their number -> scalar.
+
+    features (N, 32), labels (N) int; memory: (n_c, 32) or None per class, background included; selectors: a module
+    or None per class. share_i = n s_i / sum s with s = sigmoid(selector(f)) trains the selector, not the features.
+    A class takes part if it has more than one feature here and in memory.
+    """
+    total = features[:0].sum()
+    for c, (remembered, selector) in enumerate(zip(memory, selectors, strict=True)):
+        if remembered is None or len(remembered) < 2:
+            continue
+        of_class = widened(features[labels == c])
+        if len(of_class) < 2:
+            continue
+        score = widened(selector(of_class.detach())[:, 0]).sigmoid()
+        # cosines are linear in the normalised memory: their mean over j is the cosine with its mean
+        mean = F.normalize(widened(remembered), dim=1).mean(0)
+        cosine = (F.normalize(of_class, dim=1) * mean).sum(1)
+        total = total + (len(score) * score / score.sum() * (1 - cosine)).mean()
+    return total / len(memory)
+
+
+# ---- the method --------------------------------------------------------------------------------------------------
+
+
+class SSNet(Method):
+    """networks: x -> (logits, embedding), with heads; tested as it is."""
+
+    Hyper = Hyper
+
+    def __init__(self, networks, memory, hyper, axes):
+        super().__init__(networks)
+        self.memory, self.hyper, self.supervised = memory, hyper, supervised_loss(hyper.supervised)
+        self.distance = distance_3d if axes == 3 else distance_2d
+        self.ahead = int(axes == 3)         # on volumes the counter is advanced before the weight      [SS-Net]
+
+    @classmethod
+    def defaults(cls, dataset, protocol="matched"):
+        own = ON_SLICES if dataset == "ACDC" else {}
+        if protocol == "matched":
+            return Hyper(**own)
+        return Hyper("dsq_all_1e-10" if dataset == "ACDC" else "dlin_fg", stairs=True, **own)
+
+    @classmethod
+    def build(cls, recipe):
+        axes = AXES[recipe.network]
+        networks = compared.build(f"ssnet{axes}d", recipe.in_channels, recipe.num_classes)
+        return cls(networks, Memory(recipe.num_classes), recipe.hyper, axes)
+
+    def losses(self, batch):
+        """Labels and separation, with one pass of the whole batch; then smoothness, with three more."""
+        x, labelled = torch.cat([batch.x_l, batch.x_u]), len(batch.x_l)
+        weight = self.hyper.consistency * ramp(batch, self.hyper.ramp_share, self.hyper.stairs, self.ahead)
+        logits, embedding = self.networks(x)
+        sup = self.supervised(logits[:labelled], batch.y_l)
+        e_l, e_u = (half.movedim(1, -1).flatten(0, -2) for half in (embedding[:labelled], embedding[labelled:]))
+        guess = logits.detach().argmax(1)
+        y_l, guess_l, guess_u = (maps.flatten() for maps in (batch.y_l, guess[:labelled], guess[labelled:]))
+        self.remember(e_l.detach(), y_l, guess_l)
+        memory, selectors = self.memory.per_class(), [None, *self.networks.selectors]
+        separated = sum(separation(self.networks.prediction(self.networks.projection(e)), y, memory, selectors)
+                        for e, y in ((e_l, y_l), (e_u, guess_u)))
+        picture = Picture(batch.x_u, None, {"network": logits[labelled:].detach()})
+        yield sup + weight * self.hyper.separation * separated, {"sup_l": sup, "separation": separated,
+                                                                 "picture": picture}
+        smooth = self.smoothness(x)
+        yield weight * smooth, {"smoothness": smooth}
+
+    @torch.no_grad()
+    def remember(self, embedding, y, guess):
+        """Replace the memory of each class that has well predicted voxels: embedding (N, 16), y and guess (N).
+
+        Projected with running statistics, not predicted; the selectors are in training mode.
+        """
+        chosen = (guess == y) & (y > 0)
+        self.networks.projection.eval()
+        candidates, y = self.networks.projection(embedding[chosen]), y[chosen]
+        self.networks.projection.train()
+        for c, selector in enumerate(self.networks.selectors, 1):
+            of_class = candidates[y == c]
+            if len(of_class):
+                self.memory.replace(c, memorable(selector, of_class))
+        Ranks().share_buffers(self.memory)
+
+    def smoothness(self, x):
+        """Distance between a clean pass, which is constant, and one perturbed in the adversarial direction.
+
+        Dropout acts in all three passes; the clean one alone reaches the running statistics.
+        """
+        def predict(x):
+            return widened(self.networks(x)[0]).softmax(1)
+        with torch.no_grad():
+            target = predict(x)
+        with frozen_statistics(self.networks):
+            direction = adversarial_direction(predict, x, target, torch.rand_like(x) - 0.5, self.distance)
+            return self.distance(predict(x + self.hyper.radius * direction), target)
+
+    def predict(self, x):
+        return {"network": self.networks(x)[0].softmax(1)}
