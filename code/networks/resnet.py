@@ -9,8 +9,18 @@ BLOCKS = (3, 4, 6, 3)       # residual blocks a stage                           
 LAYERS = {2: (nn.Conv2d, nn.BatchNorm2d), 3: (nn.Conv3d, nn.BatchNorm3d)}
 
 
+class EverySecond(nn.Module):
+    """Every second voxel along each axis: the stride of a 1x1(x1) convolution.
+
+    oneDNN's own strided one writes past its buffers in channels-last memory with fewer than 8 channels (PyTorch 2.13).
+    """
+
+    def forward(self, x):
+        return x[(..., *[slice(None, None, 2)] * (x.ndim - 2))]
+
+
 class Block(nn.Module):
-    """Two 3x3(x3) convolutions and the shortcut around them, which is a 1x1(x1) convolution where the grid changes."""
+    """Two 3x3(x3) convolutions and the shortcut around them, which is a 1x1(x1) convolution where the grid is halved."""
 
     def __init__(self, axes, in_channels, channels, stride):
         super().__init__()
@@ -19,7 +29,7 @@ class Block(nn.Module):
             conv(in_channels, channels, 3, stride, padding=1, bias=False), norm(channels), nn.ReLU(inplace=True),
             conv(channels, channels, 3, padding=1, bias=False), norm(channels))
         self.shortcut = nn.Identity() if stride == 1 else nn.Sequential(
-            conv(in_channels, channels, 1, stride, bias=False), norm(channels))
+            EverySecond(), conv(in_channels, channels, 1, bias=False), norm(channels))
         self.relu = nn.ReLU(inplace=True)
 
     def forward(self, x):
