@@ -12,7 +12,6 @@ BraTS, where no code was released, it is run as on LA [rec].
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 
 from cml import check_pairs, mix, segmentation_loss
 from dataloaders.cutmix import zero_centered_mask
@@ -43,19 +42,18 @@ def region_loss(logits, outside, inside, mask, weights):
     weights: (of the outside, of the inside), which are not normalised. The Dice of three axes is per sample, with a
     linear denominator [BCP, LA], that of two axes pooled over the batch, with a squared one [BCP, ACDC].
     """
-    log_prob = widened(logits).log_softmax(1)
-    mask = mask.to(log_prob)
-    loss = 0
+    log_prob = widened(logits).log_softmax(1).flatten(2)                                # (B, C, voxels)
+    classes = torch.arange(log_prob.shape[1], device=log_prob.device)[:, None]
+    loss, mask = 0, mask.to(log_prob)
     for target, region, weight in zip((outside, inside), (mask, 1 - mask), weights, strict=True):
-        entropy = (F.nll_loss(log_prob, target, reduction="none") * region).sum() / (len(target) * region.sum() + 1e-16)
-        loss = loss + weight * (_region_dice(log_prob.exp(), target, region) + entropy)
+        onehot = (target.flatten(1)[:, None] == classes) * region.flatten()
+        entropy = -(log_prob * onehot).sum() / (len(target) * region.sum() + 1e-16)
+        loss = loss + weight * (_region_dice(log_prob.exp(), onehot, region) + entropy)
     return loss / 2
 
 
-def _region_dice(prob, target, region):
-    classes = torch.arange(prob.shape[1], device=prob.device)[:, None]
-    onehot = (target.flatten(1)[:, None] == classes) * region.flatten()         # (B, C, voxels)
-    prob = prob.flatten(2)
+def _region_dice(prob, onehot, region):
+    """prob, onehot (B, C, voxels), the latter 0 outside the region (*S) of {0, 1}."""
     if region.ndim == 3:
         overlap, mass, eps = (prob * onehot).sum(2), (prob * region.flatten() + onehot).sum(2), 1e-5
     else:

@@ -5,8 +5,8 @@ Shapes: B samples, C classes, *S two or three spatial axes.
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 
+from cml import at_least_float32 as widened
 from cml import segmentation_loss
 from runtime.errors import InputError
 
@@ -33,12 +33,15 @@ def halved_dice(prob, target):
 
 def _sums(prob, target, power, foreground):
     """sum p y and sum p^power + sum y per class, over the batch and its voxels: two tensors (classes,)."""
-    prob, classes = widened(prob), torch.arange(prob.shape[1], device=prob.device)
+    onehot, prob = _onehot(target, prob), widened(prob).flatten(2)
     if foreground:
-        prob, classes = prob[:, 1:2], classes[1:2]
-    prob = prob.flatten(2)
-    onehot = target.flatten(1)[:, None] == classes[:, None]
+        onehot, prob = onehot[:, 1:2], prob[:, 1:2]
     return (prob * onehot).sum((0, 2)), prob.pow(power).sum((0, 2)) + onehot.sum((0, 2))
+
+
+def _onehot(target, prob):
+    """Label maps (B, *S) -> (B, C, voxels) bool, of as many classes as prob (B, C, *S) has."""
+    return target.flatten(1)[:, None] == torch.arange(prob.shape[1], device=prob.device)[:, None]
 
 
 def squared_difference(prob, target):
@@ -54,11 +57,6 @@ def sharpen(prob, temperature):
     prob = widened(prob)
     power = prob.pow(1 / temperature)
     return power / (power + (1 - prob).pow(1 / temperature))
-
-
-def widened(x):
-    """Losses are computed in float32 whatever the autocast; float64 stays."""
-    return x if x.dtype == torch.float64 else x.float()
 
 
 # ---- supervised losses by name -----------------------------------------------------------------------------------
@@ -107,5 +105,5 @@ def _named(name, logits, target):
     weight, dice = COMBINED.get(name, (1, name))
     loss = DICE[dice](log_prob.exp(), target)
     if name in COMBINED:
-        loss = loss + F.nll_loss(log_prob, target.long())
+        loss = loss - (log_prob.flatten(2) * _onehot(target, log_prob)).sum() / target.numel()      # cross-entropy
     return weight * loss

@@ -20,7 +20,7 @@ class EverySecond(nn.Module):
 
 
 class Block(nn.Module):
-    """Two 3x3(x3) convolutions and the shortcut around them, which is a 1x1(x1) convolution where the grid is halved."""
+    """Two 3x3(x3) convolutions and the shortcut around them, a 1x1(x1) convolution where the grid is halved."""
 
     def __init__(self, axes, in_channels, channels, stride):
         super().__init__()
