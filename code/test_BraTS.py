@@ -1,6 +1,9 @@
-"""Test a run on BraTS2019: sliding windows, both subnets and their fusion, the paper's row beside it.
+"""Test a run on BraTS2019: sliding windows, every view of the method, the paper's row beside it.
 
-    python code/test_BraTS.py --run model/BraTS2019/cml_25_seed1337
+    python code/test_BraTS.py --run model/BraTS2019/cml_25_seed1337    the paper's recipe: not yet run on a GPU
+    python code/test_BraTS.py --compare RUN1 RUN2    tested runs side by side, paired over patients
+
+Writes RUN/test_<split>_<checkpoint>.csv, one row per case and class, and the table as Markdown and LaTeX beside it.
 """
 from dataloaders.brats import BraTS
 from evaluation.report import test

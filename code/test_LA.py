@@ -1,6 +1,9 @@
-"""Test a run on LA: sliding windows, both subnets and their fusion, largest component, the paper's row beside it.
+"""Test a run on LA: sliding windows, every view of the method, largest component, the paper's row beside it.
 
-    python code/test_LA.py --run model/LA/cml_8_seed1337
+    python code/test_LA.py --run model/LA/cml_8_seed1337    the paper's recipe: not yet run on a GPU
+    python code/test_LA.py --compare RUN1 RUN2    tested runs side by side, paired over patients
+
+Writes RUN/test_<split>_<checkpoint>.csv, one row per case and class, and the table as Markdown and LaTeX beside it.
 """
 from dataloaders.la import LA
 from evaluation.report import test

@@ -3,7 +3,7 @@ import torch
 
 
 def zero_centered_mask(size, beta, generator=None, device=None):
-    """M of Eq. 5: ones around a box of zeros, `int(beta * extent)` voxels a side, at a uniformly random place.
+    """M of Eq. 5: ones around a box of zeros, `int(beta * extent)` voxels per side, at a uniformly random place.
 
     size (*S) -> (*S) float32 of {0, 1}. The box starts at [0, extent - box) along each axis: the paper calls
     the mask "zero-centered", the authors' release places the box anywhere. `generator` is a CPU torch.Generator;

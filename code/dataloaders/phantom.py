@@ -18,7 +18,7 @@ NOTE = "PHANTOM.md"    # marks a folder as synthetic; where lists stand without 
 
 
 def smooth_field(rng, shape, waves):
-    """Random cosine series of up to `waves` half-periods an axis -> (*S) float32, mean 0, deviation 1."""
+    """Random cosine series of up to `waves` half-periods per axis -> (*S) float32, mean 0, deviation 1."""
     field = rng.standard_normal((waves,) * len(shape), dtype=np.float32)
     k = np.arange(1, waves + 1)
     for extent in shape:    # each turn contracts the first axis and appends the finished one
@@ -28,7 +28,7 @@ def smooth_field(rng, shape, waves):
 
 
 def warped_grid(rng, shape, amount, waves=3):
-    """Coordinates in [-1, 1], each bent smoothly by about `amount` -> one (*S) float32 array an axis."""
+    """Coordinates in [-1, 1], each bent smoothly by about `amount` -> one (*S) float32 array per axis."""
     axes = np.meshgrid(*(np.linspace(-1, 1, n, dtype=np.float32) for n in shape), indexing="ij", sparse=True)
     return [axis + np.float32(amount) * smooth_field(rng, shape, waves) for axis in axes]
 

@@ -71,7 +71,7 @@ def sliding_window(model, volume, patch_size, stride, *, batch_size=None, fusion
     """Mean class probabilities over overlapping windows: volume (*S) or (in_channels, *S) -> (C, *S).
 
     A volume smaller than the patch is padded with zeros on both sides, the odd voxel behind, and cut back. With
-    `views`, {view: (C, *S)} of all views in one pass, the headline first. `stride`: voxels, one an axis or one
+    `views`, {view: (C, *S)} of all views in one pass, the headline first. `stride`: voxels, one per axis or one
     for all. Sums are kept on the model's device, which also says how many windows go at once unless `batch_size` does.
     """
     volume = torch.as_tensor(volume)

@@ -32,7 +32,7 @@ def surface_metrics(pred, ref, spacing=None):
     """Dice, Jaccard, hd95 and asd of two masks (*S) of one class, as medpy computes them (DESIGN: voxels).
 
     hd95 pools the surface distances of both directions and takes their 95th percentile; asd is the mean distance
-    from the prediction's surface to the reference's. `spacing`: mm an axis; distances are in voxels without it.
+    from the prediction's surface to the reference's. `spacing`: mm per axis; distances are in voxels without it.
     Where either mask is empty both distances are NaN. Raises ValueError when the shapes differ.
     """
     pred, ref = np.asarray(pred) > 0, np.asarray(ref) > 0

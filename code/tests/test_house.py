@@ -85,7 +85,7 @@ def test_two_public_classes_never_share_a_name():
     seen = {}
     for module, path in MODULES.items():
         for node in ast.parse(path.read_text()).body:
-            if isinstance(node, ast.ClassDef) and not node.name.startswith("_") and node.name not in ("Hyper", "Options"):
+            if isinstance(node, ast.ClassDef) and node.name[0] != "_" and node.name not in ("Hyper", "Options"):
                 assert node.name not in seen, f"{node.name} in {seen.get(node.name)} and {module}"
                 seen[node.name] = module
 
