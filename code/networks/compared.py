@@ -25,6 +25,8 @@ from networks.ssnet import SSNet
 from networks.subnet import Subnet
 from runtime.errors import InputError
 
+TRILINEAR = {"mode": "trilinear", "align_corners": False}       # of the 3D U-Net's coarse logits   [SSL4MIS]
+
 
 def _resnet(backbone):
     """MCF's network B, in 3D and in 2D [ours]: kaiming initialisation, transposed convolutions in the decoder."""
@@ -42,7 +44,7 @@ def _urpc_vnet(in_channels, num_classes):
     """No V-Net was published: the heads of the 3D U-Net, their dropout beside V-Net's own decoder [ours]."""
     heads = [nn.Sequential(nn.Dropout3d(dropout), vnet.classifier(width, num_classes))
              for width, dropout in zip(vnet.WIDTHS, (vnet.DROPOUT, *pyramid.DROPOUTS), strict=False)]
-    return PyramidNet(vnet.Encoder(in_channels), vnet.Trunk("transposed"), heads, "trilinear")
+    return PyramidNet(vnet.Encoder(in_channels), vnet.Trunk("transposed"), heads, TRILINEAR)
 
 
 def _urpc_unet(in_channels, num_classes):
@@ -50,14 +52,14 @@ def _urpc_unet(in_channels, num_classes):
     disturbances = nn.Identity(), FeatureNoise(), FeatureDropout(), nn.Dropout(0.5)
     heads = [nn.Sequential(disturbance, unet.classifier(width, num_classes))
              for width, disturbance in zip(unet.WIDTHS, disturbances, strict=False)]
-    return PyramidNet(unet.Encoder(in_channels), unet.Trunk("linear"), heads, "nearest")
+    return PyramidNet(unet.Encoder(in_channels), unet.Trunk("linear"), heads, {"mode": "nearest"})
 
 
 def _urpc_unet3d(in_channels, num_classes):
     """Here dropout is on the decoder's own way up, so that it reaches the main head too."""
     heads = [nn.Conv3d(width, num_classes, 1) for width in unet3d.WIDTHS[:-1]]
     return kaiming(PyramidNet(unet3d.Encoder(in_channels, dropout=0), unet3d.Trunk(pyramid.TRUNK_DROPOUTS), heads,
-                              "trilinear"))
+                              TRILINEAR))
 
 
 def _mcnet(backbone, kinds):

@@ -1,6 +1,5 @@
 """URPC's network (Luo et al. 2022): a head on each of the decoder's four features, all logits at full size."""
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 NOISE = 0.3                             # bound of e in a feature's factor 1 + e                    [SSL4MIS]
@@ -37,14 +36,15 @@ class FeatureNoise(nn.Module):
 class PyramidNet(nn.Module):
     """x (B, in_channels, *S) -> logits (B, C, *S), [those of the 1/2, 1/4 and 1/8 heads, up-sampled to full size].
 
-    trunk: a decoder without head; heads: modules from each of its features to logits; mode: of the up-sampling.
+    trunk: a decoder without head; heads: modules from each of its features to logits; up: options of the up-sampling.
     """
 
-    def __init__(self, encoder, trunk, heads, mode):
+    def __init__(self, encoder, trunk, heads, up):
         super().__init__()
-        self.encoder, self.trunk, self.heads, self.mode = encoder, trunk, nn.ModuleList(heads), mode
+        self.encoder, self.trunk, self.heads = encoder, trunk, nn.ModuleList(heads)
+        self.ups = nn.ModuleList(nn.Upsample(scale_factor=2 ** level, **up) for level in range(1, len(heads)))
 
     def forward(self, x):
         pyramid = self.trunk.pyramid(self.encoder(x))
         full, *coarse = [head(feature) for head, feature in zip(self.heads, pyramid, strict=True)]
-        return full, [F.interpolate(logits, x.shape[2:], mode=self.mode) for logits in coarse]
+        return full, [up(logits) for up, logits in zip(self.ups, coarse, strict=True)]

@@ -11,7 +11,7 @@ from networks import compared, discriminator, pyramid, unet3d
 from networks.compared import build
 from networks.two_view import build_subnet
 from runtime.errors import InputError
-from runtime.fast_layers import DroppedPointwise3d, folded, quicken
+from runtime.fast_layers import DroppedPointwise3d, folded, quicken, quicken_on_gpu
 from runtime.ranks import _synchronise_batch_norms
 
 SIZES = {2: (32, 48), 3: (32, 32, 48)}
@@ -108,8 +108,9 @@ def test_folded_and_quickened_networks_compute_the_same(narrow, name):
     with folded(network), torch.inference_mode():
         for one, other in zip(tensors(network(x)), plain, strict=True):
             torch.testing.assert_close(one, other)
-    for one, other in zip(tensors(quicken(copy.deepcopy(network), "AVX2")(x)), plain, strict=True):
-        torch.testing.assert_close(one, other)
+    for fast in (quicken(copy.deepcopy(network), "AVX2"), quicken_on_gpu(copy.deepcopy(network))):
+        for one, other in zip(tensors(fast(x)), plain, strict=True):
+            torch.testing.assert_close(one, other)
 
 
 @pytest.mark.parametrize("name", ["vnet", "unet"])
