@@ -17,6 +17,7 @@ from imaging.preprocess import PUBLISHED
 from imaging.scan_files import find_scan
 from runtime.errors import InputError, reported
 from runtime.files import ROOT
+from runtime.locks import locked
 
 SLICES = "data/slices/{case}_slice_{k}.h5"
 
@@ -33,7 +34,8 @@ def frames(patient: Path) -> dict[str, int]:
     if not info.is_file():
         raise InputError(f"{info}: is missing, it names the ED and ES frames; "
                          "copy it from the challenge's archive")
-    fields = dict(line.split(":", 1) for line in info.read_text(errors="replace").splitlines() if ":" in line)
+    lines = info.read_text(encoding="utf-8-sig", errors="replace").splitlines()
+    fields = dict(line.split(":", 1) for line in lines if ":" in line)
     try:
         return {phase: int(fields[phase]) for phase in ("ED", "ES")}
     except (KeyError, ValueError) as error:
@@ -82,6 +84,12 @@ def main(args=None) -> int:
     options = command_line(ACDCOptions, __doc__, args)
     cases, bad = find_cases(options.input)
     print(f"ACDC: {len(cases) + len(bad)} volumes below {options.input}")
+    with locked(options.output, "--output"):
+        return prepare(cases, bad, options)
+
+
+def prepare(cases, bad, options) -> int:
+    """Scans, lists, and what to do next; the caller holds the output folder."""
     outcome = prepare_cases(cases, bad, PUBLISHED["ACDC"], options, "data/{case}.h5", same_affine=False)
     written = {path.stem for case in cases if case.slices and case.name in outcome.good
                for k in range(outcome.good[case.name]["shape"][0])

@@ -12,11 +12,22 @@ import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from imaging.cases import Case, Options, command_line, copy_lists, existing_folder, one_case_each, prepare_cases, shown
+from imaging.cases import (
+    Case,
+    Options,
+    channel_files,
+    command_line,
+    copy_lists,
+    existing_folder,
+    one_case_each,
+    prepare_cases,
+    shown,
+)
 from imaging.preprocess import PUBLISHED
-from imaging.scan_files import SUFFIXES, case_name, find_scan
+from imaging.scan_files import case_name, find_scan, is_scan
 from runtime.errors import InputError, reported
 from runtime.files import ROOT
+from runtime.locks import locked
 
 
 @dataclass(kw_only=True)
@@ -26,28 +37,17 @@ class BraTSOptions(Options):
     modalities: str = "flair"   # file name endings such as flair,t1,t1ce,t2; they become the channels
 
 
-def case_files(name: str, first: Path, modalities: tuple[str, ...]) -> Case:
-    """The case whose first modality is `first`; raises InputError where another is missing."""
-    images = []
-    for modality in modalities:
-        stem = first.with_name(f"{name}_{modality}")
-        if (path := find_scan(stem)) is None:
-            raise InputError(f"{stem}.nii.gz: is missing; "
-                             f"copy it there, or leave {modality} out of --modalities")
-        images.append(path)
-    return Case(name, tuple(images), find_scan(first.with_name(f"{name}_seg")))
-
-
 def find_cases(folder: Path, modalities: tuple[str, ...]) -> tuple[list[Case], dict[str, str]]:
     """Cases below the folder, and one line for each that cannot be prepared."""
     first, bad = one_case_each(
         (case_name(path).removesuffix(f"_{modalities[0]}"), path)
         for path in existing_folder(folder).rglob(f"*_{modalities[0]}.*")
-        if path.name.endswith(SUFFIXES) and not path.name.startswith("."))
+        if is_scan(path))
     cases = []
     for name, path in first.items():
         try:
-            cases.append(case_files(name, path, modalities))
+            images = channel_files(name, path, modalities, "leave {channel} out of --modalities")
+            cases.append(Case(name, images, find_scan(path.with_name(f"{name}_seg"))))
         except InputError as error:
             bad[name] = str(error)
     return cases, bad
@@ -59,6 +59,12 @@ def main(args=None) -> int:
     preprocessing = replace(PUBLISHED["BraTS2019"], modalities=tuple(options.modalities.split(",")))
     cases, bad = find_cases(options.input, preprocessing.modalities)
     print(f"BraTS: {len(cases) + len(bad)} cases below {options.input}, {options.modalities}")
+    with locked(options.output, "--output"):
+        return prepare(cases, bad, preprocessing, options)
+
+
+def prepare(cases, bad, preprocessing, options) -> int:
+    """Scans, lists, and what to do next; the caller holds the output folder."""
     outcome = prepare_cases(cases, bad, preprocessing, options, "data/{case}.h5")
     for name, case in outcome.good.items():
         if case["outside"]:

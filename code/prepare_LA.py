@@ -15,6 +15,7 @@ from imaging.cases import Case, Options, command_line, copy_lists, existing_fold
 from imaging.preprocess import PUBLISHED
 from runtime.errors import reported
 from runtime.files import ROOT
+from runtime.locks import locked
 
 CROPS = {
     "label": "crop label: around the ground truth, as published; numbers compare with the paper's, but the "
@@ -57,6 +58,12 @@ def main(args=None) -> int:
     cases, bad = find_cases(options.input, needs_label=options.crop == "label")
     preprocessing = replace(PUBLISHED["LA"], crop=options.crop, seed=options.seed)
     print(f"LA: {len(cases) + len(bad)} cases below {options.input}\n{CROPS[options.crop]}")
+    with locked(options.output, "--output"):
+        return prepare(cases, bad, preprocessing, options)
+
+
+def prepare(cases, bad, preprocessing, options) -> int:
+    """Scans, lists, and what to do next; the caller holds the output folder."""
     outcome = prepare_cases(cases, bad, preprocessing, options, "2018LA_Seg_Training Set/{case}/mri_norm2.h5",
                             same_affine=False)
     if cut := {name: case["outside"] for name, case in outcome.good.items() if case["outside"]}:

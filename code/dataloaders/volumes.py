@@ -7,9 +7,14 @@ from dataloaders.scans import Scan, Split, drawn, first_existing, read_lists, re
 from runtime.errors import InputError
 
 
+def half(shape):
+    """Extents rounded down, to no less than a voxel."""
+    return [max(extent // 2, 1) for extent in shape]
+
+
 def halved(image):
-    """Image (in_channels, *S) at half its shape, rounded down, trilinear."""
-    shape = [extent // 2 for extent in image.shape[1:]]
+    """Image (in_channels, *S) at half its shape, trilinear."""
+    shape = half(image.shape[1:])
     return F.interpolate(image[None], shape, mode="trilinear", align_corners=False)[0]
 
 
@@ -71,10 +76,9 @@ class Volumes:
     def _shrunk(self, scan):
         if not self.recipe.half_resolution:
             return scan
-        shape = [extent // 2 for extent in scan.image.shape[1:]]
         label = scan.label
         if label is not None:
-            label = F.interpolate(label[None, None], shape, mode="nearest-exact")[0, 0]
+            label = F.interpolate(label[None, None], half(label.shape), mode="nearest-exact")[0, 0]
         return Scan(scan.name, halved(scan.image), label)
 
     def sample(self, scan, rng):

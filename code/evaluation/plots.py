@@ -13,9 +13,10 @@ COLOURS = np.array([to_rgb(name) for name in ("#e69f00", "#56b4e9", "#cc79a7", "
 SMOOTHING = 50      # steps of the moving mean over a loss term
 
 
-def save(figure, path):
-    """Figure -> PNG or PDF by the path's suffix, written aside and renamed."""
-    write_aside(path, lambda file: figure.savefig(file, format=Path(path).suffix[1:], dpi=120, bbox_inches="tight"))
+def save(figure, path, **metadata):
+    """Figure -> PNG or PDF by the path's suffix, with entries of its metadata, written aside and renamed."""
+    write_aside(path, lambda file: figure.savefig(file, format=Path(path).suffix[1:], dpi=120, bbox_inches="tight",
+                                                  metadata=metadata))
 
 
 def curves(run):
@@ -90,7 +91,7 @@ def coloured(grey, labels, alpha=0.45):
     return np.where(labels[..., None] > 0, (1 - alpha) * picture + alpha * painted, picture)
 
 
-def overlay(path, image, reference, predictions, depth_axis):
+def overlay(path, image, reference, predictions, depth_axis, comment=""):
     """PNG in Figure 4's layout, a row a slice that matters: image, reference, every view, as contours.
 
     image, reference (or None), predictions {view: label map}: all (*S); depth_axis: the axis slices are cut along.
@@ -111,12 +112,14 @@ def overlay(path, image, reference, predictions, depth_axis):
     for index, row in zip(slices, grid, strict=True):
         for axes, (title, labels) in zip(row, maps.items(), strict=True):
             axes.imshow(image.take(index, depth_axis), cmap="gray", vmin=low, vmax=high)
-            cut = np.zeros((2, 2)) if labels is None else labels.take(index, depth_axis)
+            cut = None if labels is None else labels.take(index, depth_axis)
+            if cut is None or min(cut.shape) < 2:       # a line of voxels has no contour
+                cut = np.zeros((2, 2))
             for label in np.unique(cut[cut > 0]):
                 axes.contour(cut == label, levels=[0.5], colors=[COLOURS[(label - 1) % len(COLOURS)]], linewidths=1.2)
             axes.set_title(f"{title}, slice {index}" if title == "image" else title, fontsize=9)
             axes.axis("off")
-    save(figure, path)
+    save(figure, path, Comment=comment)
 
 
 def fits(path, curves):

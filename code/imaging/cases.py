@@ -17,9 +17,12 @@ import tyro
 from tqdm import tqdm
 
 from imaging.preprocess import RECORD, Preprocessing, apply, read_preprocessing, write_preprocessing
-from imaging.scan_files import read_label, read_scan
-from runtime.errors import DEBUG, InputError, one_line
+from imaging.scan_files import find_scan, read_label, read_scan
+from runtime.command_line import parsed
+from runtime.errors import DEBUG, InputError, is_out_of_memory, one_line
 from runtime.files import ROOT, inside, is_case_name, make_folder, write_aside
+
+UNREADABLE = (OSError, KeyError, ValueError, RuntimeError, TypeError, AttributeError)   # what damaged HDF5 ends in
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class Case:
 
 @dataclass
 class Outcome:
-    """What became of the cases: name -> {"shape", "classes", "outside", "skipped"} and name -> one line."""
+    """What became of the cases: name -> {"shape", "spacing", "classes", "outside", "skipped"} and name -> one line."""
 
     good: dict[str, dict]
     bad: dict[str, str]
@@ -45,7 +48,7 @@ def one_case_each(files: Iterable[tuple[str, Path]]) -> tuple[dict[str, Path], d
     good, bad = {}, {}
     for name, path in sorted(files):
         if not is_case_name(name):
-            bad[name] = f"{path}: {name!r} cannot be a case name; rename it with letters, digits, - and _"
+            bad[name] = f"{path}: {name!a} cannot be a case name; rename it with letters, digits, - and _"
         elif name in good or name in bad:
             other = good.pop(name, None)
             bad.setdefault(name, f"{other} and {path} are one case, {name}: remove or rename one of them")
@@ -54,14 +57,29 @@ def one_case_each(files: Iterable[tuple[str, Path]]) -> tuple[dict[str, Path], d
     return good, bad
 
 
+def channel_files(name: str, first: Path, channels: Sequence[str], remedy: str = "leave the case out"
+                  ) -> tuple[Path, ...]:
+    """Files of the case whose first channel is `first`: <name>_<channel> beside it.
+
+    Raises InputError where one is missing; in `remedy`, {channel} stands for it.
+    """
+    images = []
+    for channel in channels:
+        stem = first.with_name(f"{name}_{channel}")
+        if (path := find_scan(stem)) is None:
+            raise InputError(f"{stem}.nii.gz: is missing; copy it there, or {remedy.format(channel=channel)}")
+        images.append(path)
+    return tuple(images)
+
+
 def prepare_cases(cases: Sequence[Case], bad: dict[str, str], preprocessing: Preprocessing,
                   options: "Options", layout: str, **label_checks) -> Outcome:
     """Prepare all cases in parallel with a progress bar, print the summary, return what became of each.
 
     `layout` names the HDF5 files below options.output: "data/{case}.h5". `bad` are cases already found unfit;
     `label_checks` go to `read_label`. Finished cases are skipped, bad ones listed at the end. Raises
-    InputError if no case is there or none could be prepared, or if the output folder holds data prepared in
-    another way and there is no --force.
+    InputError if no case is there or none could be prepared, if a worker was killed, or if the output folder holds
+    data prepared in another way and there is no --force. The caller holds the folder's lock.
     """
     if options.workers < 1:
         raise InputError(f"--workers {options.workers}: must be 1 or more")
@@ -88,53 +106,67 @@ def prepare_cases(cases: Sequence[Case], bad: dict[str, str], preprocessing: Pre
     skipped = sum(result["skipped"] for result in good.values())
     print(f"{len(good) - skipped} prepared, {skipped} skipped (finished before), {len(bad)} bad "
           f"-> {shown(options.output)}", flush=True)
-    for name in sorted(bad):
-        print(f"bad case {name}: {bad[name]}", file=sys.stderr)
+    report_bad(bad)
     if not good:
         raise InputError("no case could be prepared, for the reasons above")
     return Outcome(good, bad)
 
 
+def report_bad(bad: dict[str, str]) -> None:
+    """One line a bad case on stderr."""
+    for name in sorted(bad):
+        print(f"bad case {name if name.isprintable() else ascii(name)}: {bad[name]}", file=sys.stderr)
+
+
 def in_parallel(work: Callable, cases: Sequence[Case], workers: int) -> Iterable:
-    """(case, work(case) or one line of what is wrong with it), as they finish, under a progress bar."""
+    """(case, work(case) or one line of what is wrong with it), as they finish, under a progress bar.
+
+    Raises InputError where a worker process was killed: what the other cases are is then unknown.
+    """
     bar = partial(tqdm, total=len(cases), unit="case", disable=None)    # no bar where stderr is a file
+    remedy = "crop or resample the scan, or use a machine with more memory"
     if workers <= 1 or len(cases) <= 1:
-        yield from ((case, _attempt(partial(work, case))) for case in bar(cases))
+        yield from ((case, attempt(partial(work, case), remedy)) for case in bar(cases))
         return
     with ProcessPoolExecutor(workers) as pool:
         futures = {pool.submit(work, case): case for case in cases}
         try:
             for future in bar(as_completed(futures)):
-                yield futures[future], _attempt(future.result)
+                yield futures[future], attempt(future.result, f"try --workers 1 (it was {workers}), or {remedy}")
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _attempt(call):
+def attempt(call: Callable, remedy: str):
+    """call(), or one line of what is wrong; `remedy` is the one for a case that is too large for the memory."""
     try:
         return call()
     except InputError as error:
         return one_line(error)
-    except (MemoryError, BrokenProcessPool):
-        return "out of memory: try --workers 1"
-    except OSError as error:
-        return f"{one_line(error)}: mend the file's permissions, and start the same command again"
-    except Exception as error:      # ours, not the user's: say all, and go on with the other cases
-        traceback.print_exception(error)
+    except BrokenProcessPool as error:
+        raise InputError("a worker process was killed, for want of memory perhaps: start the same command again, with "
+                         "--workers 1 if that goes on; finished cases are skipped") from error
+    except Exception as error:
+        if is_out_of_memory(error):
+            return f"out of memory: {remedy}"
+        if isinstance(error, OSError):
+            return f"{one_line(error)}: mend the file's permissions, and start the same command again"
+        traceback.print_exception(error)    # ours, not the user's: say all, and go on with the other cases
         return f"{type(error).__name__}: {one_line(error)} (our mistake, not yours: see the traceback above)"
 
 
 def _prepare_case(case, preprocessing, output, layout, force, **label_checks):
     target = inside(output, output / layout.format(case=case.name))
-    files = [path for path in (*case.images, case.label) if path is not None and path.is_file()]
     record = {"preprocessing": json.dumps(preprocessing.to_dict()),
-              "source": json.dumps({path.name: zlib.crc32(path.read_bytes()) for path in files})}
+              "source": json.dumps({"images": _checksums(case.images),
+                                    "label": _checksums([case.label] if case.label else [])})}
     if target.exists() and not force:
         done = _finished(target, record)
-        if done is None:
+        if done is None and not _lacks_label(target, record):
             raise InputError(f"{target}: exists already, made from other files or in another way; "
                              "--force overwrites it, another --output keeps it")
-        return dict(done, skipped=True)
+        if done is not None:
+            return dict(done, skipped=True)
     scans = [read_scan(path) for path in case.images]
     label = None
     if case.label is not None:
@@ -149,11 +181,15 @@ def _prepare_case(case, preprocessing, output, layout, force, **label_checks):
     # written last: a case that has this file is finished
     write_case(target, image, label, compression="gzip",
                attributes=record | {"geometry": json.dumps(asdict(geometry))})
-    return dict(_summary(image.shape, label, geometry.label_outside), skipped=False)
+    return dict(_summary(image.shape, label, asdict(geometry)), skipped=False)
 
 
-def _summary(shape, label, outside):
-    return {"shape": tuple(shape), "outside": outside,
+def _checksums(paths):
+    return {path.name: zlib.crc32(path.read_bytes()) for path in paths if path.is_file()}
+
+
+def _summary(shape, label, geometry):
+    return {"shape": tuple(shape), "outside": geometry["label_outside"], "spacing": tuple(geometry["spacing"]),
             "classes": None if label is None else np.flatnonzero(np.bincount(label.ravel())).tolist()}
 
 
@@ -163,10 +199,20 @@ def _finished(path, record):
         with h5py.File(path) as file:
             if any(file.attrs.get(key) != value for key, value in record.items()):
                 return None
-            outside = json.loads(file.attrs["geometry"])["label_outside"]
-            return _summary(file["image"].shape, file["label"][()] if "label" in file else None, outside)
-    except (OSError, KeyError, ValueError, RuntimeError, TypeError, AttributeError):
+            geometry = json.loads(file.attrs["geometry"])
+            return _summary(file["image"].shape, file["label"][()] if "label" in file else None, geometry)
+    except UNREADABLE:
         return None
+
+
+def _lacks_label(path, record):
+    """Whether a prepared file is the case without a label, all else alike: the label has been drawn since."""
+    try:
+        with h5py.File(path) as file:
+            source = json.loads(record["source"]) | {"label": {}}
+            return file.attrs["preprocessing"] == record["preprocessing"] and json.loads(file.attrs["source"]) == source
+    except UNREADABLE:
+        return False
 
 
 def write_case(path: Path, image: np.ndarray, label: np.ndarray | None = None, compression: str | None = None,
@@ -221,8 +267,8 @@ class Options:
 
 def command_line(options_type: type, description: str, args: Sequence[str] | None = None) -> Options:
     """Command line -> options; every field is an option, --debug is added by `errors.reported`."""
-    return tyro.cli(options_type, args=args, config=(tyro.conf.FlagCreatePairsOff,),
-                    description=f"{description}\n{DEBUG} Exit code: 0, or 2 if anything could not be prepared.")
+    return parsed(options_type, args, config=(tyro.conf.FlagCreatePairsOff,),
+                  description=f"{description}\n{DEBUG} Exit code: 0, or 2 if anything could not be prepared.")
 
 
 def existing_folder(path: Path) -> Path:

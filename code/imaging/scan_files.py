@@ -3,7 +3,9 @@
 Shapes: *N a scan's own grid as stored in its file, C classes. Spacings are in mm; affines map voxel indices to mm,
 RAS+.
 """
+import glob
 import gzip
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,8 +15,14 @@ import numpy as np
 
 from runtime.errors import InputError, one_line
 from runtime.files import write_aside
+from runtime.memory import check_fits
 
-SUFFIXES = (".nii.gz", ".nii", ".nrrd")
+SUFFIXES = (".nii.gz", ".nii", ".nrrd")     # in capitals, too
+TO_RAS = {"left-posterior-superior": (-1, -1, 1, 1), "right-anterior-superior": (1, 1, 1, 1),
+          "left-anterior-superior": (-1, 1, 1, 1)}      # NRRD's spaces of patients -> signs of the affine's rows
+TO_RAS |= {"".join(word[0] for word in name.split("-")): signs for name, signs in TO_RAS.items()}   # lps, ras, las
+GEOMETRY = ("sform_code", "qform_code", "xyzt_units", *(f"srow_{axis}" for axis in "xyz"),
+            *(f"quatern_{axis}" for axis in "bcd"), *(f"qoffset_{axis}" for axis in "xyz"))     # of a NIfTI header
 
 
 @dataclass
@@ -27,14 +35,25 @@ class Scan:
     path: Path
 
 
+def suffix(path: Path) -> str:
+    """The end of a scan's file name, as it is written there; empty for other files."""
+    return next((path.name[-len(end):] for end in SUFFIXES if path.name.lower().endswith(end)), "")
+
+
+def is_scan(path: Path) -> bool:
+    """Whether its name is that of a scan: a suffix, and not hidden."""
+    return bool(suffix(path)) and not path.name.startswith(".")
+
+
 def case_name(path: Path) -> str:
     """File name without its scan suffix: a/b.nii.gz -> b."""
-    return next((path.name[: -len(end)] for end in SUFFIXES if path.name.endswith(end)), path.stem)
+    return path.name[:-len(suffix(path))] if suffix(path) else path.stem
 
 
 def find_scan(stem: Path) -> Path | None:
     """The file `stem` plus one of the scan suffixes, or None. Raises InputError where there are two."""
-    found = [path for end in SUFFIXES if (path := stem.with_name(stem.name + end)).is_file()]
+    found = [path for path in sorted(stem.parent.glob(f"{glob.escape(stem.name)}.*"), reverse=True)
+             if suffix(path) and case_name(path) == stem.name]
     if len(found) > 1:
         raise InputError(f"{found[0]} and {found[1]} are one case, {stem.name}: remove or rename one of them")
     return found[0] if found else None
@@ -43,10 +62,12 @@ def find_scan(stem: Path) -> Path | None:
 def read_scan(path: Path) -> Scan:
     """Read one NIfTI or NRRD file. Raises InputError for all but a finite 3D volume with a usable affine."""
     path = Path(path)
-    if not path.is_file():
+    if not path.exists():
         raise InputError(f"{path}: there is no such file; expected a scan ({', '.join(SUFFIXES)})")
+    if not path.is_file():
+        raise InputError(f"{path}: is no regular file; expected a scan ({', '.join(SUFFIXES)})")
     try:
-        array, affine = (_read_nrrd if path.name.endswith(".nrrd") else _read_nifti)(path)
+        array, affine = (_read_nrrd if suffix(path).lower() == ".nrrd" else _read_nifti)(path)
     except InputError:
         raise
     except Exception as error:      # bytes of anybody's making end in any error
@@ -66,30 +87,48 @@ def read_scan(path: Path) -> Scan:
     return Scan(array, affine, nib.affines.voxel_sizes(affine), path)
 
 
+def _check_size(path, shape, item):
+    """A header may declare anything: believed only where voxels of `item` bytes, and as float32, fit into memory."""
+    check_fits(f"{path}: has {' x '.join(map(str, shape))} voxels, which need", math.prod(shape) * (item + 4),
+               "crop or resample the scan, or export it again if it is not that large")
+
+
 def _read_nifti(path):
     image = nib.load(path)
-    if image.get_data_dtype().kind not in "iuf":
-        raise InputError(f"{path}: holds {image.get_data_dtype()} voxels, expected one number a voxel; "
-                         "export it as greyscale")
+    dtype = image.get_data_dtype()
+    if dtype.kind not in "iuf":
+        raise InputError(f"{path}: holds {dtype} voxels, expected one number a voxel; export it as greyscale")
     if image.ndim != 3:     # refused by the caller: a long 4D series need not be read for that
         return np.broadcast_to(np.float32(0), image.shape), image.affine
-    if path.name.endswith(".gz"):   # whole: nibabel stops before gzip's check sum
-        image = type(image).from_bytes(gzip.decompress(path.read_bytes()))
+    _check_size(path, image.shape, dtype.itemsize)
+    if path.name.lower().endswith(".gz"):   # whole: nibabel stops before gzip's check sum
+        with gzip.open(path) as file:
+            content = file.read(image.dataobj.offset + math.prod(image.shape) * dtype.itemsize)
+            while file.read(2 ** 20):       # what follows the voxels is of no use, however long it is
+                pass
+        image = type(image).from_bytes(content)
     return image.get_fdata(dtype=np.float32, caching="unchanged"), np.array(image.affine, float)
 
 
 def _read_nrrd(path):
-    array, header = nrrd.read(str(path))
+    with path.open("rb") as file:
+        header = nrrd.read_header(file)
+        if elsewhere := header.get("data file", header.get("datafile")):
+            raise InputError(f"{path}: its voxels are in another file, {one_line(elsewhere)}, which is not followed; "
+                             "export the scan as one file")
+        _check_size(path, header["sizes"].tolist(), 8)
+        array = nrrd.read_data(header, file, str(path))
     affine = np.eye(4)
     if header["dimension"] == 3:
         default = np.diag(np.nan_to_num(header.get("spacings", np.ones(3)), nan=1.0))
         affine[:3, :3] = np.asarray(header.get("space directions", default), float).T
         affine[:3, 3] = header.get("space origin", np.zeros(3))
-    # a file that names no space is in ITK's own, left-posterior-superior
+    # a file that names no space is in ITK's own
     space = str(header.get("space", "left-posterior-superior")).lower()
-    to_ras = {"right-anterior-superior": (1, 1, 1, 1), "ras": (1, 1, 1, 1),
-              "left-anterior-superior": (-1, 1, 1, 1), "las": (-1, 1, 1, 1)}.get(space, (-1, -1, 1, 1))
-    return np.asarray(array, np.float32), np.diag(to_ras) @ affine
+    if space not in TO_RAS:
+        raise InputError(f"{path}: its axes are in the space {space!r}, expected {', '.join(list(TO_RAS)[:3])}; "
+                         "export it in one of these")
+    return np.asarray(array, np.float32), np.diag(TO_RAS[space]) @ affine
 
 
 def read_label(path: Path, scan: Scan, labels: dict[int, int], same_affine: bool = True,
@@ -143,15 +182,34 @@ def check_same_grid(scan: Scan, other: Scan) -> None:
                          "expected the same grid; resample it to that scan")
 
 
-def save_on_grid(path: Path, array: np.ndarray, scan: Scan) -> None:
-    """Write (*N) or (*N, C) as NIfTI on the scan's own grid; a NIfTI scan's affine, codes and units stay the same."""
+def save_on_grid(path: Path, array: np.ndarray, scan: Scan, mark: str = "", keep_header: bool = False) -> None:
+    """Write (*N) or (*N, C) as NIfTI on the scan's own grid; a NIfTI scan's affine, codes and units stay the same.
+
+    Nothing else of the scan's header goes along, descriptions, names and extensions least of all, unless
+    `keep_header`. `mark`, at most 16 characters, is what `mark_of` reads back.
+    """
     if array.shape[:3] != scan.array.shape:
         raise ValueError(f"{path}: shape {array.shape}, expected the scan's own grid {scan.array.shape}")
-    header = None if scan.path.name.endswith(".nrrd") else nib.load(scan.path).header.copy()
+    header = None
+    if suffix(scan.path).lower() != ".nrrd":
+        own = nib.load(scan.path).header
+        header = own.copy() if keep_header else nib.Nifti1Header()
+        for key in GEOMETRY:
+            header[key] = own[key]
+        header["pixdim"][:4] = own["pixdim"][:4]
     image = nib.Nifti1Image(array, scan.affine, header, dtype=array.dtype)
     image.header["cal_min"] = image.header["cal_max"] = 0   # the scan's display window
+    image.header["intent_name"] = mark
     if header is None:
         image.header.set_xyzt_units("mm")
     packed = path.name.endswith(".gz")
     write_aside(path, lambda file: file.write(gzip.compress(image.to_bytes(), 1, mtime=0) if packed
                                               else image.to_bytes()))
+
+
+def mark_of(path: Path) -> str:
+    """The `mark` of a file that `save_on_grid` wrote; empty for any other."""
+    try:
+        return nib.load(path).header["intent_name"].item().decode(errors="replace")
+    except Exception:       # anybody's file
+        return ""

@@ -4,6 +4,8 @@ import os
 import sys
 import traceback
 
+INTERRUPTED = "interrupted: the same command starts again"
+WORDS = "out of memory", "can't allocate memory", "not enough memory", "unable to allocate", "cannot allocate memory"
 DEBUG = "With --debug, errors come with a traceback."       # for the scripts' --help
 
 
@@ -13,10 +15,14 @@ class InputError(ValueError):
 
 def reported(main):
     """Decorate a script's main(args=None): bad input becomes one line on stderr and exit code 2, and so does what the
-    file system refuses; Ctrl-C 130. With `--debug` among the arguments there is a traceback instead.
+    file system refuses, what does not fit into memory, and a loader process that was killed; Ctrl-C 130. With `--debug`
+    among the arguments there is a traceback, too. What a terminal cannot show is escaped.
     """
     @functools.wraps(main)
     def wrapped(args=None):
+        for stream in (sys.stdout, sys.stderr):
+            if hasattr(stream, "reconfigure"):      # not what a notebook puts there
+                stream.reconfigure(errors="backslashreplace")
         args = list(sys.argv[1:] if args is None else args)
         debug = "--debug" in args
         try:
@@ -32,8 +38,18 @@ def reported(main):
             caught, message = error, (f"{error.filename or 'a file'}: {error.strerror or error}; free space or mend "
                                       "permissions, and start the same command again")
         except KeyboardInterrupt:
-            print("interrupted: the same command starts again", file=sys.stderr)
+            print(INTERRUPTED, file=sys.stderr)
             sys.exit(130)
+        except (MemoryError, RuntimeError) as error:
+            if is_out_of_memory(error):
+                message = (f"out of memory ({one_line(error)[:200]}): close other programs, or ask for less: smaller "
+                           "batches or patches, fewer --workers; what is finished is kept")
+            elif "DataLoader worker" in str(error):
+                message = ("a loader process was killed, for want of memory perhaps: the same command goes on from the "
+                           "last checkpoint; --workers 0 does without such processes")
+            else:
+                raise
+            caught = error
         if debug:
             traceback.print_exception(caught)
         print(f"error: {message}", file=sys.stderr)
@@ -41,6 +57,12 @@ def reported(main):
     return wrapped
 
 
+def is_out_of_memory(error):
+    """Whether an exception is Python's, NumPy's or PyTorch's way to say so."""
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError | OSError) and any(word in str(error).lower() for word in WORDS))
+
+
 def one_line(error):
-    """An error's words on one line."""
-    return " ".join(str(error).split())
+    """An error's words on one line, or its name where it has none."""
+    return " ".join(str(error).split()) or type(error).__name__

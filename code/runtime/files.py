@@ -2,12 +2,20 @@
 import csv
 import io
 import os
+import pickle
+import platform
+import re
+import zipfile
+import zlib
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+import psutil
 
 from runtime.errors import InputError, one_line
 
 ROOT = Path(__file__).resolve().parents[2]      # of the repository
+HOST = f"{zlib.crc32(platform.node().encode()):08x}"
 
 
 @contextmanager
@@ -29,8 +37,9 @@ def write_aside(path, write):
     path = Path(path)
     content = io.BytesIO()
     write(content)
-    aside = path.with_name(f".{path.name}.tmp")
+    aside = path.with_name(f".{path.name}.{HOST}-{os.getpid()}.tmp")    # nobody else's, even without a lock
     with writing(path):
+        _clear(path)
         try:
             aside.unlink(missing_ok=True)
             with open(aside, "xb") as file:
@@ -41,6 +50,15 @@ def write_aside(path, write):
         finally:
             with suppress(OSError):
                 aside.unlink()
+
+
+def _clear(path):
+    """Remove what killed processes of this machine left of earlier writes of `path`."""
+    left = re.compile(rf"\.{re.escape(path.name)}\.{HOST}-(\d+)\.tmp")
+    for entry in os.scandir(path.parent):
+        if (match := left.fullmatch(entry.name)) and not psutil.pid_exists(int(match[1])):
+            with suppress(OSError):
+                os.unlink(entry)
 
 
 def write_text(path, text):
@@ -58,9 +76,13 @@ def make_folder(path):
 
 
 def is_case_name(name):
-    """Whether a name may become a file name: nothing that leads to another folder, is hidden, or breaks a line."""
-    return bool(name) and name[0] != "." and ".." not in name and not any(
-        character in '/\\:*?"<>|' or character < " " for character in name)
+    """Whether a name may become a file name and an entry of a list.
+
+    Nothing that leads to another folder, is hidden, breaks a line or is lost when a list is read: blanks at its ends,
+    an `.h5` that lists may carry, bytes that are no UTF-8.
+    """
+    return bool(name) and name == name.strip() and name.isprintable() and name[0] != "." and ".." not in name and (
+        not name.endswith(".h5")) and not any(character in '/\\:*?"<>|' for character in name)
 
 
 def inside(folder, path):
@@ -77,8 +99,9 @@ def save_tensors(path, content):
     """torch.save of tensors, numbers, strings, lists and dicts; InputError for tensors with NaN or infinities."""
     import torch  # here: the prepare scripts and their workers do without it
     if key := not_finite(content):
-        raise InputError(f"{path}: not written, since {key} has NaN or infinite values: training diverged; lower --lr "
-                         "or check the scans, and start again; the file's previous version is untouched")
+        raise InputError(f"{path}: not written, since {key} has NaN or infinite values: training diverged; check the "
+                         "scans, or start a new run with a lower --lr and another --out; the file's previous version "
+                         "is untouched")
     write_aside(path, lambda file: torch.save(content, file))
 
 
@@ -98,13 +121,20 @@ def not_finite(content):
 def load_tensors(path, keys=()):
     """What `save_tensors` wrote, on the CPU; nothing in the file is executed.
 
-    InputError if it is damaged, is no dict with `keys`, or has tensors with NaN or infinities.
+    InputError if it is damaged (down to a bit: its check sums are compared), is no dict with `keys`, or has tensors
+    with NaN or infinities.
     """
     import torch
     try:
+        with zipfile.ZipFile(path) as file:
+            if damaged := file.testzip():
+                raise zipfile.BadZipFile(f"the check sum of {damaged} is wrong")
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise InputError(f"{path} does not exist") from None
+    except pickle.UnpicklingError as error:     # whose words say how to load it all the same
+        raise InputError(f"{path} is no checkpoint of this program: it holds more than tensors and numbers, may run "
+                         f"code when it is loaded by other means, and must not be trusted; {RESTORE}") from error
     except Exception as error:      # bytes of anybody's making end in any error
         raise InputError(f"{path} is damaged or no checkpoint ({one_line(error)[:200]}): {RESTORE}") from error
     missing = [key for key in keys if not isinstance(content, dict) or key not in content]

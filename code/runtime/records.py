@@ -11,7 +11,7 @@ from runtime.errors import InputError, one_line
 def read_json(path, remedy):
     """The object in a JSON file as a dict; InputError ending in `remedy` for anything else."""
     try:
-        values = json.loads(Path(path).read_text(encoding="utf-8"))
+        values = json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: cannot be read ({one_line(error)}): {remedy}") from error
     if not isinstance(values, dict):
@@ -69,7 +69,7 @@ def _typed(value, hint):
     elif hint is float:
         if type(value) in (int, float) and abs(value) < 2 ** 1023:      # or what JSON calls Infinity and NaN
             return float(value)
-    elif type(value) is hint or (hint is type(None) and value is None):
+    elif hint is typing.Any or type(value) is hint or (hint is type(None) and value is None):
         return value
     raise TypeError(hint.__name__ if isinstance(hint, type) and not parts else str(hint).replace("typing.", ""))
 

@@ -1,4 +1,8 @@
 """predict.py: scans of any orientation, size and type in, label maps on their own grid out; anybody's data."""
+import gzip
+import json
+import shutil
+
 import h5py
 import nibabel as nib
 import nrrd
@@ -14,15 +18,24 @@ from evaluation.inference import segment
 from evaluation.report import load_run
 from imaging.preprocess import PUBLISHED, apply
 from imaging.scan_files import read_scan
+from runtime.files import load_tensors, save_tensors
 
 TINY = ["--patch-size", "32", "32", "32", "--stride", "16", "16", "16", "--labeled-batch", "2",
         "--unlabeled-batch", "2", "--pre-steps", "2", "--self-steps", "2", "--workers", "0", "--device", "cpu"]
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])      # the axes of LA's files
 
 
+@pytest.fixture(scope="module")
+def _trained(tmp_path_factory):
+    return tmp_path_factory.mktemp("trained") / "run"
+
+
 @pytest.fixture
-def run(recipe, runs, narrow, no_curves):
-    return runs.train(recipe("LA", pre_steps=2, self_steps=2))
+def run(recipe, runs, narrow, no_curves, _trained, tmp_path):
+    """A run on LA, to be changed; it is trained once."""
+    if not _trained.exists():
+        runs.train(recipe("LA", pre_steps=2, self_steps=2, out=_trained))
+    return shutil.copytree(_trained, tmp_path / "run")
 
 
 @pytest.fixture
@@ -98,16 +111,158 @@ def test_bad_scans_are_reported_and_the_others_segmented(run, volume, tmp_path, 
     assert "cut.nii.gz" in error and "series.nii.gz" in error and "4D" in error
 
 
-def test_predictions_that_are_there_are_kept_unless_forced(run, volume, tmp_path, capsys):
-    nib.save(nib.Nifti1Image(volume, LPS), tmp_path / "scan.nii.gz")
-    predicted(run, tmp_path / "scan.nii.gz", tmp_path / "out")
-    (tmp_path / "out" / "scan.nii.gz").write_bytes(b"mine")
-    arguments = ["--run", str(run), "--input", str(tmp_path / "scan.nii.gz"), "--output", str(tmp_path / "out"),
-                 "--device", "cpu"]
-    predict.main(arguments)
-    assert (tmp_path / "out" / "scan.nii.gz").read_bytes() == b"mine" and "1 skipped" in capsys.readouterr().out
-    predict.main([*arguments, "--force"])
-    assert nib.load(tmp_path / "out" / "scan.nii.gz").shape == volume.shape
+def test_an_output_never_takes_the_place_of_an_input(run, volume, tmp_path, capsys):
+    """Whatever it is called: the folder itself, a link to it, the scan's own name in another format."""
+    scans = tmp_path / "scans"
+    scans.mkdir()
+    (tmp_path / "link").symlink_to(scans)
+    for name in ("a.nii.gz", "a_probabilities.nii.gz", "b.nrrd"):
+        if name.endswith(".nrrd"):
+            nrrd.write(str(scans / name), volume.astype(np.int16))
+        else:
+            nib.save(nib.Nifti1Image(volume, LPS), scans / name)
+    before = {path: path.read_bytes() for path in scans.iterdir()}
+    for source, output, words in ((scans, scans, "is the folder of the scans"),
+                                  (scans, tmp_path / "link", "is the folder of the scans"),
+                                  (scans / "a.nii.gz", scans, "a.nii.gz is there, and is a scan"),
+                                  (tmp_path / "link" / "a.nii.gz", scans, "a.nii.gz is there, and is a scan"),
+                                  (scans, tmp_path / "out", "the cases a and a_probabilities would both be written")):
+        for more in ([], ["--force"]):
+            with pytest.raises(SystemExit, match="2"):
+                predicted(run, source, output, "--probabilities", *more)
+            assert words in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in scans.iterdir()} == before
+
+
+def test_each_prediction_knows_its_run_and_its_scan(run, volume, tmp_path, capsys):
+    """The same again is skipped; what is asked for later is added; anything else is left alone, and named."""
+    source, out = tmp_path / "scan.nii.gz", tmp_path / "out"
+    nib.save(nib.Nifti1Image(volume, LPS), source)
+    predicted(run, source, out)
+    first = (out / "scan.nii.gz").read_bytes()
+    assert predicted(run, source, out)[0] == 0 and "0 segmented, 1 skipped" in capsys.readouterr().out
+    code, files = predicted(run, source, out, "--probabilities", "--overlay")
+    assert code == 0 and "scan_probabilities.nii.gz" in files and (out / "scan.png").exists()
+    assert (out / "scan.nii.gz").read_bytes() == first
+    assert predicted(run, source, out, "--overlay")[0] == 0 and "1 skipped" in capsys.readouterr().out
+
+    other = shutil.copytree(run, tmp_path / "other")
+    weights = load_tensors(other / "last.pt")
+    for tensor in weights["method"].values():
+        tensor.mul_(2)
+    save_tensors(other / "last.pt", weights)
+    kept = {path: path.read_bytes() for path in out.iterdir()}
+    for more, name in (([], "scan.nii.gz"), (["--overlay"], "scan.png"), (["--probabilities"], "scan_probabilities")):
+        assert predicted(other, source, out, *more)[0] == 2
+        error = capsys.readouterr().err
+        assert name in error and "was made by another run, from another scan" in error
+    assert {path: path.read_bytes() for path in out.iterdir()} == kept
+    assert predicted(other, source, out, "--overlay", "--force")[0] == 0
+    assert (out / "scan.nii.gz").read_bytes() != first
+
+    nib.save(nib.Nifti1Image(volume + 1, LPS), source)
+    assert predicted(other, source, out)[0] == 2
+    (out / "scan.nii.gz").write_bytes(b"mine")
+    assert predict.main(["--run", str(other), "--input", str(source), "--output", str(out), "--device", "cpu"]) == 2
+    assert (out / "scan.nii.gz").read_bytes() == b"mine"
+
+
+def test_outputs_carry_nothing_of_the_scans_header_but_its_geometry(run, volume, tmp_path):
+    header = nib.Nifti1Header()
+    header["descrip"], header["db_name"], header["aux_file"] = b"Jane Doe", b"Jane Doe", b"Jane Doe"
+    header.set_xyzt_units("mm", "sec")
+    image = nib.Nifti1Image(volume.astype(np.float32), LPS, header)
+    image.set_sform(LPS, 4)
+    image.set_qform(LPS, 1)
+    image.header.extensions.append(nib.nifti1.Nifti1Extension(6, b"Jane Doe, 1970-01-01"))
+    nib.save(image, tmp_path / "scan.nii")
+    assert b"Jane Doe" in (tmp_path / "scan.nii").read_bytes()
+    _, files = predicted(run, tmp_path / "scan.nii", tmp_path / "out", "--probabilities", "--disagreement")
+    for name, output in files.items():
+        assert b"Jane" not in gzip.decompress((tmp_path / "out" / name).read_bytes())
+        own = output.header
+        assert np.array_equal(output.affine, LPS) and (own["sform_code"], own["qform_code"]) == (4, 1)
+        assert own["xyzt_units"] == image.header["xyzt_units"] and not own.extensions
+    _, files = predicted(run, tmp_path / "scan.nii", tmp_path / "kept", "--keep-header")
+    kept = files["scan.nii.gz"].header
+    assert kept["descrip"].item() == b"Jane Doe" and len(kept.extensions) == 1
+
+
+def test_scans_that_cannot_be_segmented_do_not_end_the_batch(run, volume, tmp_path, capsys, monkeypatch):
+    """A scan too large for the memory, by its header or on the way, and one that meets a mistake of ours."""
+    scans = tmp_path / "scans"
+    scans.mkdir()
+    for name in ("a", "huge", "full", "odd"):
+        nib.save(nib.Nifti1Image(volume, LPS), scans / f"{name}.nii")
+    content = bytearray((scans / "huge.nii").read_bytes())
+    content[42:48] = np.array([30_000] * 3, np.int16).tobytes()         # dim[1] to dim[3]
+    (scans / "huge.nii").write_bytes(content)
+    original = predict.segment_case
+
+    def failing(method, recipe, preprocessing, paths):
+        if paths[0].stem == "full":
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")
+        if paths[0].stem == "odd":
+            raise KeyError("ours")
+        return original(method, recipe, preprocessing, paths)
+    monkeypatch.setattr(predict, "segment_case", failing)
+    code, labels = predicted(run, scans, tmp_path / "out")
+    error = capsys.readouterr().err
+    assert code == 2 and set(labels) == {"a.nii.gz"}
+    assert "huge.nii: has 30000 x 30000 x 30000 voxels, which need about" in error
+    assert "bad case full: out of memory: crop" in error and "bad case odd: KeyError: 'ours' (our mistake" in error
+
+
+@pytest.mark.parametrize("shape", [(40, 36, 1), (1, 36, 34), (1, 1, 1)])
+def test_a_single_slice_is_segmented_at_half_resolution_with_its_overlay(recipe, runs, narrow, no_curves, tmp_path,
+                                                                        shape):
+    run = runs.train(recipe("LA", pre_steps=1, self_steps=1, half_resolution=True))
+    scan = np.random.default_rng(0).integers(0, 99, shape).astype(np.int16)
+    nib.save(nib.Nifti1Image(scan, np.diag([1, 1, 9, 1.0])), tmp_path / "scan.nii")
+    if scan.size == 1:      # one value is no image, and said so
+        return
+    code, labels = predicted(run, tmp_path / "scan.nii", tmp_path / "out", "--overlay", "--disagreement")
+    assert code == 0 and labels["scan.nii.gz"].shape == shape and (tmp_path / "out" / "scan.png").exists()
+
+
+def channels(run, *names):
+    """The run's record says that its network takes these channels."""
+    values = {"dataset": "folder", "orientation": "RAS", "normalise": "zscore", "modalities": names}
+    (run / "preprocessing.json").write_text(json.dumps(values))
+
+
+@pytest.mark.parametrize(("modality", "wrong", "right"), [
+    ("0000", "a_0001", "a_0000"), ("flair", "a_t1", "a_flair"), ("flair", "a_seg", "a_flair")])
+def test_another_channel_is_not_segmented(run, volume, tmp_path, capsys, modality, wrong, right):
+    channels(run, modality)
+    scans = tmp_path / "scans"
+    scans.mkdir()
+    nib.save(nib.Nifti1Image(volume, LPS), scans / f"{wrong}.nii.gz")
+    for source in (scans, scans / f"{wrong}.nii.gz"):
+        code, labels = predicted(run, source, tmp_path / "out")
+        assert code == 2 and not labels and "is another channel by its name" in capsys.readouterr().err
+    nib.save(nib.Nifti1Image(volume, LPS), scans / f"{right}.nii.gz")
+    code, labels = predicted(run, scans, tmp_path / "out")
+    assert code == 0 and set(labels) == {"a.nii.gz"} and "1 files left aside" in capsys.readouterr().out
+
+
+def test_channels_of_one_case_are_not_taken_for_cases_by_a_network_of_one(run, volume, tmp_path, capsys):
+    """A run of unnumbered scans says nothing of channels: which of two it should take, nobody knows."""
+    scans = tmp_path / "scans"
+    scans.mkdir()
+    for name in ("a_0000", "a_0001", "b_0000"):
+        nib.save(nib.Nifti1Image(volume, LPS), scans / f"{name}.nii.gz")
+    code, labels = predicted(run, scans, tmp_path / "out")
+    assert code == 2 and set(labels) == {"b_0000.nii.gz"}
+    assert capsys.readouterr().err.count("is another channel by its name") == 2
+
+
+def test_the_record_and_the_network_must_agree_on_the_number_of_channels(run, volume, tmp_path, capsys):
+    channels(run, "0000", "0001")
+    nib.save(nib.Nifti1Image(volume, LPS), tmp_path / "a_0000.nii.gz")
+    with pytest.raises(SystemExit, match="2"):
+        predicted(run, tmp_path / "a_0000.nii.gz", tmp_path / "out")
+    assert "names 2 channels, and the network takes 1" in capsys.readouterr().err
 
 
 def test_anybodys_folder_from_scans_to_predictions(phantoms, tmp_path, narrow, no_curves):

@@ -1,6 +1,10 @@
 """The prepare scripts, end to end on tiny challenge folders: what they write, refuse, skip and report."""
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
 
 import h5py
 import nibabel as nib
@@ -14,8 +18,9 @@ import prepare_folder
 import prepare_LA
 from imaging import cases as prepare
 from imaging.cases import one_case_each
-from imaging.preprocess import Geometry, restore
+from imaging.preprocess import Geometry, read_preprocessing, restore
 from runtime import files as files_module
+from runtime.errors import InputError
 from runtime.files import ROOT
 
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -350,7 +355,7 @@ def test_folder_end_to_end(tmp_path, capsys):
     assert prepare_mine(tmp_path) == 0
     assert (tmp_path / "out/train.list").read_text() == "b\nc\nd\na\n"
     prepared_files = {f"{name}/mri_norm2.h5" for name in "abcd"}
-    assert files(tmp_path / "out") == prepared_files | {"train.list", "preprocessing.json"}
+    assert files(tmp_path / "out") == prepared_files | {"train.list", "preprocessing.json", "lists.json"}
     prepared, classes, geometry = read(tmp_path / "out/c/mri_norm2.h5")
     assert np.array_equal(classes, label[:, ::-1]) and np.array_equal(restore(classes, geometry), label)
     assert geometry.spacing == [1.5, 1, 2] and abs(prepared.mean()) < 1e-5
@@ -421,18 +426,144 @@ def test_decathlon_folder(tmp_path, capsys):
     assert "1 prepared, 2 skipped" in capsys.readouterr().out
 
 
-def test_nnunet_folder(tmp_path, capsys):
-    for name in ("heart_1", "heart_2"):
-        folder_case(tmp_path, f"{name}_0000", images="imagesTr", labels="labelsTr")
-        nifti(tmp_path / "imagesTr" / f"{name}_0001.nii.gz", volume((13, 11, 9), seed=9)[0])
+def nnunet(folder, channels=2, **description):
+    """Two labelled cases and an unlabelled one, each channel a file, and dataset.json."""
+    for name in ("heart_1", "heart_2", "heart_3"):
+        folder_case(folder, f"{name}_0000", images="imagesTr", labels="labelsTr", label=name != "heart_3")
+        for channel in range(1, channels):
+            nifti(folder / "imagesTr" / f"{name}_{channel:04d}.nii.gz", volume((13, 11, 9), seed=9)[0] * channel)
     labels = {"background": 0, "wall": 1, "pool": 2, "ignore": 3}
-    (tmp_path / "dataset.json").write_text(json.dumps({"channel_names": {"0": "MRI"}, "labels": labels}))
-    command = ["--images", tmp_path, "--output", tmp_path / "out", "--workers", 1]
+    (folder / "dataset.json").write_text(json.dumps({"labels": labels} | description), encoding="utf-8-sig")
+    return ["--images", folder, "--output", folder / "out", "--workers", 1]
+
+
+def test_nnunet_folder(tmp_path, capsys):
+    """All channels that dataset.json names, in its order, and the byte order mark that some editors write."""
+    command = nnunet(tmp_path, channels=2, channel_names={"0": "T1", "1": "T2"})
     assert run(prepare_folder.main, *command) == 0
-    assert (tmp_path / "out/train.list").read_text() == "heart_1\nheart_2\n"
-    assert "--num-classes 3" in capsys.readouterr().out
-    assert run(prepare_folder.main, *command, "--channel", 2) == 2
-    assert "no file name ends in _0002" in capsys.readouterr().err
+    assert (tmp_path / "out/train.list").read_text() == "heart_1\nheart_2\nheart_3\n"
+    out = capsys.readouterr().out
+    assert "--num-classes 3 --in-channels 2" in out and "channels: 0000 0001" in out
+    image, _, _ = read(tmp_path / "out/heart_1/mri_norm2.h5")
+    assert image.shape == (2, 13, 11, 9) and not np.array_equal(image[0], image[1])
+    assert read_preprocessing(tmp_path / "out").modalities == ("0000", "0001")
+
+
+def test_channels_are_chosen_and_ordered_by_hand(tmp_path, capsys):
+    command = nnunet(tmp_path, channels=3, modality={"0": "T1", "1": "T2", "2": "FLAIR"})
+    assert run(prepare_folder.main, *command, "--channels", "2", "0000") == 0
+    assert read_preprocessing(tmp_path / "out").modalities == ("0002", "0000")
+    assert "3 files left aside, such as heart_1_0001.nii.gz" in capsys.readouterr().out
+    third, first = read(tmp_path / "out/heart_1/mri_norm2.h5")[0]
+    one = nib.load(tmp_path / "imagesTr/heart_1_0000.nii.gz").get_fdata()
+    assert np.corrcoef(first.ravel(), turned_to_ras(one, LPS).ravel())[0, 1] > 0.999
+    assert run(prepare_folder.main, *command, "--channels", "7") == 2
+    assert "no file name ends in _0007; there are 0000 0001 0002" in capsys.readouterr().err
+
+
+def turned_to_ras(array, affine):
+    return nib.as_closest_canonical(nib.Nifti1Image(array, affine)).get_fdata()
+
+
+def test_without_dataset_json_all_channels_that_are_there_are_taken(tmp_path, capsys):
+    for name in ("a", "b", "c"):
+        folder_case(tmp_path, f"{name}_0000")
+        nifti(tmp_path / "images" / f"{name}_0001.nii.gz", volume((13, 11, 9), seed=9)[0], LPS)
+    (tmp_path / "images/c_0001.nii.gz").unlink()
+    assert prepare_mine(tmp_path) == 2
+    captured = capsys.readouterr()
+    assert "bad case c: " in captured.err and "c_0001.nii.gz: is missing" in captured.err
+    assert "--in-channels 2" in captured.out and read(tmp_path / "out/a/mri_norm2.h5")[0].shape[0] == 2
+
+
+def test_channels_named_by_words(tmp_path):
+    for channel in ("t1", "flair", "t2"):
+        nifti(tmp_path / "images" / f"a_{channel}.nii.gz", volume((13, 11, 9), seed=len(channel))[0], LPS)
+    nifti(tmp_path / "labels" / "a.nii.gz", volume((13, 11, 9))[1], LPS)
+    assert prepare_mine(tmp_path, "--channels", "flair", "t1") == 0
+    assert read_preprocessing(tmp_path / "out").modalities == ("flair", "t1")
+
+
+def test_a_list_that_was_edited_is_kept_and_one_of_ours_grows(tmp_path, capsys):
+    for name in ("a", "b", "c"):
+        folder_case(tmp_path, name)
+    train = tmp_path / "out/train.list"
+    assert prepare_mine(tmp_path) == 0 and train.read_text() == "a\nb\nc\n"
+    folder_case(tmp_path, "d")
+    assert prepare_mine(tmp_path) == 0 and train.read_text() == "a\nb\nc\nd\n"
+    train.write_text("c\na\n")
+    folder_case(tmp_path, "e")
+    capsys.readouterr()
+    assert prepare_mine(tmp_path) == 0 and train.read_text() == "c\na\n"
+    out = capsys.readouterr().out
+    assert "train.list: the one in" in out and "--force replaces it" in out and "--labeled 2" in out
+    assert prepare_mine(tmp_path, "--force") == 0 and train.read_text() == "a\nb\nc\nd\ne\n"
+
+
+def test_a_test_list_of_an_earlier_hold_out_goes_and_the_users_own_stands(tmp_path):
+    for name in ("a", "b", "c"):
+        folder_case(tmp_path, name)
+    train, test = tmp_path / "out/train.list", tmp_path / "out/test.list"
+    assert prepare_mine(tmp_path, "--holdout", 1) == 0 and test.read_text() == "c\n"
+    assert prepare_mine(tmp_path) == 0 and not test.exists() and train.read_text() == "a\nb\nc\n"
+    test.write_text("a.h5\n")
+    assert prepare_mine(tmp_path) == 0 and test.read_text() == "a.h5\n" and train.read_text() == "b\nc\n"
+
+
+def test_a_label_that_is_drawn_later_joins(tmp_path, capsys):
+    folder_case(tmp_path, "a")
+    _, label = folder_case(tmp_path, "b", label=False)
+    assert prepare_mine(tmp_path) == 0 and read(tmp_path / "out/b/mri_norm2.h5")[1] is None
+    nifti(tmp_path / "labels/b.nii.gz", label, LPS)
+    capsys.readouterr()
+    assert prepare_mine(tmp_path) == 0 and "1 prepared, 1 skipped" in capsys.readouterr().out
+    assert read(tmp_path / "out/b/mri_norm2.h5")[1].any()
+    assert (tmp_path / "out/train.list").read_text() == "a\nb\n"
+
+
+def test_a_scan_or_label_that_was_replaced_is_noticed_though_both_have_one_name(tmp_path, capsys):
+    for name in ("a", "b"):
+        folder_case(tmp_path, name)
+    assert prepare_mine(tmp_path) == 0
+    nifti(tmp_path / "images/a.nii.gz", volume((13, 11, 9), seed=5)[0], LPS)
+    assert prepare_mine(tmp_path) == 2
+    assert "bad case a: " in capsys.readouterr().err
+
+
+def test_without_a_labelled_case_no_list_is_written_and_nothing_advised(tmp_path, capsys):
+    folder_case(tmp_path, "a")
+    folder_case(tmp_path, "b", label=False)
+    truncate(tmp_path / "images/a.nii.gz")
+    assert prepare_mine(tmp_path, "--num-classes", 3) == 2
+    captured = capsys.readouterr()
+    assert "no case with a label is left" in captured.err and "next:" not in captured.out
+    assert not (tmp_path / "out/train.list").exists()
+
+
+def test_scans_of_different_voxel_size_are_told_with_a_remedy(tmp_path, capsys):
+    for name, side in (("a", 1), ("b", 2), ("c", 2)):
+        folder_case(tmp_path, name, affine=np.diag([side, 1, 1, 1.0]))
+    assert prepare_mine(tmp_path) == 0
+    assert "x 1.00 to 2.00" in (out := capsys.readouterr().out) and "--spacing 2.00 1.00 1.00" in out
+    assert prepare_mine(tmp_path, "--spacing", 2, 1, 1, "--force") == 0
+    assert "--spacing" not in capsys.readouterr().out
+
+
+def test_suffixes_in_capitals(tmp_path):
+    folder_case(tmp_path, "a", suffix=".NII.GZ")
+    folder_case(tmp_path, "b", suffix=".Nii")
+    assert prepare_mine(tmp_path) == 0 and (tmp_path / "out/train.list").read_text() == "a\nb\n"
+
+
+@pytest.mark.parametrize("name", [" a", "a ", "scan.h5", "a\u2028b", "caf\udce9"])
+def test_names_that_training_would_not_find_are_refused_at_once(tmp_path, capsys, name):
+    folder_case(tmp_path, "good")
+    folder_case(tmp_path, "b")
+    for folder in ("images", "labels"):
+        (tmp_path / folder / "b.nii.gz").rename(tmp_path / folder / f"{name}.nii.gz")
+    assert prepare_mine(tmp_path) == 2
+    assert "cannot be a case name" in capsys.readouterr().err
+    assert (tmp_path / "out/train.list").read_text() == "good\n"
 
 
 # ---- all of them -------------------------------------------------------------------------------------------
@@ -445,6 +576,44 @@ def test_help_teaches(main, word, capsys):
     assert run(main, "--help") == 0
     text = capsys.readouterr().out
     assert word in text and "--force" in text and "--debug" in text and "python code/prepare_" in text
+
+
+def die(case):
+    """Work whose process the system kills at the second case."""
+    if case.name == "b":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return {"skipped": False}
+
+
+def test_a_killed_worker_ends_the_work_and_condemns_no_case(tmp_path):
+    cases = [prepare.Case(name, ()) for name in "abcdef"]
+    with pytest.raises(InputError, match="a worker process was killed.*--workers 1"):
+        list(prepare.in_parallel(die, cases, 2))
+
+
+@pytest.mark.parametrize(("workers", "said"), [(1, False), (2, True)])
+def test_what_does_not_fit_into_memory_says_so_and_advises_fewer_workers_where_there_are_several(workers, said):
+    cases = [prepare.Case(name, ()) for name in "ab"]
+    results = [result for _, result in prepare.in_parallel(too_large, cases, workers)]
+    assert all(result.startswith("out of memory: ") and ("--workers 1" in result) == said for result in results)
+
+
+def too_large(case):
+    raise MemoryError
+
+
+def test_a_folder_that_another_process_prepares_is_left_to_it(tmp_path, capsys):
+    for name in ("a", "b"):
+        folder_case(tmp_path, name)
+    holder = subprocess.Popen([sys.executable, "-c", "import sys, time\nfrom runtime.locks import locked\n"
+                               "with locked(sys.argv[1]):\n    print(1, flush=True)\n    time.sleep(60)",
+                               str(tmp_path / "out")], cwd=ROOT / "code", stdout=subprocess.PIPE)
+    with holder:
+        holder.stdout.readline()
+        assert prepare_mine(tmp_path) == 2
+        holder.kill()
+    error = capsys.readouterr().err
+    assert f"out: process {holder.pid} on " in error and "--output" in error and files(tmp_path / "out") <= {".lock"}
 
 
 def test_nothing_is_written_outside_the_output_folder(tmp_path):

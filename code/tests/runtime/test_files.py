@@ -2,7 +2,11 @@
 import csv
 import math
 import os
+import random
 import resource
+import subprocess
+import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +16,7 @@ import torch
 from imaging.cases import write_case
 from imaging.scan_files import Scan, save_on_grid
 from runtime.errors import InputError
-from runtime.files import Table, inside, load_tensors, save_tensors, write_text
+from runtime.files import HOST, Table, inside, is_case_name, load_tensors, save_tensors, write_text
 
 
 def test_text_is_written_and_replaced(tmp_path):
@@ -65,11 +69,45 @@ def test_links_are_replaced_not_followed(tmp_path):
     precious, folder = tmp_path / "precious", tmp_path / "out"
     precious.write_text("mine")
     folder.mkdir()
-    for name in ("a.txt", ".a.txt.tmp"):
+    for name in ("a.txt", f".a.txt.{HOST}-{os.getpid()}.tmp"):
         (folder / name).symlink_to(precious)
     write_text(folder / "a.txt", "new")
     assert precious.read_text() == "mine" and (folder / "a.txt").read_text() == "new"
     assert [path.name for path in folder.iterdir()] == ["a.txt"] and not (folder / "a.txt").is_symlink()
+
+
+def test_what_killed_processes_left_is_cleared_and_nobody_elses(tmp_path):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    left = f".a.txt.{HOST}-{dead.pid}.tmp"
+    others = {f".a.txt.{HOST}-{os.getppid()}.tmp", ".a.txt.elsewhere-1.tmp", f".b.txt.{HOST}-{dead.pid}.tmp", ".a.tmp"}
+    for name in (left, *others):
+        (tmp_path / name).write_text("half")
+    write_text(tmp_path / "a.txt", "x")
+    assert {path.name for path in tmp_path.iterdir()} == others | {"a.txt"}
+
+
+@pytest.mark.parametrize("name", [
+    "", ".a", "a/b", "a\\b", "..", "a..b", " a", "a ", "\u3000a", "a\n", "a\u2028b", "a\x85b",
+    "scan.h5", "caf\udce9", "a:b", "a\x00b", "a\u200eb"])
+def test_a_case_name_is_one_that_a_list_gives_back(name):
+    assert not is_case_name(name)
+    assert is_case_name("Patiënt 12_a-b.c")
+
+
+def test_a_flipped_bit_in_a_checkpoint_is_noticed(tmp_path):
+    """Wherever it is in what is loaded; the names and gaps of the archive may differ without harm."""
+    path, draw = tmp_path / "a.pt", random.Random(0)
+    save_tensors(path, {"method": {"w": torch.randn(1000)}, "step": 3})
+    whole = path.read_bytes()
+    with zipfile.ZipFile(path) as file:
+        [entry] = [entry for entry in file.infolist() if entry.filename.endswith("data/0")]
+    content = whole.index(load_tensors(path)["method"]["w"].numpy().tobytes())
+    for _ in range(20):
+        place = content + draw.randrange(entry.file_size)
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << draw.randrange(8)]) + whole[place + 1:])
+        with pytest.raises(InputError, match=r"a\.pt is damaged or no checkpoint \(the check sum of .*data/0 is wrong"):
+            load_tensors(path)
 
 
 def test_a_path_through_a_link_leads_out_of_its_folder(tmp_path):

@@ -1,0 +1,29 @@
+"""Command lines by tyro whose mistakes are one line, as every other error."""
+import contextlib
+import io
+import re
+
+import tyro
+
+from runtime.errors import InputError
+
+
+def parsed(options, args, **how):
+    """tyro.cli(options, args=args, **how); InputError, one line, for an unknown, missing or unreadable option."""
+    told = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(told):
+            return tyro.cli(options, args=args, **how)
+    except SystemExit as stopped:
+        if not stopped.code:        # --help
+            raise
+        raise InputError(f"{_without_frame(told.getvalue())}; --help shows all options") from None
+
+
+def _without_frame(text):
+    """What tyro says in its box, drawn or not, between the title and where it repeats the help."""
+    lines = [line.strip("│╭╮╰╯─ ") for line in re.sub(r"\x1b\[[0-9;]*m", "", text).splitlines()]
+    lines = [line for line in lines if line.strip("-")][1:]
+    end = next((place for place, line in enumerate(lines) if line.startswith(("For full help", "Argument help"))),
+               len(lines))
+    return " ".join(lines[:end]).rstrip(".")
