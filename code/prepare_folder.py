@@ -67,7 +67,7 @@ def described(path: Path) -> tuple[int, int]:
     "labels": {"0": "background", ...} or {"background": 0, ...}; "channel_names" or "modality": {"0": "T1", ...}.
     """
     remedy = "correct it, or give --images and --labels"
-    values = read_json(path, f"cannot be used; {remedy}")
+    values = read_json(path, remedy)
     try:
         classes = 1 + max(int(number) for pair in values["labels"].items() for number in pair
                           if "ignore" not in pair and str(number).isdigit())

@@ -460,11 +460,11 @@ BAD = {
     **{f"config with {name} {value!r}": (on_run(in_config(**{name: value})), f"config.json: {name} is", expected)
        for name, value, expected in (
            ("lr", "fast", "float"), ("beta", [0.5], "float"), ("labeled", 2.5, "int"), ("labeled", True, "int"),
-           ("method", None, "str"), ("patch_size", [32, 32], "tuple"), ("patch_size", "32", "tuple"),
+           ("method", None, "Literal"), ("patch_size", [32, 32], "tuple"), ("patch_size", "32", "tuple"),
            ("fusion", "max", "Literal"), ("amp", 1, "bool"), ("data_dir", 7, "Path"))},
     "config with a patch of 90": (on_run(in_config(patch_size=[32, 32, 90])), "config.json: --patch-size 32 32 90",
                                   "nearest is"),
-    "config with an unknown method": (on_run(in_config(method="vat")), "--method vat: unknown", "cml"),
+    "config with an unknown method": (on_run(in_config(method="vat")), "config.json: method is", "cml", RESTORED),
     "repetition of no run": (option("--from-config", "nowhere/config.json"), "nowhere/config.json does not exist",
                              "train script"),
     "repetition of nothing": (lambda *_: (train_LA.main, ["--from-config"]), "--from-config", "config.json of a run"),
@@ -483,7 +483,7 @@ BAD = {
                                     "last.pt is damaged", RESTORED),
     "checkpoint that is text": (on_run(written("last.pt", b"no checkpoint\n")), "last.pt is damaged", RESTORED),
     "checkpoint cut in half": (on_run(halved("last.pt")), "last.pt is damaged", RESTORED),
-    "checkpoint with code": (on_run(payload("last.pt")), "last.pt is no checkpoint of this", "not be trusted", RESTORED),
+    "checkpoint with code": (on_run(payload("last.pt")), "no checkpoint of this program", "not be trusted", RESTORED),
     "checkpoint with code, predict": (predicted(payload("last.pt")), "last.pt is no checkpoint of this", RESTORED),
     "checkpoint with code, self-training": (resumed(lambda home: [
         tensors("checkpoint.pt", lambda content: content.update(stage=1, step=0))(home),
@@ -568,10 +568,10 @@ BAD = {
            (["--workers", "0"], "--workers 0", "1 or more"))},
     **{f"dataset.json {what}": (prepared(lambda images, labels, content=content: [
         (images / "dataset.json").write_text(content), "--dataset-json", images / "dataset.json"][1:]),
-        "dataset.json: cannot be used", "give --images and --labels") for what, content in {
+        "dataset.json: ", "give --images and --labels") for what, content in {
             "cut": "{", "that is a list": "[1]", "without labels": "{}", "with other labels": '{"labels": [1]}',
             "with no number": '{"labels": {"a": "b"}}'}.items()},
-    "dataset.json that is missing": (prepared(lambda *_: ["--dataset-json", "none.json"]), "none.json: cannot be used",
+    "dataset.json that is missing": (prepared(lambda *_: ["--dataset-json", "none.json"]), "none.json: cannot be read",
                                      "give --images and --labels"),
     **{f"{main.__module__} of {what}": (challenge(main, damage), found, remedy)
        for main in (prepare_LA.main, prepare_ACDC.main, prepare_BraTS.main)
