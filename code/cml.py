@@ -27,7 +27,7 @@ def discrepancy_loss(feature, other):
 def segmentation_loss(logits, target):
     """Eq. 2: half of cross-entropy plus Dice loss. logits (B, C, *S), target (B, *S) int -> scalar.
 
-    Dice a scan and class, background included, linear denominator, smoothed by 1e-5 [authors' release]. In float32
+    Dice per scan and class, background included, linear denominator, smoothed by 1e-5 [authors' release]. In float32
     whatever the autocast, and by sums alone: they repeat bit for bit on a GPU, `nll_loss` does not.
     """
     log_prob = at_least_float32(logits).log_softmax(1).flatten(2)                       # (B, C, voxels)

@@ -61,8 +61,10 @@ def noting_cosines(networks):
 
 
 def agreement(run, split, checkpoint, device="auto", data_dir=None):
-    """A row a case: `dice` of the subnets' label maps as they are tested, mean over classes; `cosine` of their
-    bottleneck features in evaluation mode, mean over positions and over the slices or windows of the test.
+    """How alike the two views of a run are: one row per case.
+
+    `dice`: of the views' label maps as they are tested, mean over classes. `cosine`: of their bottleneck features in
+    evaluation mode, mean over positions and over the slices or windows of the test; NaN without two subnets.
     """
     recipe, method, data = load(run, checkpoint, device, data_dir)
     names = getattr(data.split(), split)
@@ -96,10 +98,10 @@ def hidden_labels(recipe, data):
 
 
 def pseudo_labels(run, device="auto", data_dir=None):
-    """A row a RUN/snapshots/*.pt, a copy of checkpoint.pt: Dice of each view's argmax on unlabelled slices.
+    """Dice of each view's argmax on unlabelled slices: one row per RUN/snapshots/*.pt, copies of checkpoint.pt.
 
-    With the labels on disk; voxels of all slices together, mean over classes, evaluation mode. `between`: of the
-    two subnets with each other.
+    Measured with the labels on disk, in evaluation mode, over the voxels of all slices together, mean over classes.
+    `between`: Dice of the two views with each other.
     """
     snapshots = sorted((run / "snapshots").glob("*.pt"))
     if not snapshots:
