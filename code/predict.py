@@ -154,7 +154,7 @@ def segment_case(method, recipe, preprocessing, paths):
                "crop or resample the scan, or use a machine with more memory")
     views = segment(method, torch.from_numpy(image), recipe)
     maps = {view: restore(labels, geometry) for view, labels in label_maps(views, recipe.keep_largest).items()}
-    return scans[0], maps, {view: restore(probs.float().numpy(), geometry) for view, probs in views.items()}
+    return scans[0], maps, {view: restore(probs.float().cpu().numpy(), geometry) for view, probs in views.items()}
 
 
 def write_case(name, mark, pair, scan, maps, probabilities, options):

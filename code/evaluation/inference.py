@@ -16,9 +16,11 @@ from dataloaders.augment import resize_nearest
 from dataloaders.volumes import halved
 from evaluation.metrics import overlap_metrics
 from networks.two_view import fuse
-from runtime.device import AT_ONCE
+from runtime.device import AT_ONCE, room_for
 from runtime.fast_layers import folded
 from runtime.ranks import Ranks
+
+FILLED = {"cuda"}       # devices whose batches are filled up
 
 
 def class_probabilities(output, fusion="softmax"):
@@ -56,6 +58,16 @@ def predict(model, x, fusion="softmax"):
     return model.predict(x) if hasattr(model, "predict") else class_probabilities(model(x), fusion)
 
 
+def _views(model, batch, size, fusion):
+    """`predict` of up to `size` patches.
+
+    On a GPU, where cuDNN tries its kernels anew for every shape, empty patches fill up a batch that is not full.
+    """
+    missing = size - len(batch) if _weight(model, batch).device.type in FILLED else 0
+    full = torch.cat([batch, batch.new_zeros(missing, *batch.shape[1:])]) if missing else batch
+    return {view: probs[:len(batch)] for view, probs in predict(model, full, fusion).items()}
+
+
 def _weight(model, otherwise):
     """Any weight of the model, for its device and precision."""
     return next(model.parameters(), otherwise) if isinstance(model, nn.Module) else otherwise
@@ -72,7 +84,8 @@ def sliding_window(model, volume, patch_size, stride, *, batch_size=None, fusion
 
     A volume smaller than the patch is padded with zeros on both sides, the odd voxel behind, and cut back. With
     `views`, {view: (C, *S)} of all views in one pass, the headline first. `stride`: voxels, one per axis or one
-    for all. Sums are kept on the model's device, which also says how many windows go at once unless `batch_size` does.
+    for all. The result is where the model is, or on the CPU where a GPU has no room for it; the model's device also
+    says how many windows go at once unless `batch_size` does.
     """
     volume = torch.as_tensor(volume)
     if volume.ndim == len(patch_size):
@@ -88,33 +101,52 @@ def sliding_window(model, volume, patch_size, stride, *, batch_size=None, fusion
     with inference(model):
         for first in range(0, len(boxes), batch_size):
             batch = boxes[first:first + batch_size]
-            for view, probs in predict(model, torch.stack([volume[:, *box] for box in batch]), fusion).items():
-                total = sums.setdefault(view, probs.new_zeros(probs.shape[1], *volume.shape[1:]))
-                for box, prob in zip(batch, probs, strict=True):
-                    total[:, *box] += prob
+            parts = _wanted(_views(model, torch.stack([volume[:, *box] for box in batch]), batch_size, fusion), views)
+            sums = sums or _zeros(parts, volume.shape[1:])
+            for view, probs in parts.items():
+                for box, prob in zip(batch, probs.to(sums[view].device), strict=True):
+                    sums[view][:, *box] += prob
             for box in batch:
                 counts[box] += 1
-    inside = tuple(slice(pad // 2, pad // 2 + extent) for pad, extent in zip(short, shape, strict=True))
-    means = {view: (total.cpu() / counts)[:, *inside] for view, total in sums.items()}
+        counts = counts.to(next(iter(sums.values())).device)
+        inside = tuple(slice(pad // 2, pad // 2 + extent) for pad, extent in zip(short, shape, strict=True))
+        means = {view: total.div_(counts)[:, *inside] for view, total in sums.items()}
     return means if views else next(iter(means.values()))
+
+
+def _wanted(parts, views):
+    """All views, or the headline alone."""
+    return parts if views else dict(itertools.islice(parts.items(), 1))
+
+
+def _zeros(parts, shape):
+    """Sums of a whole volume (C, *shape) for each view of a batch, all on the device that has room for them."""
+    first = next(iter(parts.values()))
+    classes, size = first.shape[1], first.element_size()
+    device = room_for(len(parts) * classes * size * math.prod(shape), first.device)
+    return {view: torch.zeros(classes, *shape, dtype=first.dtype, device=device) for view in parts}
 
 
 def slice_wise(model, volume, patch_size, *, batch_size=None, fusion="softmax", views=False):
     """Class probabilities slice by slice: volume (D, H, W) or (in_channels, D, H, W) -> (C, D, H, W).
 
-    Each slice is resized to `patch_size` (nearest) and its probabilities back [authors' release]; `views` as in
-    `sliding_window`.
+    Each slice is resized to `patch_size` (nearest) and its probabilities back [authors' release]; `views` and where
+    the result is as in `sliding_window`.
     """
     volume = torch.as_tensor(volume)
     if volume.ndim == 3:
         volume = volume[None]
     slices = resize_nearest(volume.transpose(0, 1), patch_size)
-    parts = {}
+    batch_size = batch_size or AT_ONCE[_weight(model, slices).device.type][2]
+    stacks = {}
     with inference(model):
-        for batch in slices.split(batch_size or AT_ONCE[_weight(model, slices).device.type][2]):
-            for view, probs in predict(model, batch, fusion).items():
-                parts.setdefault(view, []).append(resize_nearest(probs.float().cpu(), volume.shape[2:]))
-    stacks = {view: torch.cat(probs).transpose(0, 1) for view, probs in parts.items()}
+        for first in range(0, len(slices), batch_size):
+            batch = slices[first:first + batch_size]
+            parts = _wanted(_views(model, batch, batch_size, fusion), views)
+            stacks = stacks or _zeros({view: probs.float() for view, probs in parts.items()}, volume.shape[1:])
+            for view, probs in parts.items():
+                stacks[view][:, first:first + len(batch)] = resize_nearest(
+                    probs.float(), volume.shape[2:]).transpose(0, 1).to(stacks[view].device)
     return stacks if views else next(iter(stacks.values()))
 
 
@@ -136,7 +168,31 @@ def segment(model, image, recipe, coarse=False):
 
 def likeliest(probs):
     """The likeliest class of each voxel, the first of equals: probabilities (C, *S) -> (*S) uint8, NumPy."""
-    return probs.max(0).indices.byte().numpy()      # many times faster than argmax over the first axis
+    return _likeliest(probs).cpu().numpy()
+
+
+def _likeliest(probs):
+    return probs.max(0).indices.byte()      # many times faster than argmax over the first axis
+
+
+def class_dice(pred, ref, num_classes):
+    """Dice of each foreground class of two label maps (*S), tensors on one device, as `overlap_metrics` has it.
+
+    A GPU counts its voxels itself; on a CPU NumPy counts several times faster than PyTorch.
+    """
+    if pred.device.type == "cpu":
+        pred, ref = pred.numpy(), ref.numpy()
+        return [overlap_metrics(pred == label, ref == label)["dice"] for label in range(1, num_classes)]
+    return counted_dice(pred, ref, num_classes)
+
+
+def counted_dice(pred, ref, num_classes):
+    """`class_dice` on any device, with one transfer."""
+    counts = []
+    for label in range(1, num_classes):
+        of_pred, of_ref = pred == label, ref == label
+        counts.append(torch.stack([(of_pred & of_ref).sum(), of_pred.sum() + of_ref.sum()]))
+    return [2 * both / total if total else 1.0 for both, total in torch.stack(counts).tolist()]
 
 
 def mean_dice(model, scans, segment, num_classes):
@@ -147,10 +203,7 @@ def mean_dice(model, scans, segment, num_classes):
     """
     scores = []
     for scan in scans:
-        ref, score = scan.label.numpy(), {}
-        for view, probs in segment(model, scan.image).items():
-            pred = likeliest(probs)
-            score[view] = [overlap_metrics(pred == label, ref == label)["dice"] for label in range(1, num_classes)]
-        scores.append(score)
+        scores.append({view: class_dice(_likeliest(probs), scan.label.to(probs.device), num_classes)
+                       for view, probs in segment(model, scan.image).items()})
     scores = Ranks().gather(scores)
     return {view: float(np.mean([score[view] for score in scores])) for view in scores[0]}

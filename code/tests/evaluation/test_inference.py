@@ -161,6 +161,46 @@ def test_inference_paths_leave_the_model_training():
     assert model.training and all(p.grad is None for p in model.parameters())
 
 
+# ---- on a GPU ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("batch_size", [2, 3, 100])
+def test_batches_that_are_filled_up_have_one_shape_and_change_nothing(monkeypatch, batch_size):
+    volume, stack = np.random.default_rng(0).normal(size=(13, 11, 9)), np.random.default_rng(1).normal(size=(5, 9, 7))
+
+    def both():
+        return (inference.sliding_window(model3, volume, (6, 5, 4), 4, batch_size=batch_size, views=True),
+                inference.slice_wise(model2, stack, (8, 8), batch_size=batch_size, views=True))
+    model3, model2 = Views(3), Views(2)
+    plain = both()
+    monkeypatch.setattr(inference, "FILLED", {"cpu"})
+    shapes = []
+    for model in (model3, model2):
+        model.register_forward_pre_hook(lambda _, inputs: shapes.append(tuple(inputs[0].shape)))
+    for views, others in zip(both(), plain, strict=True):
+        for view, probs in views.items():
+            torch.testing.assert_close(probs, others[view])
+    assert set(shapes) == {(batch_size, 1, 6, 5, 4), (batch_size, 1, 8, 8)}
+
+
+def test_sums_are_kept_for_the_views_that_are_asked_for_where_there_is_room(monkeypatch):
+    asked = []
+    monkeypatch.setattr(inference, "room_for", lambda size, device: asked.append(size) or device)
+    model = Views(3)
+    for views in (False, True):
+        inference.sliding_window(model, np.ones((8, 8, 4)), (4, 4, 4), 4, views=views)
+        inference.slice_wise(Views(2), np.ones((5, 8, 8)), (4, 4), views=views)
+    windows, slices = 3 * 8 * 8 * 4 * 8, 3 * 5 * 8 * 8 * 4      # 3 classes, 8 bytes; slices in float32
+    assert asked == [windows, slices, 3 * windows, 3 * slices]
+
+
+def test_dice_that_a_gpu_counts_is_the_same():
+    pred, ref = torch.randint(0, 3, (2, 5, 6, 7), generator=torch.Generator().manual_seed(2)).byte()
+    expected = inference.class_dice(pred, ref, 5)
+    assert inference.counted_dice(pred, ref, 5) == expected and expected[2:] == [1.0, 1.0]
+    assert 0 < expected[0] != expected[1] < 1
+
+
 # ---- slices ------------------------------------------------------------------------------------------------------
 
 
