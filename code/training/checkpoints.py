@@ -54,7 +54,10 @@ class Checkpoints:
     def _take_over(self, state, name):
         path = self.path / name
         load_weights(self.method, state["method"], path)
+        fused = self.optimizer.param_groups[0]["fused"]     # which depends on the device, and this may be another one
         try:
             self.optimizer.load_state_dict(state["optimizer"])
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise InputError(f"{path} does not fit the optimiser ({one_line(error)}): {RESTORE}") from error
+        for group in self.optimizer.param_groups:
+            group["fused"] = fused

@@ -5,6 +5,7 @@ import signal
 import sys
 import threading
 import time
+from collections import deque
 from contextlib import contextmanager
 from functools import partial
 
@@ -22,6 +23,7 @@ from runtime.ranks import Ranks
 from training.checkpoints import Checkpoints
 from training.logbook import Logbook
 from training.run_folder import RunFolder
+from training.step_numbers import StepNumbers
 
 POLY_POWER = 0.9        # of the polynomial schedule                                                [C]
 SIGNALS = signal.SIGINT, signal.SIGTERM, signal.SIGHUP      # Ctrl-C, schedulers, a terminal that closes
@@ -73,7 +75,7 @@ class Fit:
         self.ranks.distribute(self.method)
         self.parameters = self.method.trained_parameters()
         self.optimizer = torch.optim.SGD(self.parameters, recipe.lr, momentum=recipe.momentum,
-                                         weight_decay=recipe.weight_decay)
+                                         weight_decay=recipe.weight_decay, fused=self.device.ahead)
         self.device.reserve_gradients(self.parameters)
         self._read_scans()
         self.checkpoints = Checkpoints(folder.path, self.method, self.optimizer)
@@ -140,17 +142,24 @@ class Fit:
 
     def _run_stage(self, stage):
         streams = self.streams()
-        batches = streams.batches(self.step, stage.steps, self.recipe.workers, self.device.cuda)
+        batches = streams.batches(self.step, stage.steps, self.device.workers(self.recipe.workers), self.device.cuda)
         self.saved_at = begun = time.monotonic()
+        unread = deque()        # steps whose numbers are still on their way from the device: one, or none
         for arrays in (bar := self.logbook.bar(batches, stage, self.step)):
-            terms = self.take_step(streams, arrays)
+            numbers = self.take_step(streams, arrays)
             self.step += 1
-            self.logbook.log(stage, self.step, self.optimizer.param_groups[0]["lr"], terms, time.monotonic() - begun)
-            if self.step % self.recipe.eval_every == 0 or self.step == stage.steps:
+            unread.append((self.step, self.optimizer.param_groups[0]["lr"], numbers))
+            validate = self.step % self.recipe.eval_every == 0 or self.step == stage.steps
+            save = self.step % self.recipe.checkpoint_steps == 0
+            while len(unread) > (self.device.ahead and not (validate or save or self.stop_signal or self.save_due)):
+                step, rate, numbers = unread.popleft()
+                self.logbook.log(stage, step, rate, numbers(), time.monotonic() - begun)
+                begun = time.monotonic()
+            if validate:
                 self._validate(stage)
-            if self.step % self.recipe.checkpoint_steps == 0 or self.stop_signal or self.save_due:
+            if save or self.stop_signal or self.save_due:
                 self._save_checkpoint()
-                self.saved_at = time.monotonic()
+                self.saved_at, self.save_due = time.monotonic(), False
             if self.stop_signal:
                 bar.close()
                 self._leave(stage)
@@ -196,10 +205,11 @@ class Fit:
                          self.recipe.seed, self.stage, self.ranks, self.method.of_label)
 
     def take_step(self, streams, arrays):
-        """Backward on each loss of the method, one step of the optimiser -> {term: number}, the same on all ranks.
+        """Backward on each loss of the method, one step of the optimiser -> function that gives {term: number}, the
+        same on all ranks.
 
-        arrays: item `self.step` of `streams`. A step whose loss or gradient is not finite raises InputError before
-        anything is updated.
+        arrays: item `self.step` of `streams`. A step whose loss or gradient is not finite updates nothing and raises
+        InputError: here, or from that function where the host runs ahead of the device.
         """
         stage, key = self.stages[self.stage], (self.recipe.seed, self.stage, self.step)
         torch.manual_seed(two_stream.torch_seed(two_stream.TORCH, *key, self.ranks.rank))   # dropout and noise
@@ -223,42 +233,39 @@ class Fit:
             terms, total = terms | new, total + loss.detach()
         self.ranks.average_gradients(self.parameters)
         norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters])
-        numbers = self.agree({"loss": total, "grad_norm": norm, **terms})
-        if not all(map(math.isfinite, numbers.values())):
-            self._refuse(stage, streams, numbers)
+        numbers = StepNumbers(self.ranks, {"loss": total, "grad_norm": norm, **terms}, self.flags())
+        agreed = partial(self.agree, numbers, stage, streams, self.step)
+        if self.device.ahead:       # 1 leaves the update out; and the next one, which is on its way when this is read
+            wrong = numbers.not_finite()
+            self.optimizer.found_inf = torch.maximum(wrong, getattr(self.optimizer, "found_inf", wrong))
+        else:
+            agreed()
         self.optimizer.step()
-        if after := self.method.after_step(batch):
-            numbers |= self._exchange(after)[0]
+        after = self.method.after_step(batch)
+        after = StepNumbers(self.ranks, after) if after else None
         if self.logbook and picture and (self.step + 1) % self.recipe.eval_every == 0:
             self.logbook.draw(picture, self.total_steps + 1)
-        return numbers
+        return lambda: agreed() | (after.read()[0] if after else {})
 
     def _rate(self, stage):
         schedule = self.recipe.pre_schedule if stage.name == "pre" else self.recipe.self_schedule
         return learning_rate(schedule, self.recipe.lr, self.step, stage.steps, self.recipe.drop_every)
 
-    def agree(self, terms):
-        """This process's terms -> {term: number} for all. Along goes what all must do together: stop, save."""
-        save = time.monotonic() - self.saved_at > 60 * self.recipe.checkpoint_minutes
-        numbers, (self.stop_signal, self.save_due) = self._exchange(terms, (self.noted_signal, save))
-        return numbers
+    def flags(self):
+        """What this process wants all to do: stop by this signal; save."""
+        return self.noted_signal, time.monotonic() - self.saved_at > 60 * self.recipe.checkpoint_minutes
 
-    def _exchange(self, terms, flags=()):
-        """Means of the terms over the processes, sums of whole numbers; and the highest of each flag.
+    def agree(self, numbers, stage, streams, step):
+        """The numbers of a step -> {term: number}; what one process wanted, all will do. InputError if not finite."""
+        terms, (self.stop_signal, self.save_due) = numbers.read()
+        if not all(map(math.isfinite, terms.values())):
+            self._refuse(stage, streams, step, terms)
+        return terms
 
-        One exchange, and one wait for the device.
-        """
-        values = torch.stack([term.detach().double() for term in terms.values()])
-        rows = self.ranks.stack(torch.cat([values, values.new_tensor(flags)])).tolist()
-        columns = list(zip(*rows, strict=True))
-        numbers = {name: sum(column) / (len(column) if term.is_floating_point() else 1)
-                   for (name, term), column in zip(terms.items(), columns, strict=False)}
-        return numbers, [int(max(column)) for column in columns[len(terms):]]
-
-    def _refuse(self, stage, streams, terms):
-        labelled, unlabelled = streams.names(self.step)
+    def _refuse(self, stage, streams, step, terms):
+        labelled, unlabelled = streams.names(step)
         values = ", ".join(f"{name} {value:.4g}" for name, value in terms.items())
-        raise InputError(f"training went non-finite at step {self.step + 1} of stage {stage.name}: {values}; "
+        raise InputError(f"training went non-finite at step {step + 1} of stage {stage.name}: {values}; "
                          f"labelled {labelled}, unlabelled {unlabelled}. Nothing was updated, and "
                          f"{self.folder.path / 'checkpoint.pt'}, where there is one, is sound: check these scans, or "
                          "start a new run with a lower --lr and another --out")

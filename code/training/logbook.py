@@ -1,4 +1,7 @@
 """What a run tells while it goes: log.csv, val.csv, TensorBoard, the progress bar, curves.png."""
+import math
+import time
+
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
@@ -9,6 +12,7 @@ from runtime.ranks import Ranks
 
 SHOWN = 4           # loss terms on the progress bar
 BOARD_EVERY = 10    # steps between points in TensorBoard
+CURVES_EVERY = 60   # seconds between pictures of the curves, which take up to half a second
 
 
 class Logbook:
@@ -20,7 +24,7 @@ class Logbook:
 
     def __init__(self, recipe, path, stages, device, at=(0, 0), last_dice=None):
         self.recipe, self.path, self.stages, self.device = recipe, path, stages, device
-        self.main, self.last_dice = Ranks().main, last_dice
+        self.main, self.last_dice, self.drawn_at = Ranks().main, last_dice, -math.inf
         if not self.main:
             return
         self.rows, self.val = Table(path / "log.csv"), Table(path / "val.csv")
@@ -80,9 +84,11 @@ class Logbook:
         if self.main:
             self.board.add_image("train/input, target, views", plots.step_picture(picture), total, dataformats="HWC")
 
-    def draw_curves(self):
-        if self.main:
+    def draw_curves(self, now=False):
+        """curves.png, if the last one is old or `now`."""
+        if self.main and (now or time.monotonic() - self.drawn_at > CURVES_EVERY):
             plots.curves(self.path)
+            self.drawn_at = time.monotonic()
 
     def flush(self):
         """log.csv and val.csv to disk: a checkpoint never knows more than they do."""
@@ -93,6 +99,7 @@ class Logbook:
     def close(self):
         if self.main:
             self.flush()
+            self.draw_curves(now=True)
             self.board.close()
 
 

@@ -62,7 +62,7 @@ class Recipe:
 
     out: Path | None = None         # run folder; by default model/<dataset>/<method>_<labeled>_seed<seed>...
     device: str = "auto"            # auto | cpu | cuda | cuda:1 ...
-    workers: int = 2                # processes that draw patches ahead; any number gives the same run
+    workers: int | None = None      # processes that draw patches ahead, None: by device; any number gives the same run
     deterministic: bool = False     # kernels that repeat bit for bit where PyTorch has them (slower on a GPU)
     compile: bool = False           # torch.compile the networks: for a GPU, and slower on a CPU
     checkpoint_steps: int = 200     # a killed run loses at most the steps since its last checkpoint:
@@ -73,7 +73,8 @@ class Recipe:
         for least, names in LEAST.items():
             for name in names:
                 value = getattr(self, name, least)      # only volumes have strides and hold-outs
-                if not all(least <= number < math.inf for number in (value if isinstance(value, tuple) else [value])):
+                numbers = value if isinstance(value, tuple) else [value]
+                if not all(number is None or least <= number < math.inf for number in numbers):
                     raise InputError(f"{_option(name, value)}: must be {least} or more")
         if not 0 < self.lr < math.inf or not 0 <= self.momentum < 1 or not 0 < self.checkpoint_minutes < math.inf:
             raise InputError(f"--lr {self.lr:g} --momentum {self.momentum:g} --checkpoint-minutes "

@@ -28,6 +28,7 @@ from runtime.files import load_tensors
 from runtime.ranks import Ranks
 from training import fit, logbook
 from training.datasets import DATASETS
+from training.step_numbers import StepNumbers
 
 CODE = Path(fit.__file__).parents[1]
 WIDTHS = (2, 4, 8, 16, 32)
@@ -222,14 +223,17 @@ def test_both_ranks_step_by_the_very_same_gradients(two):
 def test_all_ranks_stop_and_save_where_one_wants_to_and_terms_are_means_and_counts_sums(recipe, runs, narrow):
     loop = runs.loop(recipe())
     terms = {"loss": torch.tensor(2.0), "empty_pseudo_labels": torch.tensor(3)}
-    assert loop.agree(terms) == {"loss": 2, "empty_pseudo_labels": 3}
+
+    def agree():
+        return loop.agree(StepNumbers(loop.ranks, terms, loop.flags()), loop.stages[0], loop.streams(), 0)
+    assert agree() == {"loss": 2, "empty_pseudo_labels": 3}
     assert (loop.stop_signal, loop.save_due) == (0, False)
     loop.ranks.stack = lambda mine: torch.stack([mine, mine.new_tensor([4, 5, signal.SIGTERM, 1]), mine])
-    assert loop.agree(terms) == {"loss": 8 / 3, "empty_pseudo_labels": 11}
+    assert agree() == {"loss": 8 / 3, "empty_pseudo_labels": 11}
     assert (loop.stop_signal, loop.save_due) == (signal.SIGTERM, True)
     loop.saved_at -= 60 * loop.recipe.checkpoint_minutes
     loop.ranks.stack = lambda mine: mine[None]
-    loop.agree(terms)
+    agree()
     assert loop.save_due
 
 
