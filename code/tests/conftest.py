@@ -114,7 +114,12 @@ def runs():
         return load_tensors(folder / name)["method"]
 
     def same_tensors(one, other):
-        return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+        """Of two states, a method's own optimiser included."""
+        if isinstance(one, dict):
+            return one.keys() == other.keys() and all(same_tensors(one[key], other[key]) for key in one)
+        if isinstance(one, list | tuple):
+            return len(one) == len(other) and all(map(same_tensors, one, other))
+        return torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
 
     def assert_same(one, other):
         assert losses(one) == losses(other)
