@@ -14,8 +14,7 @@ from evidence import passes
 from evidence.columns import lines_of, means
 from evidence.experiments import FIGURE4, METHODS, PLACES, STEPS, SYMBOLS, Experiment, fraction
 from evidence.runs import MODEL, RESULTS, Run, has_preset, is_there
-from evidence.segmentations import has_weights, segmented, tested_rows, worst_first
-from runtime.errors import InputError
+from evidence.segmentations import has_weights, ranked, segmented
 from runtime.files import make_folder
 from training.recipe import read_config
 
@@ -146,11 +145,8 @@ def segmentations(columns, device="auto", data_dir=None):
     """
     rows = []
     for dataset, runs in columns.items():
-        tested = tested_rows(list(runs.values())[-1])
-        if tested is None:
-            raise InputError(f"{list(runs.values())[-1]}: not tested yet; test it first")
-        ranked = list(worst_first(tested[1]))
-        name = ranked[len(ranked) // 2]
+        names = list(ranked(list(runs.values())[-1])[1])
+        name = names[len(names) // 2]
         cases = {title: next(segmented(folder, [name], device, data_dir)) for title, folder in runs.items()}
         rows.append((dataset, cases, False))
         if next(iter(cases.values())).depth_axis and next(iter(cases.values())).reference.max() == 1:
@@ -199,7 +195,7 @@ def _surface(axes, mask, shape):
     axes.axis("off")
 
 
-def _columns(folders, preset, model):
+def weights_of(folders, preset=None, model=MODEL):
     """{data set: {title: run folder}} of the given run folders, or of Figure 4's runs that have weights."""
     found = {}
     if folders:
@@ -247,7 +243,7 @@ def draw(names: Names = (), preset: Literal["paper", "short", "mini"] | None = N
     for name in names or ("figure2", "figure4", "figure5", "figure6"):
         for at in [preset] if preset else ("paper", "short", "mini"):
             if name == "figure4":
-                columns = _columns(runs, at, MODEL)
+                columns = weights_of(runs, at)
                 figure = segmentations(columns, device, data_dir) if columns else None
             else:
                 figure = of_place(name, at, (results,) if results else RESULTS)
@@ -262,23 +258,26 @@ def draw(names: Names = (), preset: Literal["paper", "short", "mini"] | None = N
     print(f"{drawn} figures" if drawn else "no figure: its runs are not there yet; see `reproduce.py list`")
 
 
-def pictures(docs, results=RESULTS):
-    """The pictures of README.md and docs/results.md; returns the paths of those that have runs."""
+def own(results=RESULTS):
+    """{name: matplotlib figure or, without runs, None} of our own protocols: for the documents and the page."""
     short, mini = (lines_of(PLACES[name], results=results) for name in ("short_acdc3", "mini_acdc7"))
     la_short, la_mini = (lines_of(PLACES[name], results=results) for name in ("short_la8", "mini_la8"))
     views = [METHODS[method][0] for method in ("mean_teacher", "cps", "cml")]
     chosen = [METHODS[method][0] for method in (*STEPS, "cml_plus")]
-    found = {
+    return {
         "figure2_short": training({title: short[title] for title in views}),
         "figure6_short": bars({"ACDC, 3 labelled": short, "LA, 8 labelled": la_short}),
         "costs_short": costs({title: short[title] for title in chosen}, "short"),
+        "figure5_short": sensitivity(lines_of(PLACES["short_beta"], results=results)),
         "figure2_mini": training({title: mini[title] for title in views}),
         "figure6_mini": bars({"ACDC, 7 labelled": mini, "LA, 8 labelled": la_mini}),
     }
-    paths = []
-    for name, figure in found.items():
-        if figure:
-            make_folder(docs)
-            plots.save(figure, docs / f"{name}.png")
-            paths.append(docs / f"{name}.png")
-    return paths
+
+
+def pictures(docs, results=RESULTS):
+    """Write `own` as PNG to `docs`; returns the paths."""
+    make_folder(docs)
+    found = {docs / f"{name}.png": figure for name, figure in own(results).items() if figure}
+    for path, figure in found.items():
+        plots.save(figure, path)
+    return list(found)

@@ -1,3 +1,198 @@
-def write():
-    """One page to look at everything."""
-    pass
+"""report.html: every table, curve and figure, and cases of runs with weights, in one file without outside requests."""
+import base64
+import io
+from pathlib import Path
+
+import jinja2
+import numpy as np
+from PIL import Image
+
+from evaluation import plots, published
+from evaluation.metrics import overlap_metrics
+from evidence import columns, figures
+from evidence.experiments import METHODS, PLACES
+from evidence.runs import MODEL, RESULTS
+from evidence.segmentations import ranked, segmented, tested
+from methods import registry
+from runtime.files import ROOT, write_text
+from training import datasets
+from training.recipe import read_config
+
+MINI = "`mini` is too short to rank methods: it shows that they run and learn."
+LIMIT = 10_000_000      # bytes of pictures of cases, so that the file stays under 15 MB
+MARGIN = 24             # voxels around the reference and all predictions that are shown
+COLOURS = [(*(int(255 * part) for part in colour), 150) for colour in plots.COLOURS]    # of classes, with opacity
+TEMPLATE = Path(__file__).parent / "templates/report.html"
+
+
+def write(output: Path = ROOT / "report.html", runs: tuple[Path, ...] = (), cases: int = 12,
+          data_dir: Path | None = None, device: str = "auto", results: Path | None = None):
+    """One self-contained page: sortable tables, curves, figures, and a browser of the cases of runs with weights.
+
+    runs: run folders whose cases are shown, by default those in model/ that are tested; cases: how many of each, the
+    worst first; data_dir: folder with one folder of scans a data set, by default where each run was trained.
+    """
+    read = (results,) if results else RESULTS
+    runs = runs or tuple(_with_weights())
+    drawn = _figures(read)
+    if runs:
+        drawn["figure4_runs"] = figures.segmentations(figures.weights_of(runs), device, data_dir)
+    tables = sorted(_tables(read), key=lambda table: not any(row["runs"] for row in table["rows"]))
+    context = {"tables": tables, "curves": list(_curves(tables)), "pictures": list(_pictures(drawn)),
+               "browser": _browser(runs, cases, device, data_dir)}
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
+                                     lstrip_blocks=True)
+    environment.policies["json.dumps_kwargs"] = {"sort_keys": False}
+    text = environment.from_string(TEMPLATE.read_text()).render(context)
+    write_text(output, text)
+    print(f"wrote {output} ({len(text.encode()) / 1e6:.1f} MB, {len(context['browser']['runs'])} runs with cases)")
+
+
+# ---- tables and curves -------------------------------------------------------------------------------------------
+
+
+def _tables(results):
+    """Places as tables: the paper's at the presets that have runs (and at `paper`), ours at their own."""
+    for name, place in PLACES.items():
+        for preset in [place.preset] if place.preset else ["paper", "short", "mini"]:
+            headings, rows = columns.table(place, preset, results)
+            there = any(line.runs for *_, line in rows)
+            if not there and (preset != "paper" or name.startswith("figure")):
+                continue
+            yield {"id": f"{name}_{preset}", "caption": place.caption, "preset": preset, "headings": headings,
+                   "note": published.NOTES.get(name, "") or (preset == "mini" and MINI), "rows": [
+                       {"title": title, "cells": cells, "method": line.row.experiment.method,
+                        "runs": [_origin(found) for found in line.runs.values()]} for title, cells, line in rows]}
+
+
+def _origin(found):
+    """Where a row's numbers come from."""
+    config = found.config if (found.folder / "config.json").exists() else {}
+    return {"name": f"{found.folder.parent.name}/{found.folder.name}", "command": config.get("command", "unknown"),
+            "commit": config.get("commit", "unknown")[:12], "folder": found}
+
+
+def _curves(tables):
+    """Each run's Dice on the watched cases, once."""
+    seen = set()
+    for table in tables:
+        for row in table["rows"]:
+            for run in row["runs"]:
+                found = run.pop("folder")
+                if run["name"] in seen:
+                    continue
+                seen.add(run["name"])
+                rows = found.text_rows("val")
+                pre = max([int(one["step"]) for one in rows if one["stage"] == "pre"], default=0)
+                points = [[int(one["step"]) + pre * (one["stage"] != "pre"),
+                           round(100 * float(list(one.values())[3]), 2)] for one in rows]
+                if points:
+                    yield {"name": run["name"], "colour": METHODS[row["method"]][1], "points": points}
+
+
+CAPTIONS = {"figure2": "Figure 2: Dice of each view over the steps", "figure5": "Figure 5: sensitivity",
+            "figure6": "Figure 6: Dice of the methods", "costs": "Dice on the validation cases against what it cost",
+            "figure4": "Figure 4: segmentations; white outline: reference"}
+
+
+def _figures(results):
+    """{name_preset: matplotlib figure or None}: of the paper's places, and of our own protocols."""
+    return {f"{name}_{preset}": figures.of_place(name, preset, results) for name in ("figure2", "figure5", "figure6")
+            for preset in ("paper", "short", "mini")} | figures.own(results)
+
+
+def _pictures(drawn):
+    for name, figure in drawn.items():
+        if figure:
+            kind, preset = name.split("_")
+            file = io.BytesIO()
+            figure.savefig(file, format="png", dpi=110)
+            yield {"caption": f"{CAPTIONS[kind]} ({preset})", "source": _uri(file.getvalue())}
+
+
+def _uri(png):
+    return "data:image/png;base64," + base64.b64encode(png).decode()
+
+
+# ---- cases -------------------------------------------------------------------------------------------------------
+
+
+def _with_weights():
+    """Run folders in model/ with weights and a tested list."""
+    return [path.parent for path in sorted(MODEL.glob("*/*/last.pt")) if tested(path.parent)]
+
+
+def _browser(folders, count, device, data_dir):
+    """Runs with the sprites of their worst cases; images are shared by the runs of a data set."""
+    segmentations, listed = {}, []
+    for folder in folders:
+        config, (split, names) = read_config(folder), ranked(folder)
+        method = config["recipe"]["method"]
+        listed.append({"name": f"{config['dataset']}/{folder.name}", "method": METHODS.get(method, (method,))[0],
+                       "dataset": config["dataset"], "split": split, "tested": len(names), "cases": [],
+                       "pair": registry.method_class(method).pair,
+                       "classes": datasets.of_run(folder).test.CLASSES})
+        for rank, case in enumerate(segmented(folder, list(names)[:count], device, data_dir)):
+            group = segmentations.setdefault((config["dataset"], case.name), [rank, []])
+            group[0] = min(group[0], rank)
+            group[1].append((listed[-1], case))
+    images, size = {}, 0
+    for _, group in sorted(segmentations.values(), key=lambda group: group[0]):
+        image, entries = _sprites(group)
+        size += len(image["source"]) + sum(len(layer) for _, entry in entries for layer in entry["layers"].values())
+        if size > LIMIT:
+            break
+        key = f"{group[0][0]['dataset']}/{group[0][1].name}"
+        images[key] = image
+        for run, entry in entries:
+            run["cases"].append(entry | {"image": key})
+    for run in listed:
+        run["cases"].sort(key=lambda case: case["dice"])
+    return {"images": images, "runs": [run for run in listed if run["cases"]]}
+
+
+def _sprites(group):
+    """Of one case and the runs that segmented it: the image, and a run's label maps, slices below each other."""
+    first = group[0][1]
+    axes = [axis for axis in range(3) if axis != first.depth_axis]
+    marked = np.any([first.reference > 0, *(view > 0 for _, case in group for view in case.views.values())], axis=0)
+    box = [slice(None)] * 3
+    for axis in axes:
+        places = np.flatnonzero(marked.any(axis=tuple({0, 1, 2} - {axis})))
+        low, high = (places[0], places[-1]) if len(places) else (0, marked.shape[axis])
+        box[axis] = slice(max(low - MARGIN, 0), high + MARGIN + 1)
+
+    def cut(array):
+        return np.moveaxis(array[tuple(box)], first.depth_axis, 0)
+
+    grey = cut(first.image)
+    low, high = np.percentile(grey, (1, 99))
+    grey = np.clip(255 * (grey - low) / max(high - low, 1e-6), 0, 255).astype(np.uint8)
+    image = {"source": _sprite(grey), "depth": grey.shape[0], "height": grey.shape[1], "width": grey.shape[2]}
+    entries = []
+    for run, case in group:
+        classes = range(1, max(int(case.reference.max()), 1) + 1)
+        layers = {"reference": case.reference, **case.views}
+        entry = {"name": case.name, "layers": {name: _sprite(cut(labels), COLOURS) for name, labels in layers.items()},
+                 "views": {name: [round(100 * overlap_metrics(labels == label, case.reference == label)["dice"], 1)
+                                  for label in classes] for name, labels in case.views.items()}}
+        entry["dice"] = round(float(np.mean(next(iter(entry["views"].values())))), 1)
+        if run["pair"]:
+            one, other = (case.views[name] for name in run["pair"])
+            entry["layers"]["disagreement"] = _sprite(cut((one != other).astype(np.uint8)), [(255, 255, 255, 255)])
+        entries.append((run, entry))
+    return image, entries
+
+
+def _sprite(stack, colours=None):
+    """(D, H, W) -> PNG, slices below each other: grey, or label maps in colours with a transparent background."""
+    flat = Image.fromarray(np.ascontiguousarray(stack.reshape(-1, stack.shape[2]).astype(np.uint8)))
+    file = io.BytesIO()
+    if colours is None:
+        flat.save(file, "png", optimize=True)
+    else:
+        flat = flat.convert("P")
+        palette = [(0, 0, 0, 0), *colours]
+        flat.putpalette([part for colour in palette for part in colour[:3]])
+        flat.save(file, "png", optimize=True, transparency=bytes(colour[3] for colour in palette))
+    return _uri(file.getvalue())

@@ -7,6 +7,7 @@ import numpy as np
 from evaluation import tables
 from evaluation.inference import segment
 from evaluation.report import label_maps, load_run
+from runtime.errors import InputError
 from training import datasets
 
 
@@ -47,10 +48,16 @@ def worst_first(rows):
     return dict(sorted(((name, float(np.mean(dice))) for name, dice in cases.items()), key=lambda item: item[1]))
 
 
-def tested_rows(folder):
-    """(list, rows) of what RUN was tested on with last.pt, the test list before the validation list; None if not."""
-    for split in ("test", "val"):
-        path = Path(folder) / f"test_{split}_last.csv"
-        if path.exists():
-            return split, tables.read_rows(path)
-    return None
+def tested(folder):
+    """The list that RUN's last.pt was tested on, 'test' before 'val', or None without weights or a test."""
+    if not has_weights(folder):
+        return None
+    return next((split for split in ("test", "val") if (Path(folder) / f"test_{split}_last.csv").exists()), None)
+
+
+def ranked(folder):
+    """(list, {case: Dice}, the worst first) of a tested run; InputError for one without weights or a test."""
+    split = tested(folder)
+    if split is None:
+        raise InputError(f"{folder}: has no weights or was not tested yet; finish it and run its test script first")
+    return split, worst_first(tables.read_rows(Path(folder) / f"test_{split}_last.csv"))

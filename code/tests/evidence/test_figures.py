@@ -75,7 +75,7 @@ def test_figure_4_shows_reference_and_runs_side_by_side(dataset, recipe, runs, n
         runs.train(own)
         {"LA": test_LA, "ACDC": test_ACDC}[dataset].main(["--run", str(own.out), "--device", "cpu"])
         folders[method] = own.out
-    drawn = figures.segmentations(figures._columns(folders.values(), None, None), "cpu")
+    drawn = figures.segmentations(figures.weights_of(folders.values()), "cpu")
     titles = [axes.get_title() for axes in drawn.axes]
     rows = [[f"{dataset}: reference", "CPS", "CML"]] * (2 if dataset == "LA" else 1)     # slices; surfaces of LA
     assert titles == sum(rows, [])

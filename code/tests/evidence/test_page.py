@@ -1,0 +1,166 @@
+"""report.html: one file, no outside requests; in a browser it sorts, opens cases, slides through slices."""
+import base64
+import io
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import reproduce
+import test_ACDC
+from evidence import page
+from runtime.errors import InputError
+from training.run_folder import RunFolder
+
+CHROMIUM, DRIVER = (next(filter(None, map(shutil.which, names)), None)
+                    for names in (("chromium", "chromium-browser", "google-chrome"), ("chromedriver",)))
+
+
+@pytest.fixture
+def report(results, recipe, runs, narrow, no_curves, tmp_path):
+    """The page of made-up tables and of the cases of a tiny trained run."""
+    (results / "ACDC/cml_7_seed1337_mini/val.csv").write_text(
+        "stage,step,split,fused,subnet0,subnet1\npre,2,val,0.1,0.1,0.1\nself,1,val,0.5,0.4,0.3\n")
+    (results / "ACDC/cml_7_seed1337_mini/config.json").write_text(json.dumps(
+        {"dataset": "ACDC", "recipe": {}, "command": "python code/train_ACDC.py <mini>", "commit": "0123456789abcdef"}))
+    own = recipe("ACDC", pre_steps=1, self_steps=1)
+    runs.train(own)
+    test_ACDC.main(["--run", str(own.out), "--device", "cpu"])
+    path = tmp_path / "report.html"
+    reproduce.main(["report", "--output", str(path), "--runs", str(own.out), "--results", str(results), "--device",
+                    "cpu"])
+    return path
+
+
+def data_of(path):
+    return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', path.read_text(), re.S)[1])
+
+
+def sprite(source, image):
+    picture = Image.open(io.BytesIO(base64.b64decode(source.split(",")[1])))
+    return np.asarray(picture).reshape(image["depth"], image["height"], image["width"])
+
+
+def test_the_page_is_one_file_with_every_number_and_its_origin(report):
+    text = report.read_text()
+    assert "66.00 ± 8.72" in text and "89.42" in text           # ours, and the paper's
+    assert "python code/train_ACDC.py &lt;mini&gt;" in text and "commit 0123456789ab" in text
+    assert not re.search(r"(src|href)=[\"'](?!data:|#)", text) and not re.search(r"https?://(?!www\.w3\.org)", text)
+    assert data_of(report)["curves"] == [{"name": "ACDC/cml_7_seed1337_mini", "colour": "#d55e00",
+                                          "points": [[2, 10.0], [3, 50.0]]}]
+
+
+def test_the_browser_has_the_cases_as_they_were_segmented(report, tmp_path, runs):
+    browser = data_of(report)["browser"]
+    [run] = browser["runs"]
+    dice = [case["dice"] for case in run["cases"]]
+    assert dice == sorted(dice) and len(dice) == run["tested"] == 2
+    case = run["cases"][0]
+    assert list(case["layers"]) == ["reference", "fused", "subnet0", "subnet1", "disagreement"]
+    image = browser["images"][case["image"]]
+    layers = {name: sprite(source, image) for name, source in case["layers"].items()}
+    assert np.array_equal(layers["disagreement"] > 0, layers["subnet0"] != layers["subnet1"])
+    for label in (1, 2, 3):
+        ours, reference = layers["fused"] == label, layers["reference"] == label
+        assert case["views"]["fused"][label - 1] == pytest.approx(
+            200 * (ours & reference).sum() / (ours.sum() + reference.sum()), abs=0.06)
+
+
+def test_cases_beyond_the_limit_are_left_out(report, monkeypatch, tmp_path, results):
+    monkeypatch.setattr(page, "LIMIT", 1)
+    reproduce.main(["report", "--output", str(tmp_path / "small.html"), "--runs", str(tmp_path / "run"), "--results",
+                    str(results), "--device", "cpu"])
+    assert data_of(tmp_path / "small.html")["browser"]["runs"] == []
+    assert "No run with weights was at hand" in (tmp_path / "small.html").read_text()
+
+
+def test_a_run_that_is_not_tested_is_refused(recipe, tmp_path):
+    own = recipe("ACDC").complete()
+    RunFolder(own.out, own).open()
+    with pytest.raises(InputError, match="has no weights or was not tested yet"):
+        page.write(tmp_path / "report.html", (own.out,), results=tmp_path)
+
+
+# ---- in a browser ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def driver(tmp_path):
+    if not (CHROMIUM and DRIVER):
+        pytest.skip("no Chromium with its driver")
+    webdriver = pytest.importorskip("selenium.webdriver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
+                     "--window-size=1200,900", f"--user-data-dir={tmp_path / 'profile'}"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+    yield driver
+    driver.quit()
+
+
+@pytest.mark.browser
+def test_in_a_browser(report, driver, tmp_path):
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.common.keys import Keys
+    from selenium.webdriver.support.ui import Select, WebDriverWait
+
+    def painted():
+        return canvas.get_attribute("data-painted")
+
+    def wait_for(text):
+        WebDriverWait(driver, 20).until(lambda _: painted() and text in painted())
+
+    driver.get(report.as_uri())
+    # a table sorts by its numbers, best first, then worst first; empty cells stay at the end
+    table = driver.find_element(By.CSS_SELECTOR, "[aria-labelledby=mini_acdc7_mini] table")
+
+    def column():
+        return [cell.text for cell in table.find_elements(By.CSS_SELECTOR, "tbody td:nth-child(3)")]
+
+    heading = table.find_elements(By.CSS_SELECTOR, "thead button")[2]
+    assert column() == ["51.00 ± 1.41", "", "", "", "66.00 ± 8.72"]
+    heading.click()
+    assert column()[:2] == ["66.00 ± 8.72", "51.00 ± 1.41"] and not any(column()[2:])
+    heading.send_keys(Keys.ENTER)
+    assert column()[:2] == ["51.00 ± 1.41", "66.00 ± 8.72"] and not any(column()[2:])
+    # a row tells its runs
+    name = table.find_elements(By.CSS_SELECTOR, "button.name")[1]
+    assert "python code/train_ACDC.py <mini>" in name.get_attribute("title")
+    name.click()
+    assert "commit 0123456789ab" in table.find_element(By.CSS_SELECTOR, "tr.origin").text
+    # a case opens, the slider moves, another layer and the disagreement are painted
+    canvas = driver.find_element(By.ID, "canvas")
+    driver.execute_script("arguments[0].scrollIntoView()", driver.find_element(By.ID, "cases"))
+    wait_for("fused")
+    cases = Select(driver.find_element(By.ID, "case"))
+    second = cases.options[1].text.split(":")[0]
+    cases.select_by_index(1)
+    wait_for(f"{second} 1 fused")
+    slider = driver.find_element(By.ID, "slice")
+    slider.send_keys(Keys.ARROW_RIGHT)
+    wait_for(f"{second} 2 fused")
+    driver.find_element(By.CSS_SELECTOR, "input[value=reference]").click()
+    wait_for(f"{second} 2 reference")
+    pixels = driver.execute_script("const {width, height} = arguments[0]; return [...arguments[0].getContext('2d')"
+                                   ".getImageData(0, 0, width, height).data]", canvas)
+    assert len(set(pixels)) > 10                            # something is drawn
+    viewer = driver.find_element(By.ID, "viewer")
+    viewer.send_keys("3")
+    wait_for(f"{second} 2 fused")
+    viewer.send_keys("d")
+    assert driver.find_element(By.ID, "disagreement").is_selected()
+    viewer.send_keys(Keys.ARROW_LEFT)
+    wait_for(f"{second} 1 fused")
+    viewer.send_keys(Keys.ARROW_UP)
+    wait_for(" 1 fused")
+    assert second not in painted()
+    assert driver.save_screenshot(str(tmp_path / "page.png")) and (tmp_path / "page.png").stat().st_size > 10_000
+    # on a phone nothing but the tables is wider than the page
+    driver.set_window_size(500, 900)
+    assert driver.execute_script("return document.documentElement.scrollWidth <= window.innerWidth")
+    assert driver.get_log("browser") == []
