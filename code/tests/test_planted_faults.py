@@ -1,4 +1,4 @@
-"""Eight faults, planted one at a time in a copy of the code: the fast tests must go red for each of them.
+"""Faults, planted one at a time in a copy of the code: the fast tests must go red for each of them.
 
 The leak of labels is planted twice, for slices and for volumes.
 """
@@ -49,6 +49,31 @@ FAULTS = {
         "training/fit.py",
         '            self.optimizer.load_state_dict(state["optimizer"])\n', '            pass\n',
         ["training/test_fit.py", "training/test_resume.py"]),
+    "SASSNet fools its discriminator backwards": (
+        "methods/adversarial.py", "return judge(logits, len(logits))", "return judge(logits, 0)",
+        ["methods/test_adversarial.py"]),
+    "the discriminator sees the network in training mode": (
+        "methods/adversarial.py", "        self.networks.eval()\n", "",
+        ["methods/test_adversarial.py"]),
+    "the discriminator steps before the network": (
+        "training/fit.py", "        losses = stage.losses(batch)\n",
+        "        losses = stage.losses(batch)\n        self.method.after_step(batch)\n",
+        ["methods/test_adversarial.py"]),
+    "distance maps are positive inside": (
+        "methods/sdm.py", "-within / within.max()", "within / within.max()",
+        ["methods/test_sdm.py"]),
+    "DTC detaches the segmentation head": (
+        "methods/dtc.py", "(level_set(sdm), prob)", "(level_set(sdm), prob.detach())",
+        ["methods/test_dtc.py"]),
+    "URPC's ramp takes twice its length": (
+        "methods/urpc.py", "stairs=original)", "ramp_share=2.0, stairs=original)",
+        ["methods/test_urpc.py"]),
+    "MC-Net detaches the sharpened side": (
+        "methods/mc_net.py", "sharpen(prob, TEMPERATURE)", "sharpen(prob.detach(), TEMPERATURE)",
+        ["methods/test_mc_net.py"]),
+    "DAN's gradient stops at the softmax": (
+        "methods/dan.py", "fooling(maps[labelled:], batch", "fooling(maps[labelled:].detach(), batch",
+        ["methods/test_dan.py"]),
 }
 
 
