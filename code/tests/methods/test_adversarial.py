@@ -112,7 +112,7 @@ def test_the_discriminator_steps_after_the_network_in_the_training_loop(recipe, 
     loop.optimizer.register_step_post_hook(lambda *_: events.append(("network", weight.detach().clone())))
     method.optimizer.register_step_pre_hook(lambda *_: events.append(("discriminator", weight.detach().clone())))
     streams = loop.streams()
-    numbers = loop.take_step(streams, streams[0])
+    numbers = loop.take_step(streams, streams[0])()
     assert [event for event, _ in events] == ["network", "discriminator"]
     assert torch.equal(events[0][1], events[1][1])
     assert {"adversarial", "discriminator", "sup_l"} < numbers.keys()
