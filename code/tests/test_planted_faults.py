@@ -46,7 +46,7 @@ FAULTS = {
         "self._shrunk(self._read(name, path, True))",
         ["dataloaders/test_scans.py", "training/test_fit.py"]),
     "momentum not restored": (
-        "training/fit.py",
+        "training/checkpoints.py",
         '            self.optimizer.load_state_dict(state["optimizer"])\n', '            pass\n',
         ["training/test_fit.py", "training/test_resume.py"]),
     "SASSNet fools its discriminator backwards": (
