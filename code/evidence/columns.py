@@ -43,8 +43,9 @@ def lines_of(place, preset=None, results=RESULTS, seeds=SEEDS):
 
 
 def table(place, preset=None, results=RESULTS):
-    """(headings, [(title, cells, Line)]) of a place."""
-    columns, lines = LAYOUTS[place.columns](place), lines_of(place, preset, results)
+    """(headings, [(title, cells, Line)]) of a place; beside the paper's numbers stand those of its recipes alone."""
+    layout = place.columns if place.columns != "paper" or place.at(preset) == "paper" else "plain"
+    columns, lines = LAYOUTS[layout](place), lines_of(place, preset, results)
     return ([column.heading for column in columns],
             [(title, [column.cell(line, lines) for column in columns], line) for title, line in lines.items()])
 
@@ -122,8 +123,8 @@ def subnets():
 
 
 def agreement():
-    return [between("dice", "between the subnets: Dice (%)", 100, 2),
-            between("cosine", "cosine of their features", 1, 3)]
+    return [between("dice", "Dice between subnets (%)", 100, 2),
+            between("cosine", "cosine of features", 1, 3)]
 
 
 # ---- layouts -----------------------------------------------------------------------------------------------------
@@ -132,10 +133,11 @@ LAYOUTS = {
     "paper": lambda place: [seeds(), *(column for name, (heading, _) in METRICS.items() for column in (
         metric(name, heading), paper(name), difference(name)))],
     "short": lambda place: [seeds(), *map(metric, tables.METRICS), empty(), *map(against, place.baselines), *subnets(),
-                            metric("dice", "validation volumes: Dice", tested=("val", "last")), *agreement()],
+                            metric("dice", "validation: Dice", tested=("val", "last")), *agreement()],
     "mini": lambda place: [seeds(), *map(metric, tables.METRICS), empty(), *map(against, place.baselines), *subnets(),
                            metric("dice", "`best`: Dice", tested=("val", "best")),
                            metric("hd95", "`best`: 95HD", tested=("val", "best")), *agreement()],
+    "plain": lambda place: [seeds(), *map(metric, tables.METRICS), empty(), *subnets()],
     "held_out": lambda place: [seeds(), *map(metric, tables.METRICS), empty(), *map(against, place.baselines),
                                *subnets(), *agreement()],
 }

@@ -37,7 +37,7 @@ def write(output: Path = ROOT / "report.html", runs: tuple[Path, ...] = (), case
     drawn = _figures(read)
     if runs:
         drawn["figure4_runs"] = figures.segmentations(figures.weights_of(runs), device, data_dir)
-    tables = sorted(_tables(read), key=lambda table: not any(row["runs"] for row in table["rows"]))
+    tables = sorted(_tables(read), key=lambda table: (not any(row["runs"] for row in table["rows"]), table["papers"]))
     context = {"tables": tables, "curves": list(_curves(tables)), "pictures": list(_pictures(drawn)),
                "browser": _browser(runs, cases, device, data_dir)}
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
@@ -60,6 +60,7 @@ def _tables(results):
             if not there and (preset != "paper" or name.startswith("figure")):
                 continue
             yield {"id": f"{name}_{preset}", "caption": place.caption, "preset": preset, "headings": headings,
+                   "papers": place.preset is None,
                    "note": published.NOTES.get(name, "") or (preset == "mini" and MINI), "rows": [
                        {"title": title, "cells": cells, "method": line.row.experiment.method,
                         "runs": [_origin(found) for found in line.runs.values()]} for title, cells, line in rows]}

@@ -57,13 +57,19 @@ def test_the_papers_tables_show_ours_the_papers_and_the_difference(results, writ
     assert table["MCF, 3"] == ["", "", "82.37", "", "", "5.74", "", "", "1.59", ""]
 
 
+def test_a_small_preset_does_not_stand_beside_the_paper(results):
+    headings, rows = columns.table(PLACES["table2"], "mini", (results,))
+    assert "paper" not in headings and "difference" not in headings
+    assert {title: texts for title, texts, _ in rows}["CML, 7"][1] == "66.00 ± 8.72"
+
+
 def test_what_was_measured_between_the_subnets_is_a_column(results):
     for seed, dice, cosine in ((1337, 0.9, 0.25), (1338, 0.8, -0.25)):
         write_rows(results / f"ACDC/cml_7_seed{seed}_mini/agreement_val_last.csv", [
             {"case": "a", "dice": dice, "cosine": cosine}, {"case": "b", "dice": dice - 0.1, "cosine": cosine - 0.1}])
     cml = cells("mini_acdc7", results)["CML"]
-    assert cml["between the subnets: Dice (%)"] == "80.00 ± 7.07"
-    assert cml["cosine of their features"] == "-0.050 ± 0.354"
+    assert cml["Dice between subnets (%)"] == "80.00 ± 7.07"
+    assert cml["cosine of features"] == "-0.050 ± 0.354"
 
 
 def test_pseudo_labels_that_were_measured_are_listed(results):
