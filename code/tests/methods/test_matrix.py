@@ -18,6 +18,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
 
 import predict
 import test_ACDC
@@ -226,6 +227,12 @@ def followed(recipe):
         gradients.append({names[id(parameter)]: (mine, parameter.grad.clone())
                           for parameter, mine in zip(parameters, own, strict=True)})
 
+    def double(self, method):
+        for module in method.modules():
+            if isinstance(module, _DropoutNd):
+                module.p = 0.0
+        return place(self, method).double()
+
     def quiet_step(self, *args):
         with pytest.MonkeyPatch.context() as patch:
             seed = torch.manual_seed
@@ -234,13 +241,11 @@ def followed(recipe):
                 patch.setattr(torch, name, _alike(getattr(torch, name)))
                 patch.setattr(torch, f"{name}_like", _like(getattr(torch, name)))
             patch.setattr(torch.distributions.Beta, "sample", lambda self, shape: torch.full(shape, 0.3))
-            for name in ("dropout", "dropout2d", "dropout3d"):
-                patch.setattr(torch.nn.functional, name, lambda x, *_, **__: x)
             patch.setattr(cml_plus, "perturb", lambda x: 0.9 * x)
             return take_step(self, *args)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_BatchNorm, "train", lambda self, mode=True: nn.Module.train(self, False))
-        patch.setattr(Device, "place", lambda self, module: place(self, module).double())
+        patch.setattr(Device, "place", double)
         patch.setattr(Device, "image", lambda self, x: x if x is None else image(self, x).double())
         patch.setattr(Ranks, "average_gradients", noted_average)
         patch.setattr(fit.Fit, "take_step", quiet_step)
