@@ -1,21 +1,25 @@
 """Mean Teacher (Tarvainen & Valpola 2017): the student agrees with its own moving average under noise.
 
-Weights and schedules as SSL4MIS runs it; in the matched protocol the supervised loss is Eq. 2, as for every method.
+Weights and schedules as SSL4MIS runs it; in the matched protocol the supervised loss is Eq. 2, as for every method. On
+LA, where no code was released, 'original' takes UA-MT's settings [rec].
 """
 from dataclasses import dataclass
 
 import torch
 
-from cml import segmentation_loss
 from method import Method, Picture
-from methods.ramps import sigmoid_ramp_up
+from methods.losses import half_and_half, supervised_loss
+from methods.ramps import ramp
 from methods.teacher import bounded_noise, moving_average
 from networks.two_view import build_subnet
 
 
 @dataclass(frozen=True)
 class Hyper:
+    supervised: str = "eq2"         # loss of the labelled scans, a name of methods/losses.py            [O: Eq. 2]
     consistency: float = 0.1        # ceiling of the consistency weight                                  [SSL4MIS]
+    ramp_share: float = 1.0         # share of training that its ramp takes                              [SSL4MIS]
+    stairs: bool = False            # the ramp rises every 150 iterations, not at every step        [O; SSL4MIS: True]
     delay: float = 0.0              # share of training before it acts; 1/30 on slices (1,000 of 30,000) [SSL4MIS, 2D]
 
 
@@ -30,7 +34,8 @@ class MeanTeacher(Method):
 
     @classmethod
     def defaults(cls, dataset, protocol="matched"):
-        return Hyper(delay=1 / 30 if dataset == "ACDC" else 0.0)
+        return Hyper(half_and_half(dataset, protocol), stairs=protocol == "original",
+                     delay=1 / 30 if dataset == "ACDC" else 0.0)
 
     @classmethod
     def build(cls, recipe):
@@ -38,14 +43,15 @@ class MeanTeacher(Method):
         return cls(student, teacher, recipe.hyper)
 
     def losses(self, batch):
-        """Eq. 2 on labelled scans plus the mean squared difference of probabilities on unlabelled ones."""
+        """The supervised loss on labelled scans plus the mean squared difference of probabilities on the others."""
         labelled = len(batch.x_l)
         logits, _ = self.networks(torch.cat([batch.x_l, batch.x_u]))
         with torch.no_grad():
             target = self.teacher(batch.x_u + bounded_noise(torch.randn_like(batch.x_u)))[0].softmax(1)
-        progress = batch.step / batch.steps
-        weight = self.hyper.consistency * sigmoid_ramp_up(progress) if progress >= self.hyper.delay else 0.0
-        sup = segmentation_loss(logits[:labelled], batch.y_l)
+        weight = self.hyper.consistency * ramp(batch, self.hyper.ramp_share, self.hyper.stairs)
+        if batch.step < self.hyper.delay * batch.steps:
+            weight = 0.0
+        sup = supervised_loss(self.hyper.supervised)(logits[:labelled], batch.y_l)
         consistency = (logits[labelled:].softmax(1) - target).square().mean()
         picture = Picture(batch.x_u, None, {"student": logits[labelled:].detach(), "teacher": target})
         yield sup + weight * consistency, {"sup_l": sup, "consistency": consistency, "picture": picture}

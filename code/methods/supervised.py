@@ -1,22 +1,39 @@
 """Supervised baseline: one network, the labelled scans alone, no mixing (Tables 1-3, "V-Net" and "U-Net")."""
-from cml import segmentation_loss
+from dataclasses import dataclass
+
 from method import Method, Picture, Stage
+from methods.losses import half_and_half, supervised_loss
 from networks.two_view import build_subnet
 
 
+@dataclass(frozen=True)
+class Hyper:
+    supervised: str = "eq2"         # loss, a name of methods/losses.py                          [O: Eq. 2]
+
+
 class Supervised(Method):
-    """networks: x -> (logits, feature). The loss is Eq. 2, so that the comparison is about the scans."""
+    """networks: x -> (logits, feature). By default the loss is Eq. 2, so that the comparison is about the scans."""
+
+    Hyper = Hyper
+
+    def __init__(self, networks, hyper):
+        super().__init__(networks)
+        self.supervised = supervised_loss(hyper.supervised)
+
+    @classmethod
+    def defaults(cls, dataset, protocol="matched"):
+        return Hyper(half_and_half(dataset, protocol))
 
     @classmethod
     def build(cls, recipe):
-        return cls(build_subnet(recipe.network, recipe.in_channels, recipe.num_classes))
+        return cls(build_subnet(recipe.network, recipe.in_channels, recipe.num_classes), recipe.hyper)
 
     def stages(self, pre_steps, self_steps):
         return [Stage("self", pre_steps + self_steps, self.losses, unlabelled=False)]
 
     def losses(self, batch):
         logits, _ = self.networks(batch.x_l)
-        loss = segmentation_loss(logits, batch.y_l)
+        loss = self.supervised(logits, batch.y_l)
         yield loss, {"sup_l": loss, "picture": Picture(batch.x_l, batch.y_l, {"network": logits.detach()})}
 
     def predict(self, x):

@@ -154,3 +154,12 @@ def test_a_repeated_run_keeps_its_hyperparameters(tmp_path):
     path.write_text(json.dumps({"dataset": "LA", "recipe": first.complete().to_json()}))
     again = line("LA", "--from-config", str(path), "--seed", "1")
     assert again.hyper.consistency == 0.7 and again.fields() == dataclasses.replace(first, seed=1).fields()
+
+
+def test_the_oldest_methods_take_the_released_loss_and_stairs_too():
+    expected = {"LA": "ce_dsq_fg", "ACDC": "ce_dsq_all", "BraTS2019": "ce_dsq_all"}
+    for dataset, loss in expected.items():
+        assert registry.METHODS["supervised"].defaults(dataset, "original").supervised == loss
+        hyper = registry.METHODS["mean_teacher"].defaults(dataset, "original")
+        assert (hyper.supervised, hyper.stairs, hyper.delay) == (loss, True, 1 / 30 if dataset == "ACDC" else 0)
+        assert registry.METHODS["mean_teacher"].defaults(dataset).supervised == "eq2"

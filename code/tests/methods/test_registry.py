@@ -8,7 +8,8 @@ import torch
 from cml import CML, segmentation_loss
 from method import Batch
 from methods import registry
-from methods.mean_teacher import MeanTeacher, sigmoid_ramp_up
+from methods.mean_teacher import MeanTeacher
+from methods.ramps import sigmoid_ramp_up
 from runtime.errors import InputError
 from train_ACDC import PRESETS
 
