@@ -1,6 +1,6 @@
 """Losses that several compared methods share: the Dice variants of their releases, by name, and sharpening.
 
-Shapes: B samples, C classes, *S two or three spatial axes.
+Shapes: B samples, C classes, *S two or three spatial axes. Of several processes, each pools its own share of a batch.
 """
 from functools import partial
 

@@ -4,9 +4,9 @@
     corrected once more; and the one with the lower Dice loss at this step teaches the other on unlabelled scans.
 
 Both see the same scans. One optimiser moves both, which is the same as the release's two, since their parameters are
-disjoint. With more than two classes, and on ACDC and BraTS, no code was released: the rectification is then the squared
-distance to the one-hot label and the Dice covers all classes [rec]; on slices, the second network is a 2D twin of the
-first release's [rec], and both are initialised as in 3D [ours].
+disjoint. For ACDC and BraTS no code was released: with more than two classes, the rectification is the squared distance
+to the one-hot label over C, and the competing Dice covers all classes; on slices, network B is a 2D twin of the released
+one; BraTS is run as LA [rec]. Both networks are initialised as in 3D on slices, too [ours].
 """
 from dataclasses import dataclass
 
