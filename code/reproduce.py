@@ -102,11 +102,10 @@ def run(names: Names = (), preset: Preset = None, seeds: int | None = None, data
             except Exception as error:      # whatever it was: the others go on
                 traceback.print_exc()
                 failed[each.name] = f"{type(error).__name__}: {one_line(error)[:200]}"
-            if each.name in failed:
-                print(f"failed: {each.name}: {failed[each.name]}", file=sys.stderr)
+    for name, why in failed.items():
+        print(f"not done: {name}: {why}", file=sys.stderr)
     if failed:
-        raise InputError(f"{len(failed)} runs are not done, and the same command tries them again: "
-                         + "; ".join(f"{name}: {why}" for name, why in failed.items()))
+        raise InputError(f"{len(failed)} runs are not done, see above; the same command tries them again")
 
 
 def collect(names: Names = (), preset: Preset = None, results: Path | None = None, root: Path = ROOT,

@@ -62,7 +62,7 @@ def markdown(lines, headings=(*HEADINGS, "empty")):
 def latex(lines, headings=(*HEADINGS, "empty")):
     """Rows of cells -> a LaTeX tabular for the booktabs package."""
     signs = {"±": r"$\pm$", "%": r"\%", "↑": r"$\uparrow$", "↓": r"$\downarrow$", "–": "--", "_": r"\_", "**": "",
-             "<": "$<$", "Δ": r"$\Delta$"}
+             "<": "$<$", "Δ": r"$\Delta$", "β": r"$\beta$", "λ": r"$\lambda$", "×": r"$\times$", "`": ""}
 
     def row(cells):
         text = " & ".join(cells)

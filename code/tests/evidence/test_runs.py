@@ -117,9 +117,10 @@ def test_a_failure_is_reported_at_the_end_and_the_others_go_on(place, arguments,
     with pytest.raises(SystemExit) as left:
         reproduce.main(arguments)
     assert left.value.code == 2
-    message = capsys.readouterr().err.splitlines()[-1]
-    assert message.startswith("error: 2 runs are not done, and the same command tries them again: ")
-    assert "so both must be even" in message and "RuntimeError: out of luck" in message
+    refused, broken, message = capsys.readouterr().err.splitlines()[-3:]
+    assert message == "error: 2 runs are not done, see above; the same command tries them again"
+    assert refused.startswith("not done: ACDC/cml_2_") and "so both must be even" in refused
+    assert broken.startswith("not done: ACDC/cml_2_") and broken.endswith("RuntimeError: out of luck")
     assert len(list((tmp_path / "kept/ACDC").iterdir())) == 1
 
 
