@@ -272,13 +272,14 @@ def _two():
 
 
 @pytest.fixture
-def two(_two, recipe, tmp_path_factory):
-    """What two processes did with every method, and their recipes."""
+def two(_two, recipe, request, tmp_path_factory):
+    """What two processes did with every method that a chosen test asks for, and their recipes."""
     if not _two:
         _two["errors"] = "the processes failed when they were first asked for"
+        asked = {item.callspec.params["name"]: None for item in request.session.items if "two" in item.fixturenames}
         folder = tmp_path_factory.mktemp("two")
         recipes = {name: recipe("ACDC", method=name, out=folder / name, pre_steps=1, self_steps=2, **TINY
-                                | SIZES["ACDC"]) for name in registry.METHODS}
+                                | SIZES["ACDC"]) for name in asked}
         (folder / "recipes.json").write_text(json.dumps({name: own.to_json() for name, own in recipes.items()}))
         command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--", __file__, str(folder)]
         done = subprocess.run([sys.executable, *command], capture_output=True, text=True, timeout=600, env={

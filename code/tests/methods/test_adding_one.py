@@ -1,0 +1,73 @@
+"""docs/methods.md: its table and paragraphs against the code, and its example, added to a copy of the code and run."""
+import ast
+import dataclasses
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from methods import protocols, registry
+from runtime.files import ROOT
+from train_ACDC import PRESETS
+
+DOCUMENT = ROOT / "docs/methods.md"
+
+
+def example():
+    return re.search(r"```python\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)[1]
+
+
+@pytest.mark.parametrize("name", registry.METHODS)
+def test_every_method_has_a_paragraph_with_its_command_and_what_is_tested(narrow, name):
+    text = re.search(rf"^### {name}\n(.*?)(?=^#)", DOCUMENT.read_text(), re.DOTALL | re.MULTILINE)[1]
+    assert re.search(rf"`python code/train_ACDC.py --method {name}`", text)
+    recipe = dataclasses.replace(PRESETS["mini"], method=name, patch_size=(32, 32))
+    with torch.no_grad():
+        views = registry.build(recipe).eval().predict(torch.zeros(2, 1, 32, 32))
+    assert re.search(r"Tested:\s+`(\w+)`", text)[1] == next(iter(views))
+
+
+def written(cell):
+    """A cell of `protocols.TABLE` in the document's words."""
+    batch = "+".join(str(part) for part in cell.batch if part)
+    steps = "+".join(f"{part:,}" for part in cell.steps if part)
+    rate = "" if cell.lr == 0.01 else f", {cell.lr:g}"
+    return f"{batch}, {steps}, {cell.schedule}{rate}{'' if cell.released else ' *'}"
+
+
+def test_the_table_of_protocols_is_the_codes():
+    text = DOCUMENT.read_text()
+    for name, row in protocols.TABLE.items():
+        assert f"| {name} | {' | '.join(map(written, row))} |" in text
+    assert text.count("+") > 0 and len(re.findall(r"^\| \w+ \| \d", text, re.MULTILINE)) == len(protocols.TABLE)
+
+
+def test_the_example_is_a_class_of_thirty_lines():
+    [definition] = [node for node in ast.parse(example()).body if isinstance(node, ast.ClassDef)]
+    body = example().splitlines()[definition.lineno:definition.end_lineno]
+    assert len([line for line in body if line.strip()]) <= 30
+
+
+@pytest.mark.parametrize(("chosen", "passed"), [
+    ("ACDC or processes", 8), pytest.param("LA or BraTS2019", 24, marks=pytest.mark.slow)])
+def test_the_example_trains_resumes_runs_on_two_processes_is_tested_and_predicts(tmp_path, chosen, passed):
+    """One file and two lines of the registry; the tests of all methods then are its tests."""
+    shutil.copytree(ROOT / "code", tmp_path / "code", ignore=shutil.ignore_patterns("__pycache__", ".*_cache"))
+    shutil.copytree(ROOT / "data", tmp_path / "data", ignore=shutil.ignore_patterns("*.h5", "*.nii.gz"))
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    (tmp_path / "code/methods/two_heads.py").write_text(example())
+    path = tmp_path / "code/methods/registry.py"
+    text = path.read_text().replace("METHODS = {\n", 'METHODS = {\n    "two_heads": TwoHeads,\n')
+    path.write_text(text.replace("from methods.ua_mt", "from methods.two_heads import TwoHeads\nfrom methods.ua_mt"))
+    assert path.read_text().count("TwoHeads") == 2
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST")}
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-m", "", "-p", "no:cacheprovider", "code/tests/methods/test_matrix.py",
+         "-k", f"two_heads and ({chosen})"],
+        cwd=tmp_path, env={**environment, "OMP_NUM_THREADS": "1", "PYTHONPATH": ""}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert re.search(rf"^{passed} passed", done.stdout, re.MULTILINE), done.stdout[-500:]
