@@ -50,10 +50,8 @@ def show(names: Names = (), preset: Preset = None, results: Path | None = None):
                 continue
             for run in runs.runs_of([name], preset):
                 if run.experiment == row.experiment:
-                    status = ("no method" if not runs.is_there(run) else
-                              "there" if runs.kept(run, read) else "missing")
-                    shown = run.name if runs.is_there(run) else f"{run.dataset}/{run.experiment.method}"
-                    print(f"  {status:9} {shown:50} {row.title}")
+                    status = "there" if runs.kept(run, read) else "missing"
+                    print(f"  {status:9} {run.name:50} {row.title}")
                     counts.append(status)
     print(f"\n{counts.count('there')} of {len(counts)} are there; `plan NAME` shows the missing commands, `run NAME` "
           "runs them. A run that answers several places is trained once.")
@@ -63,7 +61,7 @@ def plan(names: Names = (), preset: Preset = None, seeds: int | None = None, slu
          results: Path | None = None):
     """The commands of the runs that are not there, and the hours that they take; or a job array for SLURM."""
     read = _kept_in(results)
-    todo = [run for run in runs.runs_of(names, preset, seeds) if runs.is_there(run) and not runs.kept(run, read)]
+    todo = [run for run in runs.runs_of(names, preset, seeds) if not runs.kept(run, read)]
     if slurm:
         print(runs.slurm(todo) if todo else "# nothing is missing")
         return
@@ -89,9 +87,7 @@ def run(names: Names = (), preset: Preset = None, seeds: int | None = None, data
     """
     read, failed = _kept_in(results), {}
     for each in runs.runs_of(names, preset, seeds):
-        if not runs.is_there(each):
-            failed[f"{each.dataset}, {each.experiment.method}"] = "no such method"
-        elif found := runs.kept(each, read):
+        if found := runs.kept(each, read):
             print(f"{each.name} is there: {found.folder}")
         else:
             print(f"\n=== {each.name}\n{each.command}", flush=True)

@@ -12,7 +12,7 @@ import numpy as np
 
 from evaluation import tables
 from evidence.experiments import PLACES, SEEDS, Row
-from evidence.runs import RESULTS, Run, has_preset, is_there, kept
+from evidence.runs import RESULTS, Run, has_preset, kept
 from training.datasets import DATASETS
 
 METRICS = {"dice": ("Dice (%) ↑", 0), "hd95": ("95HD (voxel) ↓", 1), "asd": ("ASD (voxel) ↓", 2)}   # place in `paper`
@@ -37,7 +37,7 @@ def lines_of(place, preset=None, results=RESULTS, seeds=SEEDS):
     for row in place.rows:
         if has_preset(row.experiment, preset):
             runs = [Run(row.experiment, preset, seed) for seed in seeds]
-            there = {run.seed: found for run in runs if is_there(run) and (found := kept(run, results))}
+            there = {run.seed: found for run in runs if (found := kept(run, results))}
             lines[row.title] = Line(row, there, runs[0].tested[0])
     return lines
 

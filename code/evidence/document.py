@@ -9,7 +9,7 @@ import numpy as np
 from evaluation import published, tables
 from evidence import columns, figures, passes
 from evidence.experiments import METHODS, PLACES, STEPS
-from evidence.runs import RESULTS, is_there, kept, runs_of
+from evidence.runs import RESULTS, kept, runs_of
 from runtime.errors import InputError
 from runtime.files import write_text
 
@@ -35,7 +35,7 @@ def brief(name, results):
 def gpu(name, results):
     """How a table's missing runs are made, and what they cost as far as that is known."""
     runs = runs_of([name], "paper")
-    there = [found for run in runs if is_there(run) and (found := kept(run, results))]
+    there = [found for run in runs if (found := kept(run, results))]
     lines = [f"`python code/reproduce.py run {name}` makes the {len(runs)} runs ({len(there)} are there)."]
     costs = [(found.hours, max(float(row["memory_gib"]) for row in found.text_rows("log"))) for found in there]
     lines.append("Hours and memory on a GPU: not yet measured." if not costs else
@@ -73,9 +73,8 @@ def pseudo_labels(name, results):
 def missing(name, results):
     """Runs that a preset's places should have and have not."""
     places = [place for place in PLACES if PLACES[place].preset == name]
-    runs = [run for run in runs_of(places) if not (is_there(run) and kept(run, results))]
-    return "Not run yet: " + (", ".join(f"`{run.name if is_there(run) else run.experiment.method}`" for run in runs)
-                              or "none") + "."
+    names = [f"`{run.name}`" for run in runs_of(places) if not kept(run, results)]
+    return f"Not run yet: {', '.join(names) or 'none'}."
 
 
 def picture(name, results):

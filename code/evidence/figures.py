@@ -12,8 +12,8 @@ from skimage.measure import marching_cubes
 from evaluation import plots, published
 from evidence import passes
 from evidence.columns import lines_of, means
-from evidence.experiments import FIGURE4, METHODS, PLACES, STEPS, SYMBOLS, Experiment, fraction
-from evidence.runs import MODEL, RESULTS, Run, has_preset, is_there
+from evidence.experiments import FIGURE4, METHODS, PLACES, SEEDS, STEPS, SYMBOLS, Experiment, fraction
+from evidence.runs import MODEL, RESULTS, Run, has_preset
 from evidence.segmentations import has_weights, ranked, segmented
 from runtime.files import make_folder
 from training.recipe import read_config
@@ -206,10 +206,10 @@ def weights_of(folders, preset=None, model=MODEL):
             runs[title if title not in runs else folder.name] = folder
         return found
     for row in PLACES["figure4"].rows:
-        experiment = row.experiment
-        if has_preset(experiment, preset) and is_there(run := Run(experiment, preset, 1337)):
-            if has_weights(folder := Path(model) / run.name):
-                found.setdefault(experiment.dataset, {})[row.title] = folder
+        if has_preset(row.experiment, preset):
+            folder = Path(model) / Run(row.experiment, preset, SEEDS[0]).name
+            if has_weights(folder):
+                found.setdefault(row.experiment.dataset, {})[row.title] = folder
     return {dataset: found[dataset] for dataset in FIGURE4 if dataset in found}
 
 

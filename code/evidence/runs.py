@@ -53,7 +53,7 @@ class Run(NamedTuple):
 
     @property
     def recipe(self):
-        """The train script's recipe; InputError for a method or a preset that is not there."""
+        """The train script's recipe."""
         return _recipe(self)
 
     @property
@@ -87,7 +87,6 @@ def _recipe(run):
     dataset, method, _, changes = run.experiment
     changes = dict(changes)
     own = {name.removeprefix("hyper."): changes.pop(name) for name in list(changes) if name.startswith("hyper.")}
-    registry.method_class(method)
     preset = DATASETS[dataset].presets[run.preset]
     recipe = replace(preset, method=method, labeled=run.labeled, seed=run.seed, **changes)
     return replace(recipe, hyper=replace(registry.hyper_of(recipe), **own))
@@ -167,15 +166,10 @@ def named(name):
     """The run of a name <data set>/<folder>, a seed that is not in any place among them."""
     found = re.search(r"_seed(\d+)", name)
     for run in runs_of((), None) + runs_of((), "short") + runs_of((), "mini") if found else ():
-        if is_there(run) and (other := run._replace(seed=int(found[1]))).name == name:
+        if (other := run._replace(seed=int(found[1]))).name == name:
             return other
     raise InputError(f"{name!r} is no experiment: choose of {', '.join(PLACES)}, or give a run as "
                      "`reproduce.py list` names it")
-
-
-def is_there(run):
-    """Whether this program has the run's method."""
-    return run.experiment.method in registry.METHODS
 
 
 # ---- run ---------------------------------------------------------------------------------------------------------

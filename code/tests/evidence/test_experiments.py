@@ -7,7 +7,8 @@ import pytest
 
 from evaluation import published
 from evidence import runs
-from evidence.experiments import PLACES, fraction, places_of
+from evidence.experiments import METHODS, PLACES, fraction, places_of
+from methods import registry
 from runtime.errors import InputError
 from training.datasets import DATASETS
 from training.recipe import command_line
@@ -64,14 +65,14 @@ def test_a_run_that_answers_several_places_exists_once():
     every = [run for name in PLACES for run in runs.runs_of([name])]
     once = runs.runs_of()
     assert len(set(once)) == len(once) == len(set(every)) < len(every)
-    names = Counter(run.name for run in once if runs.is_there(run))
+    names = Counter(run.name for run in once)
     assert set(names.values()) == {1}
 
 
 def test_each_command_trains_the_runs_own_recipe():
     """The train script, given the command, arrives at the recipe, and at the folder's name."""
     shown = {}
-    for run in filter(runs.is_there, runs.runs_of()):
+    for run in runs.runs_of():
         shown.setdefault((run.dataset, run.preset, run.experiment.method, len(run.experiment.changes)), run)
     for run in shown.values():
         presets = DATASETS[run.dataset].presets
@@ -80,6 +81,12 @@ def test_each_command_trains_the_runs_own_recipe():
         assert script == f"code/{DATASETS[run.dataset].train.__name__}.py"
         assert recipe.fields() == run.recipe.fields()
         assert f"{run.dataset}/{recipe.folder(presets).name}" == run.name
+
+
+def test_every_experiment_is_one_that_its_method_runs():
+    for run in runs.runs_of() + runs.runs_of(preset="short") + runs.runs_of(preset="mini"):
+        registry.check(run.recipe.check())
+    assert set(METHODS) == set(registry.METHODS)
 
 
 def test_a_fully_labelled_row_takes_what_the_preset_leaves():
