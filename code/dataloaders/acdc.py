@@ -4,7 +4,16 @@ import itertools
 import numpy as np
 
 from dataloaders import augment
-from dataloaders.scans import Split, drawn, first_existing, read_lists, read_scan, read_scans, read_spacing
+from dataloaders.scans import (
+    Split,
+    check_labelled,
+    drawn,
+    first_existing,
+    read_lists,
+    read_scan,
+    read_scans,
+    read_spacing,
+)
 from runtime.errors import InputError
 
 
@@ -60,6 +69,10 @@ class ACDC:
     def train_scans(self, names, labelled):
         """Slices; without `labelled` their labels are not opened."""
         return self._read(names, 2, labelled, "labelled" if labelled else "unlabelled")
+
+    def check_test(self, names):
+        """InputError for a test case that is here and has no label."""
+        check_labelled(names, self.path_of)
 
     def cases(self, names):
         """Validation or test volumes (D, H, W) with labels, on their own grid."""

@@ -1,22 +1,21 @@
 """Scans as the field keeps them on disk: HDF5 files with `image` and `label`, named by split lists."""
 import json
 import math
+import zlib
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import h5py
 import numpy as np
-import psutil
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from runtime.errors import InputError, one_line
 from runtime.files import ROOT, is_case_name
+from runtime.memory import check_fits
 from runtime.ranks import Ranks
-
-GIB = 2 ** 30
 
 
 @dataclass
@@ -26,6 +25,8 @@ class Scan:
     name: str
     image: Tensor               # (in_channels, *S) float32
     label: Tensor | None        # (*S) uint8; None where it was not asked for
+    # Of what was read, whatever became of it: shape, CRC-32 of the image in float32, and of the label in uint8 or None
+    content: tuple = ()
 
 
 @dataclass
@@ -56,6 +57,9 @@ def read_lists(data_dir, dataset, files):
     lead to another folder.
     """
     own, published = Path(data_dir), ROOT / "data" / dataset
+    if not own.is_dir():
+        raise InputError(f"--data-dir {own}: this folder does not exist; name the one with the {dataset} scans, which "
+                         "data/README.md says how to get")
     train = own / files["train"]
     if not train.exists():
         train = published / files["train"]
@@ -71,6 +75,18 @@ def read_lists(data_dir, dataset, files):
         path = next((place / files[role] for place in places if (place / files[role]).exists()), None)
         lists[role] = _names(path) if path else []
     return lists
+
+
+def published_list(dataset, file):
+    """Names in the repository's own list; empty where it has none."""
+    path = ROOT / "data" / dataset / file
+    return _names(path) if path.exists() else []
+
+
+def is_published(data_dir, dataset, file):
+    """Whether the list that counts for `data_dir` is the published one: there, word for word, or not there at all."""
+    own = Path(data_dir) / file
+    return not own.exists() or _names(own) == published_list(dataset, file)
 
 
 def drawn(names, draw):
@@ -98,7 +114,8 @@ def first_existing(candidates):
         if path.is_file():
             return path
     raise InputError(f"{candidates[0]} does not exist" + "".join(f", nor does {path}" for path in candidates[1:])
-                     + ": check --data-dir, or prepare the data with the prepare_* script of this data set")
+                     + ": check --data-dir, or prepare the data with the prepare_* script of this data set; "
+                       "data/README.md says where they come from")
 
 
 def read_scan(name, path, *, ndim, in_channels, num_classes, labelled):
@@ -119,11 +136,30 @@ def read_scan(name, path, *, ndim, in_channels, num_classes, labelled):
                 raise InputError(f"{path}: `label` has shape {label.shape}, `image` {shape[1:]}: prepare this case "
                                  "again")
             label = _checked_label(path, label[()], num_classes)
+        check_fits(f"{path}: its `image` of shape {stored.shape} needs", math.prod(stored.shape) * 4,
+                   "prepare this case again if it is not that large, or crop or resample it")
         with np.errstate(over="ignore"):        # what float32 cannot hold is found below
             image = np.ascontiguousarray(stored[()].reshape(shape), np.float32)
     if not np.isfinite(image).all():
         raise InputError(f"{path}: `image` has NaN or infinite voxels: prepare this case again")
-    return Scan(name, torch.from_numpy(image), label)
+    content = shape, zlib.crc32(image), None if label is None else zlib.crc32(label.numpy())
+    return Scan(name, torch.from_numpy(image), label, content)
+
+
+def check_labelled(names, path_of):
+    """InputError for a test case without a label: training would run to its end, and the test fail.
+
+    Labels are not opened, and files that are not here are passed over: the test may take place elsewhere.
+    """
+    for name in names:
+        try:
+            path = path_of(name)
+        except InputError:
+            continue
+        with _opened(path, "`image` and `label`") as file:
+            if "label" not in file:
+                raise InputError(f"{path}: is a test case without `label`, and cannot be tested on: take it out of the "
+                                 "test list or of --holdout-test, or prepare it again with its label")
 
 
 @contextmanager
@@ -140,8 +176,12 @@ def _opened(path, expected):
 
 
 def _array(path, file, key, kinds):
-    """The data set `key`, not read yet, with voxels of one of NumPy's `kinds`."""
+    """The data set `key`, not read yet, with voxels of one of NumPy's `kinds`, which are in this very file."""
+    if isinstance(file.get(key, getlink=True), h5py.SoftLink | h5py.ExternalLink):
+        raise InputError(f"{path}: `{key}` is a link to somewhere else, which is not followed: prepare this case again")
     stored = file[key]
+    if isinstance(stored, h5py.Dataset) and (stored.external or stored.is_virtual):
+        raise InputError(f"{path}: `{key}` lies in other files, which are not opened: prepare this case again")
     if not isinstance(stored, h5py.Dataset) or not stored.shape or 0 in stored.shape or stored.dtype.kind not in kinds:
         found = (f"shape {stored.shape} of {stored.dtype}" if isinstance(stored, h5py.Dataset) else "a group")
         raise InputError(f"{path}: `{key}` is {found}, expected an array with one number a voxel: prepare this case "
@@ -182,16 +222,16 @@ def read_scans(names, path_of, read, what):
 
 
 def _check_memory(paths, what):
-    """Guess the decoded size from a few files: compression hides it from the file system."""
-    probes = paths[::max(len(paths) // 8, 1)]
-    needed = 0
-    for path in probes:
+    """Sum of the decoded sizes that the files declare: compression hides them from the file system."""
+    sizes = []
+    for path in paths:
         try:
             with _opened(path, "`image`") as file:
-                needed += file["image"].size * 5 * len(paths) / len(probes)     # float32 image, uint8 label
-        except (InputError, AttributeError, TypeError):
+                sizes.append((math.prod(_array(path, file, "image", "iuf").shape), path))
+        except InputError:
             continue                                                            # read_scan says it better
-    available = psutil.virtual_memory().available
-    if needed > available:
-        raise InputError(f"the {len(paths)} {what} scans need about {needed / GIB:.1f} GiB of memory and "
-                         f"{available / GIB:.1f} GiB are free: shorten the train list, or use the mini preset")
+    if sizes:
+        size, largest = max(sizes)
+        check_fits(f"the {len(paths)} {what} scans, the largest of them {largest} with {size} voxels, need",
+                   5 * sum(size for size, _ in sizes),      # float32 image, uint8 label
+                   "shorten the train list, or use the mini preset")

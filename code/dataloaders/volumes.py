@@ -3,7 +3,17 @@ import numpy as np
 import torch.nn.functional as F
 
 from dataloaders import augment
-from dataloaders.scans import Scan, Split, drawn, first_existing, read_lists, read_scan, read_scans, read_spacing
+from dataloaders.scans import (
+    Scan,
+    Split,
+    check_labelled,
+    drawn,
+    first_existing,
+    read_lists,
+    read_scan,
+    read_scans,
+    read_spacing,
+)
 from runtime.errors import InputError
 
 
@@ -69,6 +79,10 @@ class Volumes:
         what = "labelled" if labelled else "unlabelled"
         return read_scans(names, self.path_of, lambda name, path: self._shrunk(self._read(name, path, labelled)), what)
 
+    def check_test(self, names):
+        """InputError for a test case that is here and has no label."""
+        check_labelled(names, self.path_of)
+
     def cases(self, names):
         """Validation or test scans with labels, on their own grid."""
         return read_scans(names, self.path_of, lambda name, path: self._read(name, path, True), "reference")
@@ -79,7 +93,7 @@ class Volumes:
         label = scan.label
         if label is not None:
             label = F.interpolate(label[None, None], half(label.shape), mode="nearest-exact")[0, 0]
-        return Scan(scan.name, halved(scan.image), label)
+        return Scan(scan.name, halved(scan.image), label, scan.content)
 
     def sample(self, scan, rng):
         """One augmented patch: image (in_channels, *P), label (*P) or None, as arrays."""

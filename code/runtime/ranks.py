@@ -7,6 +7,7 @@ to the others.
 """
 import itertools
 import os
+import re
 from datetime import timedelta
 
 import torch
@@ -20,12 +21,18 @@ from runtime.errors import InputError
 TIMEOUT = timedelta(hours=12)
 
 
+TORCHRUN = "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"      # what it sets for each process
+
+
 class Ranks:
     """This process among the `world` processes of the run, as torchrun's environment tells it."""
 
     def __init__(self):
-        self.rank, self.local = (int(os.environ.get(name, 0)) for name in ("RANK", "LOCAL_RANK"))
-        self.world, self.local_world = (int(os.environ.get(name, 1)) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
+        self.rank, self.local = (_number(name, 0) for name in ("RANK", "LOCAL_RANK"))
+        self.world, self.local_world = (_number(name, 1) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
+        if self.world > 1 and (missing := [name for name in TORCHRUN if name not in os.environ]):
+            raise InputError(f"WORLD_SIZE={self.world} without {' and '.join(missing)}: start several processes with "
+                             "torchrun --nproc-per-node N -- SCRIPT, or unset WORLD_SIZE for one")
         self.main = self.rank == 0
 
     @property
@@ -141,6 +148,14 @@ class Ranks:
         value = value.clone()
         dist.all_reduce(value)
         return value / self.world
+
+
+def _number(name, default):
+    """A whole number from the environment."""
+    text = os.environ.get(name, str(default))
+    if not re.fullmatch(r"\d{1,9}", text):
+        raise InputError(f"{name}={text}: expected a whole number, as torchrun sets it; unset it, or use torchrun")
+    return int(text)
 
 
 def _synchronise_batch_norms(module):

@@ -6,6 +6,25 @@ from runtime.files import RESTORE, load_tensors, load_weights, save_tensors, wri
 from runtime.ranks import Ranks
 
 CONTENT = ("method", "optimizer", "stage", "step", "best", "last_dice")     # of checkpoint.pt: what resume needs
+NAMES = ("checkpoint_new.pt", "checkpoint.pt", "checkpoint_prev.pt")    # newest first; a kill may leave a new one
+
+
+def is_finished(run):
+    """Whether RUN/last.pt is there and whole; a damaged one is named, and made again from the last checkpoint.
+
+    InputError where there is none to make it from.
+    """
+    path = run / "last.pt"
+    if not path.exists():
+        return False
+    try:
+        load_tensors(path, ["method"])
+    except InputError as error:
+        if not any((run / name).exists() for name in NAMES):
+            raise
+        warnings.warn(f"{error}; or: it is made again now, from the last checkpoint", stacklevel=2)
+        return False
+    return True
 
 
 class Checkpoints:
@@ -39,8 +58,7 @@ class Checkpoints:
 
     def load(self):
         """Take over the newest usable checkpoint -> its content, or None; damaged ones are passed over and named."""
-        # a new one is left by a kill before it was renamed
-        for name in ("checkpoint_new.pt", "checkpoint.pt", "checkpoint_prev.pt"):
+        for name in NAMES:
             if (self.path / name).exists():
                 try:
                     state = load_tensors(self.path / name, CONTENT)

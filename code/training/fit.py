@@ -14,7 +14,7 @@ import torch
 from dataloaders import two_stream
 from dataloaders.two_stream import TwoStream
 from evaluation.inference import mean_dice, segment
-from imaging.preprocess import read_preprocessing, write_preprocessing
+from imaging.preprocess import write_preprocessing
 from method import Batch
 from methods import registry
 from runtime.device import Device
@@ -22,6 +22,7 @@ from runtime.errors import InputError
 from runtime.ranks import Ranks
 from training.checkpoints import Checkpoints
 from training.logbook import Logbook
+from training.material import Material
 from training.run_folder import RunFolder
 from training.step_numbers import StepNumbers
 
@@ -49,17 +50,19 @@ def train(recipe, data, presets):
     recipe, ranks = recipe.complete(), Ranks()
     folder = RunFolder(recipe.folder(presets), recipe)
     ranks.say(f"run folder: {folder.path}")
-    if folder.finished:
-        ranks.say("this run is finished; test it, or choose another --seed or --out")
-        return folder.path
-    Fit(recipe, data, folder).run()
+    with folder.held():
+        fit = None if folder.finished and not folder.knows_data else Fit(recipe, data, folder)
+        if folder.finished:
+            ranks.say("this run is finished; test it, or choose another --seed or --out")
+        else:
+            fit.run()
     return folder.path
 
 
 class Fit:
     """The state of a run: its method and optimiser, its scans, where it stands and what was best.
 
-    recipe: a train script's; data: a data set of dataloaders/; folder: RunFolder.
+    recipe: a train script's; data: a data set of dataloaders/; folder: RunFolder, whose data are those of its run.
     """
 
     def __init__(self, recipe, data, folder):
@@ -77,7 +80,10 @@ class Fit:
         self.optimizer = torch.optim.SGD(self.parameters, recipe.lr, momentum=recipe.momentum,
                                          weight_decay=recipe.weight_decay, fused=self.device.ahead)
         self.device.reserve_gradients(self.parameters)
-        self._read_scans()
+        self.material = Material(recipe, data, self.semi_supervised)
+        folder.check_data(self.material.content)
+        self.ranks.say(f"{recipe.dataset}, {recipe.method}: {self.material}; "
+                       f"{sum(p.numel() for p in self.parameters):,} parameters; {self.device}")
         self.checkpoints = Checkpoints(folder.path, self.method, self.optimizer)
         self.stage, self.step, self.best = 0, 0, -math.inf
         self.logbook = None                                         # from `run` on
@@ -90,34 +96,15 @@ class Fit:
             sizes["--unlabeled-batch"] = self.recipe.unlabeled_batch
         self.ranks.check_batches(sizes)
 
-    def _read_scans(self):
-        split = self.data.split()
-        if self.semi_supervised and not split.unlabelled:
-            raise InputError(f"--labeled {self.recipe.labeled} leaves no unlabelled scans: use --method supervised")
-        self.labelled = self.data.train_scans(split.labelled, labelled=True)
-        self.unlabelled = self.data.train_scans(split.unlabelled, labelled=False) if self.semi_supervised else []
-        selecting = split.test if self.recipe.select_on == "test" else split.val
-        if self.recipe.select_on == "test" and not selecting:
-            raise InputError("--select-on test: there are no test cases; see --holdout-test")
-        watched = split.test if self.recipe.monitor == "test" and self.recipe.select_on != "test" else []
-        groups = (self.recipe.select_on, selecting, True), (self.recipe.monitor, watched, False)
-        self.validation = [(split, self.data.cases(self.ranks.shard(names)), selects)
-                           for split, names, selects in groups if names]
-        self.ranks.say(
-            f"{self.recipe.dataset}, {self.recipe.method}: {len(self.labelled)} labelled, {len(self.unlabelled)} "
-            f"unlabelled, {len(selecting)} validation scans; {sum(p.numel() for p in self.parameters):,} parameters; "
-            f"{self.device}")
-
     # ---- stages ------------------------------------------------------------------------------------------------
 
     def run(self):
         """All stages that are left, then last.pt."""
         self.ranks.wait()       # all have looked at the folder before one writes
         if self.ranks.main:
-            self.folder.open()
-            preprocessing = read_preprocessing(self.recipe.data_dir)
-            if preprocessing:
-                write_preprocessing(self.folder.path, preprocessing)    # predict.py does the same to new scans
+            self.folder.open(self.material.content)
+            if self.material.preprocessing:     # predict.py does the same to new scans
+                write_preprocessing(self.folder.path, self.material.preprocessing)
         state = self.checkpoints.load()
         if state is not None:
             self.stage, self.step, self.best = state["stage"], state["step"], state["best"]
@@ -181,7 +168,7 @@ class Fit:
     def _validate(self, stage):
         """Rows of val.csv; the best checkpoint of the stage, the earlier one on a tie."""
         self.ranks.share_buffers(self.method)
-        for split, scans, selects in self.validation:
+        for split, scans, selects in self.material.validation:
             dice = mean_dice(self.method, scans, partial(segment, recipe=self.recipe, coarse=True),
                              self.recipe.num_classes)
             self.logbook.validated(stage, self.step, split, dice, selects)
@@ -201,8 +188,9 @@ class Fit:
         """The current stage's two streams: item `step` is that step's patches."""
         stage = self.stages[self.stage]
         sizes = self.recipe.labeled_batch, self.recipe.unlabeled_batch
-        return TwoStream(self.labelled, self.unlabelled if stage.unlabelled else [], self.data.sample, sizes,
-                         self.recipe.seed, self.stage, self.ranks, self.method.of_label)
+        unlabelled = self.material.unlabelled if stage.unlabelled else []
+        return TwoStream(self.material.labelled, unlabelled, self.data.sample, sizes, self.recipe.seed, self.stage,
+                         self.ranks, self.method.of_label)
 
     def take_step(self, streams, arrays):
         """Backward on each loss of the method, one step of the optimiser -> function that gives {term: number}, the

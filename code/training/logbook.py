@@ -2,13 +2,13 @@
 import math
 import time
 
-from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from evaluation import plots
 from runtime.errors import InputError, one_line
 from runtime.files import Table
 from runtime.ranks import Ranks
+from training.board import Board
 
 SHOWN = 4           # loss terms on the progress bar
 BOARD_EVERY = 10    # steps between points in TensorBoard
@@ -31,8 +31,24 @@ class Logbook:
         order = {stage.name: index for index, stage in enumerate(stages)}
         for table in (self.rows, self.val):
             _drop(table, lambda row: (order[row["stage"]], int(row["step"])) > at)
-        self.board = SummaryWriter(path / "tb", purge_step=self._since_start(stages[at[0]], at[1]) + 1
-                                   if at[0] < len(stages) else None)
+        self._check_whole(at)
+        self.board = Board(path, path / "tb",
+                           self._since_start(stages[at[0]], at[1]) + 1 if at[0] < len(stages) else None)
+
+    def _check_whole(self, at):
+        """InputError where rows before `at` are missing: they are written once. A file that was deleted begins anew."""
+        steps = [(stage, step) for index, stage in enumerate(self.stages) for step in range(1, stage.steps + 1)
+                 if (index, step) <= at]
+        validated = [(stage, step) for stage, step in steps
+                     if step % self.recipe.eval_every == 0 or step == stage.steps]
+        log, val = self.rows.rows(), [row for row in self.val.rows() if row.get("split") == self.recipe.select_on]
+        for table, rows, expected in (self.rows, log, steps), (self.val, val, validated):
+            there = [(row["stage"], int(row["step"])) for row in rows]
+            expected = [(stage.name, step) for stage, step in expected]
+            if (there or table is self.rows and table.path.exists()) and there != expected[-len(there):]:
+                raise InputError(f"{table.path} is damaged ({len(there)} rows before the step where the run goes on, "
+                                 f"expected {len(expected)}): restore it from a copy, or delete it and go on without "
+                                 "its rows")
 
     def _since_start(self, stage, step):
         return sum(one.steps for one in self.stages[:self.stages.index(stage)]) + step
@@ -82,7 +98,7 @@ class Logbook:
     def draw(self, picture, total):
         """A `method.Picture` for TensorBoard at step `total` since the start."""
         if self.main:
-            self.board.add_image("train/input, target, views", plots.step_picture(picture), total, dataformats="HWC")
+            self.board.add_image("train/input, target, views", plots.step_picture(picture), total)
 
     def draw_curves(self, now=False):
         """curves.png, if the last one is old or `now`."""

@@ -10,10 +10,13 @@ from typing import Annotated, Any, ClassVar, Literal
 import tyro
 
 from methods import protocols, registry
+from runtime.command_line import parsed
 from runtime.errors import DEBUG, InputError
 from runtime.files import RESTORE, ROOT
 from runtime.ranks import Ranks
 from runtime.records import build, read_json
+from training import own_data
+from training.checkpoints import is_finished
 
 
 def _fraction(text):
@@ -87,6 +90,11 @@ class Recipe:
         if any(step > extent for step, extent in zip(getattr(self, "stride", ()), self.patch_size, strict=False)):
             raise InputError(f"{_option('stride', self.stride)}: leaves gaps between windows of --patch-size "
                              f"{' '.join(map(str, self.patch_size))}; choose no more than that, half of it say")
+        batches = self.labeled_batch, self.unlabeled_batch
+        if math.prod(extent // 16 for extent in self.patch_size) * (min(batches) // 2) == 1:
+            raise InputError(f"{_option('patch_size', self.patch_size)}: shrinks to one voxel, of one scan where "
+                             f"--labeled-batch {batches[0]} or --unlabeled-batch {batches[1]} is mixed in pairs, and "
+                             "batch norm needs two values; choose a larger patch or batch")
         if not 0 < self.beta < 1:
             raise InputError(f"--beta {self.beta:g}: edge of the box over edge of the patch, between 0 and 1")
         if not 2 <= self.num_classes <= 255:
@@ -112,14 +120,14 @@ class Recipe:
         """The run folder: `out`, or a name that tells the run from its siblings."""
         if self.out:
             return self.out
-        preset = protocols.switched(presets[self.preset], presets[self.preset], method=self.method,
-                                    protocol=self.protocol).fields()
-        named = ("preset", "method", "labeled", "seed")
+        preset = own_data.fitted(presets[self.preset], self.data_dir)
+        preset = protocols.switched(preset, preset, method=self.method, protocol=self.protocol).fields()
+        named = ("preset", "method", "labeled", "seed", *(own_data.OF_DATA if own_data.is_own(self) else ()))
         tags = [self.preset] * (self.preset != "paper") + [self.protocol] * (self.protocol != "matched")
         tags += [f"{name.removeprefix('hyper.')}{_short(value)}" for name, value in self.fields().items()
                  if name not in named and value != preset[name]]
         name = "_".join([self.method, str(self.labeled), f"seed{self.seed}", *tags])
-        return ROOT / "model" / self.dataset / name
+        return ROOT / "model" / own_data.home(self) / name
 
     def to_json(self):
         values = dataclasses.asdict(self)
@@ -162,6 +170,8 @@ def command_line(presets, description, args=None):
     if preset not in (None, *presets):
         raise InputError(f"preset {preset!r} is unknown: the first word is one of {', '.join(presets)}")
     default = presets[preset or "paper"]
+    if (folder := _taken(args, "--data-dir")[1]) and not source:
+        default = own_data.fitted(default, Path(folder).expanduser())
     if source:
         default = dataclasses.replace(load_recipe(source, type(default)), out=None)
         if default.preset not in presets:
@@ -177,7 +187,7 @@ def command_line(presets, description, args=None):
     recipe = dataclasses.replace(recipe, data_dir=recipe.data_dir.expanduser().resolve(),
                                  out=recipe.out and recipe.out.expanduser().resolve())
     home = recipe.folder(presets)
-    if source and home.resolve() == config_path(source).parent.resolve() and (home / "last.pt").exists():
+    if source and home.resolve() == config_path(source).parent.resolve() and is_finished(home):
         raise InputError(f"--from-config {source}: {home} is that run itself and finished; give its repetition a new "
                          "folder with --out")
     return recipe
@@ -191,8 +201,8 @@ def _parsed(default, preset, args, usage):
     if asked and asked.get("protocol") in (None, "matched", "original"):    # another one tyro refuses
         default = protocols.switched(default, preset, **asked)
     default = default.complete()
-    recipe = tyro.cli(type(default), default=default, args=_with_values(args, default), description=usage,
-                      config=(tyro.conf.FlagConversionOff,))
+    recipe = parsed(type(default), _with_values(args, default), default=default, description=usage,
+                    config=(tyro.conf.FlagConversionOff,))
     if recipe.hyper == registry.hyper_of(dataclasses.replace(recipe, hyper=None)):
         recipe = dataclasses.replace(recipe, hyper=None)
     for option in sorted(registry.OPTIONS - kind.OPTIONS):
@@ -203,7 +213,7 @@ def _parsed(default, preset, args, usage):
 
 
 NEEDED = {"--from-config": "the config.json of a run", "--method": "the name of a method",
-          "--protocol": "matched or original"}
+          "--protocol": "matched or original", "--data-dir": "the folder with the scans"}
 
 
 def _taken(args, option):

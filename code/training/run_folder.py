@@ -1,39 +1,75 @@
-"""The run folder: its config.json, and who may write into it."""
+"""The run folder: its config.json, the data that it was trained on, and who may write into it."""
 import json
 import platform
 import shlex
 import subprocess
 import sys
+from contextlib import nullcontext
+from dataclasses import asdict
 from importlib.metadata import version
 
 from runtime.errors import InputError
 from runtime.files import ROOT, make_folder, write_text
-from runtime.locks import LOCK
+from runtime.locks import LOCK, locked
 from runtime.ranks import Ranks
+from runtime.records import build, read_json
+from training.checkpoints import is_finished
+from training.material import Content
 from training.recipe import read_config
+
+DATA = "data.json"
 
 
 class RunFolder:
     """`path` for a recipe: a new folder, or an unfinished run of the same recipe, which is then resumed.
 
     InputError for a folder with a run of another recipe (the fields are named) or with foreign files. Nothing is
-    written before `open`.
+    written before `open`, but for the lock while it is held.
     """
 
     def __init__(self, path, recipe):
         self.path, self.recipe = path, recipe
-        if (path / "config.json").exists():
-            self._compare(read_config(path))
-        elif path.exists() and (not path.is_dir() or any(file.suffix != ".tmp" and file.name != LOCK
-                                                          for file in path.iterdir())):
-            raise InputError(f"{path} exists and is no run folder (no config.json): give --out a new or an empty one")
+        self._check_recipe()
+        self.finished = is_finished(path)
 
-    def open(self):
-        """Make the folder and config.json where they are not there yet."""
-        config = self.path / "config.json"
-        if not config.exists():
-            make_folder(self.path)
-            write_text(config, json.dumps(description(self.recipe), indent=2) + "\n")
+    def held(self):
+        """A context in which no other process trains here; a finished run is not written to, and needs none."""
+        return nullcontext() if self.finished or not Ranks().main else locked(self.path)
+
+    def open(self, content=None):
+        """Make the folder, config.json and data.json where they are not there yet; content: of what is trained on."""
+        self._check_recipe()        # once more: another process may have held the folder meanwhile
+        make_folder(self.path)
+        if not (self.path / "config.json").exists():
+            write_text(self.path / "config.json", json.dumps(description(self.recipe), indent=2) + "\n")
+        if content is not None and not self.knows_data:
+            write_text(self.path / DATA, json.dumps(asdict(content)) + "\n")
+
+    @property
+    def knows_data(self):
+        """Whether there is a record of the data; runs of earlier versions have none."""
+        return (self.path / DATA).exists()
+
+    def check_data(self, content):
+        """InputError where the run's record says other data than `content`, and how they differ."""
+        if not self.knows_data:
+            return
+        path, remedy = self.path / DATA, "restore the file from a copy, or delete it and go on unchecked"
+        # through JSON: tuples become lists, as in the record
+        words = build(Content, read_json(path, remedy), path, remedy).differences(
+            build(Content, json.loads(json.dumps(asdict(content))), "this run", ""))
+        if words:
+            more = f" and {len(words) - 4} more" if len(words) > 4 else ""
+            raise InputError(f"{self.path} holds a run on other data ({'; '.join(words[:4])}{more}): give it the "
+                             "data it was trained on (--data-dir), or choose another --out")
+
+    def _check_recipe(self):
+        if (self.path / "config.json").exists():
+            self._compare(read_config(self.path))
+        elif self.path.exists() and (not self.path.is_dir() or any(
+                file.suffix != ".tmp" and file.name != LOCK for file in self.path.iterdir())):
+            raise InputError(f"{self.path} exists and is no run folder (no config.json): give --out a new or an empty "
+                             "one")
 
     def _compare(self, config):
         if config["dataset"] != self.recipe.dataset:
@@ -45,10 +81,6 @@ class RunFolder:
         if differing:
             raise InputError(f"{self.path} holds a run of another recipe ({'; '.join(differing)}): "
                              "choose another --out, or delete that folder")
-
-    @property
-    def finished(self):
-        return (self.path / "last.pt").exists()
 
 
 def description(recipe):

@@ -194,10 +194,10 @@ def test_scans_that_do_not_fit_in_memory_are_refused_before_they_are_read(tmp_pa
     read = []
 
     def load(free):
-        monkeypatch.setattr(scans.psutil, "virtual_memory", lambda: SimpleNamespace(available=free))
+        monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=free))
         scans.read_scans(list("0123456789"), lambda name: path, lambda name, _: read.append(name), "unlabelled")
 
-    with pytest.raises(InputError, match="the 10 unlabelled scans need about .* GiB.*mini preset"):
+    with pytest.raises(InputError, match="the 10 unlabelled scans, the largest of them .*, need about .* GiB.*mini preset"):
         load(needed - 1)
     assert not read
     load(needed + 1)

@@ -65,10 +65,9 @@ def test_beta_takes_fractions(text, value):
 
 
 @pytest.mark.parametrize("text", ["half", "1/0"])
-def test_what_is_no_number_is_refused_with_the_option(capsys, text):
-    with pytest.raises(SystemExit) as stopped:
+def test_what_is_no_number_is_refused_with_the_option(text):
+    with pytest.raises(InputError, match="--beta"):
         command_line(train_LA.PRESETS, "", ["--beta", text])
-    assert stopped.value.code == 2 and "--beta" in capsys.readouterr().err
 
 
 def test_only_pairs_need_even_batches():
@@ -95,7 +94,7 @@ def test_help_names_every_field_and_the_preset(script, capsys):
     assert [name for name in sorted(fields) if f"--{name.replace('_', '-')}" not in text] == []
 
 
-def test_a_methods_hyperparameters_are_options_and_part_of_the_name(capsys):
+def test_a_methods_hyperparameters_are_options_and_part_of_the_name():
     recipe = command_line(train_ACDC.PRESETS, "", ["mini", "--method", "mean_teacher", "--hyper.consistency", "0.3"])
     assert (recipe.hyper.consistency, recipe.hyper.delay) == (0.3, 1 / 30)
     assert recipe.folder(train_ACDC.PRESETS).name == "mean_teacher_7_seed1337_mini_consistency0.3"
@@ -103,9 +102,8 @@ def test_a_methods_hyperparameters_are_options_and_part_of_the_name(capsys):
     assert type(recipe).from_json(json.loads(json.dumps(recipe.to_json())), "here") == recipe
     with pytest.raises(InputError, match="here: hyper: unknown fields warmth"):
         type(recipe).from_json(recipe.to_json() | {"hyper": {"warmth": 1}}, "here")
-    with pytest.raises(SystemExit):
+    with pytest.raises(InputError, match="hyper.consistency"):
         command_line(train_ACDC.PRESETS, "", ["mini", "--hyper.consistency", "0.3"])
-    assert "hyper.consistency" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("method", "option", "value", "acting"), [
@@ -193,7 +191,7 @@ def test_a_run_is_repeated_from_its_config(written, tmp_path):
 def test_a_finished_run_is_not_repeated_into_itself(written, tmp_path):
     recipe, config = written()
     assert repeated(config) == recipe       # it goes on
-    (config.parent / "last.pt").touch()
+    save_tensors(config.parent / "last.pt", {"method": {}})
     with pytest.raises(InputError, match=r"cml_8_seed1337_mini is that run itself and finished.*--out"):
         repeated(config)
     assert repeated(config, "--seed", "7").seed == 7 and repeated(config, "--out", "other").out

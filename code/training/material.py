@@ -1,0 +1,65 @@
+"""The scans of a run, read once, and a record of their content, by which other data are told from moved ones."""
+from dataclasses import dataclass
+from typing import Any
+
+from imaging.preprocess import read_preprocessing
+from runtime.errors import InputError
+from runtime.ranks import Ranks
+
+
+@dataclass(frozen=True)
+class Content:
+    """What a run is trained on: the preprocessing record, and each case's content by its name, in order, by role."""
+
+    preprocessing: dict[str, Any] | None
+    cases: dict[str, dict[str, tuple[tuple[int, ...], int, int | None]]]    # see dataloaders.scans.Scan.content
+
+    def differences(self, other):
+        """What is different in `other`, in words."""
+        one, two = (content.preprocessing or {} for content in (self, other))
+        words = [f"preprocessing: {key} was {one.get(key)}, is {two.get(key)}" for key in {**one, **two}
+                 if one.get(key) != two.get(key)]
+        for role in {**self.cases, **other.cases}:
+            one, two = (content.cases.get(role, {}) for content in (self, other))
+            if list(one) != list(two):
+                place = next((place for place, pair in enumerate(zip(one, two, strict=False)) if len(set(pair)) > 1),
+                             min(len(one), len(two)))
+                was, now = ((*names, *["none"] * (place + 1))[place] for names in (one, two))
+                words.append(f"{role} case {place + 1} was {was}, is {now}")
+            for name in [name for name in one if name in two]:
+                parts = zip(("shape", "image", "label"), one[name], two[name], strict=True)
+                if changed := [part for part, was, now in parts if was != now]:
+                    words.append(f"{' and '.join(changed)} of {name} changed")
+        return words
+
+
+class Material:
+    """The scans of a recipe's run, from a data set of dataloaders/.
+
+    labelled, unlabelled: lists of Scan; validation: (split, this process's scans, whether they choose) a group;
+    preprocessing: the data's record or None; content: Content. Without `semi_supervised` unlabelled scans are not read.
+    """
+
+    def __init__(self, recipe, data, semi_supervised):
+        split, ranks = data.split(), Ranks()
+        if semi_supervised and not split.unlabelled:
+            raise InputError(f"--labeled {recipe.labeled} leaves no unlabelled scans: use --method supervised")
+        if recipe.select_on == "test" and not split.test:
+            raise InputError("--select-on test: there are no test cases; see --holdout-test")
+        data.check_test(split.test)
+        self.labelled = data.train_scans(split.labelled, labelled=True)
+        self.unlabelled = data.train_scans(split.unlabelled, labelled=False) if semi_supervised else []
+        choosing = split.test if recipe.select_on == "test" else split.val
+        watched = split.test if recipe.monitor == "test" and recipe.select_on != "test" else []
+        groups = (recipe.select_on, choosing, True), (recipe.monitor, watched, False)
+        self.validation = [(name, data.cases(ranks.shard(names)), chooses) for name, names, chooses in groups if names]
+        own = [scan.content for _, scans, chooses in self.validation if chooses for scan in scans]
+        self.preprocessing = read_preprocessing(recipe.data_dir)
+        self.content = Content(self.preprocessing and self.preprocessing.to_dict(), {
+            "labelled": {scan.name: scan.content for scan in self.labelled},
+            "unlabelled": {scan.name: scan.content for scan in self.unlabelled},
+            "validation": dict(zip(choosing, ranks.gather(own), strict=True))})
+
+    def __str__(self):
+        choosing = len(self.content.cases["validation"])
+        return f"{len(self.labelled)} labelled, {len(self.unlabelled)} unlabelled, {choosing} validation scans"
