@@ -25,12 +25,12 @@ ARGS = ["mini", "--labeled", "2", "--labeled-batch", "2", "--unlabeled-batch", "
 # its count-th one, "write" with half of the content on disk; "group": SIGTERM to the process group instead, as
 # schedulers send it.
 DRIVER = '''
-import builtins, json, os, signal, sys
+import builtins, json, os, re, signal, sys
 from pathlib import Path
 from networks import unet
 unet.WIDTHS = (2, 4, 8, 16, 32)
 import torch, train_ACDC
-from training import fit
+from training import checkpoints, fit
 from evaluation import plots
 from runtime import files
 torch.set_num_threads(1)
@@ -44,7 +44,7 @@ def die(what):
     while frame:
         names.append(frame.f_code.co_name)
         frame = frame.f_back
-    place = state["saving"] if "write_aside" in names or "save_checkpoint" in names else "nothing"
+    place = state["saving"] if "write_aside" in names or "_save_checkpoint" in names else "nothing"
     os.write(2, f"KILLED at {what}, saving {place}\\n".encode())
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -86,7 +86,7 @@ class Halved:
         return self.file.write(content)
 
 def opened(path, mode):
-    state["saving"] = Path(path).name[1:-len(".tmp")]
+    state["saving"] = re.sub(r"[.][0-9a-f]{8}-[0-9]+[.]tmp$", "", Path(path).name[1:])
     return Halved(builtins.open(path, mode), state["saving"])
 
 def synced(descriptor):
@@ -110,9 +110,8 @@ def arming(function, due):
 
 files.open, os.fsync, os.replace = opened, synced, replaced
 after = moment.get("after")
-fit.Fit._resume = arming(fit.Fit._resume, lambda self: after == "resume")
-fit.Fit.take_step = arming(fit.Fit.take_step,
-                             lambda self: isinstance(after, int) and self._global_step() >= after)
+checkpoints.Checkpoints.load = arming(checkpoints.Checkpoints.load, lambda self: after == "resume")
+fit.Fit.take_step = arming(fit.Fit.take_step, lambda self: isinstance(after, int) and self.total_steps >= after)
 train_ACDC.main(sys.argv[1:])
 '''
 

@@ -9,7 +9,7 @@ import train_ACDC
 import train_BraTS
 import train_LA
 from runtime.errors import InputError
-from runtime.files import ROOT
+from runtime.files import ROOT, save_tensors
 from training import recipe as recipe_module
 from training.recipe import command_line, load_recipe
 
