@@ -8,14 +8,15 @@ from typing import Literal
 
 import nibabel
 import numpy as np
-import tyro
 from tqdm import tqdm
 
+from dataloaders.scans import published_list
 from evaluation import plots, published, tables
 from evaluation.components import largest_component
 from evaluation.inference import likeliest, segment
 from evaluation.metrics import class_metrics
 from methods import registry
+from runtime.command_line import parsed
 from runtime.device import Device
 from runtime.errors import DEBUG, InputError
 from runtime.files import inside, load_tensors, load_weights, write_aside, write_text
@@ -102,7 +103,7 @@ def write_rows(path, rows):
 
 def test(dataset_class, recipe_class, class_names, description, args=None):
     """A test script's main: returns the rows it wrote, or of --compare the table's lines."""
-    options = tyro.cli(ReportOptions, args=args, description=f"{description}\n{DEBUG}")
+    options = parsed(ReportOptions, args, description=f"{description}\n{DEBUG}")
     if options.compare:
         return compare(options, dataset_class)
     if options.run is None:
@@ -115,19 +116,26 @@ def test(dataset_class, recipe_class, class_names, description, args=None):
                          f"{'val' if options.split == 'test' else 'test'}, or add a list to the data folder")
     rows = measure(method, recipe, data, names, options)
     if Ranks().main:
-        present(rows, recipe, class_names, len(names), options)
+        reference = paper_row(recipe, names, published_list(data.dataset, data.lists["test"]))
+        present(rows, recipe, class_names, len(names), options, reference)
     Ranks().wait()
     return rows
 
 
-def present(rows, recipe, class_names, count, options):
-    """Write the rows of `count` cases, print their table beside the paper's row."""
+def paper_row(recipe, names, published_names):
+    """(text, values by METRICS) of the paper's row, or None: it stands beside no other cases than it was made on."""
+    paper = published.row(recipe.dataset, recipe.method, recipe.labeled)
+    if not paper or not names or set(names) != set(published_names):
+        return None
+    return f"paper, {recipe.labeled} labelled", (paper[0], None, *paper[1:])
+
+
+def present(rows, recipe, class_names, count, options, reference):
+    """Write the rows of `count` cases, print their table beside the paper's row, if there is one."""
     path = result_path(options.run, options)
     write_rows(path, rows)
     if recipe.num_classes != len(class_names) + 1:      # somebody's own data
         class_names = [f"class {label}" for label in range(1, recipe.num_classes)]
-    paper = published.row(recipe.dataset, recipe.method, recipe.labeled)
-    reference = paper and (f"paper, {recipe.labeled} labelled", (paper[0], None, *paper[1:]))
     print(f"\n{options.run.name}: {options.checkpoint}.pt on {count} {options.split} cases, mean ± std over "
           f"cases{_warning(options, recipe)}\n")
     headings = [heading.replace("voxel", options.spacing) for heading in (*tables.HEADINGS, "empty")]
@@ -159,8 +167,8 @@ def show(lines, headings, path):
 
 
 def _warning(options, recipe):
-    """Say when a checkpoint was chosen on the very cases it is tested on, or the paper's row is another protocol's."""
-    words = "" if recipe.preset == "paper" else f"; the {recipe.preset} protocol is not comparable with the paper's row"
+    """Say when a checkpoint was chosen on the very cases it is tested on, or the paper's protocol is another one."""
+    words = "" if recipe.preset == "paper" else f"; the {recipe.preset} protocol is not comparable with the paper's"
     if options.checkpoint in ("best", "pretrained") and recipe.select_on == options.split:
         words = f"; CHOSEN ON THESE {options.split.upper()} CASES{words}"
     return words

@@ -7,6 +7,8 @@ import pytest
 import torch
 from torch import nn
 
+import train_LA
+from dataloaders.scans import published_list
 from evaluation import report, tables
 from runtime.errors import InputError
 from runtime.files import save_tensors
@@ -202,3 +204,16 @@ def test_a_run_is_loaded_with_the_weights_of_the_checkpoint(recipe, runs, narrow
     (own.out / "best.pt").unlink()
     with pytest.raises(InputError, match="the run has no weights yet"):
         report.load_run(own.out, type(own), "last", "cpu")
+
+
+# ---- the paper's row ---------------------------------------------------------------------------------------------
+
+
+def test_the_papers_row_stands_beside_the_cases_it_was_made_on_alone():
+    recipe, listed = train_LA.LARecipe(labeled=4), published_list("LA", "test.list")
+    assert len(listed) == 20
+    assert report.paper_row(recipe, listed[::-1], listed) == ("paper, 4 labelled", (87.63, None, 8.92, 2.23))
+    for names in (listed[1:], [*listed, "mine"], ["a", "b"], []):
+        assert report.paper_row(recipe, names, listed) is None
+    assert report.paper_row(train_LA.LARecipe(labeled=5), listed, listed) is None
+    assert report.paper_row(recipe, [], []) is None
