@@ -19,7 +19,7 @@ from tqdm import tqdm
 from imaging.preprocess import RECORD, Preprocessing, apply, read_preprocessing, write_preprocessing
 from imaging.scan_files import find_scan, read_label, read_scan
 from runtime.command_line import parsed
-from runtime.errors import DEBUG, InputError, is_out_of_memory, one_line
+from runtime.errors import DEBUG, InputError, is_out_of_memory, one_line, printable
 from runtime.files import ROOT, inside, is_case_name, make_folder, write_aside
 
 UNREADABLE = (OSError, KeyError, ValueError, RuntimeError, TypeError, AttributeError)   # what damaged HDF5 ends in
@@ -115,7 +115,7 @@ def prepare_cases(cases: Sequence[Case], bad: dict[str, str], preprocessing: Pre
 def report_bad(bad: dict[str, str]) -> None:
     """One line a bad case on stderr."""
     for name in sorted(bad):
-        print(f"bad case {name if name.isprintable() else ascii(name)}: {bad[name]}", file=sys.stderr)
+        print(printable(f"bad case {name}: {bad[name]}"), file=sys.stderr)
 
 
 def in_parallel(work: Callable, cases: Sequence[Case], workers: int) -> Iterable:

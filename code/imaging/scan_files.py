@@ -116,6 +116,11 @@ def _read_nrrd(path):
         if elsewhere := header.get("data file", header.get("datafile")):
             raise InputError(f"{path}: its voxels are in another file, {one_line(elsewhere)}, which is not followed; "
                              "export the scan as one file")
+        # a file that names no space is in ITK's own
+        space = str(header.get("space", "left-posterior-superior")).lower()
+        if space not in TO_RAS:
+            raise InputError(f"{path}: its axes are in the space {space!r}, expected {', '.join(list(TO_RAS)[:3])}; "
+                             "export it in one of these")
         _check_size(path, header["sizes"].tolist(), 8)
         array = nrrd.read_data(header, file, str(path))
     affine = np.eye(4)
@@ -123,11 +128,6 @@ def _read_nrrd(path):
         default = np.diag(np.nan_to_num(header.get("spacings", np.ones(3)), nan=1.0))
         affine[:3, :3] = np.asarray(header.get("space directions", default), float).T
         affine[:3, 3] = header.get("space origin", np.zeros(3))
-    # a file that names no space is in ITK's own
-    space = str(header.get("space", "left-posterior-superior")).lower()
-    if space not in TO_RAS:
-        raise InputError(f"{path}: its axes are in the space {space!r}, expected {', '.join(list(TO_RAS)[:3])}; "
-                         "export it in one of these")
     return np.asarray(array, np.float32), np.diag(TO_RAS[space]) @ affine
 
 

@@ -52,7 +52,7 @@ def reported(main):
             caught = error
         if debug:
             traceback.print_exception(caught)
-        print(f"error: {message}", file=sys.stderr)
+        print(printable(f"error: {message}"), file=sys.stderr)
         sys.exit(2)
     return wrapped
 
@@ -61,6 +61,11 @@ def is_out_of_memory(error):
     """Whether an exception is Python's, NumPy's or PyTorch's way to say so."""
     return isinstance(error, MemoryError) or (
         isinstance(error, RuntimeError | OSError) and any(word in str(error).lower() for word in WORDS))
+
+
+def printable(text):
+    """Text whose control characters and line breaks, of file names, say, are escaped."""
+    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)
 
 
 def one_line(error):

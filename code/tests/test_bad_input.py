@@ -336,6 +336,157 @@ def two(*damages):
     return lambda *paths: [damage(*paths) for damage in damages] and None
 
 
+def of_scan(make, place=0, key="image"):
+    """One scan of the train list is a file in which make(file, key, another HDF5 file with `image`) puts `key`."""
+    def damage(root):
+        path = root / "2018LA_Seg_Training Set" / (root / "train.list").read_text().split()[place] / "mri_norm2.h5"
+        other = root / "other.h5"
+        shutil.copy(path, other)
+        with h5py.File(path, "r+") as file:
+            del file[key]
+            make(file, key, other)
+    return training(damage)
+
+
+def external_link(file, key, other):
+    file[key] = h5py.ExternalLink(str(other), key)
+
+
+def soft_link(file, key, other):
+    file["real"] = CUBE
+    file[key] = h5py.SoftLink("/real")
+
+
+def external_storage(file, key, other):
+    file.create_dataset(key, CUBE.shape, CUBE.dtype, external=[(str(other), 0, CUBE.nbytes)])
+
+
+def virtual(file, key, other):
+    layout = h5py.VirtualLayout(CUBE.shape, CUBE.dtype)
+    layout[...] = h5py.VirtualSource(str(other), key, CUBE.shape)
+    file.create_virtual_dataset(key, layout)
+
+
+def boundless(file, key, other):
+    """A few bytes that say they are 40,000 voxels along each axis."""
+    file.create_dataset(key, (40_000,) * 3, "f4", chunks=(64,) * 3)
+
+
+def pipe(path):
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+
+
+def first_scan(change):
+    return training(lambda root: change(
+        root / "2018LA_Seg_Training Set" / (root / "train.list").read_text().split()[0] / "mri_norm2.h5"))
+
+
+def unlabelled_test_case(root):
+    name = (root / "test.list").read_text().split()[0]
+    with h5py.File(root / "2018LA_Seg_Training Set" / name / "mri_norm2.h5", "r+") as file:
+        del file["label"]
+
+
+def delete_label(root):
+    name = (root / "train.list").read_text().split()[-1]
+    with h5py.File(root / "2018LA_Seg_Training Set" / name / "mri_norm2.h5", "r+") as file:
+        del file["label"]
+
+
+def with_environment(command, **values):
+    def in_it(request, folder):
+        main, args = command(request, folder)
+        for name, value in values.items():
+            request.getfixturevalue("monkeypatch").setenv(name, value)
+        return main, args
+    return in_it
+
+
+def plain(main, *args):
+    """A script without any files."""
+    return lambda request, folder: (main, list(args))
+
+
+def flipped(name):
+    """A bit in the middle of a file."""
+    def damage(home):
+        content = bytearray((home / name).read_bytes())
+        content[len(content) // 2] ^= 1
+        (home / name).write_bytes(content)
+    return damage
+
+
+def first_lines(name, count):
+    return lambda home: (home / name).write_text("".join((home / name).read_text().splitlines(True)[:count]))
+
+
+def legacy_payload(home):
+    """A pickle that is no archive, as PyTorch wrote it long ago."""
+    torch.save({"method": Payload(home.parent / "outside" / "executed")}, home / "last.pt",
+               _use_new_zipfile_serialization=False)
+
+
+def over_other_data(change):
+    """The run goes on, finished or not, over a changed copy of its data."""
+    def command(request, folder):
+        home = request.getfixturevalue("run")
+        root = shutil.copytree(request.getfixturevalue("phantoms")("LA"), folder / "data")
+        change(root)
+        return train_LA.main, [*TINY, *PATCH["LA"], "--data-dir", root, "--out", home]
+    return command
+
+
+def another_voxel(root):
+    for path in sorted(root.rglob("mri_norm2.h5"))[:1]:
+        with h5py.File(path, "r+") as file:
+            file["image"][0, 0, 0] += 1
+
+
+def nrrd_header(*lines, more=b""):
+    """Image b is an NRRD file with these lines in its header."""
+    def damage(images, labels=None):
+        (images / "b.nii.gz").unlink(missing_ok=True)
+        head = ["NRRD0004", "type: short", "dimension: 3", "encoding: raw", "endian: little", *lines]
+        (images / "b.nrrd").write_bytes("\n".join([*head, "", ""]).encode() + more)
+    return damage
+
+
+def dimensions(suffix):
+    """Image b is a NIfTI file that says it has 30,000 voxels along each axis."""
+    def damage(images, labels=None):
+        nifti(volume()[0], suffix=".nii")(images)
+        content = bytearray((images / "b.nii").read_bytes())
+        content[42:48] = np.array([30_000] * 3, np.int16).tobytes()
+        (images / "b.nii").unlink()
+        (images / f"b{suffix}").write_bytes(gzip.compress(content) if suffix.endswith(".gz") else content)
+    return damage
+
+
+def named(name):
+    """Scan and label b have another name."""
+    def damage(images, labels):
+        for folder in (images, labels):
+            (folder / "b.nii.gz").rename(folder / f"{name}.nii.gz")
+    return damage
+
+
+def description(**content):
+    """An nnU-Net folder: dataset.json beside imagesTr and labelsTr."""
+    def damage(images, labels):
+        home = images.parent / "nnunet"
+        home.mkdir()
+        images.rename(home / "imagesTr")
+        labels.rename(home / "labelsTr")
+        (home / "dataset.json").write_text(json.dumps(content))
+        return ["--dataset-json", home / "dataset.json"]
+    return damage
+
+
+def channels_of_run(*names):
+    return record(dataset="folder", orientation="RAS", modalities=names)
+
+
 # ---- the table -------------------------------------------------------------------------------------------------
 
 
@@ -609,6 +760,124 @@ BAD = {
            ("a way up", {"modalities": ["../t1"]}, "endings"), ("class 256", {"labels": {"1": 256}}, "0 to 255"))},
     "record cut": (predicted(written("preprocessing.json", b"{")), "preprocessing.json: is no preprocessing record",
                    "prepare the data again"),
+
+    # what leads elsewhere, and what is said to be larger than it is
+    **{f"{key} is {what}": (of_scan(make, place, key), f"mri_norm2.h5: `{key}`", found, MADE_AGAIN)
+       for what, make, found in (
+           ("an external link", external_link, "is a link to somewhere else"),
+           ("a soft link", soft_link, "is a link to somewhere else"),
+           ("in external storage", external_storage, "lies in other files"),
+           ("a virtual data set", virtual, "lies in other files"))
+       for key, place in (("image", 0), ("label", 1))},
+    "unlabelled image is an external link": (of_scan(external_link, -1), "is a link to somewhere else", MADE_AGAIN),
+    **{f"scan {place + 1} of 40,000 voxels an axis": (of_scan(boundless, place), "need about", "shorten the train list")
+       for place in range(5)},
+    "scan that is a pipe": (first_scan(pipe), "mri_norm2.h5 does not exist", "--data-dir"),
+    "scan that is a folder": (first_scan(lambda path: path.unlink() or path.mkdir()), "does not exist", "--data-dir"),
+    "test case without a label": (training(unlabelled_test_case), "is a test case without `label`", "--holdout-test"),
+    "held-out case without a label": (training(lambda root: [delete_label(root), "--holdout-test", "1"][1:]),
+                                      "is a test case without `label`", "--holdout-test"),
+
+    # the command line
+    **{f"{main.__module__} --banana": (plain(main, *args, "--banana", "3"), "Unrecognized options: --banana", "--help")
+       for main, args in ((train_LA.main, []), (train_ACDC.main, ["mini"]), (train_BraTS.main, []),
+                          (testing_LA.main, ["--run", "x"]),
+                          (predict.main, ["--run", "x", "--input", "x", "--output", "x"]),
+                          *((main, ["--input", "x"]) for main in (prepare_LA.main, prepare_ACDC.main,
+                                                                  prepare_BraTS.main)), (prepare_folder.main, []))},
+    "an option that is nearly right": (plain(train_LA.main, "--labelled", "4"), "--labelled", "Perhaps you meant",
+                                       "--labeled"),
+    **{f"{main.__module__} of nothing": (plain(main), "Missing", missing, "--help")
+       for main, missing in ((predict.main, "--run"), (prepare_LA.main, "--input"), (prepare_ACDC.main, "--input"),
+                             (prepare_BraTS.main, "--input"))},
+    **{f"option without a value: {' '.join(args)}": (plain(main, *args), args[-1], found)
+       for main, *args, found in (
+           (train_LA.main, "--labeled", "Missing value"), (testing_LA.main, "--run", "Missing value"),
+           (train_LA.main, "--data-dir", "the folder with the scans"), (train_LA.main, "--method", "name of a method"),
+           (predict.main, "--run", "Missing value"))},
+    **{f"option of another kind: {' '.join(args)}": (plain(train_LA.main, *args), args[0], found)
+       for *args, found in (
+           ("--labeled", "x", "invalid literal"), ("--lr", "fast", "could not convert"), ("--beta", "1/0", "2/3"),
+           ("--select-on", "all", "Expected one of"), ("--patch-size", "32", "Expected 3 values"))},
+    **{f"patch of one voxel at the bottleneck, {dataset}": (
+        option("--patch-size", *["16"] * axes, *["--stride", "8", "8", "8"] * (axes == 3), dataset=dataset),
+        f"--patch-size {' '.join(['16'] * axes)}", "batch norm needs two values", "larger patch or batch")
+       for dataset, axes in (("LA", 3), ("ACDC", 2))},
+    **{" ".join(f"{name}={value}" for name, value in values.items()): (with_environment(option(), **values), found,
+                                                                      "torchrun")
+       for found, values in (
+           ("RANK=abc: expected a whole number", {"RANK": "abc"}), ("RANK=-1", {"RANK": "-1"}),
+           ("LOCAL_RANK=", {"LOCAL_RANK": ""}), ("WORLD_SIZE=two", {"WORLD_SIZE": "two"}),
+           ("WORLD_SIZE=2 without RANK and LOCAL_RANK and MASTER_ADDR", {"WORLD_SIZE": "2"}),
+           ("WORLD_SIZE=2 without MASTER_ADDR", {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"}))},
+
+    # runs over other data, runs that lost something
+    "run over a changed scan": (over_other_data(another_voxel), "holds a run on other data", "--out"),
+    "run over a shorter list": (over_other_data(lambda root: (root / "train.list").write_text("\n".join(
+        (root / "train.list").read_text().split()[:-1]))), "unlabelled case 3 was patient005, is none", "--data-dir"),
+    "run over another preparation": (over_other_data(lambda root: (root / "preprocessing.json").write_text(json.dumps(
+        {"dataset": "LA", "orientation": "LPS", "normalise": "minmax"}))), "preprocessing: dataset was None, is LA"),
+    **{f"record of data {what}": (resumed(written("data.json", content)), "data.json", "delete it and go on unchecked")
+       for what, content in (("cut", b"{"), ("that is a list", b"[1]"), ("without cases", b'{"preprocessing": null}'),
+                             ("of other types", b'{"preprocessing": null, "cases": {"labelled": ["a"]}}'))},
+    **{f"log {what}": (resumed(first_lines("log.csv", count)), "log.csv is damaged", "restore it from a copy")
+       for what, count in (("of no bytes", 0), ("of a heading", 1), ("without its last row", 2))},
+    "checkpoint with a flipped bit": (on_run(flipped("last.pt")), "last.pt is damaged", "check sum", RESTORED),
+    "checkpoint with a flipped bit, predict": (predicted(flipped("last.pt")), "last.pt is damaged", RESTORED),
+    "checkpoint with a flipped bit, pretrained": (on_run(flipped("pretrained.pt"), "--checkpoint", "pretrained"),
+                                                  "pretrained.pt is damaged", "check sum", RESTORED),
+    "checkpoint with code, no archive": (on_run(legacy_payload), "last.pt is damaged or no checkpoint", RESTORED),
+    "board that is a link": (resumed(lambda home: shutil.rmtree(home / "tb") or linked("run/tb")(home)), "leads out of",
+                             "remove that link"),
+
+    # scans that lead elsewhere, or say that they are huge; names, channels and lists
+    **{f"NRRD {what}": (prepared(nrrd_header(*lines)), "b.nrrd: ", *found) for what, lines, found in (
+        ("of a system file", ("sizes: 4 4 4", "data file: /etc/passwd"), ("in another file, /etc/passwd", "one file")),
+        ("of a file beside it", ("sizes: 4 4 4", "datafile: a.nii.gz"), ("in another file", "export")),
+        ("of a list of files", ("sizes: 4 4 4", "data file: LIST", "/etc/passwd"), ("cannot be read", AGAIN)),
+        ("of a numbered list", ("sizes: 4 4 4", "data file: a%d.raw 1 4 1"), ("in another file", "export")),
+        ("of 40,000 voxels an axis", ("sizes: 40000 40000 40000",), ("40000 x 40000 x 40000 voxels", "export it")),
+        ("in the scanner's space", ("sizes: 4 4 4", "space: scanner-xyz"), ("'scanner-xyz'", "left-posterior")),
+        ("in a space of nobody", ("sizes: 4 4 4", "space: right-up"), ("'right-up'", "export it in one of these")))},
+    "NRRD of a system file, predict": (predicted(source=nrrd_header("sizes: 4 4 4", "data file: /etc/passwd")),
+                                       "b.nrrd: its voxels are in another file", "one file"),
+    **{f"NIfTI{suffix} of 30,000 voxels an axis": (prepared(dimensions(suffix)), "30000 x 30000 x 30000 voxels",
+                                                  "crop or resample") for suffix in (".nii", ".nii.gz")},
+    "NIfTI of 30,000 voxels an axis, predict": (predicted(source=dimensions(".nii")), "b.nii: has 30000 x 30000",
+                                                "crop or resample"),
+    **{f"{what}, {name}": (command(change), "is no regular file", ".nrrd")
+       for what, change in (("pipe", pipe), ("folder", lambda path: path.unlink(missing_ok=True) or path.mkdir()))
+       for name, command in {
+           "prepare": lambda change: prepared(lambda images, labels: change(images / "b.nii.gz")),
+           "predict": lambda change: predicted(source=lambda scans: change(scans / "b.nii.gz"))}.items()},
+    **{f"scan named {name!a}": (prepared(named(name)), "cannot be a case name", "rename")
+       for name in (" b", "b ", "b.h5", "b\u2028c", "caf\udce9", "b\tc")},
+    "dataset.json of 10^12 classes": (prepared(description(labels={"background": 0, "x": 10 ** 12})),
+                                      "dataset.json: cannot be used", "2 to 255"),
+    "dataset.json of one class": (prepared(description(labels={"background": 0})), "names 1 classes", "2 to 255"),
+    "dataset.json of two channels and scans of one": (prepared(description(
+        labels={"background": 0, "x": 1}, channel_names={"0": "T1", "1": "T2"})), "names 2 channels", "export each"),
+    "channel that is not there": (prepared(nothing, "--channels", "7"), "--channels 7: no file name ends in _0007"),
+    "record of lists that is none": (prepared(lambda images, labels: (images.parent / "new").mkdir() or
+        (images.parent / "new" / "lists.json").write_text("[")), "lists.json: cannot be read", "remove it"),
+    "every labelled case in the user's test list": (prepared(lambda images, labels: (images.parent / "new").mkdir() or
+        (images.parent / "new" / "test.list").write_text("a\nb\n")), "no case with a label is left", "no list was"),
+
+    # predictions
+    "output that is the input": (predicted(nothing, lambda scans: ["--output", scans]), "is the folder of the scans",
+                                 "name another"),
+    "output that is the input, forced": (predicted(nothing, lambda scans: ["--output", scans, "--force"]),
+                                         "is the folder of the scans", "name another"),
+    "output over the scan": (predicted(nothing, lambda scans: ["--input", scans / "good.nii.gz", "--output", scans]),
+                             "good.nii.gz is there, and is a scan", "another folder"),
+    "outputs of one name": (predicted(nothing, lambda scans: [nifti(volume()[0], name="good_disagreement")(scans),
+                                                              "--disagreement"][1:]), "would both be written there",
+                            "rename"),
+    "output of something else": (predicted(nothing, lambda scans: (scans.parent / "new").mkdir() or (
+        scans.parent / "new" / "good.nii.gz").write_bytes(b"mine")), "good.nii.gz: was made by another run", "--force"),
+    "run of two channels in its record": (predicted(channels_of_run("0000", "0001")), "names 2 channels", RESTORED),
+    "scan of another channel": (predicted(channels_of_run("0000"), lambda scans: (scans / "good.nii.gz").rename(
+        scans / "good_0001.nii.gz") and None), "good_0001.nii.gz: is another channel by its name", "leave it out"),
 
     # a way out of the output folder
     "prepared folder that is a link": (challenge(prepare_LA.main, two(la_case, linked("new/2018LA_Seg_Training Set"))),
