@@ -38,7 +38,7 @@ from evaluation import plots
 from evaluation.inference import mean_dice, segment
 from evidence import workloads
 from runtime.device import CHANNELS_LAST, Device
-from runtime.errors import reported
+from runtime.errors import InputError, reported
 from runtime.fast_layers import weight_gradient
 
 VALIDATED = {"LA": 4, "ACDC": 20, "BraTS": 25}      # volumes a validation; LA's are those of --holdout-val 4
@@ -59,6 +59,7 @@ class Options:
     repeat: int = 3                 # repetitions of each variant
     data_dir: Path | None = None    # LA scans for `metrics` and `sampling`; phantoms without it
     plot: Path | None = None        # where `growth` draws its three curves (PNG)
+    device: str = "cpu"             # cpu | cuda | cuda:1 ...: of the rows about steps and volumes
 
 
 # ---- how it is timed -----------------------------------------------------------------------------------------
@@ -97,12 +98,16 @@ def _time():
 
 
 def _peak():
+    if torch.cuda.is_initialized():
+        return torch.cuda.max_memory_allocated() / 2 ** 30
     return Device("cpu").peak_memory()
 
 
 def seconds_of(call):
     begun = time.perf_counter()
     call()
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
     return time.perf_counter() - begun
 
 
@@ -315,6 +320,9 @@ def main(args=None):
     if options.quick:
         options.repeat = 1
     rows = (*TARGETS, *REPORTS) if options.row == "all" else [options.row]
+    if options.device != "cpu" and not all(row.endswith(("-step", "-volume")) for row in rows):
+        raise InputError(f"{options.row} --device {options.device}: only a row about a step or a volume, such as "
+                         "LA-step, is measured on a GPU; see code/gpu_day.py for the rest")
     print(machine(options), end="\n\n", flush=True)
     compared = [row for row in rows if row in TARGETS]
     tables = [show(["", "plain (s)", "fast (s)", "times faster", "plain (GiB)", "fast (GiB)", "memory", "target", ""],

@@ -9,7 +9,6 @@ from dataclasses import replace
 from functools import partial
 
 import h5py
-import medpy.metric.binary
 import numpy as np
 import torch
 from scipy import ndimage
@@ -46,7 +45,8 @@ def plain_components(label_map):
 
 
 def plain_metrics(pred, ref, num_classes):
-    """medpy's four calls a class."""
+    """medpy's four calls per class."""
+    import medpy.metric.binary  # here: for tests alone, and a machine with a GPU may lack it
     calls = [getattr(medpy.metric.binary, name) for name in ("dc", "jc", "hd95", "asd")]
     return [[call(pred == label, ref == label) for call in calls] for label in range(1, num_classes)]
 
@@ -63,6 +63,7 @@ def plain_step(method, optimizer, batch):
     fast = cml.largest_components
     cml.largest_components = lambda maps: torch.from_numpy(np.stack(
         [[plain_components(label_map) for label_map in view] for view in maps.numpy()]))
+    method.ahead = lambda x: False
     try:
         optimizer.zero_grad()
         loss = sum(loss for loss, _ in method.losses(batch))
@@ -90,7 +91,7 @@ def plain_windows(method, volume, patch_size, stride):
     with torch.inference_mode():
         for corner in itertools.product(*map(window_starts, volume.shape, patch_size, stride)):
             box = tuple(slice(start, start + size) for start, size in zip(corner, patch_size, strict=True))
-            probs = method.predict(volume[box][None, None])["fused"][0].numpy()
+            probs = method.predict(volume[box][None, None])["fused"][0].cpu().numpy()
             total = np.zeros((len(probs), *volume.shape), np.float32) if total is None else total
             total[:, *box] += probs
             count[box] += 1
@@ -101,10 +102,10 @@ def plain_slices(method, volume, patch_size):
     """One slice at a time, scipy's zoom there and back."""
     labels = np.zeros(volume.shape, np.uint8)
     with torch.inference_mode():
-        for index, cut in enumerate(volume.numpy()):
+        for index, cut in enumerate(volume.cpu().numpy()):
             factors = [new / old for new, old in zip(patch_size, cut.shape, strict=True)]
-            small = torch.from_numpy(ndimage.zoom(cut, factors, order=0))[None, None]
-            label = method.predict(small)["fused"].argmax(1)[0].numpy().astype(np.uint8)
+            small = torch.from_numpy(ndimage.zoom(cut, factors, order=0))[None, None].to(volume.device)
+            label = method.predict(small)["fused"].argmax(1)[0].cpu().numpy().astype(np.uint8)
             labels[index] = ndimage.zoom(label, [old / new for new, old in zip(patch_size, cut.shape, strict=True)],
                                          order=0)
     return labels
@@ -113,12 +114,12 @@ def plain_slices(method, volume, patch_size):
 # ---- what is timed: row -> (variant, quick, ...) -> a call without arguments -----------------------------------
 
 
-def settings(name, quick):
+def settings(name, quick, device="cpu"):
     """(data set class, recipe, shape of a test volume) at the paper's size, or small ones."""
     data_class, recipe, small = SETS[name].data, SETS[name].presets["paper"], PATCHES[name]
     if quick:
         recipe = replace(recipe, patch_size=small, **({} if name == "ACDC" else {"stride": [e // 2 for e in small]}))
-    return data_class, replace(recipe, device="cpu"), SHAPES[name][quick]
+    return data_class, replace(recipe, device=device), SHAPES[name][quick]
 
 
 def phantom(name, index, shape):
@@ -134,7 +135,9 @@ def a_method(recipe, variant):
     """The recipe's method, plain or placed, with the same weights in every process."""
     torch.manual_seed(0)
     method = registry.build(recipe)
-    return method if variant == "plain" else Device("cpu", len(recipe.patch_size)).place(method)
+    if variant == "plain":
+        return method.to(recipe.device)
+    return Device(recipe.device, len(recipe.patch_size)).place(method)
 
 
 def step_of(recipe, name, variant):
@@ -143,31 +146,33 @@ def step_of(recipe, name, variant):
     x = torch.stack([image for image, _ in scans])[:, None]
     y = torch.stack([label for _, label in scans[:recipe.labeled_batch]]).long()
     x_l, x_u = x[:recipe.labeled_batch], x[recipe.labeled_batch:]
-    method = a_method(recipe, variant).train()
+    method, fast = a_method(recipe, variant).train(), variant == "fast"
     optimizer = torch.optim.SGD(method.parameters(), recipe.lr, momentum=recipe.momentum)
-    device = Device("cpu", len(recipe.patch_size)) if variant == "fast" else None
-    if device:
+    home = next(method.parameters()).device
+    if fast:
+        device = Device(recipe.device, len(recipe.patch_size))
         device.reserve_gradients(method.trained_parameters())
 
     def step():
         torch.manual_seed(1)
-        x = (device.image(x_l), device.image(x_u)) if device else (x_l, x_u)
-        batch = Batch(x[0], y, x[1], 0, 1, torch.Generator().manual_seed(0))
-        return (plain_step if variant == "plain" else fast_step)(method, optimizer, batch)
+        x = [device.image(images) if fast else images.to(home) for images in (x_l, x_u)]
+        batch = Batch(x[0], y.to(home), x[1], 0, 1, torch.Generator().manual_seed(0))
+        return (fast_step if fast else plain_step)(method, optimizer, batch)
     return step
 
 
-def step(variant, quick, name):
+def step(variant, quick, name, device="cpu"):
     """... of the paper's recipe."""
-    return step_of(settings(name, quick)[1], name, variant)
+    return step_of(settings(name, quick, device)[1], name, variant)
 
 
-def volume(variant, quick, name):
+def volume(variant, quick, name, device="cpu"):
     """One test volume to label map and metrics."""
-    data_class, recipe, shape = settings(name, quick)
+    data_class, recipe, shape = settings(name, quick, device)
     image, ref = phantom(name, 0, shape)
     ref = ref.numpy()
     method = a_method(recipe, variant).eval()
+    image = image.to(next(method.parameters()).device) if variant == "plain" else image
     moved = np.roll(ref, 2, 1)          # of an untrained network: the reference itself, moved, is measured
 
     def with_plain():
@@ -221,7 +226,7 @@ def maker_of(row, options, folder):
     """row -> function(variant, quick) that makes the call to be timed."""
     if "-" in row:
         name, what = row.split("-")
-        return partial({"step": step, "volume": volume}[what], name=name)
+        return partial({"step": step, "volume": volume}[what], name=name, device=options.device)
     if row == "sampling":
         if not options.data_dir:
             write_phantoms(folder, "LA", train=8, test=0, size=SHAPES["LA"][options.quick])
