@@ -4,9 +4,11 @@ from typing import Literal
 
 import numpy as np
 import tyro
+from matplotlib.colors import LightSource
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 from mpl_toolkits.mplot3d.art3d import Poly3DCollection
+from scipy.ndimage import gaussian_filter
 from skimage.measure import marching_cubes
 
 from evaluation import plots, published
@@ -137,30 +139,30 @@ def costs(lines, preset):
 # ---- Figure 4 ----------------------------------------------------------------------------------------------------
 
 
-def segmentations(columns, device="auto", data_dir=None):
+def segmentations(columns, device="auto", data_dir=None, cases=()):
     """Figure 4: {data set: {title: run folder}} -> a case each, methods in columns beside the reference.
 
-    A row of slices with contours and, of volumes with one class, a row of surfaces. The case is the one of median Dice
-    of the last run.
+    A row of slices with contours and, of volumes with one class, a row of surfaces. The case is one of `cases`, or the
+    one of median Dice of the last run.
     """
     rows = []
     for dataset, runs in columns.items():
         names = list(ranked(list(runs.values())[-1])[1])
-        name = names[len(names) // 2]
-        cases = {title: next(segmented(folder, [name], device, data_dir)) for title, folder in runs.items()}
-        rows.append((dataset, cases, False))
-        if next(iter(cases.values())).depth_axis and next(iter(cases.values())).reference.max() == 1:
-            rows.append((dataset, cases, True))
-    width = 1 + max(len(cases) for _, cases, _ in rows)
+        name = next((case for case in cases if case in names), names[len(names) // 2])
+        shown = {title: next(segmented(folder, [name], device, data_dir)) for title, folder in runs.items()}
+        rows.append((dataset, shown, False))
+        if next(iter(shown.values())).depth_axis and next(iter(shown.values())).reference.max() == 1:
+            rows.append((dataset, shown, True))
+    width = 1 + max(len(shown) for _, shown, _ in rows)
     figure = Figure(figsize=(2.4 * width, 2.6 * len(rows)), layout="constrained")
-    for line, (dataset, cases, surfaces) in enumerate(rows):
-        case = next(iter(cases.values()))
-        maps = {"reference": case.reference, **{title: next(iter(one.views.values())) for title, one in cases.items()}}
+    for line, (dataset, shown, surfaces) in enumerate(rows):
+        case = next(iter(shown.values()))
+        maps = {"reference": case.reference, **{title: next(iter(one.views.values())) for title, one in shown.items()}}
         for place, (title, labels) in enumerate(maps.items()):
             axes = figure.add_subplot(len(rows), width, line * width + place + 1,
                                       projection="3d" if surfaces else None)
             if surfaces:
-                _surface(axes, labels == 1, case.reference.shape)
+                _surface(axes, labels == 1, case.reference == 1)
             else:
                 _slice(axes, case, labels)
             axes.set_title(f"{dataset}: {title}" if not place else title, fontsize=9)
@@ -184,14 +186,20 @@ def _slice(axes, case, labels):
     axes.axis("off")
 
 
-def _surface(axes, mask, shape):
-    """The surface of a mask by marching cubes, from one side for all."""
+def _surface(axes, mask, reference):
+    """The surface of a mask by marching cubes, from one side and at one scale for all: what lies far out is cut off."""
+    box = [(places.min() - 10, places.max() + 10) for places in np.nonzero(reference)]
     if mask.any():
-        corners, triangles, *_ = marching_cubes(np.pad(mask, 2).astype(np.float32), 0.5, step_size=2)
-        axes.add_collection3d(Poly3DCollection(corners[triangles], shade=True, facecolors="#d98b5f"))
-    axes.set(xlim=(0, shape[0]), ylim=(0, shape[1]), zlim=(0, shape[2]))
-    axes.set_box_aspect(shape)
-    axes.view_init(elev=20, azim=-60)
+        smooth = gaussian_filter(np.pad(mask, 2).astype(np.float32), 1)         # or voxels' edges hide the shape
+        corners, triangles, *_ = marching_cubes(smooth, min(0.5, 0.9 * smooth.max()), step_size=2,
+                                                gradient_direction="ascent")
+        near = np.all([(corners[:, axis] > low) & (corners[:, axis] < high) for axis, (low, high) in enumerate(box)], 0)
+        axes.add_collection3d(Poly3DCollection(corners[triangles[near[triangles].all(1)]], shade=True, linewidth=0,
+                                               antialiased=False, facecolors=tuple(plots.COLOURS[0]),
+                                               lightsource=LightSource(azdeg=315, altdeg=60)))
+    axes.set(**{f"{name}lim": limits for name, limits in zip("xyz", box, strict=True)})
+    axes.set_box_aspect([high - low for low, high in box], zoom=1.3)
+    axes.view_init(elev=35, azim=-60)
     axes.axis("off")
 
 
@@ -232,11 +240,12 @@ def of_place(name, preset, results):
 
 
 def draw(names: Names = (), preset: Literal["paper", "short", "mini"] | None = None, output: Path = MODEL / "figures",
-         runs: tuple[Path, ...] = (), data_dir: Path | None = None, device: str = "auto", results: Path | None = None):
+         runs: tuple[Path, ...] = (), cases: tuple[str, ...] = (), data_dir: Path | None = None, device: str = "auto",
+         results: Path | None = None):
     """Figures as PNG and PDF in `output`, of every preset that has runs, or of one.
 
-    Figure 4 needs weights: of the runs in model/, or of the run folders that `--runs` names, one a column; data_dir:
-    folder with one folder of scans a data set.
+    Figure 4 needs weights: of the runs in model/, or of the run folders that `--runs` names, one a column. cases: those
+    to draw, by default the one of median Dice; data_dir: folder with one folder of scans a data set.
     """
     make_folder(output)
     drawn = 0
@@ -244,7 +253,7 @@ def draw(names: Names = (), preset: Literal["paper", "short", "mini"] | None = N
         for at in [preset] if preset else ("paper", "short", "mini"):
             if name == "figure4":
                 columns = weights_of(runs, at)
-                figure = segmentations(columns, device, data_dir) if columns else None
+                figure = segmentations(columns, device, data_dir, cases) if columns else None
             else:
                 figure = of_place(name, at, (results,) if results else RESULTS)
             tag = "runs" if name == "figure4" and runs else at
