@@ -207,7 +207,7 @@ def stopping_after(minutes):
     timer.start()
     try:
         yield
-        print("all runs are finished", flush=True)
+        print("nothing is left to train here", flush=True)
     except SystemExit as left:
         if left.code != 128 + signal.SIGTERM or time.monotonic() - begun < 60 * minutes:
             raise                                   # somebody else's signal

@@ -208,7 +208,8 @@ def ranks(device, quick, folder):
 
 def _rank(rank, address, device, queue):
     """One of the processes; on a GPU batch norm sees the whole batch, on a CPU its running statistics."""
-    os.environ.update(RANK=str(rank), WORLD_SIZE=str(WORLD), LOCAL_RANK="0", LOCAL_WORLD_SIZE="1")
+    os.environ.update(RANK=str(rank), WORLD_SIZE=str(WORLD), LOCAL_RANK="0", LOCAL_WORLD_SIZE="1",
+                      MASTER_ADDR="localhost", MASTER_PORT="0")       # not used: they meet at `address`
     dist.init_process_group("gloo", init_method=address, rank=rank, world_size=WORLD)
     torch.manual_seed(0)
     alone = quicken_on_gpu(build_subnet("unet", 1, 2)).double().to(device)

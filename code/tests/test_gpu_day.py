@@ -24,7 +24,7 @@ def test_all_of_it_runs_and_what_is_known_is_not_made_again(tmp_path, capsys, mo
     assert "FAIL" not in printed and printed.count("PASS") > 20
     for words in ("ACDC in float64: loss", "ACDC in bfloat16: gradients", "LA in bfloat16 | refused", "two processes",
                   "compiled", "resumed run", "no memory left", "ACDC, plain recipe", "LA, + overlap", "a checkpoint",
-                  "all runs are finished", *(f"{name}_{labeled}: last.pt on" for name, labeled in gpu_day.ORDER)):
+                  "nothing is left to train", *(f"{name}_{labeled}: last.pt on" for name, labeled in gpu_day.ORDER)):
         assert words in printed, words
     order = [printed.index(f"run folder: {tmp_path / f'{name}_{labeled}'}") for name, labeled in gpu_day.ORDER]
     assert order == sorted(order)
@@ -96,7 +96,7 @@ def test_training_stops_when_time_is_over_and_goes_on_next_time(tmp_path, capsys
     done = len(steps)
     assert gpu_day.main([*command, "5"]) == 0
     printed = capsys.readouterr().out
-    assert "resuming after step" in printed and "all runs are finished" in printed
+    assert "resuming after step" in printed and "nothing is left to train" in printed
     assert [one for one in steps[:done] if one in steps[done:]] == []       # nothing twice
     assert {path.parent.name for path in tmp_path.glob("*/last.pt")} == {"ACDC_7", "LA_8"}
     assert load_tensors(tmp_path / "ACDC_7" / "last.pt")["step"] == 4
@@ -105,7 +105,7 @@ def test_training_stops_when_time_is_over_and_goes_on_next_time(tmp_path, capsys
 def test_scans_that_are_not_here_are_named_and_the_next_recipe_is_taken(tmp_path, capsys):
     assert gpu_day.main(["train", "--device", "cpu", "--data-dir", str(tmp_path), "--out", str(tmp_path / "out")]) == 0
     printed = capsys.readouterr().out
-    assert all(f"{name} {labeled}: {tmp_path / name}" in printed for name, labeled in gpu_day.ORDER)
+    assert all(f"{name} {labeled}: --data-dir {tmp_path / name}" in printed for name, labeled in gpu_day.ORDER)
 
 
 def test_hours_are_those_of_both_stages():
