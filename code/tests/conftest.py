@@ -1,6 +1,11 @@
 """Fixtures of all tests: tiny phantom data sets, narrow networks, short recipes, and runs to compare."""
 import csv
 import dataclasses
+import os
+import re
+import shutil
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -16,7 +21,7 @@ from dataloaders.la import LA
 from dataloaders.phantom import write_phantoms
 from evaluation import plots
 from networks import discriminator, unet, unet3d, vnet
-from runtime.files import load_tensors
+from runtime.files import ROOT, load_tensors
 from training import fit
 from training.run_folder import RunFolder
 
@@ -73,6 +78,40 @@ def narrow(monkeypatch):
 def no_curves(monkeypatch):
     """Without the picture of the curves, which takes longer than the steps it shows."""
     monkeypatch.setattr(plots, "curves", lambda run: None)
+
+
+@pytest.fixture
+def copied(tmp_path):
+    """A copy of the code, the split lists and the settings, without scans and runs, to be changed and tested.
+
+    replace(file, old, new); tests(*arguments) -> finished pytest; must_notice(names): test files that turn red.
+    """
+    shutil.copytree(ROOT / "code", tmp_path / "code", ignore=shutil.ignore_patterns("__pycache__", ".*_cache"))
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    for path in [*ROOT.glob("data/*/*.list"), *ROOT.glob("data/*/*.txt")]:
+        target = tmp_path / path.relative_to(ROOT)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target)
+
+    def replace(file, old, new):
+        path = tmp_path / "code" / file
+        path.write_text(path.read_text().replace(old, new))
+
+    def tests(*arguments):
+        environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST")}
+        return subprocess.run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments],
+                              cwd=tmp_path, env={**environment, "OMP_NUM_THREADS": "1", "PYTHONPATH": ""},
+                              capture_output=True, text=True)
+
+    def fast(names):
+        return tests("-x", "-m", "not slow", *(f"code/tests/{name}" for name in names))
+
+    def must_notice(names):
+        done = fast(names)
+        assert done.returncode == 1, done.stdout[-3000:]        # 1: tests failed; 2 and more: they did not run
+        assert re.search(r"^FAILED ", done.stdout, re.MULTILINE), done.stdout[-3000:]
+        assert not re.search(r"^ERROR ", done.stdout, re.MULTILINE), done.stdout[-3000:]
+    return SimpleNamespace(root=tmp_path, replace=replace, tests=tests, fast=fast, must_notice=must_notice)
 
 
 @pytest.fixture

@@ -1,11 +1,7 @@
 """docs/methods.md: its table and paragraphs against the code, and its example, added to a copy of the code and run."""
 import ast
 import dataclasses
-import os
 import re
-import shutil
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -54,20 +50,12 @@ def test_the_example_is_a_class_of_thirty_lines():
 
 @pytest.mark.parametrize(("chosen", "passed"), [
     ("ACDC or processes", 8), pytest.param("LA or BraTS2019", 24, marks=pytest.mark.slow)])
-def test_the_example_trains_resumes_runs_on_two_processes_is_tested_and_predicts(tmp_path, chosen, passed):
+def test_the_example_trains_resumes_runs_on_two_processes_is_tested_and_predicts(copied, chosen, passed):
     """One file and two lines of the registry; the tests of all methods then are its tests."""
-    shutil.copytree(ROOT / "code", tmp_path / "code", ignore=shutil.ignore_patterns("__pycache__", ".*_cache"))
-    shutil.copytree(ROOT / "data", tmp_path / "data", ignore=shutil.ignore_patterns("*.h5", "*.nii.gz"))
-    shutil.copy(ROOT / "pyproject.toml", tmp_path)
-    (tmp_path / "code/methods/two_heads.py").write_text(example())
-    path = tmp_path / "code/methods/registry.py"
-    text = path.read_text().replace("METHODS = {\n", 'METHODS = {\n    "two_heads": TwoHeads,\n')
-    path.write_text(text.replace("from methods.ua_mt", "from methods.two_heads import TwoHeads\nfrom methods.ua_mt"))
-    assert path.read_text().count("TwoHeads") == 2
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST")}
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-m", "", "-p", "no:cacheprovider", "code/tests/methods/test_matrix.py",
-         "-k", f"two_heads and ({chosen})"],
-        cwd=tmp_path, env={**environment, "OMP_NUM_THREADS": "1", "PYTHONPATH": ""}, capture_output=True, text=True)
+    (copied.root / "code/methods/two_heads.py").write_text(example())
+    copied.replace("methods/registry.py", "METHODS = {\n", 'METHODS = {\n    "two_heads": TwoHeads,\n')
+    copied.replace("methods/registry.py", "from methods.ua_mt",
+                   "from methods.two_heads import TwoHeads\nfrom methods.ua_mt")
+    done = copied.tests("-m", "", "code/tests/methods/test_matrix.py", "-k", f"two_heads and ({chosen})")
     assert done.returncode == 0, done.stdout[-3000:]
     assert re.search(rf"^{passed} passed", done.stdout, re.MULTILINE), done.stdout[-500:]

@@ -231,8 +231,8 @@ def test_brightness_leaves_the_darkest_voxel_of_a_contrast_of_one(only, monkeypa
     only("FACTORS")
     draws = iter([torch.full((1, 1, 1, 1), value) for value in (0.5, 1.0, 0, 0)])   # contrast 1, brightness 1.5
     monkeypatch.setattr(torch, "rand", lambda *_, **__: next(draws))
-    x = torch.tensor([[[[0.0, 0.2], [0.4, 1.0]]]])
-    torch.testing.assert_close(perturb(x), torch.tensor([[[[0.0, 0.3], [0.6, 1.5]]]]))
+    x = torch.tensor([[[[-1.0, -0.8], [-0.6, 0.0]]]])
+    torch.testing.assert_close(perturb(x), torch.tensor([[[[-1.0, -0.7], [-0.4, 0.5]]]]))
 
 
 def test_noise_is_a_share_of_the_scans_own_spread(only):
