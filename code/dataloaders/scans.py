@@ -86,7 +86,9 @@ def published_list(dataset, file):
 def is_published(data_dir, dataset, file):
     """Whether the list that counts for `data_dir` is the published one: there, word for word, or not there at all."""
     own = Path(data_dir) / file
-    return not own.exists() or _names(own) == published_list(dataset, file)
+    if not own.exists() or own.resolve() == ROOT / "data" / dataset / file:
+        return True
+    return _names(own) == published_list(dataset, file)
 
 
 def drawn(names, draw):

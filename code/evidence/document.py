@@ -79,7 +79,7 @@ def missing(name, results):
 
 def picture(name, results):
     """A picture of docs/, where it has runs."""
-    there = figures.own(results)[name]
+    there = figures.own(name, results)
     return f"![{PICTURES[name]}]({name}.png)" if there else f"{PICTURES[name]}: its runs are not there yet."
 
 

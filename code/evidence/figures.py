@@ -267,26 +267,29 @@ def draw(names: Names = (), preset: Literal["paper", "short", "mini"] | None = N
     print(f"{drawn} figures" if drawn else "no figure: its runs are not there yet; see `reproduce.py list`")
 
 
-def own(results=RESULTS):
-    """{name: matplotlib figure or, without runs, None} of our own protocols: for the documents and the page."""
-    short, mini = (lines_of(PLACES[name], results=results) for name in ("short_acdc3", "mini_acdc7"))
-    la_short, la_mini = (lines_of(PLACES[name], results=results) for name in ("short_la8", "mini_la8"))
-    views = [METHODS[method][0] for method in ("mean_teacher", "cps", "cml")]
-    chosen = [METHODS[method][0] for method in (*STEPS, "cml_plus")]
-    return {
-        "figure2_short": training({title: short[title] for title in views}),
-        "figure6_short": bars({"ACDC, 3 labelled": short, "LA, 8 labelled": la_short}),
-        "costs_short": costs({title: short[title] for title in chosen}, "short"),
-        "figure5_short": sensitivity(lines_of(PLACES["short_beta"], results=results)),
-        "figure2_mini": training({title: mini[title] for title in views}),
-        "figure6_mini": bars({"ACDC, 7 labelled": mini, "LA, 8 labelled": la_mini}),
-    }
+def own(name, results=RESULTS):
+    """The matplotlib figure of a name in OWN, or None without runs."""
+    def lines(place, *methods):
+        every = lines_of(PLACES[place], results=results)
+        return {METHODS[method][0]: every[METHODS[method][0]] for method in methods} or every
+    return OWN[name](lines)
+
+
+OWN = {     # of our own protocols, for the documents and the page
+    "figure2_short": lambda lines: training(lines("short_acdc3", "mean_teacher", "cps", "cml")),
+    "figure6_short": lambda lines: bars({"ACDC, 3 labelled": lines("short_acdc3"),
+                                         "LA, 8 labelled": lines("short_la8")}),
+    "costs_short": lambda lines: costs(lines("short_acdc3", *STEPS, "cml_plus"), "short"),
+    "figure5_short": lambda lines: sensitivity(lines("short_beta")),
+    "figure2_mini": lambda lines: training(lines("mini_acdc7", "mean_teacher", "cps", "cml")),
+    "figure6_mini": lambda lines: bars({"ACDC, 7 labelled": lines("mini_acdc7"), "LA, 8 labelled": lines("mini_la8")}),
+}
 
 
 def pictures(docs, results=RESULTS):
-    """Write `own` as PNG to `docs`; returns the paths."""
+    """Write those of OWN that have runs as PNG to `docs`; returns the paths."""
     make_folder(docs)
-    found = {docs / f"{name}.png": figure for name, figure in own(results).items() if figure}
+    found = {docs / f"{name}.png": figure for name in OWN if (figure := own(name, results))}
     for path, figure in found.items():
         plots.save(figure, path)
     return list(found)

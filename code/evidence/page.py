@@ -99,7 +99,7 @@ CAPTIONS = {"figure2": "Figure 2: Dice of each view over the steps", "figure5": 
 def _figures(results):
     """{name_preset: matplotlib figure or None}: of the paper's places, and of our own protocols."""
     return {f"{name}_{preset}": figures.of_place(name, preset, results) for name in ("figure2", "figure5", "figure6")
-            for preset in ("paper", "short", "mini")} | figures.own(results)
+            for preset in ("paper", "short", "mini")} | {name: figures.own(name, results) for name in figures.OWN}
 
 
 def _pictures(drawn):
