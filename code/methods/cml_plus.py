@@ -20,6 +20,7 @@ import torch
 from cml import CML
 from methods.teacher import moving_average
 from networks import two_view
+from runtime.errors import InputError
 
 FACTORS = 0.5, 1.5      # of contrast and of brightness, uniform, one of each a scan                    [O]
 BLUR = 0.1, 1.0         # voxels: standard deviation of the Gaussian filter, uniform, one a scan        [O]
@@ -50,6 +51,12 @@ class CMLPlus(CML):
     def build(cls, recipe):
         networks = two_view.build(recipe.network, recipe.in_channels, recipe.num_classes)
         return cls(networks, recipe.hyper, recipe.beta, recipe.lambda_unsup, recipe.lambda_dis, fusion=recipe.fusion)
+
+    @classmethod
+    def check(cls, recipe):
+        super().check(recipe)
+        if recipe.hyper and not recipe.hyper.decay < 1:
+            raise InputError(f"--hyper.decay {recipe.hyper.decay:g}: share of its past in the average, 0 to below 1")
 
     def stages(self, pre_steps, self_steps):
         pre, later = super().stages(pre_steps, self_steps)

@@ -1,4 +1,5 @@
 """The methods by their names on the command line (`--method`): the one place that lists them."""
+import math
 from dataclasses import replace
 
 from cml import CML
@@ -57,6 +58,9 @@ def check(recipe):
     if AXES.get(recipe.network) != len(recipe.patch_size):
         raise InputError(f"--network {recipe.network}: choose one for {len(recipe.patch_size)} axes, "
                          f"{' or '.join(name for name, n in AXES.items() if n == len(recipe.patch_size))}")
+    for name, value in vars(hyper_of(recipe)).items():
+        if isinstance(value, float) and not 0 <= value < math.inf:
+            raise InputError(f"--hyper.{name} {value:g}: must be a number from 0 on")
     method_class(recipe.method).check(recipe)
 
 

@@ -60,6 +60,16 @@ def test_a_network_for_other_patches_is_refused_with_the_ones_that_fit(network):
         build("cml", network=network)
 
 
+@pytest.mark.parametrize(("name", "option", "value"), [
+    ("mean_teacher", "consistency", -0.1), ("mean_teacher", "delay", math.nan), ("bcp", "pseudo_weight", math.inf),
+    ("cml_plus", "decay", 1.0)])
+def test_a_hyperparameter_out_of_range_is_refused_in_one_line(name, option, value):
+    hyper = dataclasses.replace(registry.METHODS[name].defaults("ACDC"), **{option: value})
+    with pytest.raises(InputError, match=f"--hyper.{option} {value:g}: ") as error:
+        build(name, hyper=hyper)
+    assert "\n" not in str(error.value)
+
+
 @every_method
 def test_losses_are_finite_and_reach_every_trained_parameter(name):
     method = build(name)
