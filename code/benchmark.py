@@ -25,6 +25,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal
 
+from runtime.script import reported
+
 import numpy as np
 import psutil
 import torch
@@ -37,8 +39,9 @@ from dataloaders.scans import Scan
 from evaluation import plots
 from evaluation.inference import mean_dice, segment
 from evidence import workloads
+from runtime.command_line import parsed
 from runtime.device import CHANNELS_LAST, Device
-from runtime.errors import InputError, reported
+from runtime.errors import InputError
 from runtime.fast_layers import weight_gradient
 
 VALIDATED = {"LA": 4, "ACDC": 20, "BraTS": 25}      # volumes a validation; LA's are those of --holdout-val 4
@@ -316,7 +319,7 @@ def _cpuinfo():
 
 @reported
 def main(args=None):
-    options = tyro.cli(Options, args=args, description=__doc__)
+    options = parsed(Options, args, description=__doc__)
     if options.quick:
         options.repeat = 1
     rows = (*TARGETS, *REPORTS) if options.row == "all" else [options.row]

@@ -12,12 +12,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-import tyro
+from runtime.script import reported
 
 from dataloaders.phantom import write_phantoms
 from evaluation import plots, report, tables
 from evaluation.inference import segment
-from runtime.errors import reported
+from runtime.command_line import parsed
 from runtime.files import ROOT
 from training.datasets import DATASETS, DataSet
 from training.fit import train
@@ -55,7 +55,7 @@ class Options:
 
 @reported
 def main(args=None):
-    options = tyro.cli(Options, args=args, description=__doc__)
+    options = parsed(Options, args, description=__doc__)
     demo = DEMOS[options.dataset]
     home = options.out / f"{options.dataset}_seed{options.seed}"
     data_dir = home / demo.dataset.data.dataset

@@ -21,13 +21,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal
 
+from runtime.script import reported
+
 import torch
 import tyro
 
 from evidence import gpu_checks, gpu_runs, gpu_timing
 from evidence.workloads import SETS
 from runtime.device import Device
-from runtime.errors import DEBUG, InputError, reported
+from runtime.errors import DEBUG, InputError
 from runtime.files import ROOT, make_folder
 from training.fit import train
 

@@ -18,6 +18,8 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
+from runtime.script import reported
+
 import numpy as np
 import torch
 from tqdm import tqdm
@@ -30,7 +32,7 @@ from imaging.preprocess import PUBLISHED, apply, read_preprocessing, restore
 from imaging.scan_files import SUFFIXES, case_name, is_scan, mark_of, read_scan, save_on_grid
 from methods import registry
 from runtime.command_line import parsed
-from runtime.errors import DEBUG, InputError, reported
+from runtime.errors import DEBUG, InputError
 from runtime.files import RESTORE, make_folder
 from runtime.memory import check_fits
 from runtime.ranks import Ranks

@@ -12,10 +12,12 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from runtime.script import reported
+
 from imaging.cases import Case, Options, command_line, copy_lists, existing_folder, one_case_each, prepare_cases, shown
 from imaging.preprocess import PUBLISHED
 from imaging.scan_files import find_scan
-from runtime.errors import InputError, reported
+from runtime.errors import InputError
 from runtime.files import ROOT
 from runtime.locks import locked
 

@@ -12,6 +12,8 @@ import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from runtime.script import reported
+
 from imaging.cases import (
     Case,
     Options,
@@ -25,7 +27,7 @@ from imaging.cases import (
 )
 from imaging.preprocess import PUBLISHED
 from imaging.scan_files import case_name, find_scan, is_scan
-from runtime.errors import InputError, reported
+from runtime.errors import InputError
 from runtime.files import ROOT
 from runtime.locks import locked
 

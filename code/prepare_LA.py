@@ -11,9 +11,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from runtime.script import reported
+
 from imaging.cases import Case, Options, command_line, copy_lists, existing_folder, one_case_each, prepare_cases, shown
 from imaging.preprocess import PUBLISHED
-from runtime.errors import reported
 from runtime.files import ROOT
 from runtime.locks import locked
 

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from runtime.script import reported
+
 import numpy as np
 
 from imaging.cases import (
@@ -33,7 +35,7 @@ from imaging.cases import (
 )
 from imaging.preprocess import Preprocessing
 from imaging.scan_files import case_name, is_scan, read_scan
-from runtime.errors import InputError, one_line, reported
+from runtime.errors import InputError, one_line
 from runtime.files import ROOT, write_text
 from runtime.locks import locked
 from runtime.records import read_json

@@ -16,6 +16,8 @@ import traceback
 from pathlib import Path
 from typing import Literal
 
+from runtime.script import reported
+
 import numpy as np
 import tyro
 
@@ -23,7 +25,7 @@ from evaluation import agreement as subnets
 from evaluation.report import write_rows
 from evidence import columns, document, figures, page, runs
 from evidence.experiments import PLACES
-from runtime.errors import InputError, one_line, reported
+from runtime.errors import InputError, one_line
 from runtime.files import ROOT, make_folder, write_text
 
 Names = tyro.conf.Positional[tuple[str, ...]]

@@ -5,9 +5,10 @@
 
 Writes RUN/test_<split>_<checkpoint>.csv, one row per case and class, and the table as Markdown and LaTeX beside it.
 """
+from runtime.script import reported
+
 from dataloaders.acdc import ACDC
 from evaluation.report import test
-from runtime.errors import reported
 from train_ACDC import ACDCRecipe
 
 CLASSES = ["RV", "MYO", "LV"]

@@ -5,9 +5,10 @@
 
 Writes RUN/test_<split>_<checkpoint>.csv, one row per case and class, and the table as Markdown and LaTeX beside it.
 """
+from runtime.script import reported
+
 from dataloaders.brats import BraTS
 from evaluation.report import test
-from runtime.errors import reported
 from train_BraTS import BraTSRecipe
 
 CLASSES = ["whole tumour"]

@@ -5,9 +5,10 @@
 
 Writes RUN/test_<split>_<checkpoint>.csv, one row per case and class, and the table as Markdown and LaTeX beside it.
 """
+from runtime.script import reported
+
 from dataloaders.la import LA
 from evaluation.report import test
-from runtime.errors import reported
 from train_LA import LARecipe
 
 CLASSES = ["left atrium"]

@@ -12,8 +12,9 @@ what the paper leaves open follows URPC, whose setting it names.
 from dataclasses import dataclass
 from pathlib import Path
 
+from runtime.script import reported
+
 from dataloaders.brats import BraTS
-from runtime.errors import reported
 from runtime.files import ROOT
 from training.fit import train
 from training.recipe import Ratio, Recipe, Schedule, command_line

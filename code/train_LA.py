@@ -11,8 +11,9 @@ method is cml.py; this file is the LA recipe, Section 4.2 of the paper.
 from dataclasses import dataclass
 from pathlib import Path
 
+from runtime.script import reported
+
 from dataloaders.la import LA
-from runtime.errors import reported
 from runtime.files import ROOT
 from training.fit import train
 from training.recipe import Ratio, Recipe, Schedule, command_line

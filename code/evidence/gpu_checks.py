@@ -13,6 +13,8 @@ import warnings
 from pathlib import Path
 from typing import NamedTuple
 
+from runtime.script import reported
+
 import numpy as np
 import torch
 import torch.distributed as dist
@@ -25,7 +27,7 @@ from evidence.gpu_runs import distance
 from evidence.workloads import PATCHES, SETS
 from networks.two_view import build_subnet
 from runtime.device import Device, fetch
-from runtime.errors import InputError, reported
+from runtime.errors import InputError
 from runtime.fast_layers import quicken_on_gpu
 from runtime.files import load_tensors
 from runtime.ranks import Ranks

@@ -26,7 +26,6 @@ import test_LA as testing_LA
 import train_ACDC
 import train_BraTS
 import train_LA
-from runtime.errors import reported
 from runtime.files import load_tensors
 
 pytestmark = pytest.mark.usefixtures("narrow", "no_curves")
@@ -925,16 +924,3 @@ def test_debug_adds_the_traceback(tmp_path, capsys, debug):
     error = capsys.readouterr().err
     assert stopped.value.code == 2 and error.splitlines()[-1].startswith("error: ")
     assert ("Traceback" in error and "existing_folder" in error) == debug
-
-
-@pytest.mark.parametrize(("error", "code", "words"), [
-    (OSError(errno.ENOSPC, "No space left on device", "tb/events"), 2, "error: tb/events: No space left on device"),
-    (KeyboardInterrupt(), 130, "interrupted: the same command starts again")])
-def test_what_no_reader_foresees_is_one_line_too(capsys, error, code, words):
-    @reported
-    def main(args):
-        raise error
-    with pytest.raises(SystemExit) as stopped:
-        main([])
-    shown = capsys.readouterr().err
-    assert stopped.value.code == code and shown.startswith(words) and shown.count("\n") == 1

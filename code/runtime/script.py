@@ -1,0 +1,68 @@
+"""How every script ends: well, or with one line. Imported before the packages that take seconds to load."""
+import functools
+import os
+import sys
+import traceback
+
+from runtime.errors import InputError, is_out_of_memory, one_line, printable
+
+INTERRUPTED = "interrupted: the same command starts again"
+
+
+def reported(main):
+    """Decorate a script's main(args=None): bad input becomes one line on stderr and exit code 2, and so does what the
+    file system refuses, what does not fit into memory, and a loader process that was killed; Ctrl-C 130. With `--debug`
+    among the arguments there is a traceback, too. What a terminal cannot show is escaped.
+    """
+    @functools.wraps(main)
+    def wrapped(args=None):
+        for stream in (sys.stdout, sys.stderr):
+            if hasattr(stream, "reconfigure"):      # not what a notebook puts there
+                stream.reconfigure(errors="backslashreplace")
+        args = list(sys.argv[1:] if args is None else args)
+        try:
+            result = main([arg for arg in args if arg != "--debug"])
+            sys.stdout.flush()              # here: a closed pipe is met below, not at the interpreter's exit
+            return result
+        except BrokenPipeError:         # the reader had enough: `| head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(141)
+        except KeyboardInterrupt:
+            print(INTERRUPTED, file=sys.stderr)
+            sys.exit(130)
+        except Exception as error:
+            message = _message(error)
+            if message is None:         # ours, not the user's
+                raise
+            if "--debug" in args:
+                traceback.print_exception(error)
+        print(printable(f"error: {message}"), file=sys.stderr)
+        sys.exit(2)
+    return wrapped
+
+
+def _message(error):
+    """What a user can do about an error; None for one that is nobody's fault but ours."""
+    if isinstance(error, InputError):
+        return one_line(error)
+    if is_out_of_memory(error):
+        return (f"out of memory ({one_line(error)[:200]}): close other programs, or ask for less: smaller batches or "
+                "patches, fewer --workers; what is finished is kept")
+    if isinstance(error, OSError):
+        return (f"{error.filename or 'a file'}: {error.strerror or one_line(error)}; free space or mend "
+                "permissions, and start the same command again")
+    if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):
+        return ("a loader process was killed, for want of memory perhaps: the same command goes on from the last "
+                "checkpoint; --workers 0 does without such processes")
+    return None
+
+
+def _while_loading(kind, error, trace):
+    """Ctrl-C before a script's main has begun."""
+    if issubclass(kind, KeyboardInterrupt):
+        print(INTERRUPTED, file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, trace)
+
+
+sys.excepthook = _while_loading
