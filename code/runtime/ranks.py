@@ -15,13 +15,13 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from runtime.errors import InputError
+from runtime.errors import InputError, one_line
 
 # A wait lasts as long as the slowest rank's test cases; where a rank died, torchrun ends the others at once
 TIMEOUT = timedelta(hours=12)
 
 
-TORCHRUN = "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"      # what it sets for each process
+TORCHRUN = "start several processes with torchrun --nproc-per-node N -- SCRIPT, or unset WORLD_SIZE for one"
 
 
 class Ranks:
@@ -30,9 +30,8 @@ class Ranks:
     def __init__(self):
         self.rank, self.local = (_number(name, 0) for name in ("RANK", "LOCAL_RANK"))
         self.world, self.local_world = (_number(name, 1) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
-        if self.world > 1 and (missing := [name for name in TORCHRUN if name not in os.environ]):
-            raise InputError(f"WORLD_SIZE={self.world} without {' and '.join(missing)}: start several processes with "
-                             "torchrun --nproc-per-node N -- SCRIPT, or unset WORLD_SIZE for one")
+        if self.world > 1 and (missing := [name for name in ("RANK", "LOCAL_RANK") if name not in os.environ]):
+            raise InputError(f"WORLD_SIZE={self.world} without {' and '.join(missing)}: {TORCHRUN}")
         self.main = self.rank == 0
 
     @property
@@ -76,10 +75,13 @@ class Ranks:
         """
         if self.world == 1 or dist.is_initialized():
             return
-        if device.type == "cuda":
-            dist.init_process_group("nccl", timeout=TIMEOUT, device_id=device)
-        else:
-            dist.init_process_group("gloo", timeout=TIMEOUT)
+        try:
+            if device.type == "cuda":
+                dist.init_process_group("nccl", timeout=TIMEOUT, device_id=device)
+            else:
+                dist.init_process_group("gloo", timeout=TIMEOUT)
+        except ValueError as error:     # no MASTER_ADDR, say
+            raise InputError(f"WORLD_SIZE={self.world}: {one_line(error)}; {TORCHRUN}") from error
 
     def wait(self):
         """Until every rank is here."""
