@@ -11,6 +11,7 @@ A name is a place in the paper (table1 ... table4, figure2, figure4, figure5, fi
 as `list` names it. Of single runs: `agreement RUN` measures how alike the two subnets are, `pseudo-labels RUN` how good
 their pseudo-labels were, `publish RUN` copies what they wrote to where results are kept.
 """
+import shlex
 import sys
 import traceback
 from pathlib import Path
@@ -60,12 +61,16 @@ def show(names: Names = (), preset: Preset = None, results: Path | None = None):
 
 
 def plan(names: Names = (), preset: Preset = None, seeds: int | None = None, slurm: bool = False,
-         results: Path | None = None):
-    """The commands of the runs that are not there, and the hours that they take; or a job array for SLURM."""
+         data_dir: Path | None = None, results: Path | None = None):
+    """The commands of the runs that are not there, and the hours that they take; or a job array for SLURM.
+
+    data_dir: folder with one folder of scans a data set.
+    """
     read = _kept_in(results)
     todo = [run for run in runs.runs_of(names, preset, seeds) if not runs.kept(run, read)]
     if slurm:
-        print(runs.slurm(todo) if todo else "# nothing is missing")
+        print(runs.slurm(todo, f" --data-dir {shlex.quote(str(data_dir))}" if data_dir else "") if todo
+              else "# nothing is missing")
         return
     total, unknown = 0.0, 0
     for run in todo:
@@ -75,7 +80,8 @@ def plan(names: Names = (), preset: Preset = None, seeds: int | None = None, slu
         else:
             total += hours
         cost = "hours unknown" if np.isnan(hours) else f"{hours:.1f} h" + ("" if own else ", as other methods")
-        print(f"{run.command}    # {cost}")
+        where = f" --data-dir {shlex.quote(str(data_dir / run.dataset))}" if data_dir else ""
+        print(f"{run.command}{where}    # {cost}")
     print(f"\n{len(todo)} runs, {total:.1f} hours of training by runs that are there"
           + (f", and {unknown} of unknown length" if unknown else ""))
 

@@ -235,7 +235,10 @@ def hours(run, results=RESULTS, model=MODEL):
 
 
 def slurm(runs, options=""):
-    """A job-array script, one run a task: a task that is stopped saves, is queued again, and goes on."""
+    """A job-array script, one run a task: a task that is stopped saves, is queued again, and goes on.
+
+    options: of `reproduce.py run`, with a blank in front.
+    """
     names = "\n".join(f"    {run.name}" for run in runs)
     return f"""#!/bin/bash
 #SBATCH --job-name=reproduce

@@ -79,10 +79,11 @@ def test_a_plan_has_the_missing_commands_and_their_hours(results, capsys, monkey
 
 def test_a_job_array_has_a_task_a_run_that_resumes(results, capsys):
     capsys.readouterr()
-    reproduce.main(["plan", "table1", "table2", "--slurm", "--results", str(results)])
+    reproduce.main(["plan", "table1", "table2", "--slurm", "--results", str(results), "--data-dir", "my scans"])
     script = capsys.readouterr().out
     names = [line.strip() for line in script.splitlines() if line.startswith("    ") and "/" in line.split()[0]]
     assert f"--array=0-{len(names) - 1}\n" in script and "LA/cml_8_seed1337" in names
+    assert """run "${RUNS[$SLURM_ARRAY_TASK_ID]}" --data-dir 'my scans'\n""" in script
     for name in names[:2]:
         assert runs.named(name).name == name
     assert subprocess.run(["bash", "-n"], input=script, text=True).returncode == 0
