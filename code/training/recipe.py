@@ -114,6 +114,8 @@ class Recipe:
         """The recipe proper: name -> value of every field that changes what is computed, `hyper.NAME` among them."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)
                   if field.name not in (*self.PLUMBING, "hyper")}
+        if "step" not in (self.pre_schedule, self.self_schedule):
+            del values["drop_every"]        # nothing drops
         return values | {f"hyper.{name}": value for name, value in vars(registry.hyper_of(self)).items()}
 
     def folder(self, presets):

@@ -98,7 +98,7 @@ def test_a_methods_hyperparameters_are_options_and_part_of_the_name():
     recipe = command_line(train_ACDC.PRESETS, "", ["mini", "--method", "mean_teacher", "--hyper.consistency", "0.3"])
     assert (recipe.hyper.consistency, recipe.hyper.delay) == (0.3, 1 / 30)
     assert recipe.folder(train_ACDC.PRESETS).name == "mean_teacher_7_seed1337_mini_consistency0.3"
-    assert recipe.to_json()["hyper"] == {"consistency": 0.3, "delay": 1 / 30}
+    assert {"consistency": 0.3, "delay": 1 / 30}.items() <= recipe.to_json()["hyper"].items()
     assert type(recipe).from_json(json.loads(json.dumps(recipe.to_json())), "here") == recipe
     with pytest.raises(InputError, match="here: hyper: unknown fields warmth"):
         type(recipe).from_json(recipe.to_json() | {"hyper": {"warmth": 1}}, "here")
