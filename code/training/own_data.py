@@ -2,16 +2,15 @@
 import dataclasses
 
 from dataloaders.scans import is_published
-from runtime.files import is_case_name
+from runtime.files import ROOT, is_case_name
 
 OF_DATA = "num_classes", "in_channels"      # options that say what the data are: left out of names of own data's runs
 
 
 def is_own(recipe):
     """Whether the recipe's data folder has a train list of its own, with other names than the published one."""
-    from training.datasets import DATASETS  # here: it imports recipe.py, which imports this module
-    return recipe.dataset in DATASETS and not is_published(
-        recipe.data_dir, recipe.dataset, DATASETS[recipe.dataset].data.lists["train"])
+    lists = (ROOT / "data" / recipe.dataset).glob("train*")
+    return not all(is_published(recipe.data_dir, recipe.dataset, path.name) for path in lists)
 
 
 def fitted(preset, data_dir):
