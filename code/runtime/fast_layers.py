@@ -122,22 +122,25 @@ class Upsample(nn.Upsample):
 
     def forward(self, x):
         x = x.movedim(1, -1)
+        interpolation = _interpolation if torch.compiler.is_compiling() else _kept_interpolation
         for axis in range(1, x.ndim - 1):
-            weights = _interpolation(x.shape[axis], self.scale_factor, self.align_corners, x.dtype, x.device)
+            weights = interpolation(x.shape[axis], self.scale_factor, self.align_corners, x.dtype, x.device)
             planes = x.reshape(x.shape[:axis].numel(), x.shape[axis], -1)
             new = torch.bmm(weights.expand(len(planes), -1, -1), planes)
             x = new.view(*x.shape[:axis], len(weights), *x.shape[axis + 1:])
         return x.movedim(-1, 1)
 
 
-@torch.compiler.assume_constant_result
-@lru_cache(maxsize=64)
 def _interpolation(extent, factor, align_corners, dtype, device):
     """Matrix (new extent, extent) that interpolates along an axis."""
-    with torch.inference_mode(False):       # it is kept, and gradients need it
-        unit = torch.eye(extent, dtype=torch.float64)[None]
-        weights = F.interpolate(unit, scale_factor=factor, mode="linear", align_corners=align_corners)[0].T
-        return weights.to(device, dtype).contiguous()
+    unit = torch.eye(extent, dtype=torch.float64, device=device)[None]
+    return F.interpolate(unit, scale_factor=factor, mode="linear", align_corners=align_corners)[0].T.to(dtype)
+
+
+@lru_cache(maxsize=64)
+def _kept_interpolation(*arguments):
+    with torch.inference_mode(False):       # a pass with gradients may need it, too
+        return _interpolation(*arguments)
 
 
 def quicken_on_gpu(module):
