@@ -89,7 +89,8 @@ def _train(method, dataset, steps, recipe, runs, monkeypatch, home):
     def noted_numbers(ranks, new, *flags):
         if flags:       # a step has one set of them before the optimiser's, and perhaps another one after it
             terms.append((loop.stages[loop.stage].name, {}))
-        terms[-1][1].update({name: (float(value), not value.is_floating_point()) for name, value in new.items()})
+        terms[-1][1].update({name: (value.detach().item(), not value.is_floating_point())
+                             for name, value in new.items()})
         return numbers(ranks, new, *flags)
 
     def noted_average(ranks, parameters):
