@@ -14,10 +14,9 @@ time against patch volume, test time against volume, memory of the scans against
 import itertools
 import platform
 import statistics
-import time
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing import get_context
@@ -39,8 +38,9 @@ from dataloaders.scans import Scan
 from evaluation import plots
 from evaluation.inference import mean_dice, segment
 from evidence import workloads
+from evidence.stopwatch import compare, seconds_of
 from runtime.command_line import parsed
-from runtime.device import CHANNELS_LAST, Device
+from runtime.device import CHANNELS_LAST
 from runtime.errors import InputError
 from runtime.fast_layers import weight_gradient
 
@@ -65,66 +65,7 @@ class Options:
     device: str = "cpu"             # cpu | cuda | cuda:1 ...: of the rows about steps and volumes
 
 
-# ---- how it is timed -----------------------------------------------------------------------------------------
-
-
-class Variant:
-    """A call that lives in a fresh process; `time` runs it there -> seconds, and `peak` is that process's GiB."""
-
-    def __init__(self, make, variant, quick):
-        self.pool = ProcessPoolExecutor(1, get_context("spawn"))
-        self.pool.submit(_prepare, make, variant, quick).result()
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.pool.shutdown()
-
-    def time(self):
-        return self.pool.submit(_time).result()
-
-    def peak(self):
-        return self.pool.submit(_peak).result()
-
-
-_call = None        # of a Variant's process
-
-
-def _prepare(make, variant, quick):
-    global _call
-    _call = make(variant, quick)
-
-
-def _time():
-    return seconds_of(_call)
-
-
-def _peak():
-    if torch.cuda.is_initialized():
-        return torch.cuda.max_memory_allocated() / 2 ** 30
-    return Device("cpu").peak_memory()
-
-
-def seconds_of(call):
-    begun = time.perf_counter()
-    call()
-    if torch.cuda.is_initialized():
-        torch.cuda.synchronize()
-    return time.perf_counter() - begun
-
-
-def compare(make, quick, repeat):
-    """{variant: (median seconds, peak GiB)}, one repetition of each in turn, after a round that does not count."""
-    with ExitStack() as stack:
-        variants = {name: stack.enter_context(Variant(make, name, quick)) for name in ("plain", "fast")}
-        seconds = {name: [] for name in variants}
-        for turn in range(repeat + 1):
-            for name, variant in variants.items():
-                spent = variant.time()
-                if turn:
-                    seconds[name].append(spent)
-        return {name: (statistics.median(seconds[name]), variant.peak()) for name, variant in variants.items()}
+# ---- the main table -------------------------------------------------------------------------------------------
 
 
 def row_of(row, options):
