@@ -187,8 +187,8 @@ def growth_lines(options):
         half = replace(recipe, stride=[extent // 2 for extent in recipe.patch_size])
         image = workloads.phantom("LA", 0, shape)[0][None]
         windows.append((image.numel() / 1e6, median_of(partial(segment, method, image, half), options)))
-    curves = {"seconds a step against the patch (10^6 voxels)": steps,
-              "seconds a test volume against its size (10^6 voxels)": windows,
+    curves = {"seconds per step against the patch (10^6 voxels)": steps,
+              "seconds per test volume against its size (10^6 voxels)": windows,
               "GiB in memory against scans": memory_of_scans(quick)}
     lines = []
     for title, points in curves.items():

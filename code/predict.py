@@ -29,7 +29,7 @@ from evaluation.inference import segment
 from evaluation.report import label_maps, load_run
 from imaging.cases import attempt, channel_files, one_case_each, report_bad
 from imaging.preprocess import PUBLISHED, apply, read_preprocessing, restore
-from imaging.scan_files import SUFFIXES, case_name, is_scan, mark_of, read_scan, save_on_grid
+from imaging.scan_files import SUFFIXES, case_name, is_scan, mark_of, read_scan_file, save_on_grid
 from methods import registry
 from runtime.command_line import parsed
 from runtime.errors import DEBUG, InputError
@@ -59,7 +59,7 @@ class Options:
     force: bool = False             # overwrite what another run, or another program, wrote there
 
 
-def find_cases(path, modalities):
+def cases_to_segment(path, modalities):
     """A scan file or a folder of them -> ({case: its files, one a modality}, {case: what is wrong with it}).
 
     File names end in a modality where any of them does; what does not is then left aside.
@@ -148,7 +148,7 @@ def is_there(name, mark, options):
 
 def segment_case(method, recipe, preprocessing, paths):
     """Files of one case -> the first scan, {view: label map}, {view: probabilities (C, *N)}, on the scan's grid."""
-    scans = [read_scan(path) for path in paths]
+    scans = [read_scan_file(path) for path in paths]
     image, _, geometry = apply(scans, preprocessing)
     image = image[None] if image.ndim == 3 else image
     voxels = max(image[0].size, scans[0].array.size)
@@ -201,7 +201,7 @@ def main(args=None):
         paired = ", ".join(name for name, one in registry.METHODS.items() if one.pair)
         raise InputError(f"--disagreement needs two views to compare, as {paired} have; this run's method is "
                          f"{recipe.method}")
-    cases, bad = find_cases(options.input, preprocessing.modalities)
+    cases, bad = cases_to_segment(options.input, preprocessing.modalities)
     check_outputs(cases, options)
     make_folder(options.output)
     ranks = Ranks()

@@ -32,7 +32,7 @@ CROPS = {
 class LAOptions(Options):
     input: Path     # folder with <case>/lgemri.nrrd and <case>/laendo.nrrd, at any depth
     output: Path = ROOT / "data" / "LA"     # dataset folder to write
-    # In-plane crop. label: box of the ground truth, at least 112 voxels wide, plus 10 to 19 voxels a side, as
+    # In-plane crop. label: box of the ground truth, at least 112 voxels wide, plus 10 to 19 voxels per side, as
     # published. none or foreground: without the ground truth, also for scans that have none.
     crop: Literal["label", "none", "foreground"] = "label"
     seed: int = PUBLISHED["LA"].seed    # of the random margins; each case draws its own

@@ -34,7 +34,7 @@ from imaging.cases import (
     shown,
 )
 from imaging.preprocess import Preprocessing
-from imaging.scan_files import case_name, is_scan, read_scan
+from imaging.scan_files import case_name, is_scan, read_scan_file
 from runtime.errors import InputError, one_line
 from runtime.files import ROOT, write_text
 from runtime.locks import locked
@@ -139,7 +139,7 @@ def find_cases(images: list[Path], labels: list[Path], channels: tuple[str, ...]
 
 
 def label_values(case: Case) -> set[int]:
-    return set(np.unique(np.rint(read_scan(case.label).array).astype(int)).tolist())
+    return set(np.unique(np.rint(read_scan_file(case.label).array).astype(int)).tolist())
 
 
 def label_classes(cases: list[Case], options: FolderOptions, num_classes: int | None) -> dict[int, int]:

@@ -91,7 +91,7 @@ def run(names: Names = (), preset: Preset = None, seeds: int | None = None, data
     """Train, test, measure and keep what is missing, one run after another.
 
     What is finished is skipped, what was stopped goes on, a run that fails or that another process holds is reported
-    at the end. data_dir, out: folders with one folder a data set (scans, run folders).
+    at the end. data_dir, out: folders with one folder per data set (scans, run folders).
     """
     read, failed = _kept_in(results), {}
     for each in runs.runs_of(names, preset, seeds):
@@ -140,7 +140,7 @@ def collect(names: Names = (), preset: Preset = None, results: Path | None = Non
 def agreement(folders: Folders, split: Literal["test", "val"] = "test",
               checkpoint: Literal["last", "best", "pretrained"] = "last", data_dir: Path | None = None,
               device: str = "auto"):
-    """RUN/agreement_<split>_<checkpoint>.csv: Dice between the subnets, cosine of their features, a row a case."""
+    """RUN/agreement_<split>_<checkpoint>.csv: Dice between the subnets, cosine of their features, one row per case."""
     for folder in folders:
         rows = subnets.agreement(folder, split, checkpoint, device, data_dir)
         write_rows(folder / f"agreement_{split}_{checkpoint}.csv", rows)
@@ -149,7 +149,7 @@ def agreement(folders: Folders, split: Literal["test", "val"] = "test",
 
 
 def pseudo_labels(folders: Folders, data_dir: Path | None = None, device: str = "auto"):
-    """RUN/pseudo_labels.csv from RUN/snapshots/*.pt: Dice of unlabelled slices' pseudo-labels, a row a step."""
+    """RUN/pseudo_labels.csv from RUN/snapshots/*.pt: Dice of unlabelled slices' pseudo-labels, one row per step."""
     for folder in folders:
         rows = subnets.pseudo_labels(folder, device, data_dir)
         write_rows(folder / "pseudo_labels.csv", rows)

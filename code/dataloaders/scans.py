@@ -51,7 +51,7 @@ class Split:
 def read_lists(data_dir, dataset, files):
     """Case names of the split lists {role: file name}, "train" among them -> {role: names}.
 
-    Each list is looked for in `data_dir`, then in the repository's own data/<dataset>/: one case a line, an `.h5`
+    Each list is looked for in `data_dir`, then in the repository's own data/<dataset>/: one case per line, an `.h5`
     suffix tolerated. A val or test list that is nowhere is empty; the published ones are not taken where the train
     list names other people's scans. InputError if there is no train list, or it is empty, and for names that would
     lead to another folder.
@@ -68,7 +68,7 @@ def read_lists(data_dir, dataset, files):
                          "folder, or put the list there")
     lists = {"train": _names(train)}
     if not lists["train"]:
-        raise InputError(f"{train} is empty: it should name one case a line")
+        raise InputError(f"{train} is empty: it should name one case per line")
     ours = (published / files["train"]).exists() and set(lists["train"]) <= set(_names(published / files["train"]))
     for role in files.keys() - {"train"}:
         places = [own, published] if ours else [own]
@@ -100,7 +100,7 @@ def _names(path):
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read ({one_line(error)}); it should be text in UTF-8, one case a line: "
+        raise InputError(f"{path}: cannot be read ({one_line(error)}); it should be text in UTF-8, one case per line: "
                          "write it again") from error
     names = {number: line.strip().removesuffix(".h5") for number, line in enumerate(lines, 1) if line.strip()}
     for number, name in names.items():
@@ -186,7 +186,7 @@ def _array(path, file, key, kinds):
         raise InputError(f"{path}: `{key}` lies in other files, which are not opened: prepare this case again")
     if not isinstance(stored, h5py.Dataset) or not stored.shape or 0 in stored.shape or stored.dtype.kind not in kinds:
         found = (f"shape {stored.shape} of {stored.dtype}" if isinstance(stored, h5py.Dataset) else "a group")
-        raise InputError(f"{path}: `{key}` is {found}, expected an array with one number a voxel: prepare this case "
+        raise InputError(f"{path}: `{key}` is {found}, expected an array with one number per voxel: prepare this case "
                          "again")
     return stored
 

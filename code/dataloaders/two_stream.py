@@ -34,7 +34,7 @@ class TwoStream(Dataset):
     """Item `step` is that step's (x_l, y_l, x_u).
 
     labelled, unlabelled: lists of Scan; sample(scan, rng) -> augmented image (in_channels, *P) and label (*P) or
-    None, as arrays; sizes: scans a batch, labelled and unlabelled. Each stream goes through shuffled epochs
+    None, as arrays; sizes: scans per batch, labelled and unlabelled. Each stream goes through shuffled epochs
     without end; one shorter than its batch repeats cases with fresh crops. x (B, in_channels, *P) float32,
     y_l (B, *P) uint8; x_u is None where there is no unlabelled stream. The labels of unlabelled scans are not
     here to be yielded. Of several processes (`ranks`) each draws its own slots of the batch. With `of_label`, a

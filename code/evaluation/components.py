@@ -29,7 +29,7 @@ def largest_component(label_map):
 def largest_components(label_maps):
     """`largest_component` of each map of a tensor (views, B, *S) of up to 256 classes; same dtype and device.
 
-    One transfer to the host and one back, a byte a voxel, whatever the number of maps. Of a map in pinned memory the
+    One transfer to the host and one back, one byte per voxel, whatever their number. Of a map in pinned memory the
     result is there, too, so that it goes to a GPU without anybody waiting.
     """
     host = label_maps.to(torch.uint8).cpu()

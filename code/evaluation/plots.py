@@ -92,7 +92,7 @@ def coloured(grey, labels, alpha=0.45):
 
 
 def overlay(path, image, reference, predictions, depth_axis, comment=""):
-    """PNG in Figure 4's layout, a row a slice that matters: image, reference, every view, as contours.
+    """PNG in Figure 4's layout, one row per slice that matters: image, reference, every view, as contours.
 
     image, reference (or None), predictions {view: label map}: all (*S); depth_axis: the axis slices are cut along.
     The slices: with the most reference, and with the most error (without reference: most prediction, and where the

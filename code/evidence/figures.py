@@ -31,7 +31,7 @@ def panels(number, height=3.0, **share):
 
 
 def training(lines):
-    """Figure 2: Dice of each view on the watched cases during self-training, a panel a method. {title: Line}."""
+    """Figure 2: Dice of each view on the watched cases during self-training, one panel per method. {title: Line}."""
     lines = {title: line for title, line in lines.items() if first_val(line)}
     if not lines:
         return None
@@ -79,7 +79,7 @@ def bars(groups):
 
 
 def sensitivity(lines):
-    """Figure 5: Dice over λ1, λ2 and β, a line a data set, the chosen value ringed. {title: Line}."""
+    """Figure 5: Dice over λ1, λ2 and β, one line per data set, the chosen value ringed. {title: Line}."""
     found = {line.row.experiment: line for line in lines.values() if line.runs}
     settings = dict.fromkeys((e.dataset, e.labeled) for e in found)
     curves = {}

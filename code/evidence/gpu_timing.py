@@ -165,7 +165,7 @@ def hours(name, milliseconds):
 
 class Profile(NamedTuple):
     busy: float                 # % of the time in which the GPU computes; NaN on a CPU
-    kernels: list               # (name, ms a step), longest first
+    kernels: list               # (name, ms per step), longest first
 
     def slow(self):
         """Names of a GPU's kernels that convert layouts or fall back to products of unfolded images."""

@@ -178,7 +178,7 @@ def named(name):
 def carry_out(run, results, model=MODEL, data_dir=None, device="auto"):
     """Train, test, measure and keep a run; what is finished is skipped, an unfinished run goes on.
 
-    model, data_dir: folders with one folder a data set, of run folders and of scans. InputError where another process
+    model, data_dir: folders with one folder per data set, of run folders and of scans. InputError where another process
     holds the run, or training or a test refuses.
     """
     folder = Path(model) / run.name
@@ -215,7 +215,7 @@ def publish(folder, results):
 def hours(run, results=RESULTS, model=MODEL):
     """(hours of training, whether by this very method) from runs of the same data set and sizes that are there.
 
-    Medians of their seconds a step, by stage, times the run's steps; nan where there is none.
+    Medians of their seconds per step, by stage, times the run's steps; nan where there is none.
     """
     recipe, times = run.recipe, {}
     sizes = "patch_size", "labeled_batch", "unlabeled_batch"
@@ -235,7 +235,7 @@ def hours(run, results=RESULTS, model=MODEL):
 
 
 def slurm(runs, options=""):
-    """A job-array script, one run a task: a task that is stopped saves, is queued again, and goes on.
+    """A job-array script, one run per task: a task that is stopped saves, is queued again, and goes on.
 
     options: of `reproduce.py run`, with a blank in front.
     """

@@ -28,7 +28,7 @@ def has_weights(folder):
 def segmented(folder, names, device="auto", data_dir=None):
     """Yield `Segmented` of the named cases with the weights in RUN/last.pt.
 
-    data_dir: folder with one folder a data set; None: where the run was trained.
+    data_dir: folder with one folder per data set; None: where the run was trained.
     """
     dataset = datasets.of_run(folder)
     recipe, method = load_run(folder, dataset.recipe, "last", device,

@@ -17,7 +17,7 @@ import tyro
 from tqdm import tqdm
 
 from imaging.preprocess import RECORD, Preprocessing, apply, read_preprocessing, write_preprocessing
-from imaging.scan_files import find_scan, read_label, read_scan
+from imaging.scan_files import find_scan, read_label, read_scan_file
 from runtime.command_line import parsed
 from runtime.errors import DEBUG, InputError, is_out_of_memory, one_line, printable
 from runtime.files import ROOT, inside, is_case_name, make_folder, write_aside
@@ -27,7 +27,7 @@ UNREADABLE = (OSError, KeyError, ValueError, RuntimeError, TypeError, AttributeE
 
 @dataclass(frozen=True)
 class Case:
-    """One scan to prepare: a file a modality, and the label file or None."""
+    """One scan to prepare: one file per modality, and the label file or None."""
 
     name: str
     images: tuple[Path, ...]
@@ -167,7 +167,7 @@ def _prepare_case(case, preprocessing, output, layout, force, **label_checks):
                              "--force overwrites it, another --output keeps it")
         if done is not None:
             return dict(done, skipped=True)
-    scans = [read_scan(path) for path in case.images]
+    scans = [read_scan_file(path) for path in case.images]
     label = None
     if case.label is not None:
         label = read_label(case.label, scans[0], preprocessing.labels, **label_checks)
@@ -238,7 +238,7 @@ def copy_lists(dataset: str, options: "Options", present: set[str]) -> dict[str,
     missing = {path.name: [name for name in names if name not in present] for path, names in lists.items()}
     missing = {name: absent for name, absent in missing.items() if absent}
     if all(len(missing.get(path.name, ())) == len(names) for path, names in lists.items()):
-        print(f"none of the published {dataset} cases are here: name your own, one a line, in "
+        print(f"none of the published {dataset} cases are here: name your own, one per line, in "
               f"{', '.join(path.name for path in lists)} in {shown(options.output)}")
         return missing
     for source, names in lists.items():

@@ -20,7 +20,7 @@ from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation
 from scipy import ndimage
 from skimage.filters import threshold_otsu
 
-from imaging.scan_files import Scan, check_same_grid
+from imaging.scan_files import ScanFile, check_same_grid
 from runtime.errors import InputError
 from runtime.files import is_case_name, write_text
 from runtime.records import build, read_json
@@ -126,15 +126,15 @@ class Geometry:
     label_outside: int = 0              # label voxels outside the crop, or outside the brain
 
 
-def apply(scans: Scan | Sequence[Scan], preprocessing: Preprocessing, label: np.ndarray | None = None,
+def apply(scans: ScanFile | Sequence[ScanFile], preprocessing: Preprocessing, label: np.ndarray | None = None,
           rng: np.random.Generator | None = None) -> tuple[np.ndarray, np.ndarray | None, Geometry]:
-    """Scan, or one scan a modality -> image (*S) or (C, *S) float32, class map (*S) uint8 or None, geometry.
+    """One scan, or one scan per modality -> image (*S) or (C, *S) float32, class map (*S) uint8 or None, geometry.
 
     `label` (*N) is the class map on the scan's own grid. Intensities never depend on it; the crops "label"
     (margins drawn from `rng`) and "brain" do. Without a label, "label" keeps the whole scan. Raises
     InputError where modalities are missing, lie on different grids, or hold one value only.
     """
-    scans = [scans] if isinstance(scans, Scan) else list(scans)
+    scans = [scans] if isinstance(scans, ScanFile) else list(scans)
     first, names = scans[0], preprocessing.modalities
     if len(scans) != len(names):
         raise InputError(f"{first.path}: {len(scans)} modalities given, expected {', '.join(names)}; "

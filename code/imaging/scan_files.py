@@ -26,7 +26,7 @@ GEOMETRY = ("sform_code", "qform_code", "xyzt_units", *(f"srow_{axis}" for axis 
 
 
 @dataclass
-class Scan:
+class ScanFile:
     """One 3D volume as its file stores it."""
 
     array: np.ndarray       # (*N) float32
@@ -59,7 +59,7 @@ def find_scan(stem: Path) -> Path | None:
     return found[0] if found else None
 
 
-def read_scan(path: Path) -> Scan:
+def read_scan_file(path: Path) -> ScanFile:
     """Read one NIfTI or NRRD file. Raises InputError for all but a finite 3D volume with a usable affine."""
     path = Path(path)
     if not path.exists():
@@ -75,7 +75,7 @@ def read_scan(path: Path) -> Scan:
                          "copy or export it again") from error
     if array.ndim != 3:
         raise InputError(f"{path}: is {array.ndim}D {array.shape}, expected one 3D volume; "
-                         "export it as one, a 4D series as one file a volume")
+                         "export it as one, a 4D series as one file per volume")
     if min(array.shape) == 0:
         raise InputError(f"{path}: has no voxels {array.shape}; export it again")
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
@@ -84,7 +84,7 @@ def read_scan(path: Path) -> Scan:
     if bad := int((~np.isfinite(array)).sum()):
         raise InputError(f"{path}: has {bad} NaN or infinite voxels, expected none; "
                          "replace them (numpy.nan_to_num) or export it again")
-    return Scan(array, affine, nib.affines.voxel_sizes(affine), path)
+    return ScanFile(array, affine, nib.affines.voxel_sizes(affine), path)
 
 
 def _check_size(path, shape, item):
@@ -97,7 +97,7 @@ def _read_nifti(path):
     image = nib.load(path)
     dtype = image.get_data_dtype()
     if dtype.kind not in "iuf":
-        raise InputError(f"{path}: holds {dtype} voxels, expected one number a voxel; export it as greyscale")
+        raise InputError(f"{path}: holds {dtype} voxels, expected one number per voxel; export it as greyscale")
     if image.ndim != 3:     # refused by the caller: a long 4D series need not be read for that
         return np.broadcast_to(np.float32(0), image.shape), image.affine
     _check_size(path, image.shape, dtype.itemsize)
@@ -131,7 +131,7 @@ def _read_nrrd(path):
     return np.asarray(array, np.float32), np.diag(TO_RAS[space]) @ affine
 
 
-def read_label(path: Path, scan: Scan, labels: dict[int, int], same_affine: bool = True,
+def read_label(path: Path, scan: ScanFile, labels: dict[int, int], same_affine: bool = True,
                allow_empty: bool = False,
                remedy: str = "correct the file or leave the case out") -> np.ndarray:
     """Class map (*N) uint8 of `scan` from its label file; `labels` maps the values in the file to classes.
@@ -140,7 +140,7 @@ def read_label(path: Path, scan: Scan, labels: dict[int, int], same_affine: bool
     whatever their headers say. Raises InputError for another grid and, ending in `remedy`, for other values
     than in `labels` or no foreground.
     """
-    values = read_scan(path)
+    values = read_scan_file(path)
     if same_affine:
         check_same_grid(values, scan)
     else:
@@ -166,13 +166,13 @@ def read_label(path: Path, scan: Scan, labels: dict[int, int], same_affine: bool
     return classes
 
 
-def check_same_shape(scan: Scan, other: Scan) -> None:
+def check_same_shape(scan: ScanFile, other: ScanFile) -> None:
     if scan.array.shape != other.array.shape:
         raise InputError(f"{scan.path}: has shape {scan.array.shape}, expected {other.array.shape} as "
                          f"{other.path.name}; resample it to that scan")
 
 
-def check_same_grid(scan: Scan, other: Scan) -> None:
+def check_same_grid(scan: ScanFile, other: ScanFile) -> None:
     """Same shape, and no corner of the volume further than a tenth of a voxel apart."""
     check_same_shape(scan, other)
     corners = np.array([(*corner, 1) for corner in np.ndindex(2, 2, 2)]) * (*scan.array.shape, 1)
@@ -182,7 +182,7 @@ def check_same_grid(scan: Scan, other: Scan) -> None:
                          "expected the same grid; resample it to that scan")
 
 
-def save_on_grid(path: Path, array: np.ndarray, scan: Scan, mark: str = "", keep_header: bool = False) -> None:
+def save_on_grid(path: Path, array: np.ndarray, scan: ScanFile, mark: str = "", keep_header: bool = False) -> None:
     """Write (*N) or (*N, C) as NIfTI on the scan's own grid; a NIfTI scan's affine, codes and units stay the same.
 
     Nothing else of the scan's header goes along, descriptions, names and extensions least of all, unless

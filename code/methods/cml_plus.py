@@ -22,9 +22,9 @@ from methods.teacher import moving_average
 from networks import two_view
 from runtime.errors import InputError
 
-FACTORS = 0.5, 1.5      # of contrast and of brightness, uniform, one of each a scan                    [O]
-BLUR = 0.1, 1.0         # voxels: standard deviation of the Gaussian filter, uniform, one a scan        [O]
-NOISE = 0.0, 0.2        # standard deviation of the noise over the scan's, uniform, one a scan          [O]
+FACTORS = 0.5, 1.5      # of contrast and of brightness, uniform, one of each per scan                    [O]
+BLUR = 0.1, 1.0         # voxels: standard deviation of the Gaussian filter, uniform, one per scan        [O]
+NOISE = 0.0, 0.2        # standard deviation of the noise over the scan's, uniform, one per scan          [O]
 TAPS = range(-3, 4)     # of the filter: three deviations on either side                                [O]
 
 

@@ -17,7 +17,7 @@ FIELDS = ("labeled_batch", "unlabeled_batch", "pre_steps", "self_steps", "pre_sc
 class Cell:
     """What a released code trains with on one data set; all momentum is 0.9 and all weight decay 1e-4."""
 
-    batch: tuple[int, int | None]       # labelled and unlabelled scans a step; None: it takes no unlabelled ones
+    batch: tuple[int, int | None]       # labelled and unlabelled scans per step; None: it takes no unlabelled ones
     steps: tuple[int, int]              # of pre-training and self-training; methods of one stage: 0 and all steps
     schedule: str                       # of the (last) stage; pre-training is constant where the two differ
     lr: float = 0.01

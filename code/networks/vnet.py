@@ -5,7 +5,7 @@ from torch import nn
 
 AXES = 3
 WIDTHS = (16, 32, 64, 128, 256)     # channels from full resolution to the bottleneck       [P: 16 filters]
-ENCODER_CONVS = (1, 2, 3, 3, 3)     # 3x3x3 convolutions a stage, going down                [C]
+ENCODER_CONVS = (1, 2, 3, 3, 3)     # 3x3x3 convolutions per stage, going down                [C]
 DECODER_CONVS = (1, 2, 3, 3)        # going up, listed from full resolution; none at the bottleneck   [C]
 DROPOUT = 0.5                       # of whole channels: on the bottleneck and before the head        [C]
 INTERPOLATION = {"linear": {"mode": "trilinear", "align_corners": True}, "nearest": {"mode": "nearest"}}

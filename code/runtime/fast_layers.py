@@ -115,7 +115,7 @@ class BatchNorm3d(nn.BatchNorm3d):
 
 
 class Upsample(nn.Upsample):
-    """Linear interpolation as one matrix product an axis.
+    """Linear interpolation as one matrix product per axis.
 
     The gradient repeats bit for bit, as PyTorch's on a GPU does not, and channels-last memory stays.
     """

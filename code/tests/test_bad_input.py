@@ -531,9 +531,9 @@ BAD = {
 
     # lists: entries, leaks, counts
     "list that is a folder": (training(lambda root: (root / "test.list").unlink() or (root / "test.list").mkdir()),
-                              "test.list: cannot be read", "one case a line"),
+                              "test.list: cannot be read", "one case per line"),
     "list that is not UTF-8": (lists(train=b"patient\xff\xfe01\n"), "train.list: cannot be read", "UTF-8"),
-    "train list of blank lines": (lists(train="\n \n"), "train.list is empty", "one case a line"),
+    "train list of blank lines": (lists(train="\n \n"), "train.list is empty", "one case per line"),
     "list with a way up": (lists(test="../../outside/precious.txt\n"), "test.list: line 1 is '../../outside/precious",
                            "no path"),
     "list with an absolute path": (lists(train=lambda text: f"{text}/etc/passwd\n"), "train.list: line 6", "no path"),
@@ -678,15 +678,16 @@ BAD = {
            ("gzip with a wrong sum", image_bytes(lambda content: content[:-8] + bytes(8)), "b.nii.gz", "cannot", AGAIN),
            ("NIfTI of no bytes", image_bytes(lambda _: b""), "b.nii.gz", "cannot be read", AGAIN),
            ("NRRD cut in half", short_nrrd, "b.nrrd", "cannot be read", AGAIN),
-           ("4D", nifti(np.zeros((5, 5, 5, 2), np.int16)), "b.nii.gz", "is 4D (5, 5, 5, 2)", "one file a volume"),
+           ("4D", nifti(np.zeros((5, 5, 5, 2), np.int16)), "b.nii.gz", "is 4D (5, 5, 5, 2)", "one file per volume"),
            ("2D", nifti(np.zeros((5, 5), np.int16)), "b.nii.gz", "is 2D (5, 5)", "export it as one"),
            ("NaN", nifti(np.full((5, 5, 5), np.nan, np.float32)), "b.nii.gz", "has 125 NaN", "nan_to_num"),
-           ("colours", nifti(colour()), "b.nii.gz", "expected one number a voxel", "greyscale"),
+           ("colours", nifti(colour()), "b.nii.gz", "expected one number per voxel", "greyscale"),
            ("complex numbers", nifti(np.ones((5, 5, 5), np.complex64)), "b.nii.gz", "expected one number", "greyscale"),
            ("one value", nifti(np.full((33, 34, 35), 3, np.int16)), "b.nii.gz", "all voxels are 3", "export it again"),
            ("singular affine", flat, "b.nii", "has no usable affine", "export it again"))},
     "gzip cut in half, predict": (predicted(source=image_bytes(half)), "b.nii.gz: cannot be read", AGAIN),
-    "4D, predict": (predicted(source=nifti(np.zeros((5, 5, 5, 2), np.int16))), "b.nii.gz: is 4D", "one file a volume"),
+    "4D, predict": (predicted(source=nifti(np.zeros((5, 5, 5, 2), np.int16))), "b.nii.gz: is 4D",
+                        "one file per volume"),
     "label without foreground": (prepared(label(np.zeros((33, 34, 35), np.uint8))), "b.nii.gz: is empty",
                                  "--allow-empty"),
     "label with fractions, prepare": (prepared(label(np.full((33, 34, 35), 0.5, np.float32))), "label value 0.5",
@@ -769,7 +770,8 @@ BAD = {
            ("a virtual data set", virtual, "lies in other files"))
        for key, place in (("image", 0), ("label", 1))},
     "unlabelled image is an external link": (of_scan(external_link, -1), "is a link to somewhere else", MADE_AGAIN),
-    **{f"scan {place + 1} of 40,000 voxels an axis": (of_scan(boundless, place), "need about", "shorten the train list")
+    **{f"scan {place + 1} of 40,000 voxels per axis":
+        (of_scan(boundless, place), "need about", "shorten the train list")
        for place in range(5)},
     "scan that is a pipe": (first_scan(pipe), "mri_norm2.h5 does not exist", "--data-dir"),
     "scan that is a folder": (first_scan(lambda path: path.unlink() or path.mkdir()), "does not exist", "--data-dir"),
@@ -835,14 +837,14 @@ BAD = {
         ("of a file beside it", ("sizes: 4 4 4", "datafile: a.nii.gz"), ("in another file", "export")),
         ("of a list of files", ("sizes: 4 4 4", "data file: LIST", "/etc/passwd"), ("cannot be read", AGAIN)),
         ("of a numbered list", ("sizes: 4 4 4", "data file: a%d.raw 1 4 1"), ("in another file", "export")),
-        ("of 40,000 voxels an axis", ("sizes: 40000 40000 40000",), ("40000 x 40000 x 40000 voxels", "export it")),
+        ("of 40,000 voxels per axis", ("sizes: 40000 40000 40000",), ("40000 x 40000 x 40000 voxels", "export it")),
         ("in the scanner's space", ("sizes: 4 4 4", "space: scanner-xyz"), ("'scanner-xyz'", "left-posterior")),
         ("in a space of nobody", ("sizes: 4 4 4", "space: right-up"), ("'right-up'", "export it in one of these")))},
     "NRRD of a system file, predict": (predicted(source=nrrd_header("sizes: 4 4 4", "data file: /etc/passwd")),
                                        "b.nrrd: its voxels are in another file", "one file"),
-    **{f"NIfTI{suffix} of 30,000 voxels an axis": (prepared(dimensions(suffix)), "30000 x 30000 x 30000 voxels",
+    **{f"NIfTI{suffix} of 30,000 voxels per axis": (prepared(dimensions(suffix)), "30000 x 30000 x 30000 voxels",
                                                   "crop or resample") for suffix in (".nii", ".nii.gz")},
-    "NIfTI of 30,000 voxels an axis, predict": (predicted(source=dimensions(".nii")), "b.nii: has 30000 x 30000",
+    "NIfTI of 30,000 voxels per axis, predict": (predicted(source=dimensions(".nii")), "b.nii: has 30000 x 30000",
                                                 "crop or resample"),
     **{f"{what}, {name}": (command(change), "is no regular file", ".nrrd")
        for what, change in (("pipe", pipe), ("folder", lambda path: path.unlink(missing_ok=True) or path.mkdir()))

@@ -17,7 +17,7 @@ import train_LA
 from evaluation.inference import segment
 from evaluation.report import load_run
 from imaging.preprocess import PUBLISHED, apply
-from imaging.scan_files import read_scan
+from imaging.scan_files import read_scan_file
 from runtime.files import load_tensors, save_tensors
 
 TINY = ["--patch-size", "32", "32", "32", "--stride", "16", "16", "16", "--labeled-batch", "2",
@@ -80,7 +80,7 @@ def test_the_label_map_is_what_the_test_script_would_segment(run, volume, tmp_pa
     nrrd.write(str(tmp_path / "scan.nrrd"), volume.astype(np.int16))
     _, labels = predicted(run, tmp_path / "scan.nrrd", tmp_path / "out", "--probabilities")
     recipe, method = load_run(run, train_LA.LARecipe, "last", "cpu")
-    image, _, _ = apply(read_scan(tmp_path / "scan.nrrd"), PUBLISHED["LA"])
+    image, _, _ = apply(read_scan_file(tmp_path / "scan.nrrd"), PUBLISHED["LA"])
     probabilities = segment(method, torch.from_numpy(image[None]), recipe)["fused"].numpy()
     assert np.allclose(np.moveaxis(labels["scan_probabilities.nii.gz"].get_fdata(), -1, 0), probabilities, atol=1e-6)
     kept = np.asarray(labels["scan.nii.gz"].dataobj) > 0

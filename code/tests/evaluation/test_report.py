@@ -101,7 +101,7 @@ def test_markdown_and_latex_hold_every_cell():
 
 
 def rows_of(values):
-    """Rows of one class; a Dice a case."""
+    """Rows of one class; a Dice per case."""
     return [row(case, 1, dice, dice / 2, 1.0, 1.0) for case, dice in values.items()]
 
 

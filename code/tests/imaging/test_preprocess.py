@@ -13,7 +13,7 @@ from nibabel.orientations import axcodes2ornt, inv_ornt_aff, io_orientation, orn
 
 from imaging import preprocess, scan_files
 from imaging.preprocess import PUBLISHED, Geometry, Preprocessing, apply, restore
-from imaging.scan_files import Scan, read_label, read_scan
+from imaging.scan_files import ScanFile, read_label, read_scan_file
 from runtime.errors import InputError
 
 ORIENTATIONS = ["RAS", "LPS", "SPL", "ASR", "PIR", "LIA", "IRP", "RSA"]
@@ -43,7 +43,7 @@ def stored(array, codes, spacing=(0.7, 1.3, 4.5), tilt=0.0):
 
 def scan_of(array, affine=None, spacing=None):
     affine = np.diag([*(spacing or (1, 1, 1)), 1.0]) if affine is None else affine
-    return Scan(np.asarray(array, np.float32), affine, nib.affines.voxel_sizes(affine), Path("scan.nii"))
+    return ScanFile(np.asarray(array, np.float32), affine, nib.affines.voxel_sizes(affine), Path("scan.nii"))
 
 
 # ---- there and back ----------------------------------------------------------------------------------------
@@ -75,7 +75,7 @@ def test_files_come_back_on_their_own_grid(tmp_path, dtype, slope, suffix):
         file.header.set_slope_inter(*slope)
     nib.save(file, tmp_path / f"scan{suffix}")
     original = nib.load(tmp_path / f"scan{suffix}")
-    scan = read_scan(tmp_path / f"scan{suffix}")
+    scan = read_scan_file(tmp_path / f"scan{suffix}")
     assert np.allclose(scan.array, original.get_fdata()) and np.allclose(scan.spacing, [1.3, 4.5, 0.7])
 
     _, classes, geometry = apply(scan, FOLDER, label)
@@ -238,7 +238,7 @@ def test_nrrd_affine(tmp_path, space, flips):
     array, _ = phantom()
     header = {"space": space, "space directions": np.diag([0.6, 0.7, 1.2]), "space origin": [1, 2, 3]}
     nrrd.write(str(tmp_path / "a.nrrd"), array, header if space else {"spacings": [0.6, 0.7, 1.2]})
-    scan = read_scan(tmp_path / "a.nrrd")
+    scan = read_scan_file(tmp_path / "a.nrrd")
     assert np.array_equal(scan.array, array) and np.allclose(scan.spacing, [0.6, 0.7, 1.2])
     assert np.allclose(np.diag(scan.affine)[:3], np.array(flips) * [0.6, 0.7, 1.2])
     assert np.allclose(scan.affine[:3, 3], np.array(flips) * [1, 2, 3] if space else 0)
@@ -249,7 +249,7 @@ def test_same_scan_as_nifti_and_as_nrrd(tmp_path):
     lps = np.diag([-1, -1, 1, 1]) @ affine
     header = {"space": "LPS", "space directions": lps[:3, :3].T, "space origin": lps[:3, 3]}
     nrrd.write(str(tmp_path / "a.nrrd"), array, header)
-    results = [apply(read_scan(path), FOLDER)
+    results = [apply(read_scan_file(path), FOLDER)
                for path in (tmp_path / "a.nrrd", nifti(tmp_path / "a.nii.gz", array, affine))]
     assert np.array_equal(results[0][0], results[1][0])
     assert np.allclose(results[0][2].affine, results[1][2].affine, atol=1e-4)

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from imaging.cases import write_case
-from imaging.scan_files import Scan, save_on_grid
+from imaging.scan_files import ScanFile, save_on_grid
 from runtime.errors import InputError
 from runtime.files import HOST, Table, inside, is_case_name, load_tensors, save_tensors, write_text
 
@@ -31,7 +31,7 @@ WRITERS = {
     "checkpoint": lambda path: save_tensors(path, {"w": torch.zeros(10 ** 6)}),
     "checkpoint of many": lambda path: save_tensors(path, {str(i): torch.zeros(10 ** 3) for i in range(300)}),
     "HDF5": lambda path: write_case(path, np.random.default_rng(0).random((99, 99, 99)), compression="gzip"),
-    "NIfTI": lambda path: save_on_grid(path, np.random.default_rng(0).random((99, 99, 99)), Scan(
+    "NIfTI": lambda path: save_on_grid(path, np.random.default_rng(0).random((99, 99, 99)), ScanFile(
         np.zeros((99, 99, 99)), np.eye(4), np.ones(3), Path("scan.nrrd"))),
     "row": lambda path: Table(path).append({"step": "x" * 10 ** 6}),
 }
