@@ -105,7 +105,7 @@ def check(options, machine):
     with TemporaryDirectory() as folder:
         for name in gpu_checks.CHECKS:
             if name in records.found:
-                lines = map(gpu_checks.Line._make, records.found[name])
+                lines = map(gpu_checks.Finding._make, records.found[name])
             else:
                 lines = gpu_checks.lines(name, options.device, options.quick, Path(folder) / name)
             kept = []

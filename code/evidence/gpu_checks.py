@@ -38,7 +38,7 @@ DIGITS = {"float64": (1e-9, 1e-12), "float32": (1e-4, 1e-4), "TF32": (1e-2, 1e-2
 WORLD = 2               # processes that share the one GPU
 
 
-class Line(NamedTuple):
+class Finding(NamedTuple):
     """One finding. `passed` is None where the device cannot be asked."""
 
     item: str
@@ -48,11 +48,11 @@ class Line(NamedTuple):
 
 
 def within(item, value, most):
-    return Line(item, f"{value:.2e}", f"≤ {most:.0e}", value <= most)
+    return Finding(item, f"{value:.2e}", f"≤ {most:.0e}", value <= most)
 
 
 def holds(item, value, expected):
-    return Line(item, str(value), str(expected), value == expected)
+    return Finding(item, str(value), str(expected), value == expected)
 
 
 # ---- the checks --------------------------------------------------------------------------------------------------
@@ -64,7 +64,7 @@ def devices(device, quick, folder):
     for name in dict.fromkeys(["auto", *index]):
         own = Device(name)
         total = torch.ones(8, device=own.torch).sum().item()
-        yield Line(f"Device({name!r})", str(own), "a sum of ones", total == 8 and own.peak_memory() >= 0)
+        yield Finding(f"Device({name!r})", str(own), "a sum of ones", total == 8 and own.peak_memory() >= 0)
 
 
 def agreement(device, quick, folder):
@@ -84,7 +84,7 @@ def agreement(device, quick, folder):
             try:
                 own = Device(device, len(recipe.patch_size), amp=precision == "bfloat16")
             except InputError:      # bfloat16 in 3D on a CPU
-                yield Line(f"{name} in {precision}", "refused", "", None)
+                yield Finding(f"{name} in {precision}", "refused", "", None)
                 continue
             if precision == "TF32" and not own.cuda:
                 continue
@@ -147,7 +147,7 @@ def waits(device, quick, folder):
     for name in ("ACDC",) if quick else ("ACDC", "LA"):
         loop = gpu_runs.loop_of(name, True, Path(folder) / f"waits_{name}", device=device)
         if not loop.device.cuda:
-            yield Line(f"{name}: waits a step", "no GPU", "0", None)
+            yield Finding(f"{name}: waits a step", "no GPU", "0", None)
             continue
         streams, unread = loop.streams(), None
         batches = iter(streams.batches(0, 5, 0, pin_memory=True))
@@ -202,7 +202,7 @@ def ranks(device, quick, folder):
     for process in started:
         process.join(300)
     if any(process.exitcode for process in started) or queue.empty():
-        yield Line("two processes", f"exit codes {[process.exitcode for process in started]}", "0", False)
+        yield Finding("two processes", f"exit codes {[process.exitcode for process in started]}", "0", False)
         return
     for item, value, most in queue.get():
         yield within(f"two processes, {item}", value, most)
@@ -272,13 +272,13 @@ def large_volume(device, quick, folder):
     network = own.place(build_subnet("vnet", 1, 14))
     probs = sliding_window(network, torch.zeros(1, *shape), patch, patch)
     wrong = int(((probs.sum(0) - 1).abs() > 1e-3).sum())
-    yield Line(f"{shape} voxels, 14 classes", f"{wrong} voxels off, peak {own.peak_memory():.2f} GiB, result on "
+    yield Finding(f"{shape} voxels, 14 classes", f"{wrong} voxels off, peak {own.peak_memory():.2f} GiB, result on "
                f"{probs.device.type}", "0 off", wrong == 0)
     message = io.StringIO()
     with contextlib.redirect_stderr(message), contextlib.suppress(SystemExit):
         reported(lambda args: torch.empty(2 ** 48, device=own.torch))([])
     said = " ".join(message.getvalue().split())
-    yield Line("no memory left", said[:90], "one line", bool(re.match("error: out of memory", said)))
+    yield Finding("no memory left", said[:90], "one line", bool(re.match("error: out of memory", said)))
 
 
 CHECKS = {check.__name__: check for check in (devices, agreement, components, waits, resuming, ranks, backend,
@@ -286,9 +286,9 @@ CHECKS = {check.__name__: check for check in (devices, agreement, components, wa
 
 
 def lines(name, device, quick, folder):
-    """The Lines of a check; whatever it raises is a Line, too, and the other checks go on."""
+    """The Findings of a check; whatever it raises is a Finding, too, and the other checks go on."""
     Path(folder).mkdir(parents=True, exist_ok=True)
     try:
         yield from CHECKS[name](device, quick, folder)
     except Exception as error:      # what goes wrong on a machine that nobody has seen
-        yield Line(name, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}", "", False)
+        yield Finding(name, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}", "", False)

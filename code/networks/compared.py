@@ -21,7 +21,7 @@ from networks.initialisation import kaiming
 from networks.multi_decoder import MultiDecoder
 from networks.pyramid import FeatureDropout, FeatureNoise, PyramidNet
 from networks.signed_distance import SignedDistanceNet
-from networks.ssnet import SSNet
+from networks.ssnet import EmbeddingNet
 from networks.subnet import Subnet
 from runtime.errors import InputError
 
@@ -81,7 +81,7 @@ NETWORKS = {
     "urpc_vnet": _urpc_vnet, "urpc_unet": _urpc_unet, "urpc_unet3d": _urpc_unet3d,
     "mcnet3d_v1": _mcnet(vnet, DECODERS_3D[:2]), "mcnet3d_v2": _mcnet(vnet, DECODERS_3D),
     "mcnet2d_v1": _mcnet(unet, DECODERS_2D[:2]), "mcnet2d_v2": _mcnet(unet, DECODERS_2D),
-    "ssnet3d": _on(vnet, "transposed", SSNet), "ssnet2d": _on(unet, "linear", SSNet),
+    "ssnet3d": _on(vnet, "transposed", EmbeddingNet), "ssnet2d": _on(unet, "linear", EmbeddingNet),
 }
 
 

@@ -21,7 +21,7 @@ def perceptron(size):
     return nn.Sequential(nn.Linear(size, SIZE), nn.BatchNorm1d(SIZE), nn.ReLU(), nn.Linear(SIZE, SIZE))
 
 
-class SSNet(nn.Module):
+class EmbeddingNet(nn.Module):
     """x (B, in_channels, *S) -> logits (B, C, *S), embedding (B, 16, *S): the feature that the logits are made of.
 
     `projection` and `prediction` act on rows of features; `selectors[c - 1]` is foreground class c's. The release's

@@ -8,7 +8,7 @@ import torch
 
 import gpu_day
 from evidence import gpu_checks, gpu_timing
-from evidence.gpu_checks import Line
+from evidence.gpu_checks import Finding
 from runtime.files import load_tensors
 from training import fit
 
@@ -45,16 +45,16 @@ def test_a_check_that_fails_or_raises_is_a_line_and_is_made_again(tmp_path, caps
 
     def wrong(device, quick, folder):
         asked.append("wrong")
-        yield Line("a value", "2", "1", False)
+        yield Finding("a value", "2", "1", False)
 
     def raising(device, quick, folder):
         asked.append("raising")
-        yield Line("first", "1", "1", True)
+        yield Finding("first", "1", "1", True)
         raise RuntimeError("CUDA error: \n no kernel image")
 
     def right(device, quick, folder):
         asked.append("right")
-        yield Line("a value", "1", "1", True)
+        yield Finding("a value", "1", "1", True)
     monkeypatch.setattr(gpu_checks, "CHECKS", {"wrong": wrong, "raising": raising, "right": right})
     for _ in range(2):
         assert gpu_day.main(["check", *QUICK, "--out", str(tmp_path)]) == 1
