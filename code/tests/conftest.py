@@ -28,6 +28,7 @@ from training.run_folder import RunFolder
 settings.register_profile("suite", deadline=None, derandomize=True, database=None, max_examples=100)
 settings.load_profile("suite")
 torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"      # of the processes that tests start: several tests may run at once
 
 # What is drawn of each set: in-plane extents differ, and LA and BraTS have axes on both sides of the patch's 32
 PHANTOMS = {

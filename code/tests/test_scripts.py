@@ -198,7 +198,7 @@ def test_tested_runs_are_compared(trained, capsys):
 
 
 def start(command, cwd):
-    environment = {**os.environ, "OMP_NUM_THREADS": "2", "PYTHONPATH": ""}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": ""}
     return subprocess.run([sys.executable, *command], cwd=cwd, capture_output=True, text=True, env=environment,
                           timeout=300)
 

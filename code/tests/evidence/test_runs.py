@@ -140,6 +140,7 @@ reproduce.main()
 """
 
 
+@pytest.mark.slow
 def test_a_kill_and_a_double_start_lose_nothing(arguments, tmp_path):
     """Killed while it trains; refused while another process holds the run, and by name; then it goes on to the end."""
     script = tmp_path / "driver.py"
