@@ -118,6 +118,18 @@ def between(key, heading, scale, digits):
     return Column(heading, cell)
 
 
+def step_seconds():
+    """Median over the runs of a step of self-training; of runs on different machines, not to be compared."""
+    return Column("s per step", lambda line, _: f"{np.median([run.seconds['self'] for run in line.runs.values()]):.2f}"
+                  if line.runs else "")
+
+
+def peak_memory():
+    """The most resident memory of a run."""
+    return Column("peak memory (GiB)", lambda line, _: f"{max(run.memory for run in line.runs.values()):.2f}"
+                  if line.runs else "")
+
+
 def subnets():
     return [metric("dice", f"subnet {index}: Dice", view=f"subnet{index}") for index in (0, 1)]
 
@@ -136,7 +148,8 @@ LAYOUTS = {
                             metric("dice", "validation: Dice", tested=("val", "last")), *agreement()],
     "mini": lambda place: [seeds(), *map(metric, tables.METRICS), empty(), *map(against, place.baselines), *subnets(),
                            metric("dice", "`best`: Dice", tested=("val", "best")),
-                           metric("hd95", "`best`: 95HD", tested=("val", "best")), *agreement()],
+                           metric("hd95", "`best`: 95HD", tested=("val", "best")), *agreement(), step_seconds(),
+                           peak_memory()],
     "plain": lambda place: [seeds(), *map(metric, tables.METRICS), empty(), *subnets()],
     "held_out": lambda place: [seeds(), *map(metric, tables.METRICS), empty(), *map(against, place.baselines),
                                *subnets(), *agreement()],

@@ -37,7 +37,7 @@ def gpu(name, results):
     runs = runs_of([name], "paper")
     there = [found for run in runs if (found := kept(run, results))]
     lines = [f"`python code/reproduce.py run {name}` makes the {len(runs)} runs ({len(there)} are there)."]
-    costs = [(found.hours, max(float(row["memory_gib"]) for row in found.text_rows("log"))) for found in there]
+    costs = [(found.hours, found.memory) for found in there]
     lines.append("Hours and memory on a GPU: not yet measured." if not costs else
                  "Hours a run and memory: {:.1f} h, {:.1f} GiB (medians).".format(*np.median(costs, 0)))
     return " ".join(lines)

@@ -159,8 +159,7 @@ PLACES = {
         for method in ("cps", "cml")), "short", "short", ("CPS, 3 × the steps",)),
     # ours: minutes a run, too short to rank methods
     "mini_acdc7": Place("ACDC, 7 labelled patients, 20 validation volumes",
-                        _several(("supervised", "mean_teacher", *STEPS), "ACDC", 7,
-                                 {"supervised": 3, "cps": 3, "cml": 3}.items()), "mini", "mini",
+                        _several(METHODS, "ACDC", 7, {"supervised": 3, "cps": 3, "cml": 3}.items()), "mini", "mini",
                         ("supervised", "CPS")),
     "mini_terms": Place("ACDC, terms of CML's objective (Table 4), 7 labelled patients", _terms("ACDC", 7), "mini",
                         "mini", ("labelled",)),

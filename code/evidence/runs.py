@@ -126,6 +126,11 @@ class Kept:
         return {stage: float(np.median(values)) for stage, values in times.items()}
 
     @property
+    def memory(self):
+        """The most memory that a step of training held, in GiB: resident on a CPU, allocated on a GPU."""
+        return max(float(row["memory_gib"]) for row in self.text_rows("log"))
+
+    @property
     def hours(self):
         """Of all steps of training; validation is left out."""
         return sum(float(row["seconds"]) for row in self.text_rows("log")) / 3600

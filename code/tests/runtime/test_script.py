@@ -74,6 +74,7 @@ class Interrupting:
         if name == "numpy":
             os.kill(os.getpid(), signal.SIGINT)
 
+signal.signal(signal.SIGINT, signal.default_int_handler)    # it may be ignored, as in a job in the background
 sys.meta_path.insert(0, Interrupting())
 sys.argv = sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name="__main__")
