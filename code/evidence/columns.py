@@ -118,16 +118,15 @@ def between(key, heading, scale, digits):
     return Column(heading, cell)
 
 
-def step_seconds():
-    """Median over the runs of a step of self-training; of runs on different machines, not to be compared."""
-    return Column("s per step", lambda line, _: f"{np.median([run.seconds['self'] for run in line.runs.values()]):.2f}"
-                  if line.runs else "")
-
-
-def peak_memory():
-    """The most resident memory of a run."""
-    return Column("peak memory (GiB)", lambda line, _: f"{max(run.memory for run in line.runs.values()):.2f}"
-                  if line.runs else "")
+def costs():
+    """Medians over the runs: of a step of self-training, and of the most memory that was held."""
+    def column(heading, of):
+        def cell(line, _):
+            there = [of(run) for run in line.runs.values() if run.text_rows("log")]
+            return f"{np.median(there):.2f}" if there else ""
+        return Column(heading, cell)
+    return [column("s per step", lambda run: run.seconds["self"]),
+            column("peak memory (GiB)", lambda run: run.memory)]
 
 
 def subnets():
@@ -148,8 +147,7 @@ LAYOUTS = {
                             metric("dice", "validation: Dice", tested=("val", "last")), *agreement()],
     "mini": lambda place: [seeds(), *map(metric, tables.METRICS), empty(), *map(against, place.baselines), *subnets(),
                            metric("dice", "`best`: Dice", tested=("val", "best")),
-                           metric("hd95", "`best`: 95HD", tested=("val", "best")), *agreement(), step_seconds(),
-                           peak_memory()],
+                           metric("hd95", "`best`: 95HD", tested=("val", "best")), *agreement(), *costs()],
     "plain": lambda place: [seeds(), *map(metric, tables.METRICS), empty(), *subnets()],
     "held_out": lambda place: [seeds(), *map(metric, tables.METRICS), empty(), *map(against, place.baselines),
                                *subnets(), *agreement()],

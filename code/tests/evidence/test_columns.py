@@ -9,7 +9,7 @@ import reproduce
 from evaluation.report import write_rows
 from evaluation.tables import read_rows
 from evidence import columns, document, figures, passes, runs
-from evidence.experiments import PLACES
+from evidence.experiments import METHODS, PLACES
 from runtime.errors import InputError
 from runtime.files import ROOT
 
@@ -22,7 +22,7 @@ def cells(name, results):
 
 def test_a_row_is_mean_and_deviation_over_seeds_and_is_paired_where_seeds_are_shared(results):
     table = cells("mini_acdc7", results)
-    assert list(table) == ["supervised", "mean teacher", "CPS", "CFL", "CML"]
+    assert list(table) == [title for name, (title, _) in METHODS.items() if name != "cml_plus"]
     supervised, cml = table["supervised"], table["CML"]
     assert supervised["seeds"] == "2" and cml["seeds"] == "3"
     assert supervised["Dice (%) ↑"] == "51.00 ± 1.41"       # 50 and 52
@@ -33,6 +33,16 @@ def test_a_row_is_mean_and_deviation_over_seeds_and_is_paired_where_seeds_are_sh
     assert cml["`best`: Dice"] == "67.00 ± 8.72"
     # seeds 1337 and 1338: patient i gains 10 + i and 6 + i points; all five better, p = 2 / 32
     assert cml["Δ to supervised (p)"] == "+10.00 (0.062)" and cml["Δ to CPS (p)"] == ""
+
+
+def test_what_a_step_costs_is_read_from_the_logs(results):
+    for seed, seconds, memory in ((1337, 1.0, 2.0), (1338, 3.0, 1.0)):
+        (results / f"ACDC/cml_7_seed{seed}_mini/log.csv").write_text(
+            "stage,step,seconds,memory_gib\n" + f"pre,1,9,0.5\nself,1,9,0.5\nself,2,{seconds},{memory}\n"
+            f"self,3,{seconds},0.5\n")
+    cml = cells("mini_acdc7", results)["CML"]
+    assert cml["s per step"] == "2.00" and cml["peak memory (GiB)"] == "1.50"
+    assert cells("mini_acdc7", results)["supervised"]["s per step"] == ""
 
 
 def test_a_missing_cell_stays_empty(results):
@@ -83,7 +93,8 @@ def test_every_form_of_a_table_holds_the_same_cells(results, tmp_path):
     reproduce.main(["collect", "mini_acdc7", "--results", str(results), "--output", str(tmp_path / "tables")])
     with open(tmp_path / "tables/mini_acdc7_mini.csv", newline="") as file:
         heading, *lines = list(csv.reader(file))
-    assert "66.00 ± 8.72" in lines[-1] and heading[1] == "seeds"
+    [cml] = [line for line in lines if line[0] == "CML"]
+    assert "66.00 ± 8.72" in cml and heading[1] == "seeds"
     markdown = (tmp_path / "tables/mini_acdc7_mini.md").read_text()
     assert [line.split(" | ")[1] for line in markdown.splitlines()[2:]] == [line[1] for line in lines]
     assert r"66.00 $\pm$ 8.72" in (tmp_path / "tables/mini_acdc7_mini.tex").read_text()
