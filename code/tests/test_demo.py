@@ -7,8 +7,8 @@ import demo
 
 @pytest.mark.parametrize("dataset, size, recipe", [
     ("ACDC", (3, 40, 36), {"patch_size": (32, 32)}),
-    ("LA", (40, 36, 34), {"patch_size": (32, 32, 32), "stride": (32, 32, 32), "half_resolution": False,
-                          "holdout_test": 0})])
+    pytest.param("LA", (40, 36, 34), {"patch_size": (32, 32, 32), "stride": (32, 32, 32), "half_resolution": False,
+                                      "holdout_test": 0}, marks=pytest.mark.slow)])
 def test_the_demo_ends_with_a_table_and_a_picture(dataset, size, recipe, tmp_path, monkeypatch, narrow, capsys):
     tiny = demo.DEMOS[dataset]._replace(phantoms={"train": 3, "test": 2, "size": size}, recipe=recipe | {
         "labeled": 1, "labeled_batch": 2, "unlabeled_batch": 2, "pre_steps": 2, "self_steps": 3, "eval_every": 2})

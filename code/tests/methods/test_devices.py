@@ -51,7 +51,8 @@ def meta(monkeypatch):
         yield
 
 
-@pytest.mark.parametrize("dataset", ["LA", "ACDC", pytest.param("BraTS2019", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("dataset", ["LA", *(pytest.param(name, marks=pytest.mark.slow)
+                                            for name in ("ACDC", "BraTS2019"))])
 @pytest.mark.parametrize("method", registry.METHODS)
 def test_a_step_at_the_papers_size_fits_together_on_the_meta_device(meta, dataset, method):
     """Networks, losses and updates meet in shape, precision and device, with the layers that a GPU gets."""
@@ -95,6 +96,7 @@ def test_a_step_on_slices_in_bfloat16_is_that_in_float32(narrow, method):
     assert [loss.item() for loss in found[True]] == pytest.approx([loss.item() for loss in found[False]], rel=0.05)
 
 
+@pytest.mark.slow
 def test_a_network_compiles_in_one_graph_with_the_layers_of_a_gpu(narrow):
     """Outputs, gradients and running statistics are those of the eager one, in training and evaluation mode.
 

@@ -34,9 +34,8 @@ from training.datasets import DATASETS
 
 SIZES = {"LA": {"patch_size": (16, 16, 16), "stride": (16, 16, 16)}, "ACDC": {"patch_size": (16, 16)},
          "BraTS2019": {"patch_size": (16, 16, 16), "stride": (16, 16, 16)}}
-# Data set and steps; volumes take few of them where time counts. Without weight decay nothing moves but by gradients
-LENGTHS = [("ACDC", 30), ("LA", 4), ("BraTS2019", 4)]
-SLOW = [pytest.param(case, marks=pytest.mark.slow) for case in (("LA", 30), ("BraTS2019", 30))]
+# Data set and steps. Without weight decay nothing moves but by gradients
+LENGTHS = [("ACDC", 30), *(pytest.param(case, marks=pytest.mark.slow) for case in (("LA", 30), ("BraTS2019", 30)))]
 TINY = {"labeled_batch": 4, "unlabeled_batch": 4, "eval_every": 100, "weight_decay": 0.0, "lr": 0.03}
 # Parameters that wait for what so short a run does not bring: SS-Net's first class has no voxel that is found yet
 SELDOM = {("ss_net", "ACDC"): "networks.selectors.0."}
@@ -59,7 +58,11 @@ def _trained():
     return {}
 
 
-@pytest.fixture(params=[*LENGTHS, *SLOW], ids=lambda case: f"{case[0]}-{case[1]}")
+def name_of(length):
+    return f"{length[0]}-{length[1]}"
+
+
+@pytest.fixture(params=LENGTHS, ids=name_of)
 def length(request):
     return request.param
 
@@ -113,6 +116,7 @@ def _train(method, dataset, steps, recipe, runs, monkeypatch, home):
                            method=loop.method.eval())
 
 
+@pytest.mark.parametrize("length", [*LENGTHS, ("LA", 4)], indirect=True, ids=name_of)
 def test_its_terms_are_finite_and_move(trained):
     """Whole numbers are counts and may stay."""
     steps = trained.recipe.pre_steps + trained.recipe.self_steps

@@ -346,6 +346,7 @@ def test_every_process_takes_a_gpu_of_its_own(among, monkeypatch):
 # ---- as a user starts them -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_torchrun_trains_at_full_width(phantoms, tmp_path):
     args = ["mini", "--labeled", "2", "--labeled-batch", "4", "--unlabeled-batch", "4", "--patch-size", "32", "32",
             "--pre-steps", "0", "--self-steps", "1", "--workers", "1", "--device", "cpu", "--data-dir",
