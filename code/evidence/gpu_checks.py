@@ -71,8 +71,8 @@ def agreement(device, quick, folder):
     """A step of self-training without dropout against the plain recipe in float64 on the CPU; pseudo-labels fixed."""
     for name in ("LA", "ACDC") if quick else SETS:
         # smaller patches leave few voxels to the deepest batch norms, and bfloat16 loses its way among them
-        larger = {"patch_size": (32, 32, 32)} if quick and name == "LA" else {
-            "patch_size": PATCHES[name], "labeled_batch": 4, "unlabeled_batch": 4}
+        edges, scans = ((32, 32, 32), 2) if quick and name == "LA" else (PATCHES[name], 4)
+        larger = {"patch_size": edges, "labeled_batch": scans, "unlabeled_batch": scans}
         recipe = gpu_runs.recipe_of(name, True, **larger)
         plain = gpu_runs.exact(recipe)
         labels = []

@@ -18,7 +18,7 @@ from training.fit import Fit
 from training.run_folder import RunFolder
 
 # a scan, an edge of a patch, and scans of a batch, labelled as unlabelled
-SMALL = {"LA": ((24, 22, 20), 16, 2), "ACDC": ((3, 40, 36), 32, 2), "BraTS": ((40, 36, 34), 32, 2)}
+SMALL = {"LA": ((24, 22, 20), 16, 4), "ACDC": ((3, 40, 36), 32, 2), "BraTS": ((40, 36, 34), 32, 2)}
 
 
 def recipe_of(name, quick, **changes):
