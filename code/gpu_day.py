@@ -28,6 +28,7 @@ import tyro
 
 from evidence import gpu_checks, gpu_runs, gpu_timing
 from evidence.workloads import SETS
+from runtime.command_line import parsed
 from runtime.device import Device
 from runtime.errors import DEBUG, InputError
 from runtime.files import ROOT, make_folder
@@ -221,7 +222,7 @@ def stopping_after(minutes):
 
 @reported
 def main(args=None):
-    options = tyro.cli(Options, args=args, description=f"{__doc__}\n{DEBUG}")
+    options = parsed(Options, args, description=f"{__doc__}\n{DEBUG}")
     options.device = str(Device(options.device).torch)
     machine = machine_of(options.device)
     print("; ".join(f"{key} {value}" for key, value in machine.items()), flush=True)

@@ -26,6 +26,7 @@ from evaluation import agreement as subnets
 from evaluation.report import write_rows
 from evidence import columns, document, figures, page, runs
 from evidence.experiments import PLACES
+from runtime.command_line import run_command
 from runtime.errors import InputError, one_line
 from runtime.files import ROOT, make_folder, write_text
 
@@ -165,9 +166,9 @@ def publish(folders: Folders, results: Path = runs.RESULTS[0]):
 
 @reported
 def main(args=None):
-    tyro.extras.subcommand_cli_from_dict({
+    run_command({
         "list": show, "plan": plan, "run": run, "collect": collect, "figures": figures.draw, "report": page.write,
-        "agreement": agreement, "pseudo-labels": pseudo_labels, "publish": publish}, description=__doc__, args=args)
+        "agreement": agreement, "pseudo-labels": pseudo_labels, "publish": publish}, args, description=__doc__)
 
 
 if __name__ == "__main__":

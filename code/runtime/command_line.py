@@ -1,5 +1,6 @@
 """Command lines by tyro whose mistakes are one line, as every other error."""
 import contextlib
+import functools
 import io
 import re
 
@@ -8,16 +9,24 @@ import tyro
 from runtime.errors import InputError
 
 
-def parsed(options, args, **how):
-    """tyro.cli(options, args=args, **how); InputError, one line, for an unknown, missing or unreadable option."""
+def parsed(options, args, cli=tyro.cli, **how):
+    """cli(options, args=args, **how); InputError, one line, for an unknown, missing or unreadable option."""
     told = io.StringIO()
     try:
         with contextlib.redirect_stderr(told):
-            return tyro.cli(options, args=args, **how)
+            return cli(options, args=args, **how)
     except SystemExit as stopped:
         if not stopped.code:        # --help
             raise
         raise InputError(f"{_without_frame(told.getvalue())}; --help shows all options") from None
+
+
+def run_command(commands, args, **how):
+    """Call one of `commands`, {name: function}, as the command line says; errors as `parsed`."""
+    def later(function):        # the function runs when parsing is over, so that its own stderr is shown
+        return functools.wraps(function)(lambda *values, **options: functools.partial(function, *values, **options))
+    return parsed({name: later(function) for name, function in commands.items()}, args,
+                  tyro.extras.subcommand_cli_from_dict, **how)()
 
 
 def _without_frame(text):

@@ -17,11 +17,14 @@ import numpy as np
 import pytest
 import torch
 
+import benchmark
+import gpu_day
 import predict
 import prepare_ACDC
 import prepare_BraTS
 import prepare_folder
 import prepare_LA
+import reproduce
 import test_LA as testing_LA
 import train_ACDC
 import train_BraTS
@@ -569,6 +572,9 @@ BAD = {
 
     # options
     "unknown preset": (lambda *_: (train_LA.main, ["tiny"]), "preset 'tiny' is unknown", "paper, mini"),
+    **{f"unknown option of {script.__name__}": (lambda *_, script=script, word=word: (script.main, [word, "--nope"]),
+                                                "--nope", "--help")
+       for script, word in ((reproduce, "plan"), (gpu_day, "check"), (benchmark, "metrics"))},
     "unknown method": (option("--method", "vat"), "--method vat: unknown", "cml"),
     "unknown network": (option("--network", "resnet"), "--network resnet", "vnet"),
     "network of other axes": (option("--network", "unet"), "--network unet: choose one for 3 axes", "vnet"),
