@@ -77,13 +77,21 @@ COMBINED = {
 SUPERVISED = ("eq2", *COMBINED, *DICE)
 
 
+def check_supervised(name, num_classes):
+    """InputError for a name that is unknown, or whose Dice looks at class 1 alone where there are more than two."""
+    if name not in SUPERVISED:
+        raise InputError(f"--hyper.supervised {name}: unknown, choose one of {', '.join(SUPERVISED)}")
+    if name.endswith("_fg") and num_classes > 2:
+        raise InputError(f"--hyper.supervised {name}: its Dice looks at class 1 alone, and there are {num_classes} "
+                         "classes; choose eq2 or dsq_all")
+
+
 def supervised_loss(name):
     """callable(logits (B, C, *S), target (B, *S) int) -> scalar, of a name in SUPERVISED; 'eq2' is the paper's Eq. 2.
 
-    Raises InputError for an unknown name; so does the callable if its Dice looks at class 1 alone and C is above 2.
+    Raises InputError as `check_supervised`; the callable, too, which knows C.
     """
-    if name not in SUPERVISED:
-        raise InputError(f"--hyper.supervised {name}: unknown, choose one of {', '.join(SUPERVISED)}")
+    check_supervised(name, 2)
     return segmentation_loss if name == "eq2" else partial(_named, name)
 
 
@@ -98,9 +106,7 @@ def half_and_half(dataset, protocol):
 
 
 def _named(name, logits, target):
-    if name.endswith("_fg") and logits.shape[1] > 2:
-        raise InputError(f"--hyper.supervised {name}: its Dice looks at class 1 alone, and there are "
-                         f"{logits.shape[1]} classes; choose eq2 or dsq_all")
+    check_supervised(name, logits.shape[1])
     log_prob = widened(logits).log_softmax(1)
     weight, dice = COMBINED.get(name, (1, name))
     loss = DICE[dice](log_prob.exp(), target)
