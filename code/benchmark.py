@@ -10,6 +10,7 @@ ratio of the medians, memory is each process's peak. Prints Markdown, each line 
 `validation`: share of training time that validation takes at the paper preset. `limit`: the convolutions' own time
 at the best rate this machine reaches for their shapes, and its share of the step or volume. `growth`: step
 time against patch volume, test time against volume, memory of the scans against their number, fitted and drawn.
+`methods`: a step of every method in the training loop, on slices, in turns with the supervised one.
 """
 import itertools
 import platform
@@ -38,7 +39,8 @@ from dataloaders.scans import Scan
 from evaluation import plots
 from evaluation.inference import mean_dice, segment
 from evidence import workloads
-from evidence.stopwatch import compare, seconds_of
+from evidence.stopwatch import Timed, compare, seconds_of
+from methods.registry import METHODS
 from runtime.command_line import parsed
 from runtime.device import CHANNELS_LAST
 from runtime.errors import InputError
@@ -50,7 +52,7 @@ TARGETS = {"metrics": (10, None), "sampling": (20, None), "components": (5, None
            "ACDC-step": (1.6, 0.7), "LA-step": (2.2, 0.6), "BraTS-step": (2.2, None), "LA-volume": (1.7, None)}
 VALIDATION_SHARE, CONVOLUTION_SHARE = 0.05, 0.6     # targets of `validation` and `limit`
 LIMITED = "-step", "ACDC-volume"                    # rows that `limit` looks at
-REPORTS = ("validation", "limit", "growth")
+REPORTS = ("validation", "limit", "growth", "methods")
 
 
 @dataclass(kw_only=True)
@@ -220,6 +222,20 @@ def _resident_growth(folder, count):
     return grown / 2 ** 30 * bool(scans)
 
 
+def methods_lines(options):
+    """Seconds of a step and the process's peak memory, of every method; times those of the supervised baseline."""
+    repeat = 1 if options.quick else options.repeat
+    with TemporaryDirectory() as folder:
+        write_phantoms(Path(folder), "ACDC", train=8, val=1, test=1, size=workloads.SHAPES["ACDC"][options.quick])
+        make = partial(workloads.training_step, folder=Path(folder))
+        with Timed(make, "supervised", options.quick) as baseline:
+            for method in METHODS:
+                with Timed(make, method, options.quick) as timed:
+                    turns = [(timed.time(), baseline.time()) for _ in range(repeat + 1)][1:]
+                    seconds, at_least = np.median(turns, 0)
+                    yield [method, f"{seconds:.3g}", f"{seconds / at_least:.2f}", f"{timed.peak():.2f}"]
+
+
 # ---- what is printed -----------------------------------------------------------------------------------------
 
 
@@ -234,9 +250,11 @@ def show(headings, lines):
 
 
 def report(row, options):
-    """`validation`, `limit` or `growth` as a table."""
+    """`validation`, `limit`, `growth` or `methods` as a table."""
     if row == "growth":
         return show(["LA", "fit", "exponent", "R²"], growth_lines(options))
+    if row == "methods":
+        return show(["method", "s per step", "of supervised", "peak memory (GiB)"], methods_lines(options))
     if row == "validation":
         return show(["validation", "volumes", "s a volume", "every ... steps", "s a step", "share of training",
                      "target", ""], (validation_line(name, options) for name in workloads.SETS))

@@ -118,15 +118,10 @@ def between(key, heading, scale, digits):
     return Column(heading, cell)
 
 
-def costs():
-    """Medians over the runs: of a step of self-training, and of the most memory that was held."""
-    def column(heading, of):
-        def cell(line, _):
-            there = [of(run) for run in line.runs.values() if run.text_rows("log")]
-            return f"{np.median(there):.2f}" if there else ""
-        return Column(heading, cell)
-    return [column("s per step", lambda run: run.seconds["self"]),
-            column("peak memory (GiB)", lambda run: run.memory)]
+def settled(count=5):
+    """Of a learning rate that never falls, the last weights are those of a better or worse moment; this is steadier."""
+    return Column(f"last {count} validations: Dice", lambda line, _: over_runs(
+        [np.mean(run.validations[-count:]) for run in line.runs.values() if run.validations]))
 
 
 def subnets():
@@ -146,8 +141,8 @@ LAYOUTS = {
     "short": lambda place: [seeds(), *map(metric, tables.METRICS), empty(), *map(against, place.baselines), *subnets(),
                             metric("dice", "validation: Dice", tested=("val", "last")), *agreement()],
     "mini": lambda place: [seeds(), *map(metric, tables.METRICS), empty(), *map(against, place.baselines), *subnets(),
-                           metric("dice", "`best`: Dice", tested=("val", "best")),
-                           metric("hd95", "`best`: 95HD", tested=("val", "best")), *agreement(), *costs()],
+                           settled(), metric("dice", "`best`: Dice", tested=("val", "best")),
+                           metric("hd95", "`best`: 95HD", tested=("val", "best")), *agreement()],
     "plain": lambda place: [seeds(), *map(metric, tables.METRICS), empty(), *subnets()],
     "held_out": lambda place: [seeds(), *map(metric, tables.METRICS), empty(), *map(against, place.baselines),
                                *subnets(), *agreement()],

@@ -59,13 +59,12 @@ def curve(run, found):
     """Points of a kept run's val.csv."""
     images, recipe = images_a_step(run.recipe), run.recipe
     points = []
-    for row in found.text_rows("val"):
+    for row, dice in zip(found.text_rows("val"), found.validations, strict=True):
         step, pre = int(row["step"]), row["stage"] == "pre"
         before = {"pre": step, "self": 0} if pre else {"pre": recipe.pre_steps if "pre" in images else 0, "self": step}
-        headline = next(value for key, value in row.items() if key not in ("stage", "step", "split"))
         spent = [sum(before[name] * one[index] for name, one in images.items()) for index in (0, 1)]
         points.append(Point(sum(before.values()), before["self"] if not pre else step - recipe.pre_steps, *spent,
-                            100 * float(headline)))
+                            dice))
     return points
 
 

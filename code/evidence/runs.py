@@ -114,6 +114,13 @@ class Kept:
         return Table(self.folder / f"{name}.csv").rows()
 
     @functools.cached_property
+    def validations(self):
+        """Dice in percent of val.csv's rows, of the view that the method is tested with."""
+        views = [[value for key, value in row.items() if key not in ("stage", "step", "split")]
+                 for row in self.text_rows("val")]
+        return [100 * float(headline) for headline, *_ in views]
+
+    @functools.cached_property
     def config(self):
         return read_config(self.folder)
 

@@ -4,6 +4,8 @@ The plain recipe: contiguous memory, one graph for both halves of a step, one wi
 metrics, scikit-image class by class, HDF5 read for each sample. Scans are phantoms; networks are untrained, which
 costs the same. `variant` is "plain" or "fast"; `quick` takes small shapes.
 """
+import contextlib
+import io
 import itertools
 from dataclasses import replace
 from functools import partial
@@ -24,6 +26,8 @@ from method import Batch
 from methods import registry
 from runtime.device import Device
 from training.datasets import DATASETS
+from training.fit import Fit
+from training.run_folder import RunFolder
 
 PATCHES = {"LA": (48, 48, 32), "ACDC": (64, 64), "BraTS": (48, 48, 48)}      # of --quick
 SETS = {dataset.scripts: dataset for dataset in DATASETS.values()}
@@ -164,6 +168,22 @@ def step_of(recipe, name, variant):
 def step(variant, quick, name, device="cpu"):
     """... of the paper's recipe."""
     return step_of(settings(name, quick, device)[1], name, variant)
+
+
+def training_step(method, quick, folder):
+    """One step of a method's last stage in the real training loop: `mini` on the ACDC phantoms of `folder`."""
+    recipe = replace(SETS["ACDC"].presets["mini"], method=method, labeled=2, data_dir=folder, out=folder / method,
+                     device="cpu", workers=0, **({"patch_size": PATCHES["ACDC"]} if quick else {})).complete()
+    with contextlib.redirect_stdout(io.StringIO()):
+        loop = Fit(recipe, SETS["ACDC"].data(recipe), RunFolder(recipe.out, recipe))
+    loop.stage = len(loop.stages) - 1
+    loop.method.begin(loop.stages[-1])
+    streams = loop.streams()
+
+    def step():
+        loop.take_step(streams, streams[loop.step])()
+        loop.step += 1
+    return step
 
 
 def volume(variant, quick, name, device="cpu"):

@@ -1,6 +1,7 @@
 """The fast paths give what the plain recipe gives, and the benchmark runs from end to end, at the smallest size."""
 from collections import Counter
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -87,10 +88,34 @@ def test_convolutions_are_counted_in_the_passes_they_run():
     assert passes[(*first, (2, 1, 32, 32)), True] == 4 and passes[(*first, (3, 1, 32, 32)), False] == 2
 
 
+def test_every_method_is_timed_beside_the_supervised_one(monkeypatch, narrow):
+    taken = []
+
+    class Here(benchmark.Timed):
+        """In this process, where networks are narrow."""
+
+        def __init__(self, make, method, quick):
+            self.step, self.method, self.pool = make(method, quick), method, SimpleNamespace(shutdown=lambda: None)
+
+        def time(self):
+            self.step()
+            taken.append(self.method)
+            return {"supervised": 2.0}.get(self.method, 5.0)
+
+        def peak(self):
+            return 1.5
+    monkeypatch.setattr(benchmark, "Timed", Here)
+    monkeypatch.setattr(benchmark, "METHODS", ("supervised", "sassnet"))
+    [lines] = benchmark.main(["methods", "--quick"])
+    assert lines == [["supervised", "2", "1.00", "1.50"], ["sassnet", "5", "2.50", "1.50"]]
+    assert taken == 4 * ["supervised"] + 2 * ["sassnet", "supervised"]
+
+
 @pytest.mark.slow
 def test_every_row_runs(tmp_path):
     tables = benchmark.main(["all", "--quick", "--plot", str(tmp_path / "growth.png")])
-    assert list(map(len, tables)) == [len(benchmark.TARGETS), 3, 4, 3] and "missed" not in str(tables)
+    assert list(map(len, tables)) == [len(benchmark.TARGETS), 3, 4, 3, len(registry.METHODS)]
+    assert "missed" not in str(tables)
     assert (tmp_path / "growth.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -35,14 +35,11 @@ def test_a_row_is_mean_and_deviation_over_seeds_and_is_paired_where_seeds_are_sh
     assert cml["Δ to supervised (p)"] == "+10.00 (0.062)" and cml["Δ to CPS (p)"] == ""
 
 
-def test_what_a_step_costs_is_read_from_the_logs(results):
-    for seed, seconds, memory in ((1337, 1.0, 2.0), (1338, 3.0, 1.0)):
-        (results / f"ACDC/cml_7_seed{seed}_mini/log.csv").write_text(
-            "stage,step,seconds,memory_gib\n" + f"pre,1,9,0.5\nself,1,9,0.5\nself,2,{seconds},{memory}\n"
-            f"self,3,{seconds},0.5\n")
-    cml = cells("mini_acdc7", results)["CML"]
-    assert cml["s per step"] == "2.00" and cml["peak memory (GiB)"] == "1.50"
-    assert cells("mini_acdc7", results)["supervised"]["s per step"] == ""
+def test_the_last_validations_are_averaged(results):
+    rows = "".join(f"self,{step},val,{dice},0\n" for step, dice in enumerate((0.9, 0.1, 0.2, 0.3, 0.4, 0.5)))
+    for seed in (1337, 1338):
+        (results / f"ACDC/cml_7_seed{seed}_mini/val.csv").write_text("stage,step,split,fused,subnet0\n" + rows)
+    assert cells("mini_acdc7", results)["CML"]["last 5 validations: Dice"] == "30.00 ± 0.00"
 
 
 def test_a_missing_cell_stays_empty(results):
