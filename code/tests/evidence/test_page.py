@@ -19,17 +19,28 @@ CHROMIUM, DRIVER = (next(filter(None, map(shutil.which, names)), None)
                     for names in (("chromium", "chromium-browser", "google-chrome"), ("chromedriver",)))
 
 
+@pytest.fixture(scope="module")
+def _made():
+    return []
+
+
 @pytest.fixture
-def report(results, recipe, runs, narrow, no_curves, tmp_path):
-    """The page of made-up tables and of the cases of a tiny trained run."""
+def report(_made, results, recipe, runs, narrow, no_curves, tmp_path_factory):
+    """The page of made-up tables and of the cases of a tiny trained run, `run` beside it; made once."""
+    if not _made:
+        _made.append(_report(tmp_path_factory.mktemp("report"), results, recipe, runs))
+    return _made[0]
+
+
+def _report(home, results, recipe, runs):
     (results / "ACDC/cml_7_seed1337_mini/val.csv").write_text(
         "stage,step,split,fused,subnet0,subnet1\npre,2,val,0.1,0.1,0.1\nself,1,val,0.5,0.4,0.3\n")
     (results / "ACDC/cml_7_seed1337_mini/config.json").write_text(json.dumps(
         {"dataset": "ACDC", "recipe": {}, "command": "python code/train_ACDC.py <mini>", "commit": "0123456789abcdef"}))
-    own = recipe("ACDC", pre_steps=1, self_steps=1)
+    own = recipe("ACDC", pre_steps=1, self_steps=1, out=home / "run")
     runs.train(own)
     test_ACDC.main(["--run", str(own.out), "--device", "cpu"])
-    path = tmp_path / "report.html"
+    path = home / "report.html"
     reproduce.main(["report", "--output", str(path), "--runs", str(own.out), "--results", str(results), "--device",
                     "cpu"])
     return path
@@ -69,10 +80,10 @@ def test_the_browser_has_the_cases_as_they_were_segmented(report, tmp_path, runs
             200 * (ours & reference).sum() / (ours.sum() + reference.sum()), abs=0.06)
 
 
-def test_cases_beyond_the_limit_are_left_out(report, monkeypatch, tmp_path, results):
+def test_cases_beyond_the_limit_are_left_out(report, monkeypatch, tmp_path, results, narrow):
     monkeypatch.setattr(page, "LIMIT", 1)
-    reproduce.main(["report", "--output", str(tmp_path / "small.html"), "--runs", str(tmp_path / "run"), "--results",
-                    str(results), "--device", "cpu"])
+    reproduce.main(["report", "--output", str(tmp_path / "small.html"), "--runs", str(report.with_name("run")),
+                    "--results", str(results), "--device", "cpu"])
     assert data_of(tmp_path / "small.html")["browser"]["runs"] == []
     assert "No run with weights was at hand" in (tmp_path / "small.html").read_text()
 
