@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from method import Picture
-from methods.losses import half_and_half, squared_difference, supervised_loss, widened
+from methods.losses import half_and_half, squared_difference, widened
 from methods.mean_teacher import MeanTeacher
 from methods.ramps import ramp
 from runtime.errors import InputError
@@ -60,7 +60,7 @@ class ICT(MeanTeacher):
         with torch.no_grad():       # two passes, each with batch statistics of its own
             target = interpolate(*(widened(self.teacher(x)[0]).softmax(1) for x in (first, second)), share)
         logits, _ = self.networks(torch.cat([batch.x_l, mixed]))
-        sup = supervised_loss(self.hyper.supervised)(logits[:labelled], batch.y_l)
+        sup = self.supervised(logits[:labelled], batch.y_l)
         consistency = squared_difference(widened(logits[labelled:]).softmax(1), target)
         weight = self.hyper.consistency * ramp(batch, self.hyper.ramp_share, self.hyper.stairs)
         picture = Picture(mixed, None, {"student": logits[labelled:].detach(), "teacher": target})

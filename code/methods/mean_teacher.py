@@ -31,6 +31,7 @@ class MeanTeacher(Method):
     def __init__(self, student, teacher, hyper):
         super().__init__(student)
         self.teacher, self.hyper = teacher.requires_grad_(False), hyper
+        self.supervised = supervised_loss(hyper.supervised)
 
     @classmethod
     def defaults(cls, dataset, protocol="matched"):
@@ -51,7 +52,7 @@ class MeanTeacher(Method):
         weight = self.hyper.consistency * ramp(batch, self.hyper.ramp_share, self.hyper.stairs)
         if batch.step < self.hyper.delay * batch.steps:
             weight = 0.0
-        sup = supervised_loss(self.hyper.supervised)(logits[:labelled], batch.y_l)
+        sup = self.supervised(logits[:labelled], batch.y_l)
         consistency = (logits[labelled:].softmax(1) - target).square().mean()
         picture = Picture(batch.x_u, None, {"student": logits[labelled:].detach(), "teacher": target})
         yield sup + weight * consistency, {"sup_l": sup, "consistency": consistency, "picture": picture}

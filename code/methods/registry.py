@@ -11,7 +11,7 @@ from methods.dan import DAN
 from methods.dtc import DTC
 from methods.em import EM
 from methods.ict import ICT
-from methods.losses import check_supervised
+from methods.losses import SUPERVISED, check_supervised
 from methods.mc_net import MCNet
 from methods.mcf import MCF
 from methods.mean_teacher import MeanTeacher
@@ -62,8 +62,8 @@ def check(recipe):
     for name, value in vars(hyper_of(recipe)).items():
         if isinstance(value, float) and not 0 <= value < math.inf:
             raise InputError(f"--hyper.{name} {value:g}: must be a number from 0 on")
-    if hasattr(hyper_of(recipe), "supervised"):
-        check_supervised(hyper_of(recipe).supervised, recipe.num_classes)
+    if (loss := getattr(hyper_of(recipe), "supervised", None)) in SUPERVISED:     # a method may have its own
+        check_supervised(loss, recipe.num_classes)
     method_class(recipe.method).check(recipe)
 
 

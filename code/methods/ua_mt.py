@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from method import Picture
-from methods.losses import half_and_half, supervised_loss, widened
+from methods.losses import half_and_half, widened
 from methods.mean_teacher import MeanTeacher
 from methods.ramps import ramp, sigmoid_ramp_up
 from methods.teacher import bounded_noise
@@ -67,7 +67,7 @@ class UAMT(MeanTeacher):
             entropy = predictive_entropy(self.noisy_passes(batch.x_u))
         # the threshold follows the plain iteration, whatever the ramp of the weight does
         mask = (entropy < certainty_threshold(batch.step / batch.steps)).to(entropy)
-        sup = supervised_loss(self.hyper.supervised)(logits[:labelled], batch.y_l)
+        sup = self.supervised(logits[:labelled], batch.y_l)
         consistency = certain_consistency(widened(logits[labelled:]).softmax(1), target, mask)
         weight = self.hyper.consistency * ramp(batch, self.hyper.ramp_share, self.hyper.stairs)
         picture = Picture(batch.x_u, None, {"student": logits[labelled:].detach(), "teacher": target})

@@ -52,6 +52,7 @@ def test_the_fast_step_has_the_plain_steps_loss_gradients_and_running_statistics
             torch.testing.assert_close(mine[key], value, rtol=1e-8, atol=1e-12, msg=key)
 
 
+@pytest.mark.slow
 def test_a_row_compares_two_ways_and_quick_judges_nothing(capsys):
     [[cells]] = benchmark.main(["metrics", "--quick"])
     plain, fast, times = map(float, cells[1:4])

@@ -63,7 +63,7 @@ def reference(root, dataset, name):
         return file["label"][:]
 
 
-@every_set
+@pytest.mark.parametrize("dataset", ["LA", "ACDC", pytest.param("BraTS2019", marks=pytest.mark.slow)])
 def test_rows_are_the_metrics_of_the_saved_predictions(trained, phantoms, capsys, dataset):
     """Recomputed by hand: medpy on the NIfTI label maps and the labels of the files."""
     run = trained(dataset)

@@ -150,9 +150,9 @@ def test_labels_of_unlabelled_scans_change_nothing(recipe, runs, phantoms, tmp_p
 @unpainted
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")     # more workers than cores
 def test_the_number_of_workers_does_not_matter_and_a_rerun_is_the_same(recipe, runs, tmp_path):
-    """Twenty steps at 0, 1 and 3 workers, and once more at 0."""
+    """Twenty steps at 0 and 3 workers, and once more at 0."""
     folders = [runs.train(recipe(pre_steps=8, self_steps=12, eval_every=100, workers=workers, out=tmp_path / str(i)))
-               for i, workers in enumerate((0, 1, 3, 0))]
+               for i, workers in enumerate((0, 3, 0))]
     assert len(runs.losses(folders[0])) == 20
     for other in folders[1:]:
         runs.assert_same(folders[0], other)

@@ -202,7 +202,7 @@ def test_a_finished_run_is_not_repeated_into_itself(written, tmp_path):
 def test_every_published_run_can_be_repeated(config):
     script = SCRIPTS[json.loads(config.read_text())["dataset"]]
     recipe = command_line(script.PRESETS, "", ["--from-config", str(config)])
-    again, first = json.loads(json.dumps(recipe.to_json())), json.loads(config.read_text())["recipe"]
+    again, first = json.loads(json.dumps(recipe.complete().to_json())), json.loads(config.read_text())["recipe"]
     assert {name: again[name] for name in first if name not in recipe.PLUMBING} == {
         name: value for name, value in first.items() if name not in recipe.PLUMBING}
     assert (recipe.protocol, recipe.labeled_draw) == ("matched", 0) and recipe.hyper is None

@@ -71,8 +71,12 @@ KILLS = {
 }
 
 
+SELDOM = "in pre-training", "between the stages", "in self-training, past a checkpoint"
+
+
 @unpainted
-@pytest.mark.parametrize("kill", KILLS.values(), ids=KILLS)
+@pytest.mark.parametrize("kill", [pytest.param(kill, id=name, marks=pytest.mark.slow if name in SELDOM else ())
+                                  for name, kill in KILLS.items()])
 def test_a_killed_run_resumes_to_the_same_bits(recipe, runs, reference, killed_at, capsys, kill):
     own = recipe(checkpoint_steps=2)
     folder = killed_at(own, *kill)
