@@ -94,12 +94,15 @@ def test_a_fully_labelled_row_takes_what_the_preset_leaves():
     assert [runs.Run(full, preset, 1).labeled for preset in ("paper", "short", "mini")] == [80, 72, 72]
 
 
-def test_the_committed_runs_are_found_under_their_names():
-    for name in ("mini_acdc7", "mini_terms", "mini_budget", "mini_released", "mini_la8"):
-        assert all(runs.kept(run) for run in runs.runs_of([name])), name
-    for method in ("cml", "cps"):
-        [run] = [run for run in runs.runs_of(["short_acdc3"], seeds=1) if run.experiment.method == method]
-        assert run.name == f"ACDC/{method}_3_seed1337_short" and runs.kept(run)
+COMMITTED = [config.parent for root in runs.RESULTS for dataset in ("ACDC", "LA")
+             for config in sorted((root / dataset).glob("*/config.json"))]
+
+
+def test_a_committed_run_is_found_under_its_name_and_complete():
+    assert len(COMMITTED) >= 27
+    for folder in COMMITTED:
+        found = runs.kept(runs.named(f"{folder.parent.name}/{folder.name}"))
+        assert found and found.folder == folder, folder
 
 
 @pytest.mark.parametrize("method", ("cml", "cps"))
