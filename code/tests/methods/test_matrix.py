@@ -58,11 +58,7 @@ def _trained():
     return {}
 
 
-def name_of(length):
-    return f"{length[0]}-{length[1]}"
-
-
-@pytest.fixture(params=LENGTHS, ids=name_of)
+@pytest.fixture(params=LENGTHS, ids=lambda case: f"{case[0]}-{case[1]}")
 def length(request):
     return request.param
 
@@ -116,7 +112,6 @@ def _train(method, dataset, steps, recipe, runs, monkeypatch, home):
                            method=loop.method.eval())
 
 
-@pytest.mark.parametrize("length", [*LENGTHS, ("LA", 4)], indirect=True, ids=name_of)
 def test_its_terms_are_finite_and_move(trained):
     """Whole numbers are counts and may stay."""
     steps = trained.recipe.pre_steps + trained.recipe.self_steps

@@ -29,7 +29,7 @@ def double(monkeypatch):
 
 
 @pytest.mark.parametrize(("method", "dataset"), [
-    pytest.param(method, dataset, marks=pytest.mark.slow if dataset == "BraTS2019" and method != "cml" else ())
+    pytest.param(method, dataset, marks=pytest.mark.slow if dataset == "BraTS2019" else ())
     for method in METHODS for dataset in ("LA", "ACDC", "BraTS2019")])
 def test_the_first_losses_are_what_they_were(recipe, runs, narrow, no_curves, double, request, method, dataset):
     full = {} if dataset == "ACDC" else {"half_resolution": False}
