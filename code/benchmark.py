@@ -232,8 +232,8 @@ def methods_lines(options):
             for method in METHODS:
                 with Timed(make, method, options.quick) as timed:
                     turns = [(timed.time(), baseline.time()) for _ in range(repeat + 1)][1:]
-                    seconds, at_least = np.median(turns, 0)
-                    yield [method, f"{seconds:.3g}", f"{seconds / at_least:.2f}", f"{timed.peak():.2f}"]
+                    seconds, supervised = np.median(turns, 0)
+                    yield [method, f"{seconds:.3g}", f"{seconds / supervised:.2f}", f"{timed.peak():.2f}"]
 
 
 # ---- what is printed -----------------------------------------------------------------------------------------
