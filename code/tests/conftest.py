@@ -1,11 +1,17 @@
 """Fixtures of all tests: tiny phantom data sets, narrow networks, short recipes, and runs to compare."""
+# ruff: noqa: E402
+import os
+import sys
+
+# The suite starts many processes, and PyTorch's modules take seconds to compile: what one has compiled, others read.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
 import csv
 import dataclasses
-import os
 import re
 import shutil
 import subprocess
-import sys
 from types import SimpleNamespace
 
 import pytest
