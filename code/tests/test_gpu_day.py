@@ -17,18 +17,21 @@ QUICK = ["--quick", "--device", "cpu"]
 
 @pytest.mark.filterwarnings("ignore")
 def test_all_of_it_runs_and_what_is_known_is_not_made_again(tmp_path, capsys, monkeypatch, narrow, no_curves):
-    """Checks, times, trains; then everything is there already."""
+    """Checks, times, trains; then everything is there already. Two variants, and compiling, are left to GPUs."""
+    monkeypatch.setattr(gpu_timing, "VARIANTS", (gpu_timing.PLAIN, *gpu_timing.VARIANTS[3:5]))
+    monkeypatch.setattr(gpu_checks, "CHECKS", {name: check for name, check in gpu_checks.CHECKS.items()
+                                               if name != "compiling"})
     command = ["check", "time", "train", *QUICK, "--out", str(tmp_path)]
     assert gpu_day.main(command) == 0
     printed = capsys.readouterr().out
     assert "FAIL" not in printed and printed.count("PASS") > 20
     for words in ("ACDC in float64: loss", "ACDC in bfloat16: gradients", "LA in bfloat16 | refused", "two processes",
-                  "compiled", "resumed run", "no memory left", "ACDC, plain recipe", "LA, + overlap", "a checkpoint",
+                  "resumed run", "no memory left", "ACDC, plain recipe", "LA, + overlap", "a checkpoint",
                   "nothing is left to train", *(f"{name}_{labeled}: last.pt on" for name, labeled in gpu_day.ORDER)):
         assert words in printed, words
     order = [printed.index(f"run folder: {tmp_path / f'{name}_{labeled}'}") for name, labeled in gpu_day.ORDER]
     assert order == sorted(order)
-    rows = [line for line in printed.splitlines() if line.startswith(("| ACDC, + bf16 |", "| LA, TF32 |"))]
+    rows = [line for line in printed.splitlines() if line.startswith(("| ACDC, + bf16 |", "| LA, + overlap |"))]
     assert len(rows) == 2 and all(float(cell) > 0 for row in rows for cell in row.split(" | ")[1:3])
 
     def never(*_):
@@ -111,6 +114,12 @@ def test_scans_that_are_not_here_are_named_and_the_next_recipe_is_taken(tmp_path
 def test_hours_are_those_of_both_stages():
     """ACDC: 30,000 steps of self-training, and 10,000 of pre-training at 3/8 of their time."""
     assert gpu_timing.hours("ACDC", 100) == pytest.approx((30_000 + 10_000 * 3 / 8) * 0.1 / 3600)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_the_compiled_networks_are_the_networks(narrow, tmp_path):
+    assert all(line.passed for line in gpu_checks.lines("compiling", "cpu", True, tmp_path))
 
 
 @pytest.mark.gpu

@@ -51,8 +51,8 @@ def meta(monkeypatch):
         yield
 
 
-@pytest.mark.parametrize("dataset", ["LA", *(pytest.param(name, marks=pytest.mark.slow)
-                                            for name in ("ACDC", "BraTS2019"))])
+@pytest.mark.parametrize("dataset", ["ACDC", *(pytest.param(name, marks=pytest.mark.slow)
+                                              for name in ("LA", "BraTS2019"))])
 @pytest.mark.parametrize("method", registry.METHODS)
 def test_a_step_at_the_papers_size_fits_together_on_the_meta_device(meta, dataset, method):
     """Networks, losses and updates meet in shape, precision and device, with the layers that a GPU gets."""
