@@ -59,8 +59,7 @@ class Run(NamedTuple):
     @property
     def name(self):
         """<data set>/<folder>, as the train script names it."""
-        folder = self.recipe.folder(DATASETS[self.dataset].presets)
-        return f"{self.dataset}/{folder.name}"
+        return _name(self)
 
     @property
     def options(self):
@@ -90,6 +89,11 @@ def _recipe(run):
     preset = DATASETS[dataset].presets[run.preset]
     recipe = replace(preset, method=method, labeled=run.labeled, seed=run.seed, **changes)
     return replace(recipe, hyper=replace(registry.hyper_of(recipe), **own))
+
+
+@functools.cache
+def _name(run):
+    return f"{run.dataset}/{run.recipe.folder(DATASETS[run.dataset].presets).name}"
 
 
 class Kept:
