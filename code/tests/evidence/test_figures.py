@@ -65,7 +65,7 @@ def test_the_methods_have_colours_of_their_own():
     assert len({colour for _, colour in METHODS.values()}) == len(METHODS)
 
 
-@pytest.mark.parametrize("dataset", ("LA", "ACDC"))
+@pytest.mark.parametrize("dataset", [pytest.param("LA", marks=pytest.mark.slow), "ACDC"])
 def test_figure_4_shows_reference_and_runs_side_by_side(dataset, recipe, runs, narrow, no_curves, tmp_path):
     import test_ACDC
     import test_LA

@@ -80,6 +80,7 @@ def test_the_browser_has_the_cases_as_they_were_segmented(report, tmp_path, runs
             200 * (ours & reference).sum() / (ours.sum() + reference.sum()), abs=0.06)
 
 
+@pytest.mark.slow
 def test_cases_beyond_the_limit_are_left_out(report, monkeypatch, tmp_path, results, narrow):
     monkeypatch.setattr(page, "LIMIT", 1)
     reproduce.main(["report", "--output", str(tmp_path / "small.html"), "--runs", str(report.with_name("run")),

@@ -192,7 +192,7 @@ def test_other_layers_stay(layer):
 
 
 @pytest.mark.parametrize("name", ["vnet", "unet", "released"])
-def test_folded_batch_norms_change_no_output_and_come_back(name):
+def test_folded_batch_norms_change_no_output_and_come_back(narrow, name):
     networks = two_view.build(name, 1, 3).double()
     for module in networks.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):     # as after training: not the identity

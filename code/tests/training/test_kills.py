@@ -162,16 +162,9 @@ def reference(_finished, phantoms, narrow, no_curves):
     return _finished
 
 
-KILLS = {
-    "one": [SAVES[5]],
-    "twenty": [*SAVES, *calls(10, seed=20)],
-}
-
-
-@pytest.mark.parametrize("moments", [
-    KILLS["one"], pytest.param(KILLS["twenty"], marks=pytest.mark.slow)], ids=KILLS)
-def test_a_run_killed_at_any_moment_resumes_to_the_same_bits(reference, runs, phantoms, tmp_path, capsys, moments):
-    run = tmp_path / "run"
+@pytest.mark.slow
+def test_a_run_killed_at_any_moment_resumes_to_the_same_bits(reference, runs, phantoms, tmp_path, capsys):
+    moments, run = [*SAVES, *calls(10, seed=20)], tmp_path / "run"
     args = [*ARGS, "--workers", "0", "--data-dir", str(phantoms("ACDC")), "--out", str(run)]
     places = []
     for number, moment in enumerate(in_order(moments), 1):
