@@ -16,7 +16,10 @@ from runtime.device import Device
 
 GOLDEN = Path(__file__).with_name("golden.json")
 METHODS = ("cml", "cfl", "cps", "supervised", "mean_teacher")
-TOLERANCE = 1e-6        # in float64 and without halved images, which are made in float32, every CPU has these losses
+# In float64 every CPU has these losses, for two reasons: images are not halved, which is done in float32, and patches
+# are large enough. Of a patch of 32 x 16 x 16, two voxels reach the bottleneck; batch normalisation over so few turns
+# the last digit, in which CPUs differ, into 0.1 % within ten steps. At 32 x 32 x 32 it stays under 1e-11.
+TOLERANCE = 1e-6
 
 
 @pytest.fixture
@@ -51,7 +54,7 @@ def double(monkeypatch):
 @pytest.mark.parametrize("dataset", ["LA", "ACDC", "BraTS2019"])
 @pytest.mark.parametrize("method", METHODS)
 def test_the_first_losses_are_what_they_were(recipe, runs, scans, narrow, no_curves, double, request, method, dataset):
-    full = {} if dataset == "ACDC" else {"half_resolution": False, "patch_size": (32, 16, 16)}
+    full = {} if dataset == "ACDC" else {"half_resolution": False}
     run = runs.train(recipe(dataset, method=method, pre_steps=5, self_steps=5, eval_every=100, drop_every=1 / 6,
                             data_dir=scans(dataset), **full))
     losses = [float(row["loss"]) for row in runs.rows(run)]
