@@ -23,11 +23,13 @@ from training.recipe import read_config
 STYLES = "-", "--", ":", "-."           # of views: the headline, then the others
 SETS = {"LA": ("#0072b2", "o"), "ACDC": ("#d55e00", "s"), "BraTS2019": ("#009e73", "^")}     # colour, marker
 WIDTH = 3.4                             # inches of a panel
+BAR = 0.65                              # inches that a bar needs, for its label
 
 
-def panels(number, height=3.0, **share):
-    figure = Figure(figsize=(WIDTH * number, height), layout="constrained")
-    return figure, figure.subplots(1, number, squeeze=False, **share)[0]
+def panels(number, height=3.0, widths=None, **share):
+    widths = widths or [WIDTH] * number
+    figure = Figure(figsize=(sum(widths), height), layout="constrained")
+    return figure, figure.subplots(1, number, squeeze=False, width_ratios=widths, **share)[0]
 
 
 def training(lines):
@@ -61,7 +63,7 @@ def bars(groups):
     groups = {name: lines for name, lines in groups.items() if lines}
     if not groups:
         return None
-    figure, axes = panels(len(groups))
+    figure, axes = panels(len(groups), widths=[max(WIDTH, BAR * len(lines)) for lines in groups.values()])
     for panel, (name, lines) in zip(axes, groups.items(), strict=True):
         for place, line in enumerate(lines.values()):
             dice = means(line)
