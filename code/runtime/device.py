@@ -12,8 +12,9 @@ from runtime.ranks import Ranks
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4    # of <malloc.h>
 CHANNELS_LAST = {2: torch.channels_last, 3: torch.channels_last_3d}    # spatial axes -> memory format
-# device, spatial axes -> slices or windows per pass of inference, and processes that draw patches ahead of training: an
-# H100 takes a step on slices in 14 ms and one on volumes in 70, which one core draws in 24 and 18 ms
+# device, spatial axes -> slices or windows per pass of inference, and processes that draw patches ahead of training:
+# one core draws a step's slices in 24 ms and its volumes in 18, and an H100 is expected (docs/speed.md's model, not a
+# measurement) to compute such steps in 14 and 70 ms
 AT_ONCE = {"cpu": {2: 4, 3: 2}, "cuda": {2: 16, 3: 4}}
 WORKERS = {"cpu": {2: 2, 3: 2}, "cuda": {2: 8, 3: 4}}
 
