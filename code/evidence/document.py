@@ -86,7 +86,8 @@ def picture(name, results):
 PICTURES = {
     "figure2_short": "ACDC, 3 labelled: Dice of each view on the validation volumes during self-training",
     "figure6_short": "Dice of the methods: ACDC, 3 labelled, and LA, 8 labelled",
-    "costs_short": "Dice on the validation volumes against steps, images through each network, images in the losses",
+    "costs_short": "Dice on the validation volumes during self-training, mean and range over seeds: against steps, "
+                   "images through each network, images in the losses",
     "figure5_short": "ACDC, 3 labelled: Dice over β; ringed: the paper's value",
     "figure2_mini": "ACDC, 7 labelled: Dice of each view on the validation volumes during self-training",
     "figure6_mini": "Dice of the methods: ACDC, 7 labelled, and LA, 8 labelled",

@@ -118,20 +118,26 @@ def sensitivity(lines):
 
 
 def costs(lines, preset):
-    """Dice on the validation cases against steps, images through the networks, images in the losses."""
-    curves = {line.row.title: (METHODS[line.row.experiment.method][1],
-                               [passes.curve(run, found) for run, found in passes.with_runs(line, preset)])
-              for line in lines.values() if first_val(line)}
-    if not curves:
-        return None
+    """Dice on the validation cases during self-training against steps, images through the networks, images in the
+    losses, all since the start of training: the mean over seeds, and the range of them.
+    """
     figure, axes = panels(3, sharey=True)
-    for panel, key, label in zip(axes, ("step", "images", "learned"), (
-            "step", "images through each network", "images in the losses"), strict=True):
-        for place, (title, (colour, seeds)) in enumerate(curves.items()):
-            for number, points in enumerate(seeds):
-                panel.plot([getattr(point, key) for point in points], [point.dice for point in points], color=colour,
-                           label=None if number else title, linewidth=1.4, linestyle=STYLES[place % 4])
-        panel.set(xlabel=label, ylim=(0, None))
+    for place, (title, line) in enumerate(lines.items()):
+        if not first_val(line):
+            continue
+        seeds = [[point for point in passes.curve(run, found) if point.self_step > 0]
+                 for run, found in passes.with_runs(line, preset)]
+        points = list(zip(*seeds, strict=False))            # of each validation, that of every seed
+        dice = np.array([[point.dice for point in seed] for seed in points])
+        colour = METHODS[line.row.experiment.method][1]
+        for panel, key in zip(axes, ("step", "images", "learned"), strict=True):
+            amounts = [getattr(first, key) for first, *_ in points]
+            panel.plot(amounts, dice.mean(1), color=colour, label=title, linewidth=1.6, linestyle=STYLES[place % 4])
+            panel.fill_between(amounts, dice.min(1), dice.max(1), color=colour, alpha=0.2, linewidth=0)
+    if not axes[0].lines:
+        return None
+    for panel, label in zip(axes, ("step", "images through each network", "images in the losses"), strict=True):
+        panel.set(xlabel=label)
         panel.grid(alpha=0.3)
     axes[0].set_ylabel("Dice (%)")
     axes[-1].legend(fontsize=8, loc="lower right")
