@@ -118,19 +118,15 @@ def sensitivity(lines):
 
 
 def costs(lines, preset):
-    """Dice on the validation cases during self-training against steps, images through the networks, images in the
-    losses, all since the start of training: the mean over seeds, and the range of them.
-    """
+    """Dice on the validation cases during self-training against what it cost: mean over seeds, and their range."""
     figure, axes = panels(3, sharey=True)
     for place, (title, line) in enumerate(lines.items()):
-        if not first_val(line):
-            continue
         seeds = [[point for point in passes.curve(run, found) if point.self_step > 0]
                  for run, found in passes.with_runs(line, preset)]
         points = list(zip(*seeds, strict=False))            # of each validation, that of every seed
         dice = np.array([[point.dice for point in seed] for seed in points])
         colour = METHODS[line.row.experiment.method][1]
-        for panel, key in zip(axes, ("step", "images", "learned"), strict=True):
+        for panel, key in zip(axes if points else (), ("step", "images", "learned"), strict=False):
             amounts = [getattr(first, key) for first, *_ in points]
             panel.plot(amounts, dice.mean(1), color=colour, label=title, linewidth=1.6, linestyle=STYLES[place % 4])
             panel.fill_between(amounts, dice.min(1), dice.max(1), color=colour, alpha=0.2, linewidth=0)
