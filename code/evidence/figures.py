@@ -119,6 +119,9 @@ def sensitivity(lines):
 
 def costs(lines, preset):
     """Dice on the validation cases during self-training against what it cost: mean over seeds, and their range."""
+    lines = {title: line for title, line in lines.items() if first_val(line)}
+    if not lines:
+        return None
     figure, axes = panels(3, sharey=True)
     for place, (title, line) in enumerate(lines.items()):
         seeds = [[point for point in passes.curve(run, found) if point.self_step > 0]
@@ -126,12 +129,10 @@ def costs(lines, preset):
         points = list(zip(*seeds, strict=False))            # of each validation, that of every seed
         dice = np.array([[point.dice for point in seed] for seed in points])
         colour = METHODS[line.row.experiment.method][1]
-        for panel, key in zip(axes if points else (), ("step", "images", "learned"), strict=False):
+        for panel, key in zip(axes, ("step", "images", "learned"), strict=True):
             amounts = [getattr(first, key) for first, *_ in points]
             panel.plot(amounts, dice.mean(1), color=colour, label=title, linewidth=1.6, linestyle=STYLES[place % 4])
             panel.fill_between(amounts, dice.min(1), dice.max(1), color=colour, alpha=0.2, linewidth=0)
-    if not axes[0].lines:
-        return None
     for panel, label in zip(axes, ("step", "images through each network", "images in the losses"), strict=True):
         panel.set(xlabel=label)
         panel.grid(alpha=0.3)
