@@ -80,10 +80,7 @@ def _record(line):
 def machine_of(device):
     """What numbers depend on: {card, torch, CUDA, cuDNN}."""
     own = Device(device)
-    versions = {"torch": torch.__version__}
-    if own.cuda:
-        versions |= {"CUDA": torch.version.cuda, "cuDNN": torch.backends.cudnn.version()}
-    return {"card": str(own), **versions}
+    return {"card": str(own), "torch": torch.__version__, **own.versions()}
 
 
 def show(*cells):

@@ -201,7 +201,7 @@ def others(name, loop, quick):
                            loop.recipe.num_classes)
         validate()
         rows.append((f"{name}, {what}", _seconds(validate)))
-    loop.folder.open()
+    loop.folder.open(loop.device)
     rows.append((f"{name}, a checkpoint",
                  _seconds(lambda: loop.checkpoints.save(stage=1, step=0, best=0.0, last_dice=None))))
     return rows

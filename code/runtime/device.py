@@ -95,8 +95,14 @@ class Device:
             return torch.cuda.max_memory_allocated(self.torch) / 2 ** 30
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** 20
 
+    def versions(self):
+        """{library: version} of what computes on a GPU beside PyTorch; empty on a CPU."""
+        return {"CUDA": torch.version.cuda, "cuDNN": torch.backends.cudnn.version()} if self.cuda else {}
+
     def __str__(self):
-        name = torch.cuda.get_device_name(self.torch) if self.cuda else f"CPU, {torch.get_num_threads()} threads"
+        threads = torch.get_num_threads()
+        name = torch.cuda.get_device_name(self.torch) if self.cuda else (
+            f"CPU with {torch.backends.cpu.get_cpu_capability()}, {threads} thread{'s' * (threads > 1)}")
         world = Ranks().world
         return name if world == 1 else f"{world} processes, each on {name}"
 

@@ -27,6 +27,7 @@ from dataloaders.la import LA
 from dataloaders.phantom import write_phantoms
 from evaluation import plots
 from networks import discriminator, unet, unet3d, vnet
+from runtime.device import Device
 from runtime.files import ROOT, load_tensors
 from training import fit
 from training.run_folder import RunFolder
@@ -144,7 +145,7 @@ def runs():
 
     def loop(recipe):
         folder = RunFolder(recipe.out, recipe)
-        folder.open()
+        folder.open(Device("cpu"))
         return fit.Fit(recipe, data(recipe), folder)
 
     def rows(folder, name="log.csv"):

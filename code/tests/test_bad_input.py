@@ -610,6 +610,8 @@ BAD = {
     "config that is a list": (on_run(written("config.json", b"[1]")), "config.json: holds a list", RESTORED),
     "config without recipe": (on_run(written("config.json", b'{"dataset": "LA"}')), "config.json is damaged (no",
                               RESTORED),
+    "config with a number for resumed": (on_run(written("config.json", b'{"dataset": "", "recipe": {}, "resumed": 5}')),
+                                         "config.json is damaged (resumed is no list)", RESTORED),
     "config of another data set": (on_run(in_config(DATASET="ACDC")), "config.json belongs to ACDC, not to LA",
                                    "use that data set's script"),
     "config of an unknown data set": (predicted(in_config(DATASET="CT")), "config.json: the data set is", RESTORED),

@@ -102,7 +102,7 @@ class Fit:
         """All stages that are left, then last.pt."""
         self.ranks.wait()       # all have looked at the folder before one writes
         if self.ranks.main:
-            self.folder.open(self.material.content)
+            self.folder.open(self.device, self.material.content)
             if self.material.preprocessing:     # predict.py does the same to new scans
                 write_preprocessing(self.folder.path, self.material.preprocessing)
         state = self.checkpoints.load()

@@ -255,6 +255,8 @@ def read_config(run):
     for name, kind in (("dataset", str), ("recipe", dict)):
         if not isinstance(config.get(name), kind):
             raise InputError(f"{path} is damaged (no {name}): {RESTORE}")
+    if not isinstance(config.get("resumed", []), list):
+        raise InputError(f"{path} is damaged (resumed is no list): {RESTORE}")
     return config
 
 

@@ -36,12 +36,18 @@ class RunFolder:
         """A context in which no other process trains here; a finished run is not written to, and needs none."""
         return nullcontext() if self.finished or not Ranks().main else locked(self.path)
 
-    def open(self, content=None):
-        """Make the folder, config.json and data.json where they are not there yet; content: of what is trained on."""
+    def open(self, device, content=None):
+        """Make config.json, or note there who goes on with the run, and data.json where it is not there yet.
+
+        device: the Device to train on; content: of what is trained on.
+        """
         self._check_recipe()        # once more: another process may have held the folder meanwhile
         make_folder(self.path)
-        if not (self.path / "config.json").exists():
-            write_text(self.path / "config.json", json.dumps(description(self.recipe), indent=2) + "\n")
+        path = self.path / "config.json"
+        there = read_config(self.path) if path.exists() else None
+        config = noted(there or description(self.recipe), origin(device))
+        if config != there:
+            write_text(path, json.dumps(config, indent=2) + "\n")
         if content is not None and not self.knows_data:
             write_text(self.path / DATA, json.dumps(asdict(content)) + "\n")
 
@@ -84,12 +90,26 @@ class RunFolder:
 
 
 def description(recipe):
-    """What config.json holds: recipe, command line, versions, git commit."""
-    packages = ("torch", "numpy", "scipy", "h5py", "connected-components-3d")
+    """What config.json says about a run: data set, recipe, command line."""
     return {"dataset": recipe.dataset, "recipe": recipe.to_json(),
-            "command": shlex.join([*Ranks().launcher, *sys.argv]),
-            "commit": _git_commit(), "versions": {"python": platform.python_version(),
-                                                  **{name: version(name) for name in packages}}}
+            "command": shlex.join([*Ranks().launcher, *sys.argv])}
+
+
+def origin(device):
+    """What config.json says about who trains: git commit, versions, device."""
+    packages = ("torch", "numpy", "scipy", "h5py", "connected-components-3d")
+    return {"commit": _git_commit(), "device": str(device),
+            "versions": {"python": platform.python_version(), **{name: version(name) for name in packages},
+                         **device.versions()}}
+
+
+def noted(config, own):
+    """config.json with an origin: the run's own, or one more under `resumed` if it is not the last one's."""
+    if "commit" not in config:
+        return config | own
+    resumed = config.get("resumed", [])
+    last = resumed[-1] if resumed else {name: config.get(name) for name in own}
+    return config if own == last else config | {"resumed": [*resumed, own]}
 
 
 def _git_commit():

@@ -12,6 +12,7 @@ from PIL import Image
 import reproduce
 import test_ACDC
 from evidence import page
+from runtime.device import Device
 from runtime.errors import InputError
 from training.run_folder import RunFolder
 
@@ -91,7 +92,7 @@ def test_cases_beyond_the_limit_are_left_out(report, monkeypatch, tmp_path, resu
 
 def test_a_run_that_is_not_tested_is_refused(recipe, tmp_path):
     own = recipe("ACDC").complete()
-    RunFolder(own.out, own).open()
+    RunFolder(own.out, own).open(Device("cpu"))
     with pytest.raises(InputError, match="has no weights or was not tested yet"):
         page.write(tmp_path / "report.html", (own.out,), results=tmp_path)
 

@@ -251,7 +251,7 @@ def test_one_process_writes_and_the_checkpoint_knows_of_none(two, runs, narrow):
     assert two["output"].count(f"finished: {run}") == 1 and two["output"].count(f"run folder: {run}") == 1
     command = json.loads((run / "config.json").read_text())["command"]
     assert command.startswith("torchrun --standalone --nproc-per-node 2 -- ")
-    assert [rank["device"] for rank in two["ranks"]] == 2 * ["2 processes, each on CPU, 1 threads"]
+    assert [rank["device"] for rank in two["ranks"]] == 2 * [f"2 processes, each on {Device('cpu')}"]
 
 
 def test_every_rank_validates_with_the_running_statistics_of_the_first(two):

@@ -74,7 +74,7 @@ def test_a_run_leaves_a_folder_that_explains_itself(recipe, runs, capsys):
     assert not any(name.endswith(".tmp") or "new" in name for name in names)
     config = json.loads((folder / "config.json").read_text())
     assert type(own).from_json(config["recipe"], "") == own.complete()
-    assert config["dataset"] == "ACDC" and {"commit", "versions", "command"} <= set(config)
+    assert config["dataset"] == "ACDC" and {"commit", "device", "versions", "command"} <= set(config)
     log = runs.rows(folder)
     assert [(row["stage"], int(row["step"])) for row in log] == [
         *(("pre", step) for step in range(1, 5)), *(("self", step) for step in range(1, 11))]

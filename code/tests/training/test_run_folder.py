@@ -1,17 +1,22 @@
 """A run folder knows its data, and one process at a time trains in it."""
 import dataclasses
 import json
+import re
 import shutil
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import h5py
 import pytest
+import torch
 
+from runtime.device import Device
 from runtime.errors import InputError
 from runtime.files import load_tensors
 from training import fit, run_folder
+from training.checkpoints import Checkpoints
 from training.material import Content
 
 pytestmark = pytest.mark.usefixtures("narrow", "no_curves")
@@ -117,6 +122,27 @@ def test_a_run_of_an_earlier_version_goes_on_and_then_knows_its_data(unfinished,
     with pytest.raises(InputError, match="image of patient001 changed"):
         bump("image", 0)(data)
         runs.train(unfinished)
+
+
+def test_config_says_who_trained_and_who_went_on_with_the_run(recipe, runs, monkeypatch):
+    own = recipe(pre_steps=1, self_steps=2)
+
+    def start(device, stopped=True):
+        with monkeypatch.context() as patch:
+            patch.setattr(Device, "__str__", lambda self: device)
+            patch.setattr(Checkpoints, "load", lambda self: 1 / 0 if stopped else None)
+            with pytest.raises(ZeroDivisionError) if stopped else nullcontext():
+                runs.train(own)
+        return json.loads((own.out / "config.json").read_text())
+    first = start("one card")
+    assert first["device"] == "one card" and first["versions"]["torch"] == torch.__version__
+    assert start("one card") == first and "resumed" not in first
+    noted = {name: first[name] for name in ("commit", "device", "versions")} | {"device": "another"}
+    assert start("another") == start("another") == first | {"resumed": [noted]}
+    back = {**noted, "device": "one card"}
+    assert start("one card", stopped=False) == first | {"resumed": [noted, back]}
+    assert start("a third", stopped=False) == first | {"resumed": [noted, back]}        # finished: nothing goes on
+    assert re.fullmatch(r"CPU with [\w ]+, 1 thread", str(Device("cpu")))
 
 
 @pytest.mark.parametrize("content", ["", "[1]", '{"cases": {}}', '{"preprocessing": null, "cases": {"a": {"b": [1]}}}'])
