@@ -104,7 +104,7 @@ def origin(device):
 
 
 def noted(config, own):
-    """config.json with an origin: the run's own, or one more under `resumed` if it is not the last one's."""
+    """config.json with an `origin`: as the run's own, or added to `resumed` where it differs from the latest one."""
     if "commit" not in config:
         return config | own
     resumed = config.get("resumed", [])
