@@ -6,6 +6,8 @@ import shutil
 import pytest
 
 import reproduce
+import train_ACDC
+import train_LA
 from evaluation.report import write_rows
 from evaluation.tables import read_rows
 from evidence import columns, document, figures, passes, runs
@@ -128,6 +130,19 @@ def test_a_document_shows_what_the_committed_files_say(name):
     text = (ROOT / name).read_text()
     assert document.BLOCK.search(text)
     assert document.filled(text, name) == text, "run python code/reproduce.py collect"
+
+
+@pytest.mark.parametrize(("script", "name"), ((train_LA, "short_la8"), (train_LA, "mini_la8"),
+                                              (train_ACDC, "short_acdc3"), (train_ACDC, "mini_acdc7")))
+def test_the_head_of_a_train_script_says_what_the_committed_files_say(script, name):
+    line = columns.lines_of(PLACES[name])["CML"]
+    command = f"{script.__name__}.py {PLACES[name].preset} --labeled {line.row.experiment.labeled} "
+    said = " ".join(script.__doc__.split()).split(command)[1].split("python code/")[0]
+    if not line.runs:
+        assert "not yet run" in said
+        return
+    count = {1: "(one run)", 3: "(three runs)"}[len(line.runs)]
+    assert f"{columns.over_runs(columns.means(line), 1)} %".replace("±", "+-") in said and count in said
 
 
 def test_the_documents_pictures_are_there_and_small():
