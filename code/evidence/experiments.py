@@ -137,7 +137,7 @@ PLACES = {
     "figure6": Place("Figure 6: CPS, CFL and CML, 10 % labelled", tuple(
         row._replace(title=f"{dataset}: {row.title}") for dataset, labeled in TEN.items()
         for row in _several(STEPS, dataset, labeled))),
-    # ours: an hour per run without a GPU
+    # ours: hours per run without a GPU
     "short_acdc3": Place("ACDC, 3 labelled patients, 40 test volumes", _several(MAIN, "ACDC", 3, THREE.items()),
                          "short", "short", ("CPS",)),
     "short_la8": Place("LA, 8 labelled scans, 8 held-out scans",
