@@ -18,7 +18,7 @@ def pair():
 
 
 def values(tensors):
-    return [float(tensor.flatten()[0]) for tensor in tensors]
+    return [float(tensor.detach().flatten()[0]) for tensor in tensors]
 
 
 @pytest.mark.parametrize(("step", "share"), [(0, 0), (1, 0.5), (9, 0.9), (99, 0.99), (500, 0.99)])
