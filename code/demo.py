@@ -1,6 +1,6 @@
 """No data, no GPU: draw phantom scans, train the supervised baseline and CML on them, compare.
 
-    python code/demo.py                     ACDC-like slices; 5 1/2 minutes on two cores
+    python code/demo.py                     ACDC-like slices; 2 to 9 minutes on two cores
     python code/demo.py --dataset LA
 
 Loaders, loops and tables are those of the real data sets; only the scans are synthetic, so the figures say nothing
