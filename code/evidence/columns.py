@@ -15,6 +15,7 @@ from evidence.experiments import PLACES, SEEDS, Row
 from evidence.runs import RESULTS, Run, has_preset, kept
 from training.datasets import DATASETS
 
+VALIDATION = "val", "last"          # list and weights of the columns headed "validation"
 METRICS = {"dice": ("Dice (%) ↑", 0), "hd95": ("95HD (voxel) ↓", 1), "asd": ("ASD (voxel) ↓", 2)}   # place in `paper`
 
 
@@ -24,6 +25,15 @@ class Line(NamedTuple):
     row: Row
     runs: dict          # seed -> Kept
     tested: tuple       # (list, weights) of the headline
+
+    def cases(self, run, tested=None):
+        """Rows of the test CSV of one of the runs, the headline's or that of `tested`; views as the row has them."""
+        rows = run.tested(*(tested or self.tested))
+        if not self.row.last:
+            return rows
+        return [{"case": row["case"], "class": row["class"],
+                 **{key.removeprefix("last_").removeprefix("fused_"): value for key, value in row.items()
+                    if key.startswith("last_")}} for row in rows]
 
 
 class Column(NamedTuple):
@@ -56,7 +66,7 @@ def table(place, preset=None, results=RESULTS):
 def means(line, metric="dice", view="", tested=None):
     """Of each run the mean over cases, in percent or voxels; of another list or weights where `tested` says so."""
     prefix = f"{view}_" if view else ""
-    groups = [run.tested(*(tested or line.tested)) for run in line.runs.values()]
+    groups = [line.cases(run, tested) for run in line.runs.values()]
     return [tables.statistics(rows, prefix)[metric][0] for rows in groups if rows and f"{prefix}{metric}" in rows[0]]
 
 
@@ -90,24 +100,24 @@ def seeds():
 def empty():
     """Undefined distances, of all."""
     def cell(line, _):
-        rows = [row for run in line.runs.values() for row in run.tested(*line.tested)]
+        rows = [row for run in line.runs.values() for row in line.cases(run)]
         return f"{tables.statistics(rows)['empty']} of {len(rows)}" if rows else ""
     return Column("empty", cell)
 
 
-def against(title):
+def against(title, heading="Δ to {} (p)", tested=None):
     """Mean difference in Dice to another row and p, paired over patients averaged over the seeds that both have."""
     def cell(line, lines):
         other = lines[title]
         shared = [seed for seed in line.runs if seed in other.runs]
         if not shared or title == line.row.title:
             return ""
-        rows, baseline = ([row for seed in shared for row in one.runs[seed].tested(*one.tested)]
+        rows, baseline = ([row for seed in shared for row in one.cases(one.runs[seed], tested)]
                           for one in (line, other))
         patient_of = DATASETS[line.row.experiment.dataset].data.patient_of
         points, p = tables.paired(rows, baseline, patient_of, (line.row.title, title))
         return f"{points:+.2f} ({p:.2g})"
-    return Column(f"Δ to {title} (p)", cell)
+    return Column(heading.format(title), cell)
 
 
 def between(key, heading, scale, digits):
@@ -116,6 +126,10 @@ def between(key, heading, scale, digits):
         groups = [run.rows("agreement_{}_{}".format(*line.tested), ("dice", "cosine")) for run in line.runs.values()]
         return over_runs([scale * np.mean([row[key] for row in rows]) for rows in groups if rows], digits)
     return Column(heading, cell)
+
+
+def validation():
+    return metric("dice", "validation: Dice", tested=VALIDATION)
 
 
 def settled(count=5):
@@ -139,7 +153,10 @@ LAYOUTS = {
     "paper": lambda place: [seeds(), *(column for name, (heading, _) in METRICS.items() for column in (
         metric(name, heading), paper(name), difference(name)))],
     "short": lambda place: [seeds(), *map(metric, tables.METRICS), empty(), *map(against, place.baselines), *subnets(),
-                            metric("dice", "validation: Dice", tested=("val", "last")), *agreement()],
+                            validation(), *agreement()],
+    "parts": lambda place: [seeds(), *map(metric, tables.METRICS), empty(), *map(against, place.baselines),
+                            validation(), *(against(title, "validation: Δ to {} (p)", VALIDATION)
+                                            for title in place.baselines)],
     "mini": lambda place: [seeds(), *map(metric, tables.METRICS), empty(), *map(against, place.baselines), *subnets(),
                            settled(), metric("dice", "`best`: Dice", tested=("val", "best")),
                            metric("hd95", "`best`: 95HD", tested=("val", "best")), *agreement()],

@@ -24,6 +24,7 @@ class Row(NamedTuple):
     experiment: Experiment
     paper: tuple | None = None  # (Dice, 95HD, ASD) that the paper reports
     seeds: int = 1              # how many it should have
+    last: bool = False          # of a run whose moving average is tested: its last iterate instead
 
 
 class Place(NamedTuple):
@@ -109,6 +110,19 @@ def _sensitivity(dataset, labeled, names=tuple(published.FIGURE5), prefix=""):
                  for name in names for value in published.FIGURE5[name])
 
 
+def _parts(dataset, labeled):
+    """CML, CML+, and CML+ with one or two of its parts.
+
+    Averaging changes nothing in training but which pre-trained weights are kept. So what is not averaged is not trained
+    again: it is the last iterate of the run that averages.
+    """
+    off = {f"{part} alone": {*PARTS} - {part} for part in PARTS} | {f"without {part}": {part} for part in PARTS}
+    return (of("cml", dataset, labeled), of("cml_plus", dataset, labeled), *(
+        of("cml_plus", dataset, labeled, title=title.replace("_", " "),
+           **{f"hyper__{part}": False for part in PARTS if part in parts - {"averaged"}})
+        ._replace(last="averaged" in parts) for title, parts in off.items()))
+
+
 def _several(methods, dataset, labeled, seeds=()):
     """Rows of one setting; seeds: those methods that have more than one."""
     return tuple(of(method, dataset, labeled, dict(seeds).get(method, 1)) for method in methods)
@@ -149,12 +163,8 @@ PLACES = {
                          "short", ("labelled",)),
     "short_beta": Place("ACDC, β (Figure 5c), 3 labelled patients", _sensitivity("ACDC", 3, ("beta",)), "short",
                         "short", ("β = 1/2",)),
-    "short_parts": Place("ACDC, the parts of CML+, 3 labelled patients", (
-        of("cml", "ACDC", 3), of("cml_plus", "ACDC", 3),
-        *(of("cml_plus", "ACDC", 3, title=f"{part.replace('_', ' ')} alone",
-             **{f"hyper__{other}": False for other in PARTS if other != part}) for part in PARTS),
-        *(of("cml_plus", "ACDC", 3, title=f"without {part.replace('_', ' ')}", **{f"hyper__{part}": False})
-          for part in PARTS)), "short", "short", ("CML",)),
+    "short_parts": Place("ACDC, the parts of CML+, 3 labelled patients", _parts("ACDC", 3), "short", "parts",
+                         ("CML", "CML+ (ours)")),
     "short_long": Place("ACDC, three times the steps, 3 labelled patients", tuple(
         of(method, "ACDC", 3, title=f"{METHODS[method][0]}, 3 × the steps", pre_steps=3600, self_steps=10800)
         for method in ("cps", "cml")), "short", "short", ("CPS, 3 × the steps",)),

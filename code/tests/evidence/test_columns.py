@@ -72,6 +72,23 @@ def test_a_small_preset_does_not_stand_beside_the_paper(results):
     assert {title: texts for title, texts, _ in rows}["CML, 7"][1] == "66.00 ± 8.72"
 
 
+def test_a_row_without_the_average_is_the_last_iterate_of_the_run_that_has_it(results, write):
+    """Views in the order of the files: the average's, then the last iterate's, each 0.01 below the one before."""
+    views = [f"{last}{view}" for last in ("", "last_") for view in ("fused", "subnet0", "subnet1")]
+    write(results, "short_parts", "without both orders", 1337, lambda _: 0.2, views)
+    write(results, "short_parts", "CML", 1337, lambda _: 0.1)
+    table = cells("short_parts", results)
+    averaged, last = table["without both orders"], table["perturbed alone"]
+    assert averaged["Dice (%) ↑"] == averaged["validation: Dice"] == "70.00"
+    assert last["Dice (%) ↑"] == last["validation: Dice"] == "67.00"
+    assert averaged["Δ to CML (p)"] == averaged["validation: Δ to CML (p)"] == "+10.00 (0.062)"
+    assert last["Δ to CML (p)"] == last["validation: Δ to CML (p)"] == "+7.00 (0.062)"
+    assert set(table["averaged alone"].values()) == {""}
+    [line] = [line for *_, line in columns.table(PLACES["short_parts"], results=(results,))[1]
+              if line.row.title == "perturbed alone"]
+    assert columns.means(line, view="subnet1") == pytest.approx([65.0])
+
+
 def test_what_was_measured_between_the_subnets_is_a_column(results):
     for seed, dice, cosine in ((1337, 0.9, 0.25), (1338, 0.8, -0.25)):
         write_rows(results / f"ACDC/cml_7_seed{seed}_mini/agreement_val_last.csv", [

@@ -69,6 +69,23 @@ def test_a_run_that_answers_several_places_exists_once():
     assert set(names.values()) == {1}
 
 
+def test_the_parts_of_cml_plus_make_every_combination_and_none_is_trained_twice():
+    """Trained: with and without both orders and perturbed, always averaged; each gives the row without the average."""
+    combinations = {}
+    for row in rows("short_parts")[1:]:
+        hyper = dict(row.experiment.changes)
+        assert set(hyper.values()) <= {False} and "hyper.averaged" not in hyper
+        assert runs.Run(row.experiment, "short", 1337).recipe.hyper.averaged
+        on = {part.removeprefix("hyper.") for part in ("hyper.both_orders", "hyper.perturbed") if part not in hyper}
+        combinations[row.title] = on | (set() if row.last else {"averaged"})
+    assert combinations == {
+        "CML+ (ours)": {"both_orders", "averaged", "perturbed"},
+        "both orders alone": {"both_orders"}, "averaged alone": {"averaged"}, "perturbed alone": {"perturbed"},
+        "without both orders": {"averaged", "perturbed"}, "without averaged": {"both_orders", "perturbed"},
+        "without perturbed": {"both_orders", "averaged"}}
+    assert len(runs.runs_of(["short_parts"])) == 1 + 4
+
+
 def test_each_command_trains_the_runs_own_recipe():
     """The train script, given the command, arrives at the recipe, and at the folder's name."""
     shown = {}

@@ -166,6 +166,22 @@ def test_the_average_is_tested_and_the_last_iterate_stands_beside_it():
     assert all(torch.equal(views[view], probabilities) for view, probabilities in plain.predict(x).items())
 
 
+def test_the_average_changes_nothing_that_is_trained():
+    ends = []
+    for averaged in (True, False):
+        method = build(both_orders=True, averaged=averaged, perturbed=True)
+        optimizer = torch.optim.SGD(method.trained_parameters(), lr=0.1)
+        for number in range(3):
+            optimizer.zero_grad()
+            step(method, make_batch(step=number))
+            optimizer.step()
+            method.after_step(make_batch(step=number))
+        ends.append(state(method.networks))
+    assert all(torch.equal(ends[0][key], value) for key, value in ends[1].items())
+    start = state(build().networks)
+    assert not all(torch.equal(ends[0][name], start[name]) for name, _ in method.networks.named_parameters())
+
+
 def test_the_average_is_saved_but_not_trained():
     method = build(averaged=True)
     step(method, make_batch())
