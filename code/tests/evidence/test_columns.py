@@ -3,6 +3,7 @@ import csv
 import re
 import shutil
 
+import numpy as np
 import pytest
 
 import reproduce
@@ -147,6 +148,34 @@ def test_a_document_shows_what_the_committed_files_say(name):
     text = (ROOT / name).read_text()
     assert document.BLOCK.search(text)
     assert document.filled(text, name) == text, "run python code/reproduce.py collect"
+
+
+VALIDATION, HEADLINE = columns.VALIDATION, None
+CLAIMS = {      # words of README -> place, list, rows; numbers: Dice of each row, p of the first against each other one
+    "with 3 labelled patients and three seeds it is ahead on the test patients ({} and {} %, p {})":
+        ("short_acdc3", HEADLINE, "CML", "CPS"),
+    "but not on the validation patients ({} and {} %, p {})": ("short_acdc3", VALIDATION, "CML", "CPS"),
+    "with 7 labelled patients ({} and {} %, p {})": ("short_acdc7", HEADLINE, "CML", "CPS"),
+    "or on LA with 8 labelled scans ({} and {} %, p {})": ("short_la8", HEADLINE, "CML", "CPS"),
+    "it is not above the labelled scans alone ({1} %, p {2})": ("short_la8", HEADLINE, "CML", "supervised"),
+    "CFL is ahead of it ({0} %, p {2})": ("short_la8", HEADLINE, "CFL", "CML"),
+    "CML+ is ahead of CPS and of CML with 3 patients, on the test patients ({}, {} and {} %, p {} and {})":
+        ("short_acdc3", HEADLINE, "CML+ (ours)", "CPS", "CML"),
+    "and on the validation patients ({}, {} and {} %, p {} and {})":
+        ("short_acdc3", VALIDATION, "CML+ (ours)", "CPS", "CML"),
+    "and level with CPS with 7 patients ({} and {} %, p {})": ("short_acdc7", HEADLINE, "CML+ (ours)", "CPS"),
+    "and on LA ({} and {} %, p {})": ("short_la8", HEADLINE, "CML+ (ours)", "CPS"),
+}
+
+
+@pytest.mark.parametrize("sentence", CLAIMS)
+def test_readmes_sentences_say_what_the_committed_files_say(sentence):
+    place, tested, title, *others = CLAIMS[sentence]
+    lines = columns.lines_of(PLACES[place])
+    dice = [f"{np.mean(columns.means(lines[name], tested=tested)):.1f}" for name in (title, *others)]
+    differences = [columns.against(name, tested=tested).cell(lines[title], lines) for name in others]
+    text = " ".join((ROOT / "README.md").read_text().split())
+    assert sentence.format(*dice, *(difference.split("(")[1].strip(")") for difference in differences)) in text
 
 
 @pytest.mark.parametrize(("script", "name"), ((train_LA, "short_la8"), (train_LA, "mini_la8"),
