@@ -106,7 +106,10 @@ def empty():
 
 
 def against(title, heading="Δ to {} (p)", tested=None):
-    """Mean difference in Dice to another row and p, paired over patients averaged over the seeds that both have."""
+    """Mean difference in Dice to another row and p, paired over patients averaged over the seeds that both have.
+
+    heading: with a place for the title; `tested` as `means` takes it.
+    """
     def cell(line, lines):
         other = lines[title]
         shared = [seed for seed in line.runs if seed in other.runs]
