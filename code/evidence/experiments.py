@@ -119,7 +119,7 @@ def _parts(dataset, labeled):
     off = {f"{part} alone": {*PARTS} - {part} for part in PARTS} | {f"without {part}": {part} for part in PARTS}
     return (of("cml", dataset, labeled), of("cml_plus", dataset, labeled), *(
         of("cml_plus", dataset, labeled, title=title.replace("_", " "),
-           **{f"hyper__{part}": False for part in PARTS if part in parts - {"averaged"}})
+           **{f"hyper__{part}": False for part in PARTS if part in parts and part != "averaged"})
         ._replace(last="averaged" in parts) for title, parts in off.items()))
 
 
