@@ -33,13 +33,13 @@ import torch
 import tyro
 from torch import nn
 
+from benchmarks import workloads
+from benchmarks.stopwatch import Timed, compare, seconds_of
 from dataloaders.la import LA
 from dataloaders.phantom import write_phantoms
 from dataloaders.scans import Scan
 from evaluation import plots
 from evaluation.inference import mean_dice, segment
-from evidence import workloads
-from evidence.stopwatch import Timed, compare, seconds_of
 from methods.registry import METHODS
 from runtime.command_line import parsed
 from runtime.device import CHANNELS_LAST

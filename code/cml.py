@@ -7,8 +7,8 @@ inside, the second one is pasted.
 import torch
 import torch.nn.functional as F
 
+from dataloaders.components import largest_components
 from dataloaders.cutmix import zero_centered_mask
-from evaluation.components import largest_components
 from method import Method, Picture, Stage
 from networks import two_view
 from runtime.device import fetch

@@ -26,8 +26,8 @@ from runtime.script import reported
 import torch
 import tyro
 
-from evidence import gpu_checks, gpu_runs, gpu_timing
-from evidence.workloads import SETS
+from benchmarks import gpu_checks, gpu_runs, gpu_timing
+from benchmarks.workloads import SETS
 from runtime.command_line import parsed
 from runtime.device import Device
 from runtime.errors import DEBUG, InputError

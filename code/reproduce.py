@@ -24,8 +24,8 @@ import tyro
 
 from evaluation import agreement as subnets
 from evaluation.report import write_rows
-from evidence import columns, document, figures, page, runs
-from evidence.experiments import PLACES
+from reproduction import columns, document, figures, page, runs
+from reproduction.experiments import PLACES
 from runtime.command_line import run_command
 from runtime.errors import InputError, one_line
 from runtime.files import ROOT, make_folder, write_text

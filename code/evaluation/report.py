@@ -10,9 +10,9 @@ import nibabel
 import numpy as np
 from tqdm import tqdm
 
+from dataloaders.components import largest_component
 from dataloaders.scans import published_list
 from evaluation import plots, published, tables
-from evaluation.components import largest_component
 from evaluation.inference import likeliest, segment
 from evaluation.metrics import class_metrics
 from methods import registry

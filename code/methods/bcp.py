@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import torch
 
 from cml import check_pairs, mix, segmentation_loss
+from dataloaders.components import largest_components
 from dataloaders.cutmix import zero_centered_mask
-from evaluation.components import largest_components
 from method import Method, Picture, Stage
 from methods.losses import widened
 from methods.teacher import moving_average

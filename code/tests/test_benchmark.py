@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import benchmark
+from benchmarks import workloads
 from dataloaders.phantom import draw_LA
-from evidence import workloads
 from method import Batch
 from methods import registry
 from runtime.device import Device

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import nn
 
 import cml
+from dataloaders.components import largest_component
 from dataloaders.cutmix import zero_centered_mask
-from evaluation.components import largest_component
 from method import Batch
 from networks.two_view import build
 

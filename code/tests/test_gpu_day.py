@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import gpu_day
-from evidence import gpu_checks, gpu_timing
-from evidence.gpu_checks import Finding
+from benchmarks import gpu_checks, gpu_timing
+from benchmarks.gpu_checks import Finding
 from runtime.files import load_tensors
 from training import fit
 

@@ -11,8 +11,8 @@ PORCH = {"train_LA", "train_ACDC", "train_BraTS", "test_LA", "test_ACDC", "test_
          "prepare_BraTS", "prepare_folder", "predict", "demo", "reproduce", "benchmark", "gpu_day"}
 # from the bottom up: a room may import from its own floor and from those below
 FLOORS = ({"runtime"}, {"networks", "dataloaders", "imaging"}, {"cml", "method"}, {"methods"},
-          {"training", "evaluation"}, {"evidence"}, PORCH)
-LEAVES = {"evaluation.components", "evaluation.metrics"}     # import nothing of ours, so anybody may import them
+          {"training", "evaluation"}, {"reproduction", "benchmarks"}, PORCH)
+LEAVES = {"evaluation.metrics"}     # imports nothing of ours, so anybody may import it
 
 
 def modules():

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from evidence import workloads
+from benchmarks import workloads
 from methods import registry
 from networks import two_view
 from runtime.device import Device

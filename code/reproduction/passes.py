@@ -5,9 +5,9 @@ from typing import NamedTuple
 
 import torch
 
-from evidence.runs import Run
 from method import Batch
 from methods import registry
+from reproduction.runs import Run
 
 
 class Images(NamedTuple):

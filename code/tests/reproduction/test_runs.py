@@ -11,8 +11,8 @@ import pytest
 
 import reproduce
 import train_ACDC
-from evidence import runs
-from evidence.experiments import PLACES, Experiment, Place, Row
+from reproduction import runs
+from reproduction.experiments import PLACES, Experiment, Place, Row
 from runtime.errors import InputError
 from runtime.files import ROOT
 from runtime.locks import locked

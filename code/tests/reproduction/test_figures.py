@@ -4,9 +4,9 @@ import pytest
 from matplotlib.colors import to_rgb
 
 import reproduce
-from evidence import figures
-from evidence.columns import lines_of
-from evidence.experiments import METHODS, PLACES
+from reproduction import figures
+from reproduction.columns import lines_of
+from reproduction.experiments import METHODS, PLACES
 
 VAL = "stage,step,split,fused,subnet0,subnet1\npre,2,val,0.1,0.1,0.1\nself,1,val,0.5,0.4,0.3\nself,2,val,0.7,0.6,0.5\n"
 

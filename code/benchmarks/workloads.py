@@ -17,9 +17,9 @@ from scipy import ndimage
 from skimage.measure import label as connected
 
 import cml
+from dataloaders.components import largest_components
 from dataloaders.phantom import draw_ACDC, draw_BraTS, draw_LA, write_phantoms
 from dataloaders.scans import Scan
-from evaluation.components import largest_components
 from evaluation.inference import likeliest, segment, window_starts
 from evaluation.metrics import class_metrics
 from method import Batch

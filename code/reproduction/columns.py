@@ -11,8 +11,8 @@ from typing import NamedTuple
 import numpy as np
 
 from evaluation import tables
-from evidence.experiments import PLACES, SEEDS, Row
-from evidence.runs import RESULTS, Run, has_preset, kept
+from reproduction.experiments import PLACES, SEEDS, Row
+from reproduction.runs import RESULTS, Run, has_preset, kept
 from training.datasets import DATASETS
 
 VALIDATION = "val", "last"          # list and weights of the columns headed "validation"

@@ -16,9 +16,9 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 import cml
+from benchmarks import gpu_runs, workloads
 from dataloaders.scans import Scan
 from evaluation.inference import mean_dice, segment
-from evidence import gpu_runs, workloads
 from methods import registry
 from runtime.device import Device
 

@@ -12,8 +12,8 @@ import numpy as np
 
 from evaluation import agreement, published, tables
 from evaluation.report import write_rows
-from evidence.experiments import PLACES, SEEDS, Experiment, fraction, places_of
 from methods import registry
+from reproduction.experiments import PLACES, SEEDS, Experiment, fraction, places_of
 from runtime.errors import InputError
 from runtime.files import ROOT, Table, make_folder, write_text
 from runtime.locks import locked

@@ -33,7 +33,7 @@ class Place(NamedTuple):
     caption: str
     rows: tuple
     preset: str | None = None   # that its numbers are of; None: of any, the paper's by default
-    columns: str = "paper"      # of evidence.columns.LAYOUTS
+    columns: str = "paper"      # of reproduction.columns.LAYOUTS
     baselines: tuple = ()       # titles of the rows that all others are compared with
 
     def at(self, preset):

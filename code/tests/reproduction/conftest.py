@@ -2,8 +2,8 @@
 import pytest
 
 from evaluation.report import write_rows
-from evidence import runs
-from evidence.experiments import PLACES
+from reproduction import runs
+from reproduction.experiments import PLACES
 
 BASE = [0.5, 0.6, 0.7, 0.4, 0.3]        # Dice of five patients
 

@@ -7,9 +7,9 @@ import re
 import numpy as np
 
 from evaluation import published, tables
-from evidence import columns, figures, passes
-from evidence.experiments import METHODS, PLACES, STEPS
-from evidence.runs import RESULTS, kept, runs_of
+from reproduction import columns, figures, passes
+from reproduction.experiments import METHODS, PLACES, STEPS
+from reproduction.runs import RESULTS, kept, runs_of
 from runtime.errors import InputError
 from runtime.files import write_text
 

@@ -11,8 +11,8 @@ import train_ACDC
 import train_LA
 from evaluation.report import write_rows
 from evaluation.tables import read_rows
-from evidence import columns, document, figures, passes, runs
-from evidence.experiments import METHODS, PLACES
+from reproduction import columns, document, figures, passes, runs
+from reproduction.experiments import METHODS, PLACES
 from runtime.errors import InputError
 from runtime.files import ROOT
 

@@ -12,11 +12,11 @@ from scipy.ndimage import gaussian_filter
 from skimage.measure import marching_cubes
 
 from evaluation import plots, published
-from evidence import passes
-from evidence.columns import lines_of, means
-from evidence.experiments import FIGURE4, METHODS, PLACES, SEEDS, STEPS, SYMBOLS, Experiment, fraction
-from evidence.runs import MODEL, RESULTS, Run, has_preset
-from evidence.segmentations import has_weights, ranked, segmented
+from reproduction import passes
+from reproduction.columns import lines_of, means
+from reproduction.experiments import FIGURE4, METHODS, PLACES, SEEDS, STEPS, SYMBOLS, Experiment, fraction
+from reproduction.runs import MODEL, RESULTS, Run, has_preset
+from reproduction.segmentations import has_weights, ranked, segmented
 from runtime.files import make_folder
 from training.recipe import read_config
 

@@ -20,11 +20,11 @@ import torch
 import torch.distributed as dist
 from torch import multiprocessing
 
-from evaluation.components import largest_component, largest_components
+from benchmarks import gpu_runs
+from benchmarks.gpu_runs import distance
+from benchmarks.workloads import PATCHES, SETS
+from dataloaders.components import largest_component, largest_components
 from evaluation.inference import sliding_window
-from evidence import gpu_runs
-from evidence.gpu_runs import distance
-from evidence.workloads import PATCHES, SETS
 from networks.two_view import build_subnet
 from runtime.device import Device, fetch
 from runtime.errors import InputError

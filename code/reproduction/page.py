@@ -9,11 +9,11 @@ from PIL import Image
 
 from evaluation import plots, published
 from evaluation.metrics import overlap_metrics
-from evidence import columns, figures
-from evidence.experiments import METHODS, PLACES
-from evidence.runs import MODEL, RESULTS
-from evidence.segmentations import ranked, segmented, tested
 from methods import registry
+from reproduction import columns, figures
+from reproduction.experiments import METHODS, PLACES
+from reproduction.runs import MODEL, RESULTS
+from reproduction.segmentations import ranked, segmented, tested
 from runtime.files import ROOT, write_text
 from training import datasets
 from training.recipe import read_config

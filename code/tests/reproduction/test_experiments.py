@@ -6,9 +6,9 @@ from collections import Counter
 import pytest
 
 from evaluation import published
-from evidence import runs
-from evidence.experiments import METHODS, PLACES, fraction, places_of
 from methods import registry
+from reproduction import runs
+from reproduction.experiments import METHODS, PLACES, fraction, places_of
 from runtime.errors import InputError
 from training.datasets import DATASETS
 from training.recipe import command_line

@@ -11,7 +11,7 @@ from PIL import Image
 
 import reproduce
 import test_ACDC
-from evidence import page
+from reproduction import page
 from runtime.device import Device
 from runtime.errors import InputError
 from training.run_folder import RunFolder

@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from torch.nn.modules.dropout import _DropoutNd
 
+from benchmarks import workloads
+from benchmarks.workloads import SETS
 from dataloaders.phantom import write_phantoms
-from evidence import workloads
-from evidence.workloads import SETS
 from method import Batch
 from methods import registry
 from training.fit import Fit

@@ -1,0 +1,39 @@
+"""Largest components of label maps, the paper's NMS; imports nothing of this repository, so the method may use it."""
+import cc3d
+import numpy as np
+import torch
+
+
+def largest_component(label_map):
+    """Keep each class's largest component, full connectivity (26 in 3D, 8 in 2D); (*S) ints -> the same, NumPy.
+
+    A tie goes to the component with the first voxel in C order; an empty class stays empty. The paper calls it
+    NMS; connectivity as the authors' release.
+    """
+    label_map = np.ascontiguousarray(label_map)
+    # numbered in the order of their first voxels, so that a stable sort settles ties
+    components = cc3d.connected_components(label_map, connectivity=26 if label_map.ndim == 3 else 8)
+    places = np.flatnonzero(label_map != 0)
+    numbers, labels = components.ravel()[places], label_map.ravel()[places]
+    sizes = np.bincount(numbers, minlength=1)
+    classes = np.zeros(len(sizes), label_map.dtype)
+    classes[numbers] = labels
+    by_size = np.argsort(-sizes, kind="stable")
+    keep = np.zeros(len(sizes), bool)
+    keep[by_size[np.unique(classes[by_size], return_index=True)[1]]] = True
+    kept, chosen = np.zeros_like(label_map), keep[numbers]
+    kept.ravel()[places[chosen]] = labels[chosen]
+    return kept
+
+
+def largest_components(label_maps):
+    """`largest_component` of each map of a tensor (views, B, *S) of up to 256 classes; same dtype and device.
+
+    One transfer to the host and one back, one byte per voxel, whatever their number. Of a map in pinned memory the
+    result is there, too, so that it goes to a GPU without anybody waiting.
+    """
+    host = label_maps.to(torch.uint8).cpu()
+    kept = torch.empty(host.shape, dtype=torch.uint8, pin_memory=host.is_pinned())
+    for index in np.ndindex(host.shape[:2]):
+        kept.numpy()[index] = largest_component(host[index].numpy())
+    return kept.to(label_maps.device).to(label_maps.dtype)

@@ -1,1 +1,0 @@
-"""What reproduce.py and benchmark.py are made of."""

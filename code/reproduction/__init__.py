@@ -1,0 +1,1 @@
+"""What reproduce.py is made of: experiments as data, runs, tables, figures, the page."""
