@@ -1,5 +1,6 @@
 """What LA and BraTS share: 3D volumes, random patches, sliding windows, optionally at half resolution."""
 import numpy as np
+import torch
 import torch.nn.functional as F
 
 from dataloaders import augment
@@ -14,6 +15,7 @@ from dataloaders.scans import (
     read_scans,
     read_spacing,
 )
+from imaging.resample import resample_label
 from runtime.errors import InputError
 
 
@@ -92,7 +94,7 @@ class Volumes:
             return scan
         label = scan.label
         if label is not None:
-            label = F.interpolate(label[None, None], half(label.shape), mode="nearest-exact")[0, 0]
+            label = torch.from_numpy(resample_label(label.numpy(), half(label.shape)))
         return Scan(scan.name, halved(scan.image), label, scan.content)
 
     def sample(self, scan, rng):

@@ -17,9 +17,9 @@ from typing import Literal
 
 import numpy as np
 from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
-from scipy import ndimage
 from skimage.filters import threshold_otsu
 
+from imaging.resample import resample, resample_label
 from imaging.scan_files import ScanFile, check_same_grid
 from runtime.errors import InputError
 from runtime.files import is_case_name, write_text
@@ -158,9 +158,9 @@ def apply(scans: ScanFile | Sequence[ScanFile], preprocessing: Preprocessing, la
         grid = tuple(max(1, round(n * old / new))
                      for n, old, new in zip(grid, spacing, preprocessing.spacing, strict=True))
         spacing = spacing * volumes[0].shape / grid
-        volumes = [_resample(volume, grid, order=1) for volume in volumes]
-        brains = [_resample(brain, grid, order=0) for brain in brains]
-        label = None if label is None else _resample(label, grid, order=0)
+        volumes = [resample(volume, grid) for volume in volumes]
+        brains = [resample_label(brain, grid) for brain in brains]
+        label = None if label is None else resample_label(label, grid)
 
     brain = np.logical_or.reduce(brains) if brains else None
     box = _crop_box(volumes[0], brain, label, preprocessing, rng)
@@ -203,7 +203,7 @@ def _restore(volume, geometry, outside):
     back = np.empty_like(turn)      # prepared axis -> its place in the file, same flip
     back[turn[:, 0]] = np.stack([np.arange(3), turn[:, 1]], 1)
     turned = tuple(geometry.shape[axis] for axis in back[:, 0])
-    whole = _resample(whole, turned, order=1 if np.issubdtype(volume.dtype, np.floating) else 0)
+    whole = (resample if np.issubdtype(volume.dtype, np.floating) else resample_label)(whole, turned)
     return np.ascontiguousarray(apply_orientation(whole, back))
 
 
@@ -214,14 +214,6 @@ def _turn(scan, orientation):
     through = 2 - int(np.argmax(scan.spacing[::-1].round(3)))   # the last axis where all are alike
     order = [through, *(axis for axis in (2, 1, 0) if axis != through)]
     return np.array([(order.index(axis), 1) for axis in range(3)], float)
-
-
-def _resample(volume, shape, order):
-    """To `shape`, outer faces of the volume kept in place; the volume itself where it has that shape."""
-    if volume.shape == tuple(shape):
-        return volume
-    factors = [new / old for new, old in zip(shape, volume.shape, strict=True)]
-    return ndimage.zoom(volume, factors, order=order, mode="nearest", grid_mode=True)
 
 
 def _span(mask, axis, share=0.0):
