@@ -74,6 +74,7 @@ class CML(Method):
     lambda_unsup, lambda_dis: lambda_1 and lambda_2 of Eq. 4; fusion: 'softmax' (paper) | 'logits' (release).
     """
 
+    HALVES = True
     OPTIONS = frozenset({"beta", "lambda_unsup", "lambda_dis", "fusion"})
     NETWORKS = ("vnet", "unet", "released")
     pair = "subnet0", "subnet1"

@@ -59,6 +59,7 @@ class Method(nn.Module):
     Hyper = Hyper                   # its own hyperparameters: `--hyper.NAME` on the command line
     OPTIONS = frozenset()           # optional fields of a recipe that act on it: beta, lambda_unsup, lambda_dis, fusion
     NETWORKS = ("vnet", "unet")     # values of --network that it takes
+    HALVES = False                  # whether its networks see half a batch at once, the scans being mixed in pairs
     pair = None                     # names of the two views whose disagreement says something, if there are two
     of_label = None                 # function of a label map (*S) uint8 -> (K, *S) float32, called in loader workers
 
@@ -112,6 +113,11 @@ class Method(nn.Module):
         return {}
 
     # ---- test ------------------------------------------------------------------------------------------------
+
+    @property
+    def tested(self):
+        """The networks that the first view of `predict` comes from."""
+        return self.networks
 
     def predict(self, x):
         """(B, in_channels, *S) -> {view: class probabilities (B, C, *S)}; the first view is the test row."""

@@ -40,9 +40,10 @@ def mean_overlap(labels, others, num_classes):
 
 @contextmanager
 def noting_cosines(networks):
-    """A list that grows by a tensor (B) per pass: cosine over channels of the two bottlenecks, mean over positions.
+    """A list that grows by a tensor per pass: each patch's cosine over the bottlenecks' channels, mean over positions.
 
-    It stays empty for networks other than two subnets.
+    Patches that are 0 throughout are left out: on a GPU they fill a batch. The list stays empty for networks other than
+    two subnets.
     """
     noted = []
     if not isinstance(networks, TwoView):
@@ -51,7 +52,8 @@ def noting_cosines(networks):
 
     def note(_, inputs, views):
         (_, feature0), (_, feature1) = views
-        noted.append(F.cosine_similarity(feature0, feature1, dim=1).flatten(1).mean(1).float().cpu())
+        cosines = F.cosine_similarity(feature0, feature1, dim=1).flatten(1).mean(1)
+        noted.append(cosines[inputs[0].flatten(1).any(1)].float().cpu())
 
     hook = networks.register_forward_hook(note)
     try:
@@ -63,8 +65,9 @@ def noting_cosines(networks):
 def agreement(run, split, checkpoint, device="auto", data_dir=None):
     """How alike the two views of a run are: one row per case.
 
-    `dice`: of the views' label maps as they are tested, mean over classes. `cosine`: of their bottleneck features in
-    evaluation mode, mean over positions and over the slices or windows of the test; NaN without two subnets.
+    `dice`: of the views' label maps as they are tested, mean over classes. `cosine`: of the tested networks' bottleneck
+    features in evaluation mode, mean over positions and over the slices or windows of the test; NaN without two
+    subnets.
     """
     recipe, method, data = load(run, checkpoint, device, data_dir)
     names = getattr(data.split(), split)
@@ -73,7 +76,7 @@ def agreement(run, split, checkpoint, device="auto", data_dir=None):
     rows = []
     for name in tqdm(names, "agreement", unit="case"):
         [scan] = data.cases([name])
-        with noting_cosines(method.networks) as cosines:
+        with noting_cosines(method.tested) as cosines:
             maps = label_maps(segment(method, scan.image, recipe), recipe.keep_largest)
         rows.append({"case": name, "dice": mean_overlap(*(maps[view] for view in method.pair), recipe.num_classes),
                      "cosine": torch.cat(cosines).mean().item() if cosines else math.nan})
@@ -113,9 +116,14 @@ def pseudo_labels(run, device="auto", data_dir=None):
     stages = method.stages(recipe.pre_steps, recipe.self_steps)
     rows = {}
     for path in tqdm(snapshots, "snapshots"):
-        state = load_tensors(path)
+        state = load_tensors(path, ["method", "stage", "step"])
+        at, step = state["stage"], state["step"]
+        lengths = [*(stage.steps for stage in stages), 0]       # a finished run stands behind its last stage
+        if not (type(at) is type(step) is int and 0 <= at < len(lengths) and 0 <= step <= lengths[at]):
+            raise InputError(f"{path}: stands at step {step!r} of stage {at!r}, which this run does not have; expected "
+                             "a copy of its checkpoint.pt")
         load_weights(method, state["method"], path)
-        step = sum(stage.steps for stage in stages[:state["stage"]]) + state["step"]
+        step += sum(lengths[:at])
         maps = label_maps(segment(method, images, recipe), keep_largest=False)
         rows[step] = {"step": step, **{view: mean_overlap(maps[view], labels, recipe.num_classes) for view in maps},
                       "between": mean_overlap(*(maps[view] for view in method.pair), recipe.num_classes)}

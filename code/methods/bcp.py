@@ -7,7 +7,7 @@ One order of box and outside serves all data sets (the release swaps it on ACDC,
 the teacher's labels (a tie goes to the background, on LA's release to the foreground); the momentum of pre-training is
 kept, as for CML (the release does so on ACDC, and starts anew on LA). 'matched' pre-trains with Eq. 2 on every data
 set; self-training has the release's loss in either protocol, since its two regions cannot be told apart from it. On
-BraTS, where no code was released, it is run as on LA [rec].
+BraTS, where no code was released, it is run as on LA [O].
 """
 from dataclasses import dataclass
 
@@ -66,6 +66,7 @@ class BCP(Method):
     """student, teacher: x -> (logits, feature). The student is tested; before self-training the teacher is idle."""
 
     Hyper = Hyper
+    HALVES = True
 
     def __init__(self, student, teacher, hyper):
         super().__init__(student)

@@ -11,7 +11,12 @@ class CFL(CML):
     """
 
     OPTIONS = frozenset({"lambda_unsup", "lambda_dis", "fusion"})
+    HALVES = False
     check = Method.check        # no pairs are made
+
+    def stages(self, pre_steps, self_steps):
+        pre, later = super().stages(pre_steps, self_steps)
+        return [pre, later._replace(cost=2)]        # both batches whole, once; pseudo-labels need no pass of their own
 
     @classmethod
     def build(cls, recipe):

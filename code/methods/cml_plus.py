@@ -75,6 +75,10 @@ class CMLPlus(CML):
             moving_average(self.average, self.networks, batch.step, self.hyper.decay, buffers=True)
         return {}
 
+    @property
+    def tested(self):
+        return self.average if self.hyper.averaged else self.networks
+
     def predict(self, x):
         """The average's mean and views, then the last iterate's; without the average, as CML."""
         views = super().predict(x)

@@ -3,7 +3,7 @@
     Idea: segmentations of unlabelled scans should look as good as those of labelled ones. A discriminator tells the two
     apart from the softmax beside its scan; the network is trained until it cannot.
 
-On LA, where no code was released, 'original' takes UA-MT's settings [rec].
+On LA, where no code was released, 'original' takes UA-MT's settings [O].
 """
 from dataclasses import dataclass
 

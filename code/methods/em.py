@@ -4,7 +4,7 @@
     loss, minimise the entropy of each voxel's prediction, scaled to [0, 1], with a weight that ramps up.
 
 The entropy covers labelled and unlabelled scans, as SSL4MIS has it; ADVENT takes the unlabelled ones alone. On LA,
-where no code was released, 'original' takes UA-MT's settings [rec].
+where no code was released, 'original' takes UA-MT's settings [O].
 """
 import math
 from dataclasses import dataclass

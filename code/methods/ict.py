@@ -4,7 +4,7 @@
     (1 - lambda) u0 + lambda u1 and learns (1 - lambda) p_t(u0) + lambda p_t(u1), p_t of its moving average.
 
 As released, no noise is added and the teacher stays in training mode, so that its dropout acts. On LA, where no code
-was released, 'original' takes UA-MT's settings [rec].
+was released, 'original' takes UA-MT's settings [O].
 """
 from dataclasses import dataclass
 

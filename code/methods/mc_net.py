@@ -4,7 +4,7 @@
     learns the sharpened probability of each other one, which also pushes it away from uncertainty.
 
 The tables' MC-Net has two decoders; three are MC-Net+ (Wu et al. 2022). The sharpened side is not detached, as
-released. On BraTS, where no code was released, as on LA [rec].
+released. On BraTS, where no code was released, as on LA [O].
 """
 import itertools
 from dataclasses import dataclass

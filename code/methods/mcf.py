@@ -6,7 +6,7 @@
 Both see the same scans. One optimiser moves both, which is the same as the release's two, since their parameters are
 disjoint. For ACDC and BraTS no code was released: with more than two classes, the rectification is the squared distance
 to the one-hot label over C, and the competing Dice covers all classes; on slices, network B is a 2D twin of the
-released one; BraTS is run as LA [rec]. Both networks are initialised as in 3D on slices, too [ours].
+released one; BraTS is run as LA [O]. Both networks are initialised as in 3D on slices, too [ours].
 """
 from dataclasses import dataclass
 

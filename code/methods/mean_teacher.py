@@ -1,7 +1,7 @@
 """Mean Teacher (Tarvainen & Valpola 2017): the student agrees with its own moving average under noise.
 
 Weights and schedules as SSL4MIS runs it; in the matched protocol the supervised loss is Eq. 2, as for every method. On
-LA, where no code was released, 'original' takes UA-MT's settings [rec].
+LA, where no code was released, 'original' takes UA-MT's settings [O].
 """
 from dataclasses import dataclass
 

@@ -4,9 +4,9 @@
     training), and each class's features should lie close to a few remembered, well predicted features of that class.
 
 One backbone is trained and tested; small heads (networks/ssnet.py) make features of its last one. Selectors that never
-act are not built (networks/ssnet.py) [rec]. Memory is replaced at every step; with several processes, rank 0's is
+act are not built (networks/ssnet.py) [O]. Memory is replaced at every step; with several processes, rank 0's is
 everyone's, while the features that are compared with it are each process's own [ours]. On BraTS, where no code was
-released, it is run as on LA [rec]. The perturbed passes come after the first backward pass: gradients add up alike.
+released, it is run as on LA [O]. The perturbed passes come after the first backward pass: gradients add up alike.
 """
 from contextlib import contextmanager
 from dataclasses import dataclass

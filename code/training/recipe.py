@@ -90,11 +90,13 @@ class Recipe:
         if any(step > extent for step, extent in zip(getattr(self, "stride", ()), self.patch_size, strict=False)):
             raise InputError(f"{_option('stride', self.stride)}: leaves gaps between windows of --patch-size "
                              f"{' '.join(map(str, self.patch_size))}; choose no more than that, half of it say")
-        batches = self.labeled_batch, self.unlabeled_batch
-        if math.prod(extent // 16 for extent in self.patch_size) * (min(batches) // 2) == 1:
-            raise InputError(f"{_option('patch_size', self.patch_size)}: shrinks to one voxel, of one scan where "
-                             f"--labeled-batch {batches[0]} or --unlabeled-batch {batches[1]} is mixed in pairs, and "
-                             "batch norm needs two values; choose a larger patch or batch")
+        mixed = registry.method_class(self.method).HALVES
+        if (math.prod(extent // 16 for extent in self.patch_size)
+                * (min(self.labeled_batch, self.unlabeled_batch) // (1 + mixed)) == 1):
+            raise InputError(f"{_option('patch_size', self.patch_size)}: shrinks to one voxel, of one scan"
+                             f"{' where pairs are mixed' if mixed else ''} with --labeled-batch {self.labeled_batch} "
+                             f"--unlabeled-batch {self.unlabeled_batch}, and batch norm needs two values; choose a "
+                             "larger patch or batch")
         if not 0 < self.beta < 1:
             raise InputError(f"--beta {self.beta:g}: edge of the box over edge of the patch, between 0 and 1")
         if not 2 <= self.num_classes <= 255:

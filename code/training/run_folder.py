@@ -114,8 +114,8 @@ def noted(config, own):
 
 def _git_commit():
     try:
-        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True)
-        dirty = subprocess.run(["git", "status", "--porcelain"], cwd=ROOT, capture_output=True, text=True, check=True)
+        commit, dirty = (subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True) for words
+                         in (["rev-parse", "HEAD"], ["status", "--porcelain", "--", "code"]))
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return commit.stdout.strip() + ("-dirty" if dirty.stdout.strip() else "")

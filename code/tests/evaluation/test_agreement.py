@@ -18,9 +18,9 @@ from runtime.files import load_tensors, save_tensors
 
 @pytest.fixture
 def untrained(recipe, runs, narrow):
-    """untrained(**changes) -> its recipe and loop; last.pt holds large random weights, which see every class."""
-    def make(**changes):
-        own = recipe("ACDC", **changes)
+    """untrained(dataset, **changes) -> its recipe and loop; last.pt: large random weights, which see every class."""
+    def make(dataset="ACDC", **changes):
+        own = recipe(dataset, **changes)
         loop = runs.loop(own)
         for parameter in loop.method.parameters():
             torch.nn.init.normal_(parameter)
@@ -51,6 +51,26 @@ def test_agreement_is_that_of_label_maps_and_features_in_evaluation_mode(untrain
     dice = [2 * ((maps[0] == label) & (maps[1] == label)).sum() / ((maps[0] == label).sum() + (maps[1] == label).sum())
             for label in (1, 2, 3)]
     assert row["dice"] == pytest.approx(np.mean(dice), abs=1e-6) and 0 < row["dice"] < 1
+
+
+def test_the_cosine_of_cml_plus_is_of_the_average_that_is_tested(untrained, runs):
+    own, loop = untrained(method="cml_plus")
+    [row, *_] = subnets.agreement(own.out, "val", "last", "cpu")
+    [scan] = runs.data(own).cases(runs.data(own).split().val[:1])
+    x = resize_nearest(scan.image.transpose(0, 1), own.patch_size)
+    tested, last = (F.cosine_similarity(*(feature for _, feature in networks.eval()(x)), dim=1).mean().item()
+                    for networks in (loop.method.average, loop.method.networks))
+    assert row["cosine"] == pytest.approx(tested, abs=1e-5) and abs(tested - last) > 1e-3
+
+
+@pytest.mark.parametrize("dataset", ("ACDC", "LA"))
+def test_patches_that_fill_a_batch_do_not_count(untrained, monkeypatch, dataset):
+    own, _ = untrained(dataset)
+    plain = subnets.agreement(own.out, "test", "last", "cpu")
+    monkeypatch.setattr("evaluation.inference.FILLED", {"cpu"})
+    monkeypatch.setattr("evaluation.inference.AT_ONCE", {"cpu": {2: 7, 3: 7}})
+    for row, filled in zip(plain, subnets.agreement(own.out, "test", "last", "cpu"), strict=True):
+        assert filled["cosine"] == pytest.approx(row["cosine"], abs=1e-5) and filled["dice"] == row["dice"]
 
 
 def test_a_method_with_one_network_has_no_agreement(untrained):
@@ -106,6 +126,19 @@ def test_pseudo_labels_are_measured_step_by_step(untrained, runs, monkeypatch):
     assert second["subnet0"] == 1 > first["subnet0"]
     assert second["subnet1"] == second["between"] < 1
     assert second["fused"] == pytest.approx(subnets.mean_overlap(said["fused"], said["subnet0"], 4), abs=1e-6)
+
+
+@pytest.mark.parametrize(("progress", "words"), [
+    ({}, "has no stage"), ({"stage": 1}, "it has no step"), ({"stage": "self", "step": 1}, "stands at step 1 of stage"),
+    ({"stage": 1, "step": None}, "step None"), ({"stage": 9, "step": 1}, "of stage 9, which this run does not have"),
+    ({"stage": 0, "step": 10 ** 6}, "step 1000000 of stage 0"), ({"stage": True, "step": 0}, "stage True")])
+def test_a_snapshot_that_is_no_checkpoint_of_the_run_is_refused(untrained, progress, words):
+    """Such as a copy of last.pt."""
+    own, loop = untrained()
+    (own.out / "snapshots").mkdir()
+    save_tensors(own.out / "snapshots/a.pt", {"method": loop.method.state_dict(), **progress})
+    with pytest.raises(InputError, match=words):
+        subnets.pseudo_labels(own.out, "cpu")
 
 
 def test_a_run_without_snapshots_says_how_to_have_some(untrained):

@@ -126,6 +126,12 @@ def test_a_step_of_both_orders_costs_seven_thirds_of_pre_training():
     assert [stage.cost for stage in build(both_orders=True).stages(10, 20)] == [1, 7 / 3]
 
 
+@pytest.mark.parametrize("name", ("cps", "cfl"))
+def test_a_step_without_mixing_costs_twice_that_of_pre_training(name):
+    """Whole labelled batches in the first, whole labelled and unlabelled ones in the second."""
+    assert [stage.cost for stage in build(2, name).stages(10, 20)] == [1, 2]
+
+
 # ---- averaged weights ------------------------------------------------------------------------------------------
 
 

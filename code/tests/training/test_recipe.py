@@ -212,3 +212,18 @@ def test_a_switch_needs_no_value():
     for args in (["--deterministic"], ["--deterministic", "True"], ["--deterministic", "--seed", "1337"]):
         assert command_line(train_LA.PRESETS, "", args).deterministic
     assert not command_line(train_LA.PRESETS, "", ["--keep-largest", "False", "--deterministic"]).keep_largest
+
+
+@pytest.mark.parametrize(("method", "refused"), (("cml", True), ("cml_plus", True), ("bcp", True), ("cps", False),
+                                                 ("cfl", False), ("supervised", False), ("mean_teacher", False)))
+def test_one_voxel_is_too_little_where_one_scan_is_left(method, refused):
+    """Batches of two, mixed in pairs or not; and of one, which no method takes."""
+    def recipe(size):
+        return train_ACDC.ACDCRecipe(method=method, patch_size=(16, 16), labeled_batch=size, unlabeled_batch=size)
+    if refused:
+        with pytest.raises(InputError, match=r"shrinks to one voxel, of one scan where pairs are mixed with "):
+            recipe(2).check()
+    else:
+        recipe(2).check()
+        with pytest.raises(InputError, match="shrinks to one voxel, of one scan with --labeled-batch 1"):
+            recipe(1).check()
