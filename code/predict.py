@@ -25,10 +25,11 @@ import torch
 from tqdm import tqdm
 
 from evaluation import plots
+from evaluation.components import largest_component
 from evaluation.inference import segment
-from evaluation.report import label_maps, load_run
+from evaluation.report import load_run
 from imaging.cases import attempt, channel_files, one_case_each, report_bad
-from imaging.preprocess import PUBLISHED, apply, read_preprocessing, restore
+from imaging.preprocess import PUBLISHED, apply, read_preprocessing, restore, restore_labels
 from imaging.scan_files import SUFFIXES, case_name, is_scan, mark_of, read_scan_file, save_on_grid
 from methods import registry
 from runtime.command_line import parsed
@@ -155,7 +156,9 @@ def segment_case(method, recipe, preprocessing, paths):
     check_fits(f"{paths[0]}: its {voxels} voxels need, segmented,", voxels * recipe.num_classes * VIEWS * 4,
                "crop or resample the scan, or use a machine with more memory")
     views = segment(method, torch.from_numpy(image), recipe)
-    maps = {view: restore(labels, geometry) for view, labels in label_maps(views, recipe.keep_largest).items()}
+    post_process = [largest_component] if recipe.keep_largest else []
+    maps = {view: restore_labels((share.float().cpu().numpy() for share in probs), geometry, *post_process)
+            for view, probs in views.items()}
     return scans[0], maps, {view: restore(probs.float().cpu().numpy(), geometry) for view, probs in views.items()}
 
 

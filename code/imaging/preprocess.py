@@ -10,7 +10,7 @@ Spacings are in mm; affines map voxel indices to mm, RAS+.
 """
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -184,27 +184,55 @@ def apply(scans: ScanFile | Sequence[ScanFile], preprocessing: Preprocessing, la
 def restore(array: np.ndarray, geometry: Geometry) -> np.ndarray:
     """Prepared grid -> scan's own grid, the inverse of `apply`.
 
-    Label maps (*S) of integers -> (*N), bit for bit where nothing was resampled, nearest voxel otherwise;
-    other maps (*S) of floats -> (*N), linear; class probabilities (C, *S) -> (C, *N), linear. Outside the
-    crop there is background: 0, or probability 1 for class 0.
+    Maps (*S) of floats -> (*N), linear; class probabilities (C, *S) -> (C, *N), linear; label maps (*S) of integers ->
+    (*N), as `apply` resamples labels, bit for bit where nothing was resampled. Outside the crop there is background: 0,
+    or probability 1 for class 0. A label map that has its probabilities is made by `restore_labels`.
     """
-    size = tuple(hi - lo for lo, hi in geometry.box)
-    if array.shape[-3:] != size or array.ndim not in (3, 4):
-        raise ValueError(f"shape {array.shape} does not fit the prepared scan, expected (C, *S) or {size}")
     if array.ndim == 4:
-        return np.stack([_restore(channel, geometry, outside=int(c == 0)) for c, channel in enumerate(array)])
-    return _restore(array, geometry, outside=0)
+        return np.stack([_turned_back(_upright(channel, geometry, outside=int(number == 0)), geometry)
+                         for number, channel in enumerate(array)])
+    return _turned_back(_upright(array, geometry, outside=0), geometry)
 
 
-def _restore(volume, geometry, outside):
+def restore_labels(probabilities: Iterable[np.ndarray], geometry: Geometry,
+                   finish: Callable[[np.ndarray], np.ndarray] = lambda labels: labels) -> np.ndarray:
+    """Label map (*N) uint8 on the scan's own grid of class probabilities, (C, *S) or one (*S) after the other.
+
+    Probabilities are put back first and decided then, as the argmax of `restore(probabilities)` is, with two classes in
+    memory at a time. `finish`, post-processing, gets the label map along the prepared axes, so that ties do not depend
+    on how the scan is stored.
+    """
+    labels = largest = None
+    for number, channel in enumerate(probabilities):
+        share = _upright(channel, geometry, outside=int(number == 0))
+        if number == 0:
+            labels, largest = np.zeros(share.shape, np.uint8), share
+        else:
+            labels[share > largest] = number
+            np.maximum(largest, share, out=largest)
+    return _turned_back(finish(labels), geometry)
+
+
+def _upright(volume, geometry, outside):
+    """Prepared grid (*S) -> the scan's own voxels along the prepared axes; `outside` beyond the crop."""
+    if volume.shape != (size := tuple(hi - lo for lo, hi in geometry.box)):
+        raise ValueError(f"shape {volume.shape} does not fit the prepared scan, expected {size}, or one in front")
     whole = np.full(geometry.grid, outside, volume.dtype)
     whole[tuple(slice(lo, hi) for lo, hi in geometry.box)] = volume
+    shape = tuple(geometry.shape[axis] for axis in _back(geometry)[:, 0])
+    return (resample if np.issubdtype(volume.dtype, np.floating) else resample_label)(whole, shape)
+
+
+def _turned_back(volume, geometry):
+    return np.ascontiguousarray(apply_orientation(volume, _back(geometry)))
+
+
+def _back(geometry):
+    """nibabel orientation transform of the prepared axes: each one's place in the file, same flip."""
     turn = np.asarray(geometry.turn)
-    back = np.empty_like(turn)      # prepared axis -> its place in the file, same flip
+    back = np.empty_like(turn)
     back[turn[:, 0]] = np.stack([np.arange(3), turn[:, 1]], 1)
-    turned = tuple(geometry.shape[axis] for axis in back[:, 0])
-    whole = (resample if np.issubdtype(volume.dtype, np.floating) else resample_label)(whole, turned)
-    return np.ascontiguousarray(apply_orientation(whole, back))
+    return back
 
 
 def _turn(scan, orientation):

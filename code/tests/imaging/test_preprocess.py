@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from nibabel.orientations import axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
 
+from dataloaders.components import largest_component
 from imaging import preprocess, scan_files
-from imaging.preprocess import PUBLISHED, Geometry, Preprocessing, apply, restore
+from imaging.preprocess import PUBLISHED, Geometry, Preprocessing, apply, restore, restore_labels
 from imaging.scan_files import ScanFile, read_label, read_scan_file
 from runtime.errors import InputError
 
@@ -135,6 +136,35 @@ def test_resampling_reaches_the_spacing_and_returns_to_the_grid(spacing):
     for back in (restore(classes, geometry), restore(onehot, geometry).argmax(0)):
         assert back.shape == scan.array.shape
         assert 2 * np.sum(back * label) / (back.sum() + label.sum()) > 0.85
+
+
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (1.5, 0.6, 2.0), None])
+@pytest.mark.parametrize("codes", ["RAS", "SPL", "AIR"])
+def test_label_maps_are_the_likeliest_class_of_the_probabilities_put_back(spacing, codes):
+    """Of a soft and noisy prediction; the nearest voxel of its argmax is another map where something was resampled."""
+    scan = scan_of(*stored(phantom((20, 17, 14))[0], codes, spacing=(0.9, 1.1, 2.5)))
+    image, _, geometry = apply(scan, replace(FOLDER, spacing=spacing, crop="brain"))
+    scores = np.random.default_rng(0).random((4, *image.shape), np.float32) ** 4
+    probabilities = scores / scores.sum(0)
+    labels = restore_labels(probabilities, geometry)
+    assert labels.dtype == np.uint8 and labels.shape == scan.array.shape
+    assert np.array_equal(labels, restore(probabilities, geometry).argmax(0))
+    assert np.array_equal(labels, restore_labels(iter(probabilities), geometry))
+    assert np.array_equal(labels, restore(probabilities.argmax(0), geometry)) == (spacing is None)
+
+
+def test_post_processing_does_not_depend_on_how_the_scan_is_stored():
+    """Two components of one size: the first along the prepared axes stays."""
+    label = np.zeros((12, 10, 8), np.uint8)
+    label[2:4, 6:8, 1:3], label[8:10, 1:3, 5:7] = 1, 1
+    upright = []
+    for codes in ("RAS", "LPI", "SAR", "IPL"):
+        image, affine = stored(label * 50, codes)
+        _, classes, geometry = apply(scan_of(image, affine), FOLDER, image // 50)
+        kept = restore_labels(np.eye(2, dtype=np.float32)[classes].transpose(3, 0, 1, 2), geometry, largest_component)
+        assert kept.sum() == 8
+        upright.append(apply(scan_of(image, affine), FOLDER, kept)[1])
+    assert all(np.array_equal(upright[0], other) for other in upright)
 
 
 # ---- crops and intensities ---------------------------------------------------------------------------------
