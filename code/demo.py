@@ -21,6 +21,7 @@ from runtime.command_line import parsed
 from runtime.files import ROOT
 from training.datasets import DATASETS, DataSet
 from training.fit import train
+from training.trained import load_run
 
 METHODS = {"supervised": "supervised", "cml": "CML"}
 
@@ -97,7 +98,7 @@ def draw(home, rows, demo, data_dir, path):
     [scan] = demo.dataset.data(recipe).cases([name])
     maps = {}
     for method, title in METHODS.items():
-        _, trained = report.load_run(home / method, type(recipe), "last")
+        trained = load_run(home / method).method
         views = report.label_maps(segment(trained, scan.image, recipe), recipe.keep_largest)
         maps |= {title if view == "network" else f"{title}, {view}": labels for view, labels in views.items()}
     plots.overlay(path, scan.image[0].numpy(), scan.label.numpy(), maps, demo.dataset.data.depth_axis)

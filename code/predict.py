@@ -27,7 +27,6 @@ from tqdm import tqdm
 from evaluation import plots
 from evaluation.components import largest_component
 from evaluation.inference import segment
-from evaluation.report import load_run
 from imaging.cases import attempt, channel_files, one_case_each, report_bad
 from imaging.preprocess import PUBLISHED, apply, read_preprocessing, restore, restore_labels
 from imaging.scan_files import SUFFIXES, case_name, is_scan, mark_of, read_scan_file, save_on_grid
@@ -38,6 +37,7 @@ from runtime.files import RESTORE, make_folder
 from runtime.memory import check_fits
 from runtime.ranks import Ranks
 from training import datasets
+from training.trained import load_run
 
 NUMBER = re.compile(r"_(\d{4})$")                       # nnU-Net's mark of a channel
 VIEWS = 6           # of probabilities in memory at once: three, before and after they are put back on the scan's grid
@@ -196,7 +196,8 @@ def main(args=None):
     options = parsed(Options, args, description=f"{__doc__}\n{DEBUG}")
     dataset = datasets.of_run(options.run)
     preprocessing = read_preprocessing(options.run) or PUBLISHED[dataset.data.dataset]
-    recipe, method = load_run(options.run, dataset.recipe, options.checkpoint, options.device)
+    trained = load_run(options.run, options.checkpoint, options.device)
+    recipe, method = trained.recipe, trained.method
     if len(preprocessing.modalities) != recipe.in_channels:
         raise InputError(f"{options.run}: its preprocessing.json names {len(preprocessing.modalities)} channels, and "
                          f"the network takes {recipe.in_channels}: the record does not belong to it; {RESTORE}")

@@ -29,6 +29,7 @@ from reproduction.experiments import PLACES
 from runtime.command_line import run_command
 from runtime.errors import InputError, one_line
 from runtime.files import ROOT, make_folder, write_text
+from training.trained import load_run
 
 Names = tyro.conf.Positional[tuple[str, ...]]
 Folders = tyro.conf.Positional[tuple[Path, ...]]
@@ -143,7 +144,7 @@ def agreement(folders: Folders, split: Literal["test", "val"] = "test",
               device: str = "auto"):
     """RUN/agreement_<split>_<checkpoint>.csv: Dice between the subnets, cosine of their features, one row per case."""
     for folder in folders:
-        rows = subnets.agreement(folder, split, checkpoint, device, data_dir)
+        rows = subnets.agreement(load_run(folder, checkpoint, device, data_dir), split)
         write_rows(folder / f"agreement_{split}_{checkpoint}.csv", rows)
         dice, cosine = (np.mean([row[key] for row in rows]) for key in ("dice", "cosine"))
         print(f"{folder.name}: Dice between the subnets {100 * dice:.2f} %, cosine of their features {cosine:.3f}")
@@ -152,7 +153,8 @@ def agreement(folders: Folders, split: Literal["test", "val"] = "test",
 def pseudo_labels(folders: Folders, data_dir: Path | None = None, device: str = "auto"):
     """RUN/pseudo_labels.csv from RUN/snapshots/*.pt: Dice of unlabelled slices' pseudo-labels, one row per step."""
     for folder in folders:
-        rows = subnets.pseudo_labels(folder, device, data_dir)
+        paths = subnets.snapshots(folder)
+        rows = subnets.pseudo_labels(load_run(folder, f"snapshots/{paths[0].stem}", device, data_dir), paths)
         write_rows(folder / "pseudo_labels.csv", rows)
         print(f"{folder.name}: Dice of the fused pseudo-labels {100 * rows[0]['fused']:.2f} % at step "
               f"{rows[0]['step']}, {100 * rows[-1]['fused']:.2f} % at step {rows[-1]['step']}")

@@ -9,14 +9,14 @@ from runtime.script import reported
 
 from dataloaders.acdc import ACDC
 from evaluation.report import test
-from train_ACDC import ACDCRecipe
+from training.trained import load_run
 
 CLASSES = ["RV", "MYO", "LV"]
 
 
 @reported
 def main(args=None):
-    return test(ACDC, ACDCRecipe, CLASSES, __doc__, args)
+    return test(ACDC, load_run, CLASSES, __doc__, args)
 
 
 if __name__ == "__main__":

@@ -9,14 +9,14 @@ from runtime.script import reported
 
 from dataloaders.brats import BraTS
 from evaluation.report import test
-from train_BraTS import BraTSRecipe
+from training.trained import load_run
 
 CLASSES = ["whole tumour"]
 
 
 @reported
 def main(args=None):
-    return test(BraTS, BraTSRecipe, CLASSES, __doc__, args)
+    return test(BraTS, load_run, CLASSES, __doc__, args)
 
 
 if __name__ == "__main__":

@@ -9,14 +9,14 @@ from runtime.script import reported
 
 from dataloaders.la import LA
 from evaluation.report import test
-from train_LA import LARecipe
+from training.trained import load_run
 
 CLASSES = ["left atrium"]
 
 
 @reported
 def main(args=None):
-    return test(LA, LARecipe, CLASSES, __doc__, args)
+    return test(LA, load_run, CLASSES, __doc__, args)
 
 
 if __name__ == "__main__":

@@ -12,24 +12,21 @@ from tqdm import tqdm
 from dataloaders.augment import resize_nearest
 from evaluation.inference import segment
 from evaluation.metrics import overlap_metrics
-from evaluation.report import label_maps, load_run
+from evaluation.report import label_maps
 from methods import registry
 from networks.two_view import TwoView
 from runtime.errors import InputError
 from runtime.files import load_tensors, load_weights
-from training import datasets
 
 SLICES = 200            # of the unlabelled ones, on which pseudo-labels are measured
 
 
-def load(run, checkpoint, device, data_dir):
-    """(recipe, method, data set) of a run; InputError if its method has no pair of views to compare."""
-    dataset = datasets.of_run(run)
-    recipe, method = load_run(run, dataset.recipe, checkpoint, device, data_dir)
-    if method.pair is None:
+def check_pair(trained):
+    """InputError if a run's method has no pair of views to compare."""
+    if trained.method.pair is None:
         paired = ", ".join(name for name, one in registry.METHODS.items() if one.pair)
-        raise InputError(f"{run}: its method is {recipe.method}, expected one with two views to compare: {paired}")
-    return recipe, method, dataset.data(recipe)
+        raise InputError(f"{trained.run}: its method is {trained.recipe.method}, expected one with two views to "
+                         f"compare: {paired}")
 
 
 def mean_overlap(labels, others, num_classes):
@@ -62,17 +59,19 @@ def noting_cosines(networks):
         hook.remove()
 
 
-def agreement(run, split, checkpoint, device="auto", data_dir=None):
-    """How alike the two views of a run are: one row per case.
+def agreement(trained, split):
+    """How alike the two views of a trained run are on the cases of a list: one row per case.
 
     `dice`: of the views' label maps as they are tested, mean over classes. `cosine`: of the tested networks' bottleneck
     features in evaluation mode, mean over positions and over the slices or windows of the test; NaN without two
     subnets.
     """
-    recipe, method, data = load(run, checkpoint, device, data_dir)
+    check_pair(trained)
+    recipe, method, data = trained.recipe, trained.method, trained.data
     names = getattr(data.split(), split)
     if not names:
-        raise InputError(f"--split {split}: {run} has no such cases; choose the other one")
+        raise InputError(f"--split {split}: {trained.run} has no such cases; choose the other one")
+    trained.check_unseen(names)
     rows = []
     for name in tqdm(names, "agreement", unit="case"):
         [scan] = data.cases([name])
@@ -100,22 +99,28 @@ def hidden_labels(recipe, data):
             np.stack([resize_nearest(scan.label.numpy(), recipe.patch_size) for scan in scans]))
 
 
-def pseudo_labels(run, device="auto", data_dir=None):
-    """Dice of each view's argmax on unlabelled slices: one row per RUN/snapshots/*.pt, copies of checkpoint.pt.
+def snapshots(run):
+    """Paths of RUN/snapshots/*.pt; InputError where there is none."""
+    paths = sorted((run / "snapshots").glob("*.pt"))
+    if not paths:
+        raise InputError(f"{run / 'snapshots'} has no *.pt: copy checkpoint.pt there from time to time while it trains")
+    return paths
+
+
+def pseudo_labels(trained, paths):
+    """Dice of each view's argmax on unlabelled slices: one row per snapshot, a copy of checkpoint.pt.
 
     Measured with the labels on disk, in evaluation mode, over the voxels of all slices together, mean over classes.
     `between`: Dice of the two views with each other.
     """
-    snapshots = sorted((run / "snapshots").glob("*.pt"))
-    if not snapshots:
-        raise InputError(f"{run / 'snapshots'} has no *.pt: copy checkpoint.pt there from time to time while it trains")
-    recipe, method, data = load(run, f"snapshots/{snapshots[0].stem}", device, data_dir)
+    check_pair(trained)
+    recipe, method, data = trained.recipe, trained.method, trained.data
     if len(recipe.patch_size) != 2:
-        raise InputError(f"{run}: a run on {recipe.dataset}; pseudo-labels are measured on slices, ACDC's")
+        raise InputError(f"{trained.run}: a run on {recipe.dataset}; pseudo-labels are measured on slices, ACDC's")
     images, labels = hidden_labels(recipe, data)
     stages = method.stages(recipe.pre_steps, recipe.self_steps)
     rows = {}
-    for path in tqdm(snapshots, "snapshots"):
+    for path in tqdm(paths, "snapshots"):
         state = load_tensors(path, ["method", "stage", "step"])
         at, step = state["stage"], state["step"]
         lengths = [*(stage.steps for stage in stages), 0]       # a finished run stands behind its last stage

@@ -1,6 +1,5 @@
 """From a run folder to its table row: predict every test case, measure, write the CSV, print beside the paper."""
 import csv
-import dataclasses
 import io
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,18 +9,15 @@ import nibabel
 import numpy as np
 from tqdm import tqdm
 
-from dataloaders.components import largest_component
 from dataloaders.scans import published_list
 from evaluation import plots, published, tables
+from evaluation.components import keep_largest as reduced
 from evaluation.inference import likeliest, segment
 from evaluation.metrics import class_metrics
-from methods import registry
 from runtime.command_line import parsed
-from runtime.device import Device
 from runtime.errors import DEBUG, InputError
-from runtime.files import inside, load_tensors, load_weights, write_aside, write_text
+from runtime.files import inside, write_aside, write_text
 from runtime.ranks import Ranks
-from training.recipe import load_recipe
 
 
 @dataclass(kw_only=True)
@@ -38,25 +34,9 @@ class ReportOptions:
     save_predictions: bool = False  # also write label maps (NIfTI) and overlays (PNG) to RUN/predictions/
 
 
-def load_run(run, recipe_class, checkpoint, device="auto", data_dir=None):
-    """(recipe, method on its device with the checkpoint's weights); InputError says what does not fit."""
-    recipe = load_recipe(run, recipe_class)
-    if data_dir is not None:
-        recipe = dataclasses.replace(recipe, data_dir=data_dir)
-    path = Path(run) / f"{checkpoint}.pt"
-    if not path.exists():
-        there = sorted(file.stem for file in Path(run).glob("*.pt") if not file.stem.startswith("checkpoint"))
-        raise InputError(f"{path} does not exist: the run has {', '.join(there) or 'no weights yet'}; choose with "
-                         "--checkpoint, or finish training by starting it again")
-    method = registry.build(recipe)
-    load_weights(method, load_tensors(path, ["method"])["method"], path)
-    return recipe, Device(device, len(recipe.patch_size)).place(method)
-
-
 def label_maps(views, keep_largest):
-    """{view: probabilities (C, *S)} -> {view: label map (*S) uint8}, post-processed if `keep_largest`."""
-    maps = {view: likeliest(probs) for view, probs in views.items()}
-    return {view: largest_component(labels) for view, labels in maps.items()} if keep_largest else maps
+    """{view: probabilities (C, *S)} -> {view: label map (*S) uint8}; keep_largest: as `components` takes it."""
+    return {view: reduced(likeliest(probs), keep_largest) for view, probs in views.items()}
 
 
 def measure(method, recipe, data, names, options):
@@ -101,20 +81,26 @@ def write_rows(path, rows):
     write_text(path, text.getvalue())
 
 
-def test(dataset_class, recipe_class, class_names, description, args=None):
-    """A test script's main: returns the rows it wrote, or of --compare the table's lines."""
+def test(dataset_class, load, class_names, description, args=None):
+    """A test script's main: returns the rows it wrote, or of --compare the table's lines.
+
+    load: `training.trained.load_run`.
+    """
     options = parsed(ReportOptions, args, description=f"{description}\n{DEBUG}")
     if options.compare:
         return compare(options, dataset_class)
     if options.run is None:
         raise InputError("--run is missing: give the folder that the train script wrote, or --compare RUN1 RUN2 ...")
-    recipe, method = load_run(options.run, recipe_class, options.checkpoint, options.device, options.data_dir)
-    data = dataset_class(recipe)
+    trained = load(options.run, options.checkpoint, options.device, options.data_dir, dataset_class.dataset)
+    recipe, data = trained.recipe, trained.data
     names = getattr(data.split(), options.split)
     if not names:
         raise InputError(f"--split {options.split}: this run has no such cases; choose --split "
                          f"{'val' if options.split == 'test' else 'test'}, or add a list to the data folder")
-    rows = measure(method, recipe, data, names, options)
+    if unlabelled := trained.check_unseen(names):
+        Ranks().say(f"{len(unlabelled)} of the {len(names)} cases were unlabelled scans of training, {unlabelled[0]} "
+                    "the first: the networks saw them without their labels")
+    rows = measure(trained.method, recipe, data, names, options)
     if Ranks().main:
         reference = paper_row(recipe, names, published_list(data.dataset, data.lists["test"]))
         present(rows, recipe, class_names, len(names), options, reference)

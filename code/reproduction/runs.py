@@ -19,6 +19,7 @@ from runtime.files import ROOT, Table, make_folder, write_text
 from runtime.locks import locked
 from training.datasets import DATASETS
 from training.recipe import read_config
+from training.trained import load_run
 
 # Where results are kept: the first is written to, all are read
 RESULTS = ROOT / "model/results", ROOT / "model/mini_results"
@@ -209,8 +210,8 @@ def carry_out(run, results, model=MODEL, data_dir=None, device="auto"):
         split, weights = run.tested[0]
         measured = folder / f"agreement_{split}_{weights}.csv"
         if registry.method_class(run.experiment.method).pair and not measured.exists():
-            write_rows(measured, agreement.agreement(folder, split, weights, device,
-                                                     data_dir and Path(data_dir) / run.dataset))
+            write_rows(measured, agreement.agreement(
+                load_run(folder, weights, device, data_dir and Path(data_dir) / run.dataset), split))
         return publish(folder, results)
 
 

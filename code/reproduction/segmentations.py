@@ -6,9 +6,10 @@ import numpy as np
 
 from evaluation import tables
 from evaluation.inference import segment
-from evaluation.report import label_maps, load_run
+from evaluation.report import label_maps
 from runtime.errors import InputError
 from training import datasets
+from training.trained import load_run
 
 
 class Segmented(NamedTuple):
@@ -31,13 +32,12 @@ def segmented(folder, names, device="auto", data_dir=None):
     data_dir: folder with one folder per data set; None: where the run was trained.
     """
     dataset = datasets.of_run(folder)
-    recipe, method = load_run(folder, dataset.recipe, "last", device,
-                              data_dir and Path(data_dir) / dataset.data.dataset)
-    data = dataset.data(recipe)
+    trained = load_run(folder, "last", device, data_dir and Path(data_dir) / dataset.data.dataset)
+    trained.check_unseen(names)
     for name in names:
-        [scan] = data.cases([name])
-        views = label_maps(segment(method, scan.image, recipe), recipe.keep_largest)
-        yield Segmented(name, scan.image[0].numpy(), scan.label.numpy(), views, data.depth_axis)
+        [scan] = trained.data.cases([name])
+        views = label_maps(segment(trained.method, scan.image, trained.recipe), trained.recipe.keep_largest)
+        yield Segmented(name, scan.image[0].numpy(), scan.label.numpy(), views, trained.data.depth_axis)
 
 
 def worst_first(rows):

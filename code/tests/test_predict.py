@@ -15,10 +15,10 @@ import prepare_folder
 import test_LA as testing_LA
 import train_LA
 from evaluation.inference import segment
-from evaluation.report import load_run
 from imaging.preprocess import PUBLISHED, apply
 from imaging.scan_files import read_scan_file
 from runtime.files import load_tensors, save_tensors
+from training.trained import load_run
 
 TINY = ["--patch-size", "32", "32", "32", "--stride", "16", "16", "16", "--labeled-batch", "2",
         "--unlabeled-batch", "2", "--pre-steps", "2", "--self-steps", "2", "--workers", "0", "--device", "cpu"]
@@ -79,7 +79,8 @@ def test_a_scan_is_segmented_alike_in_every_orientation_and_type_on_its_own_grid
 def test_the_label_map_is_what_the_test_script_would_segment(run, volume, tmp_path):
     nrrd.write(str(tmp_path / "scan.nrrd"), volume.astype(np.int16))
     _, labels = predicted(run, tmp_path / "scan.nrrd", tmp_path / "out", "--probabilities")
-    recipe, method = load_run(run, train_LA.LARecipe, "last", "cpu")
+    trained = load_run(run, device="cpu")
+    recipe, method = trained.recipe, trained.method
     image, _, _ = apply(read_scan_file(tmp_path / "scan.nrrd"), PUBLISHED["LA"])
     probabilities = segment(method, torch.from_numpy(image[None]), recipe)["fused"].numpy()
     assert np.allclose(np.moveaxis(labels["scan_probabilities.nii.gz"].get_fdata(), -1, 0), probabilities, atol=1e-6)

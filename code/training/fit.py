@@ -84,6 +84,10 @@ class Fit:
         folder.check_data(self.material.content)
         self.ranks.say(f"{recipe.dataset}, {recipe.method}: {self.material}; "
                        f"{sum(p.numel() for p in self.parameters):,} parameters; {self.device}")
+        for name, classes in self.material.absent_classes(recipe.num_classes).items():
+            self.ranks.say(f"no {name} case has class {', '.join(map(str, classes))} of 1 to {recipe.num_classes - 1}: "
+                           + ("the network does not learn it; is --num-classes right?" if name == "labelled" else
+                              "the mean Dice leaves it out as long as nothing predicts it either"))
         self.checkpoints = Checkpoints(folder.path, self.method, self.optimizer)
         self.stage, self.step, self.best = 0, 0, -math.inf
         self.logbook = None                                         # from `run` on

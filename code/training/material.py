@@ -1,6 +1,9 @@
 """The scans of a run, read once, and a record of their content, by which other data are told from moved ones."""
+import zlib
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from imaging.preprocess import read_preprocessing
 from runtime.errors import InputError
@@ -13,6 +16,24 @@ class Content:
 
     preprocessing: dict[str, Any] | None
     cases: dict[str, dict[str, tuple[tuple[int, ...], int, int | None]]]    # see dataloaders.scans.Scan.content
+
+    def finder(self, patient_of=str):
+        """Function of a Scan -> 'labelled' or 'unlabelled', what training had it as, or None.
+
+        A scan is known by its patient's name, and by its voxels under any name: a volume by its slices, too.
+        """
+        known = [(role, set(map(patient_of, cases)), {(tuple(shape), image) for shape, image, _ in cases.values()})
+                 for role in ("labelled", "unlabelled") if (cases := self.cases.get(role))]
+        slices = any(len(shape) == 3 for *_, images in known for shape, _ in images)
+
+        def role_of(scan):
+            images = {scan.content[:2]}
+            if slices and scan.image.ndim == 4:
+                cuts = np.ascontiguousarray(scan.image.numpy().swapaxes(0, 1))
+                images |= {(cut.shape, zlib.crc32(cut)) for cut in cuts}
+            return next((role for role, names, there in known if patient_of(scan.name) in names or images & there),
+                        None)
+        return role_of
 
     def differences(self, other):
         """What is different in `other`, in words."""
@@ -59,6 +80,29 @@ class Material:
             "labelled": {scan.name: scan.content for scan in self.labelled},
             "unlabelled": {scan.name: scan.content for scan in self.unlabelled},
             "validation": dict(zip(choosing, ranks.gather(own), strict=True))})
+        self._check_validation(data, ranks)
+
+    def _check_validation(self, data, ranks):
+        """InputError where the voxels of a case that chooses or is watched are a labelled one's under another name."""
+        role_of = self.content.finder(data.patient_of)
+        for name, scans, _ in self.validation:
+            roles = ranks.gather([(scan.name, role_of(scan)) for scan in scans])
+            if trained := [case for case, role in roles if role == "labelled"]:
+                raise InputError(f"{name} case {trained[0]}: has the voxels of a labelled case, and would be validated "
+                                 "on what was trained on; take one of the two out of the lists")
+
+    def absent_classes(self, num_classes):
+        """{'labelled' or a list's name: the foreground classes that none of its labels has}, what lacks none left out.
+
+        Of several processes, validation cases are this one's alone.
+        """
+        groups = {"labelled": self.labelled, **{name: scans for name, scans, _ in self.validation if scans}}
+        absent = {}
+        for name, scans in groups.items():
+            counts = sum(np.bincount(scan.label.numpy().ravel(), minlength=num_classes) for scan in scans)
+            if missing := [label for label in range(1, num_classes) if not counts[label]]:
+                absent[name] = missing
+        return absent
 
     def __str__(self):
         choosing = len(self.content.cases["validation"])

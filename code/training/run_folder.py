@@ -7,6 +7,7 @@ import sys
 from contextlib import nullcontext
 from dataclasses import asdict
 from importlib.metadata import version
+from pathlib import Path
 
 from runtime.errors import InputError
 from runtime.files import ROOT, make_folder, write_text
@@ -60,9 +61,8 @@ class RunFolder:
         """InputError where the run's record says other data than `content`, and how they differ."""
         if not self.knows_data:
             return
-        path, remedy = self.path / DATA, "restore the file from a copy, or delete it and go on unchecked"
         # through JSON: tuples become lists, as in the record
-        words = build(Content, read_json(path, remedy), path, remedy).differences(
+        words = read_content(self.path).differences(
             build(Content, json.loads(json.dumps(asdict(content))), "this run", ""))
         if words:
             more = f" and {len(words) - 4} more" if len(words) > 4 else ""
@@ -87,6 +87,12 @@ class RunFolder:
         if differing:
             raise InputError(f"{self.path} holds a run of another recipe ({'; '.join(differing)}): "
                              "choose another --out, or delete that folder")
+
+
+def read_content(run):
+    """What a run was trained on, its data.json; None for runs of before that record."""
+    path, remedy = Path(run) / DATA, "restore the file from a copy, or delete it and go on unchecked"
+    return build(Content, read_json(path, remedy), path, remedy) if path.exists() else None
 
 
 def description(recipe):

@@ -14,6 +14,12 @@ from evaluation import tables
 from evaluation.inference import segment
 from runtime.errors import InputError
 from runtime.files import load_tensors, save_tensors
+from training.trained import load_run
+
+
+def pseudo_labels(run):
+    paths = subnets.snapshots(run)
+    return subnets.pseudo_labels(load_run(run, f"snapshots/{paths[0].stem}", "cpu"), paths)
 
 
 @pytest.fixture
@@ -31,7 +37,7 @@ def untrained(recipe, runs, narrow):
 
 def test_one_network_twice_agrees_with_itself(untrained):
     own, _ = untrained(network="released")
-    for row in subnets.agreement(own.out, "val", "last", "cpu"):
+    for row in subnets.agreement(load_run(own.out, device="cpu"), "val"):
         assert row["dice"] == 1 and row["cosine"] == pytest.approx(1)
 
 
@@ -76,7 +82,7 @@ def test_patches_that_fill_a_batch_do_not_count(untrained, monkeypatch, dataset)
 def test_a_method_with_one_network_has_no_agreement(untrained):
     own, _ = untrained(method="supervised")
     with pytest.raises(InputError, match="method is supervised, expected one with two views to compare"):
-        subnets.agreement(own.out, "val", "last", "cpu")
+        subnets.agreement(load_run(own.out, device="cpu"), "val")
 
 
 def test_hidden_labels_are_those_of_unlabelled_slices_that_have_some(untrained, runs, tmp_path, monkeypatch, phantoms):
@@ -144,7 +150,7 @@ def test_a_snapshot_that_is_no_checkpoint_of_the_run_is_refused(untrained, progr
 def test_a_run_without_snapshots_says_how_to_have_some(untrained):
     own, _ = untrained()
     with pytest.raises(InputError, match=r"snapshots has no \*\.pt: copy checkpoint\.pt there"):
-        subnets.pseudo_labels(own.out, "cpu")
+        pseudo_labels(own.out)
 
 
 def test_pseudo_labels_come_from_the_checkpoints_that_training_writes(recipe, runs, narrow, no_curves):
@@ -153,7 +159,7 @@ def test_pseudo_labels_come_from_the_checkpoints_that_training_writes(recipe, ru
     (own.out / "snapshots").mkdir()
     for name in ("checkpoint.pt", "checkpoint_prev.pt"):
         shutil.copy(own.out / name, own.out / "snapshots" / name)
-    rows = subnets.pseudo_labels(own.out, "cpu")
+    rows = pseudo_labels(own.out)
     states = [load_tensors(path) for path in (own.out / "snapshots").glob("*.pt")]
     assert rows[-1]["step"] == own.pre_steps + own.self_steps
     assert {row["step"] for row in rows} == {sum((own.pre_steps, own.self_steps)[:s["stage"]]) + s["step"]

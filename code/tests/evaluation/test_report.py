@@ -1,17 +1,15 @@
-"""Statistics, the printed tables, and what a run's weights must fit."""
+"""Statistics and the printed tables."""
 import csv
 import math
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 import train_LA
 from dataloaders.scans import published_list
 from evaluation import report, tables
 from runtime.errors import InputError
-from runtime.files import save_tensors
 
 NAN = math.nan
 
@@ -153,7 +151,7 @@ def test_a_table_that_is_not_there_or_foreign_is_refused(tmp_path, content, word
         tables.read_rows(tmp_path / "t.csv")
 
 
-# ---- rows and weights --------------------------------------------------------------------------------------------
+# ---- rows and label maps --------------------------------------------------------------------------------------------
 
 
 def test_rows_are_written_with_six_decimals_and_nan_as_such(tmp_path):
@@ -166,44 +164,10 @@ def test_rows_are_written_with_six_decimals_and_nan_as_such(tmp_path):
 def test_label_maps_are_the_argmax_and_reduced_where_the_recipe_says_so():
     probs = torch.zeros(2, 1, 6)
     probs[1, 0], probs[0, 0] = torch.tensor([0.9, 0.1, 0.9, 0.9, 0.2, 0.4]), 0.5
-    plain, reduced = (report.label_maps({"fused": probs}, keep)["fused"] for keep in (False, True))
+    plain, reduced, one = (report.label_maps({"fused": probs}, keep)["fused"] for keep in (False, True, (1,)))
+    assert np.array_equal(one, reduced)
     assert plain.tolist() == [[1, 0, 1, 1, 0, 0]] and reduced.tolist() == [[0, 0, 1, 1, 0, 0]]
     assert plain.dtype == reduced.dtype == np.uint8
-
-
-def test_weights_that_do_not_fit_are_named():
-    model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
-    good = {key: torch.randn_like(value) for key, value in model.state_dict().items()}
-    report.load_weights(model, good, "last.pt")
-    assert all(torch.equal(good[key], value) for key, value in model.state_dict().items())
-    bad = good | {"0.weight": torch.zeros(2, 2), "2.bias": torch.zeros(1)}
-    del bad["0.bias"]
-    with pytest.raises(InputError) as error:
-        report.load_weights(model, bad, "last.pt")
-    for part in ("last.pt", "missing 0.bias", "left over 2.bias", "0.weight is (2, 2), expected (3, 2)"):
-        assert part in str(error.value)
-
-
-def test_many_misfits_are_counted():
-    model = nn.Sequential(*(nn.Linear(1, 1) for _ in range(4)))
-    with pytest.raises(InputError, match="and 4 more"):
-        report.load_weights(model, {}, "last.pt")
-
-
-def test_a_run_is_loaded_with_the_weights_of_the_checkpoint(recipe, runs, narrow):
-    own = recipe("ACDC")
-    loop = runs.loop(own)
-    saved = {key: value.clone() for key, value in loop.method.state_dict().items()}
-    save_tensors(own.out / "best.pt", {"method": saved, "step": 3})
-    loaded, method = report.load_run(own.out, type(own), "best", "cpu")
-    assert loaded == own and runs.same_tensors(method.state_dict(), saved)
-    elsewhere, _ = report.load_run(own.out, type(own), "best", "cpu", data_dir=own.out)
-    assert elsewhere.data_dir == own.out
-    with pytest.raises(InputError, match=r"last\.pt does not exist: the run has best; choose with --checkpoint"):
-        report.load_run(own.out, type(own), "last", "cpu")
-    (own.out / "best.pt").unlink()
-    with pytest.raises(InputError, match="the run has no weights yet"):
-        report.load_run(own.out, type(own), "last", "cpu")
 
 
 # ---- the paper's row ---------------------------------------------------------------------------------------------

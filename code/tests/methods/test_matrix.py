@@ -31,6 +31,7 @@ from runtime.files import load_tensors
 from runtime.ranks import Ranks
 from training import fit
 from training.datasets import DATASETS
+from training.trained import load_run
 
 SIZES = {"LA": {"patch_size": (16, 16, 16), "stride": (16, 16, 16)}, "ACDC": {"patch_size": (16, 16)},
          "BraTS2019": {"patch_size": (16, 16, 16), "stride": (16, 16, 16)}}
@@ -173,9 +174,9 @@ def test_predict_segments_a_scan_on_its_own_grid(trained, narrow, tmp_path):
 def test_agreement_compares_the_two_views_or_says_that_there_are_none(trained, narrow):
     if trained.method.pair is None:
         with pytest.raises(InputError, match=f"its method is {trained.recipe.method}, expected one with two"):
-            agreement(trained.run, "test", "last", "cpu")
+            agreement(load_run(trained.run, device="cpu"), "test")
         return
-    rows = agreement(trained.run, "test", "last", "cpu")
+    rows = agreement(load_run(trained.run, device="cpu"), "test")
     assert rows and all(0 <= row["dice"] <= 1 for row in rows)
 
 

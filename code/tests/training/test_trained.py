@@ -1,0 +1,153 @@
+"""A trained run as it is tested: its weights fit, and no case is tested whose label it was trained on."""
+import shutil
+
+import pytest
+import torch
+from torch import nn
+
+import test_ACDC
+import test_LA
+from dataloaders.scans import Scan
+from evaluation.agreement import agreement
+from reproduction.segmentations import segmented
+from runtime.errors import InputError
+from runtime.files import load_weights, save_tensors
+from training.material import Content
+from training.trained import load_run
+
+
+def test_weights_that_do_not_fit_are_named():
+    model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
+    good = {key: torch.randn_like(value) for key, value in model.state_dict().items()}
+    load_weights(model, good, "last.pt")
+    assert all(torch.equal(good[key], value) for key, value in model.state_dict().items())
+    bad = good | {"0.weight": torch.zeros(2, 2), "2.bias": torch.zeros(1)}
+    del bad["0.bias"]
+    with pytest.raises(InputError) as error:
+        load_weights(model, bad, "last.pt")
+    for part in ("last.pt", "missing 0.bias", "left over 2.bias", "0.weight is (2, 2), expected (3, 2)"):
+        assert part in str(error.value)
+
+
+def test_many_misfits_are_counted():
+    model = nn.Sequential(*(nn.Linear(1, 1) for _ in range(4)))
+    with pytest.raises(InputError, match="and 4 more"):
+        load_weights(model, {}, "last.pt")
+
+
+def test_a_run_is_loaded_with_the_weights_of_the_checkpoint(recipe, runs, narrow):
+    own = recipe("ACDC")
+    loop = runs.loop(own)
+    saved = {key: value.clone() for key, value in loop.method.state_dict().items()}
+    save_tensors(own.out / "best.pt", {"method": saved, "step": 3})
+    loaded = load_run(own.out, "best", "cpu")
+    assert loaded.recipe == own and runs.same_tensors(loaded.method.state_dict(), saved)
+    assert load_run(own.out, "best", "cpu", data_dir=own.out).recipe.data_dir == own.out
+    with pytest.raises(InputError, match="belongs to ACDC, not to LA"):
+        load_run(own.out, "best", "cpu", dataset="LA")
+    with pytest.raises(InputError, match=r"last\.pt does not exist: the run has best; choose with --checkpoint"):
+        load_run(own.out, "last", "cpu")
+    (own.out / "best.pt").unlink()
+    with pytest.raises(InputError, match="the run has no weights yet"):
+        load_run(own.out, "last", "cpu")
+
+
+# ---- what was trained on ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def swap(phantoms, recipe, runs, narrow, no_curves, tmp_path):
+    """swap(dataset, place) -> (run, a folder whose test list names the train list's case at `place`)."""
+    def make(dataset, place, **changes):
+        data = shutil.copytree(phantoms(dataset), tmp_path / "data")
+        run = runs.train(recipe(dataset, data_dir=data, pre_steps=1, self_steps=1, **changes))
+        train, test = ((data / name).read_text().split() for name in ("train.list", "test.list"))
+        train[place], test[0] = test[0], train[place]
+        for name, names in (("train.list", train), ("test.list", test)):
+            (data / name).write_text("\n".join(names))
+        return run, data
+    return make
+
+
+def test_a_case_whose_label_was_trained_on_is_refused_wherever_it_would_be_measured(swap, capsys):
+    run, _ = swap("LA", 0)
+    capsys.readouterr()
+    with pytest.raises(SystemExit, match="2"):
+        test_LA.main(["--run", str(run), "--device", "cpu"])
+    error = capsys.readouterr().err
+    assert "was trained on the labels of 1 of these 2 cases" in error and error.count("\n") == 1
+    assert not list(run.glob("test_*"))
+    trained = load_run(run, device="cpu")
+    with pytest.raises(InputError, match="was trained on the labels of 1"):
+        agreement(trained, "test")
+    with pytest.raises(InputError, match="was trained on the labels of 1"):
+        list(segmented(run, trained.data.split().test, "cpu"))
+
+
+def test_an_unlabelled_case_of_training_is_tested_and_said(swap, capsys):
+    run, _ = swap("LA", -1)
+    assert test_LA.main(["--run", str(run), "--device", "cpu"])
+    assert "1 of the 2 cases were unlabelled scans of training" in capsys.readouterr().out
+
+
+def test_a_case_is_known_by_its_voxels_under_another_name(phantoms, recipe, runs, narrow, no_curves, tmp_path, capsys):
+    """A copy of a labelled scan beside it, and a volume of labelled slices."""
+    data = shutil.copytree(phantoms("LA"), tmp_path / "data")
+    run = runs.train(recipe("LA", data_dir=data, pre_steps=1, self_steps=1))
+    names = (data / "train.list").read_text().split()
+    folder = data / "2018LA_Seg_Training Set"
+    shutil.copytree(folder / names[0], folder / "copy")
+    (data / "test.list").write_text("copy\n")
+    with pytest.raises(SystemExit, match="2"):
+        test_LA.main(["--run", str(run), "--device", "cpu"])
+    assert "was trained on the labels of 1 of these 1 cases, copy" in capsys.readouterr().err
+
+
+def test_the_volume_of_a_labelled_patient_is_refused(phantoms, recipe, runs, narrow, no_curves, tmp_path, capsys):
+    data = shutil.copytree(phantoms("ACDC"), tmp_path / "data")
+    run = runs.train(recipe("ACDC", data_dir=data, pre_steps=1, self_steps=1))
+    slices = (data / "train_slices.list").read_text().split()
+    volume = slices[0].split("_slice")[0]
+    (data / "train_slices.list").write_text("\n".join(name for name in slices if volume.split("_")[0] not in name))
+    for name in (volume, "anyone_frame01"):     # by its patient, and by its slices' voxels
+        if name != volume:
+            shutil.copy(data / f"data/{volume}.h5", data / f"data/{name}.h5")
+        (data / "test.list").write_text(f"{name}\n")
+        with pytest.raises(SystemExit, match="2"):
+            test_ACDC.main(["--run", str(run), "--device", "cpu"])
+        assert f"was trained on the labels of 1 of these 1 cases, {name}" in capsys.readouterr().err
+
+
+def test_a_run_without_a_record_of_its_data_is_tested(swap):
+    run, _ = swap("LA", 0)
+    (run / "data.json").unlink()
+    assert test_LA.main(["--run", str(run), "--device", "cpu"])
+
+
+def test_validation_never_runs_on_the_voxels_of_a_labelled_case(phantoms, recipe, runs, narrow, tmp_path):
+    data = shutil.copytree(phantoms("LA"), tmp_path / "data")
+    names = (data / "train.list").read_text().split()
+    folder = data / "2018LA_Seg_Training Set"
+    shutil.rmtree(folder / names[-1])
+    shutil.copytree(folder / names[0], folder / names[-1])
+    with pytest.raises(InputError, match=f"val case {names[-1]}: has the voxels of a labelled case"):
+        runs.train(recipe("LA", data_dir=data, holdout_val=1))
+
+
+def test_roles_of_scans_by_name_and_by_voxels():
+    image = torch.arange(24.0).view(1, 2, 3, 4)
+    scan = Scan("p1_frame02", image, None, ((1, 2, 3, 4), 7, None))
+    for cases, role in (({"labelled": {"p1_frame01": ((1, 2, 3, 4), 5, 1)}}, "labelled"),
+                        ({"labelled": {"p2": ((1, 2, 3, 4), 7, 1)}}, "labelled"),
+                        ({"labelled": {"p2": ((1, 4, 3, 2), 7, 1)}}, None),
+                        ({"labelled": {"p2": ((1, 2, 3, 4), 5, 1)}, "unlabelled": {"q": ((1, 2, 3, 4), 7, None)}},
+                         "unlabelled"), ({}, None)):
+        assert Content(None, cases).finder(lambda name: name.split("_")[0])(scan) == role
+
+
+def test_classes_that_no_label_has_are_said(recipe, runs, narrow, capsys):
+    runs.loop(recipe("LA", num_classes=4, holdout_val=1))
+    said = capsys.readouterr().out
+    assert "no labelled case has class 2, 3 of 1 to 3" in said and "no val case has class 2, 3 of 1 to 3" in said
+    runs.loop(recipe("ACDC", out=recipe().out.with_name("other")))
+    assert "case has class" not in capsys.readouterr().out

@@ -1,0 +1,58 @@
+"""A trained run as it is tested: its recipe, its method with the weights, its data set, what it was trained on."""
+import dataclasses
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from methods import registry
+from runtime.device import Device
+from runtime.errors import InputError
+from runtime.files import load_tensors, load_weights
+from training import datasets
+from training.material import Content
+from training.recipe import load_recipe
+from training.run_folder import read_content
+
+
+class Trained(NamedTuple):
+    """What `load_run` gives."""
+
+    run: Path
+    recipe: Any
+    method: Any                 # on its device, with the checkpoint's weights
+    data: Any                   # the data set of dataloaders/, in the run's folder or the one that was asked for
+    content: Content | None     # data.json; None for runs of before that record
+
+    def check_unseen(self, names):
+        """InputError where training had the label of one of these cases -> names of those that it had without label.
+
+        A case is known by its patient's name, and by its voxels whatever it is called.
+        """
+        if self.content is None:
+            return []
+        role_of = self.content.finder(self.data.patient_of)
+        roles = {name: role_of(scan) for name in names for scan in self.data.cases([name])}
+        if trained := [name for name, role in roles.items() if role == "labelled"]:
+            raise InputError(f"{self.run}: was trained on the labels of {len(trained)} of these {len(names)} cases, "
+                             f"{', '.join(trained[:3])}{', ...' if trained[3:] else ''}, and is not tested on them: "
+                             "take them out of the list, or train again with the lists as they are now")
+        return [name for name, role in roles.items() if role == "unlabelled"]
+
+
+def load_run(run, checkpoint="last", device="auto", data_dir=None, dataset=None):
+    """A run folder and the name of its weights -> `Trained`; InputError says what does not fit.
+
+    data_dir: where the scans are now; dataset: name of the data set that the run must belong to.
+    """
+    kind = datasets.DATASETS[dataset] if dataset else datasets.of_run(run)
+    recipe = load_recipe(run, kind.recipe)
+    if data_dir is not None:
+        recipe = dataclasses.replace(recipe, data_dir=data_dir)
+    path = Path(run) / f"{checkpoint}.pt"
+    if not path.exists():
+        there = sorted(file.stem for file in Path(run).glob("*.pt") if not file.stem.startswith("checkpoint"))
+        raise InputError(f"{path} does not exist: the run has {', '.join(there) or 'no weights yet'}; choose with "
+                         "--checkpoint, or finish training by starting it again")
+    method = registry.build(recipe)
+    load_weights(method, load_tensors(path, ["method"])["method"], path)
+    method = Device(device, len(recipe.patch_size)).place(method)
+    return Trained(Path(run), recipe, method, kind.data(recipe), read_content(run))
