@@ -61,7 +61,7 @@ def test_agreement_is_that_of_label_maps_and_features_in_evaluation_mode(untrain
 
 def test_the_cosine_of_cml_plus_is_of_the_average_that_is_tested(untrained, runs):
     own, loop = untrained(method="cml_plus")
-    [row, *_] = subnets.agreement(own.out, "val", "last", "cpu")
+    [row, *_] = subnets.agreement(load_run(own.out, device="cpu"), "val")
     [scan] = runs.data(own).cases(runs.data(own).split().val[:1])
     x = resize_nearest(scan.image.transpose(0, 1), own.patch_size)
     tested, last = (F.cosine_similarity(*(feature for _, feature in networks.eval()(x)), dim=1).mean().item()
@@ -72,10 +72,10 @@ def test_the_cosine_of_cml_plus_is_of_the_average_that_is_tested(untrained, runs
 @pytest.mark.parametrize("dataset", ("ACDC", "LA"))
 def test_patches_that_fill_a_batch_do_not_count(untrained, monkeypatch, dataset):
     own, _ = untrained(dataset)
-    plain = subnets.agreement(own.out, "test", "last", "cpu")
+    plain = subnets.agreement(load_run(own.out, device="cpu"), "test")
     monkeypatch.setattr("evaluation.inference.FILLED", {"cpu"})
     monkeypatch.setattr("evaluation.inference.AT_ONCE", {"cpu": {2: 7, 3: 7}})
-    for row, filled in zip(plain, subnets.agreement(own.out, "test", "last", "cpu"), strict=True):
+    for row, filled in zip(plain, subnets.agreement(load_run(own.out, device="cpu"), "test"), strict=True):
         assert filled["cosine"] == pytest.approx(row["cosine"], abs=1e-5) and filled["dice"] == row["dice"]
 
 
@@ -144,7 +144,7 @@ def test_a_snapshot_that_is_no_checkpoint_of_the_run_is_refused(untrained, progr
     (own.out / "snapshots").mkdir()
     save_tensors(own.out / "snapshots/a.pt", {"method": loop.method.state_dict(), **progress})
     with pytest.raises(InputError, match=words):
-        subnets.pseudo_labels(own.out, "cpu")
+        pseudo_labels(own.out)
 
 
 def test_a_run_without_snapshots_says_how_to_have_some(untrained):
