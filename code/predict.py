@@ -29,7 +29,7 @@ from evaluation.components import largest_component
 from evaluation.inference import segment
 from imaging.cases import attempt, channel_files, one_case_each, report_bad
 from imaging.preprocess import PUBLISHED, apply, read_preprocessing, restore, restore_labels
-from imaging.scan_files import SUFFIXES, case_name, is_scan, mark_of, read_scan_file, save_on_grid
+from imaging.scan_files import SUFFIXES, case_name, is_scan, mark_of, read_scan_file, save_on_grid, tell_notes
 from methods import registry
 from runtime.command_line import parsed
 from runtime.errors import DEBUG, InputError
@@ -149,7 +149,7 @@ def is_there(name, mark, options):
 
 def segment_case(method, recipe, preprocessing, paths):
     """Files of one case -> the first scan, {view: label map}, {view: probabilities (C, *N)}, on the scan's grid."""
-    scans = [read_scan_file(path) for path in paths]
+    scans = [read_scan_file(path, preprocessing.geometry) for path in paths]
     image, _, geometry = apply(scans, preprocessing)
     image = image[None] if image.ndim == 3 else image
     voxels = max(image[0].size, scans[0].array.size)
@@ -180,15 +180,16 @@ def write_case(name, mark, pair, scan, maps, probabilities, options):
 
 
 def predict_case(name, paths, weights, method, recipe, preprocessing, options):
-    """Whether the case was segmented; False where all that is asked for is there."""
+    """Notes on the scan's header (path, {kind: sentence}); None where all that is asked for is there."""
     for path in paths:
         if not path.is_file():
             raise InputError(f"{path}: is no regular file; expected a scan ({', '.join(SUFFIXES)})")
     mark = f"{weights:08x}{checksum(paths):08x}"
     if not options.force and is_there(name, mark, options):
-        return False
-    write_case(name, mark, method.pair, *segment_case(method, recipe, preprocessing, paths), options)
-    return True
+        return None
+    scan, maps, probabilities = segment_case(method, recipe, preprocessing, paths)
+    write_case(name, mark, method.pair, scan, maps, probabilities, options)
+    return scan.path, scan.notes
 
 
 @reported
@@ -222,10 +223,11 @@ def main(args=None):
                for name in tqdm(ranks.shard(list(cases)), "predict", unit="scan", disable=None if ranks.main else True)]
     results = dict(zip(cases, ranks.gather(results), strict=True))
     bad |= {name: result for name, result in results.items() if isinstance(result, str)}
-    done = list(results.values())
-    ranks.say(f"{done.count(True)} segmented, {done.count(False)} skipped (there already, the same), {len(bad)} bad -> "
-              f"{options.output}")
+    done = [result for name, result in results.items() if name not in bad]
+    ranks.say(f"{len(done) - done.count(None)} segmented, {done.count(None)} skipped (there already, the same), "
+              f"{len(bad)} bad -> {options.output}")
     if ranks.main:
+        tell_notes(notes for notes in done if notes is not None)
         report_bad(bad)
     ranks.wait()
     return 2 if bad else 0

@@ -37,6 +37,7 @@ class BraTSOptions(Options):
     input: Path     # folder with <case>_flair.nii(.gz) and <case>_seg.nii(.gz), at any depth
     output: Path = ROOT / "data" / "BraTS2019"  # dataset folder to write
     modalities: str = "flair"   # file name endings such as flair,t1,t1ce,t2; they become the channels
+    same_voxels: bool = False   # labels belong to their scans voxel by voxel: their headers need not agree
 
 
 def find_cases(folder: Path, modalities: tuple[str, ...]) -> tuple[list[Case], dict[str, str]]:
@@ -67,7 +68,8 @@ def main(args=None) -> int:
 
 def prepare(cases, bad, preprocessing, options) -> int:
     """Scans, lists, and what to do next; the caller holds the output folder."""
-    outcome = prepare_cases(cases, bad, preprocessing, options, "data/{case}.h5")
+    outcome = prepare_cases(cases, bad, preprocessing, options, "data/{case}.h5",
+                            same_affine=not options.same_voxels)
     for name, case in outcome.good.items():
         if case["outside"]:
             print(f"{name}: {case['outside']} label voxels lie outside the brain (kept)")

@@ -7,9 +7,10 @@ import zlib
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import h5py
 import numpy as np
@@ -17,7 +18,7 @@ import tyro
 from tqdm import tqdm
 
 from imaging.preprocess import RECORD, Preprocessing, apply, read_preprocessing, write_preprocessing
-from imaging.scan_files import find_scan, read_label, read_scan_file
+from imaging.scan_files import find_scan, read_label, read_scan_file, tell_notes
 from runtime.command_line import parsed
 from runtime.errors import DEBUG, InputError, is_out_of_memory, one_line, printable
 from runtime.files import ROOT, inside, is_case_name, make_folder, write_aside
@@ -37,7 +38,8 @@ class Case:
 
 @dataclass
 class Outcome:
-    """What became of the cases: name -> {"shape", "spacing", "classes", "outside", "skipped"} and name -> one line."""
+    """What became of the cases: name -> {"shape", "spacing", "classes", "outside", "skipped",
+    "notes"} and name -> one line."""
 
     good: dict[str, dict]
     bad: dict[str, str]
@@ -85,6 +87,7 @@ def prepare_cases(cases: Sequence[Case], bad: dict[str, str], preprocessing: Pre
         raise InputError(f"--workers {options.workers}: must be 1 or more")
     if not cases and not bad:
         raise InputError("no scans found there; --help shows the folders and file names that are expected")
+    preprocessing = replace(preprocessing, geometry=options.geometry)
     make_folder(options.output)
     before = None if options.force else read_preprocessing(options.output)
     if before not in (None, preprocessing):
@@ -106,6 +109,7 @@ def prepare_cases(cases: Sequence[Case], bad: dict[str, str], preprocessing: Pre
     skipped = sum(result["skipped"] for result in good.values())
     print(f"{len(good) - skipped} prepared, {skipped} skipped (finished before), {len(bad)} bad "
           f"-> {shown(options.output)}", flush=True)
+    tell_notes(note for result in good.values() for note in result.get("notes", ()))
     report_bad(bad)
     if not good:
         raise InputError("no case could be prepared, for the reasons above")
@@ -167,10 +171,10 @@ def _prepare_case(case, preprocessing, output, layout, force, **label_checks):
                              "--force overwrites it, another --output keeps it")
         if done is not None:
             return dict(done, skipped=True)
-    scans = [read_scan_file(path) for path in case.images]
+    scans = [read_scan_file(path, preprocessing.geometry) for path in case.images]
     label = None
     if case.label is not None:
-        label = read_label(case.label, scans[0], preprocessing.labels, **label_checks)
+        label = read_label(case.label, scans[0], preprocessing.labels, geometry=preprocessing.geometry, **label_checks)
     # a stream of its own a case: the crop does not depend on which other cases there are
     rng = np.random.default_rng([preprocessing.seed, zlib.crc32(case.name.encode())])
     image, label, geometry = apply(scans, preprocessing, label, rng)
@@ -181,7 +185,8 @@ def _prepare_case(case, preprocessing, output, layout, force, **label_checks):
     # written last: a case that has this file is finished
     write_case(target, image, label, compression="gzip",
                attributes=record | {"geometry": json.dumps(asdict(geometry))})
-    return dict(_summary(image.shape, label, asdict(geometry)), skipped=False)
+    return dict(_summary(image.shape, label, asdict(geometry)), skipped=False,
+                notes=[(scan.path, scan.notes) for scan in scans])
 
 
 def _checksums(paths):
@@ -263,6 +268,9 @@ class Options:
     output: Path
     workers: int = min(4, os.cpu_count() or 1)  # scans prepared at the same time; each is held in memory
     force: bool = False     # overwrite what was prepared in another way or from other files
+    # where the fields of a NIfTI header disagree. itk: voxel sizes of pixdim, directions of sform or qform as ITK, 3D
+    # Slicer and ITK-SNAP choose; sform: the sform with its own voxel sizes, as nibabel
+    geometry: Literal["itk", "sform"] = "itk"
 
 
 def command_line(options_type: type, description: str, args: Sequence[str] | None = None) -> Options:

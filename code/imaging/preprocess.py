@@ -48,6 +48,7 @@ class Preprocessing:
     modalities: tuple[str, ...] = ("image",)
     labels: dict[int, int] = field(default_factory=lambda: {0: 0, 1: 1})    # value in the label file -> class
     seed: int = 1337            # of the label crop's margins
+    geometry: Literal["itk", "sform"] = "itk"   # which fields of a NIfTI header count where they disagree
 
     def __post_init__(self):
         """InputError for values that no scan could be prepared with."""

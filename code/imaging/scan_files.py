@@ -1,38 +1,42 @@
-"""Scan files, NIfTI and NRRD: read whole and checked, written on the grid of the scan they belong to.
+"""Scan files of every format: found by their names, read whole and checked, written on the grid of their scan.
 
-Shapes: *N a scan's own grid as stored in its file, C classes. Spacings are in mm; affines map voxel indices to mm,
-RAS+.
+A format is a row of FORMATS; what a row's `read` returns is checked here, once for all. Shapes: *N a scan's own grid as
+stored in its file, C classes. Spacings are in mm; affines map voxel indices to mm, RAS+.
 """
 import glob
 import gzip
-import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-import nibabel as nib
-import nrrd
 import numpy as np
+from nibabel.affines import voxel_sizes
 
-from runtime.errors import InputError, one_line
+from imaging import nifti, nrrd_files
+from imaging.grids import ScanFile, check_same_grid, check_same_shape
+from runtime.errors import InputError, one_line, printable
 from runtime.files import write_aside
-from runtime.memory import check_fits
 
-SUFFIXES = (".nii.gz", ".nii", ".nrrd")     # in capitals, too
-TO_RAS = {"left-posterior-superior": (-1, -1, 1, 1), "right-anterior-superior": (1, 1, 1, 1),
-          "left-anterior-superior": (-1, 1, 1, 1)}      # NRRD's spaces of patients -> signs of the affine's rows
-TO_RAS |= {"".join(word[0] for word in name.split("-")): signs for name, signs in TO_RAS.items()}   # lps, ras, las
-GEOMETRY = ("sform_code", "qform_code", "xyzt_units", *(f"srow_{axis}" for axis in "xyz"),
-            *(f"quatern_{axis}" for axis in "bcd"), *(f"qoffset_{axis}" for axis in "xyz"))     # of a NIfTI header
+FLAT = 1e-6     # volume that the directions of three axes span, below which they lie in a plane
 
 
-@dataclass
-class ScanFile:
-    """One 3D volume as its file stores it."""
+@dataclass(frozen=True)
+class Format:
+    """One kind of scan files."""
 
-    array: np.ndarray       # (*N) float32
-    affine: np.ndarray      # (4, 4) voxel index -> RAS+ mm
-    spacing: np.ndarray     # (3,) mm along the array's axes
-    path: Path
+    name: str
+    suffixes: tuple[str, ...]   # of file names, longer ones before those that they end in; in capitals, too
+    # read(path, geometry, channels) -> array (*N, ...) float32, affine, notes and readings as in ScanFile
+    read: Callable
+
+
+FORMATS = (Format("NIfTI", (".nii.gz", ".nii"), nifti.read), Format("NRRD", (".nrrd", ".nhdr"), nrrd_files.read))
+SUFFIXES = tuple(suffix for format in FORMATS for suffix in format.suffixes)
+
+
+def format_of(path: Path) -> Format:
+    """The format that a file's name says; the first one for any other name."""
+    return next((kind for kind in FORMATS if path.name.lower().endswith(kind.suffixes)), FORMATS[0])
 
 
 def suffix(path: Path) -> str:
@@ -59,80 +63,54 @@ def find_scan(stem: Path) -> Path | None:
     return found[0] if found else None
 
 
-def read_scan_file(path: Path) -> ScanFile:
-    """Read one NIfTI or NRRD file. Raises InputError for all but a finite 3D volume with a usable affine."""
+def read_scan_file(path: Path, geometry: str = "itk") -> ScanFile:
+    """Read one scan file. Raises InputError for all but a finite 3D volume with a usable affine.
+
+    geometry: which field of a header counts where they disagree, "itk" or "sform".
+    """
+    return read_channels(path, geometry, 1)[0]
+
+
+def read_channels(path: Path, geometry: str, channels: int) -> list[ScanFile]:
+    """Read one file with this many channels along its fourth axis, as one scan per channel."""
     path = Path(path)
     if not path.exists():
         raise InputError(f"{path}: there is no such file; expected a scan ({', '.join(SUFFIXES)})")
     if not path.is_file():
         raise InputError(f"{path}: is no regular file; expected a scan ({', '.join(SUFFIXES)})")
+    kind = format_of(path)
     try:
-        array, affine = (_read_nrrd if suffix(path).lower() == ".nrrd" else _read_nifti)(path)
+        array, affine, notes, readings = kind.read(path, geometry, channels)
     except InputError:
         raise
     except Exception as error:      # bytes of anybody's making end in any error
-        raise InputError(f"{path}: cannot be read ({one_line(error)}); expected a whole NIfTI or NRRD file: "
+        raise InputError(f"{path}: cannot be read ({one_line(error)}); expected a whole {kind.name} file: "
                          "copy or export it again") from error
-    if array.ndim != 3:
-        raise InputError(f"{path}: is {array.ndim}D {array.shape}, expected one 3D volume; "
-                         "export it as one, a 4D series as one file per volume")
-    if min(array.shape) == 0:
-        raise InputError(f"{path}: has no voxels {array.shape}; export it again")
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
+    spacing = voxel_sizes(affine)
+    if not (np.isfinite(affine).all() and spacing.all()) or abs(np.linalg.det(affine[:3, :3] / spacing)) < FLAT:
         raise InputError(f"{path}: has no usable affine (a spacing of 0 or not a number); "
                          "export it again with its geometry")
     if bad := int((~np.isfinite(array)).sum()):
         raise InputError(f"{path}: has {bad} NaN or infinite voxels, expected none; "
                          "replace them (numpy.nan_to_num) or export it again")
-    return ScanFile(array, affine, nib.affines.voxel_sizes(affine), path)
+    array = array.reshape(*array.shape[:3], channels)
+    return [ScanFile(array[..., channel], affine, spacing, path, notes, readings)
+            for channel in range(channels)]
 
 
-def _check_size(path, shape, item):
-    """A header may declare anything: believed only where voxels of `item` bytes, and as float32, fit into memory."""
-    check_fits(f"{path}: has {' x '.join(map(str, shape))} voxels, which need", math.prod(shape) * (item + 4),
-               "crop or resample the scan, or export it again if it is not that large")
-
-
-def _read_nifti(path):
-    image = nib.load(path)
-    dtype = image.get_data_dtype()
-    if dtype.kind not in "iuf":
-        raise InputError(f"{path}: holds {dtype} voxels, expected one number per voxel; export it as greyscale")
-    if image.ndim != 3:     # refused by the caller: a long 4D series need not be read for that
-        return np.broadcast_to(np.float32(0), image.shape), image.affine
-    _check_size(path, image.shape, dtype.itemsize)
-    if path.name.lower().endswith(".gz"):   # whole: nibabel stops before gzip's check sum
-        with gzip.open(path) as file:
-            content = file.read(image.dataobj.offset + math.prod(image.shape) * dtype.itemsize)
-            while file.read(2 ** 20):       # what follows the voxels is of no use, however long it is
-                pass
-        image = type(image).from_bytes(content)
-    return image.get_fdata(dtype=np.float32, caching="unchanged"), np.array(image.affine, float)
-
-
-def _read_nrrd(path):
-    with path.open("rb") as file:
-        header = nrrd.read_header(file)
-        if elsewhere := header.get("data file", header.get("datafile")):
-            raise InputError(f"{path}: its voxels are in another file, {one_line(elsewhere)}, which is not followed; "
-                             "export the scan as one file")
-        # a file that names no space is in ITK's own
-        space = str(header.get("space", "left-posterior-superior")).lower()
-        if space not in TO_RAS:
-            raise InputError(f"{path}: its axes are in the space {space!r}, expected {', '.join(list(TO_RAS)[:3])}; "
-                             "export it in one of these")
-        _check_size(path, header["sizes"].tolist(), 8)
-        array = nrrd.read_data(header, file, str(path))
-    affine = np.eye(4)
-    if header["dimension"] == 3:
-        default = np.diag(np.nan_to_num(header.get("spacings", np.ones(3)), nan=1.0))
-        affine[:3, :3] = np.asarray(header.get("space directions", default), float).T
-        affine[:3, 3] = header.get("space origin", np.zeros(3))
-    return np.asarray(array, np.float32), np.diag(TO_RAS[space]) @ affine
+def tell_notes(scans: Iterable[tuple[Path, dict[str, str]]]) -> None:
+    """Print each kind of note once: how many of the files have it, and what it says of one of them."""
+    kinds = {}
+    for path, notes in scans:
+        for kind in notes:
+            kinds.setdefault(kind, {})[path] = notes[kind]
+    for kind, files in kinds.items():
+        path = min(files)
+        print(printable(f"{kind} of {len(files)} files, such as {path.name}: {files[path]}"))
 
 
 def read_label(path: Path, scan: ScanFile, labels: dict[int, int], same_affine: bool = True,
-               allow_empty: bool = False,
+               allow_empty: bool = False, geometry: str = "itk",
                remedy: str = "correct the file or leave the case out") -> np.ndarray:
     """Class map (*N) uint8 of `scan` from its label file; `labels` maps the values in the file to classes.
 
@@ -140,7 +118,7 @@ def read_label(path: Path, scan: ScanFile, labels: dict[int, int], same_affine: 
     whatever their headers say. Raises InputError for another grid and, ending in `remedy`, for other values
     than in `labels` or no foreground.
     """
-    values = read_scan_file(path)
+    values = read_scan_file(path, geometry)
     if same_affine:
         check_same_grid(values, scan)
     else:
@@ -166,22 +144,6 @@ def read_label(path: Path, scan: ScanFile, labels: dict[int, int], same_affine: 
     return classes
 
 
-def check_same_shape(scan: ScanFile, other: ScanFile) -> None:
-    if scan.array.shape != other.array.shape:
-        raise InputError(f"{scan.path}: has shape {scan.array.shape}, expected {other.array.shape} as "
-                         f"{other.path.name}; resample it to that scan")
-
-
-def check_same_grid(scan: ScanFile, other: ScanFile) -> None:
-    """Same shape, and no corner of the volume further than a tenth of a voxel apart."""
-    check_same_shape(scan, other)
-    corners = np.array([(*corner, 1) for corner in np.ndindex(2, 2, 2)]) * (*scan.array.shape, 1)
-    apart = np.linalg.norm((scan.affine - other.affine) @ corners.T, axis=0).max()
-    if apart > 0.1 * other.spacing.min():
-        raise InputError(f"{scan.path}: its affine puts it up to {apart:.3g} mm away from {other.path.name}, "
-                         "expected the same grid; resample it to that scan")
-
-
 def save_on_grid(path: Path, array: np.ndarray, scan: ScanFile, mark: str = "", keep_header: bool = False) -> None:
     """Write (*N) or (*N, C) as NIfTI on the scan's own grid; a NIfTI scan's affine, codes and units stay the same.
 
@@ -190,26 +152,15 @@ def save_on_grid(path: Path, array: np.ndarray, scan: ScanFile, mark: str = "", 
     """
     if array.shape[:3] != scan.array.shape:
         raise ValueError(f"{path}: shape {array.shape}, expected the scan's own grid {scan.array.shape}")
-    header = None
-    if suffix(scan.path).lower() != ".nrrd":
-        own = nib.load(scan.path).header
-        header = own.copy() if keep_header else nib.Nifti1Header()
-        for key in GEOMETRY:
-            header[key] = own[key]
-        header["pixdim"][:4] = own["pixdim"][:4]
-    image = nib.Nifti1Image(array, scan.affine, header, dtype=array.dtype)
-    image.header["cal_min"] = image.header["cal_max"] = 0   # the scan's display window
-    image.header["intent_name"] = mark
-    if header is None:
-        image.header.set_xyzt_units("mm")
+    source = scan.path if format_of(scan.path).read is nifti.read else None
+    content = nifti.encoded(array, scan.affine, source, mark, keep_header)
     packed = path.name.endswith(".gz")
-    write_aside(path, lambda file: file.write(gzip.compress(image.to_bytes(), 1, mtime=0) if packed
-                                              else image.to_bytes()))
+    write_aside(path, lambda file: file.write(gzip.compress(content, 1, mtime=0) if packed else content))
 
 
 def mark_of(path: Path) -> str:
     """The `mark` of a file that `save_on_grid` wrote; empty for any other."""
     try:
-        return nib.load(path).header["intent_name"].item().decode(errors="replace")
+        return nifti.mark_of(path)
     except Exception:       # anybody's file
         return ""

@@ -1,0 +1,133 @@
+"""NRRD files, .nrrd and .nhdr with the voxels beside it: read whole, and placed as ITK places them.
+
+Unlike in ITK, `space units` count. A file that names no space is in ITK's own, and axis minima give it its origin.
+Affines map voxel indices to mm, RAS+.
+"""
+import bz2
+import gzip
+import io
+from pathlib import Path
+
+import nrrd
+import numpy as np
+
+from imaging.grids import check_stored
+from runtime.errors import InputError, one_line
+
+TO_RAS = {"left-posterior-superior": (-1, -1, 1, 1), "right-anterior-superior": (1, 1, 1, 1),
+          "left-anterior-superior": (-1, 1, 1, 1)}      # spaces of patients -> signs of the affine's rows
+TO_RAS |= {"".join(word[0] for word in name.split("-")): signs for name, signs in TO_RAS.items()}   # lps, ras, las
+MM = {"m": 1000.0, "meter": 1000.0, "meters": 1000.0, "cm": 10.0, "mm": 1.0, "millimeter": 1.0, "millimeters": 1.0,
+      "um": 0.001, "µm": 0.001, "micron": 0.001, "microns": 0.001, "micrometer": 0.001, "": 1.0, "???": 1.0}
+HEADER = 2 ** 24        # bytes: no header is longer
+PACKED = {"gzip": gzip.open, "gz": gzip.open, "bzip2": bz2.open, "bz2": bz2.open}
+TEXT = 64               # bytes: no number in a text is longer
+
+
+def read_header(path: Path) -> tuple[dict, int]:
+    """The fields of a file, and the bytes that they take."""
+    with path.open("rb") as file:
+        start = io.BytesIO(file.read(HEADER))
+    return nrrd.read_header(start), start.tell()
+
+
+def spatial(header: dict) -> list[int]:
+    """The axes along which voxels lie; the others hold channels, layers or time."""
+    if "space directions" in header:
+        return [axis for axis, direction in enumerate(header["space directions"]) if np.isfinite(direction).all()]
+    kinds = header.get("kinds", ["space"] * header["dimension"])
+    return [axis for axis, kind in enumerate(kinds) if kind in ("space", "domain", "none", "???")]
+
+
+def placed(path: Path, header: dict) -> tuple[np.ndarray, dict[str, str]]:
+    """Affine of a header with three spatial axes, and notes on what was decided."""
+    space = str(header.get("space", "left-posterior-superior")).lower()
+    if space not in TO_RAS:
+        raise InputError(f"{path}: its axes are in the space {space!r}, expected {', '.join(list(TO_RAS)[:3])}; "
+                         "export it in one of these")
+    axes, affine, notes = spatial(header), np.eye(4), {}
+    if "space directions" in header:
+        affine[:3, :3] = np.asarray(header["space directions"], float)[axes].T
+        affine[:3, 3] = header.get("space origin", np.zeros(3))
+    else:
+        lowest, highest = (_of_axes(header, f"axis {end}", axes) for end in ("mins", "maxs"))
+        # an axis minimum is the outer end of the first cell, or the centre of the first node
+        centerings = header.get("centerings", header.get("centers", ["cell"] * header["dimension"]))
+        is_cell = np.array([centerings[axis] != "node" for axis in axes])
+        cells = header["sizes"][axes] - np.where(is_cell, 0, 1)
+        sizes = _of_axes(header, "spacings", axes)
+        sizes = np.where(np.isnan(sizes), (highest - lowest) / np.maximum(cells, 1), sizes)
+        sizes = np.nan_to_num(sizes, nan=1.0)
+        affine[:3, :3] = np.diag(sizes)
+        affine[:3, 3] = header.get("space origin", np.nan_to_num(lowest + np.where(is_cell, sizes / 2, 0)))
+    if units := header.get("space units"):
+        scales = [_mm(path, unit) for unit in units]
+        affine[:3] *= np.array(scales)[:, None]
+        if set(scales) != {1.0}:
+            notes["unit"] = f"its space units, {' '.join(units)}, are converted to mm, which ITK does not do"
+    return np.diag(TO_RAS[space]) @ affine, notes
+
+
+def _of_axes(header, name, axes):
+    """The numbers of a field for these axes; NaN where it says nothing."""
+    return np.asarray(header.get(name, [np.nan] * header["dimension"]), float)[axes]
+
+
+def _mm(path, unit):
+    try:
+        return MM[unit.strip().lower()]
+    except KeyError:
+        raise InputError(f"{path}: its space units are {unit!a}, expected mm, cm, m or um; export it in mm") from None
+
+
+def read(path: Path, geometry: str, channels: int):
+    """Array (*N, ...) float32, affine, notes and readings of a file of one or several channels."""
+    header, start = read_header(path)
+    axes = spatial(header)
+    if header["dimension"] == 4 and len(axes) == 4 and header["sizes"][3] == 1:
+        axes = axes[:3]
+    order = [*axes, *(axis for axis in range(header["dimension"]) if axis not in axes)]
+    check_stored(path, tuple(int(header["sizes"][axis]) for axis in order), 16, channels)
+    place = placed(path, header)
+    return np.asarray(read_voxels(path, header, start), np.float32).transpose(order), *place, {}
+
+
+def read_voxels(path: Path, header: dict, start: int) -> np.ndarray:
+    """The array as it is stored: as many bytes of it as the header says, and packed ones to their check sum."""
+    beside = header.get("data file", header.get("datafile"))
+    file = path if beside is None else _neighbour(path, beside)
+    lines, skip = (header.get(f"{what} skip", header.get(f"{what}skip", 0)) for what in ("line", "byte"))
+    encoding = header["encoding"].lower()
+    plain = {key: value for key, value in header.items() if key in ("type", "endian", "dimension", "sizes")}
+    dtype = nrrd.read_data(plain | {"encoding": "raw", "dimension": 1, "sizes": np.ones(1, int)},
+                           io.BytesIO(bytes(16))).dtype
+    count = int(np.prod(header["sizes"], dtype=object))
+    with file.open("rb") as raw:
+        raw.seek(0 if beside else start)
+        for _ in range(lines):
+            raw.readline(HEADER)
+        if encoding in PACKED:
+            with PACKED[encoding](raw) as unpacked:
+                unpacked.seek(skip)
+                content = unpacked.read(count * dtype.itemsize)
+                while unpacked.read(2 ** 20):       # what follows the voxels is of no use, however long it is
+                    pass
+        elif encoding == "raw":
+            raw.seek(-count * dtype.itemsize, io.SEEK_END) if skip == -1 else raw.seek(skip, io.SEEK_CUR)
+            content = raw.read(count * dtype.itemsize)
+            if raw.read(1):
+                raise InputError(f"{file}: holds more bytes than {path.name} says that there are voxels; copy or export "
+                                 "it again")
+        else:
+            raw.seek(skip, io.SEEK_CUR)
+            return nrrd.read_data(plain | {"encoding": encoding}, io.BytesIO(raw.read(count * TEXT)))
+    return nrrd.read_data(plain | {"encoding": "raw"}, io.BytesIO(content))
+
+
+def _neighbour(path, name):
+    """The file with the voxels: beside the header, and named there by its name alone."""
+    file = path.with_name(name) if name not in ("", ".", "..") and "/" not in name and "\\" not in name else None
+    if file is None or not file.is_file():
+        raise InputError(f"{path}: its voxels are in another file, {one_line(name)}, which is followed only to a file "
+                         "beside it; copy both into one folder, or export the scan as one file")
+    return file
