@@ -116,8 +116,7 @@ def read_voxels(path: Path, header: dict, start: int) -> np.ndarray:
             raw.seek(-count * dtype.itemsize, io.SEEK_END) if skip == -1 else raw.seek(skip, io.SEEK_CUR)
             content = raw.read(count * dtype.itemsize)
             if raw.read(1):
-                raise InputError(f"{file}: holds more bytes than {path.name} says that there are voxels; copy or export "
-                                 "it again")
+                raise InputError(f"{path}: {file.name} holds more bytes than its voxels need; copy or export it again")
         else:
             raw.seek(skip, io.SEEK_CUR)
             return nrrd.read_data(plain | {"encoding": encoding}, io.BytesIO(raw.read(count * TEXT)))

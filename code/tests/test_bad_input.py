@@ -844,7 +844,7 @@ BAD = {
     # scans that lead elsewhere, or say that they are huge; names, channels and lists
     **{f"NRRD {what}": (prepared(nrrd_header(*lines)), "b.nrrd: ", *found) for what, lines, found in (
         ("of a system file", ("sizes: 4 4 4", "data file: /etc/passwd"), ("in another file, /etc/passwd", "one file")),
-        ("of a file beside it", ("sizes: 4 4 4", "datafile: a.nii.gz"), ("holds more", AGAIN)),
+        ("of a file beside it", ("sizes: 4 4 4", "datafile: a.nii.gz"), ("a.nii.gz holds more bytes", AGAIN)),
         ("of a list of files", ("sizes: 4 4 4", "data file: LIST", "/etc/passwd"), ("cannot be read", AGAIN)),
         ("of a numbered list", ("sizes: 4 4 4", "data file: a%d.raw 1 4 1"), ("in another file", "export")),
         ("of 40,000 voxels per axis", ("sizes: 40000 40000 40000",), ("40000 x 40000 x 40000 voxels", "export it")),
