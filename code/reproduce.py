@@ -66,6 +66,7 @@ def plan(names: Names = (), preset: Preset = None, seeds: int | None = None, slu
          data_dir: Path | None = None, results: Path | None = None):
     """The commands of the runs that are not there, and the hours that they take; or a job array for SLURM.
 
+    Hours are of training alone, as fast as runs that are there were on their machines.
     data_dir: folder with one folder of scans a data set.
     """
     read = _kept_in(results)

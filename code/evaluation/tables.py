@@ -7,6 +7,7 @@ import numpy as np
 from scipy.stats import rankdata
 
 from runtime.errors import InputError
+from runtime.files import is_case_name
 
 METRICS = ("dice", "jaccard", "hd95", "asd")
 HEADINGS = ("Dice (%) ↑", "Jaccard (%) ↑", "95HD (voxel) ↓", "ASD (voxel) ↓")
@@ -102,6 +103,8 @@ def read_rows(path, columns=("case", "class", *METRICS)):
                     for row in csv.DictReader(file)]
         if missing := set(columns) - set(*rows[:1]):
             raise ValueError(f"no {', '.join(sorted(missing))}")
+        if strange := [row["case"] for row in rows if "case" in row and not is_case_name(row["case"])]:
+            raise ValueError(f"{strange[0]!r} cannot be the name of a case")
     except (OSError, TypeError, ValueError, csv.Error) as error:
         raise InputError(f"{path} is not a test script's CSV ({error}): test that run again") from error
     return rows

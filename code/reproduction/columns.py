@@ -138,7 +138,7 @@ def validation():
 def settled(count=5):
     """Of a learning rate that never falls, the last weights are those of a better or worse moment; this is steadier."""
     return Column(f"last {count} validations: Dice", lambda line, _: over_runs(
-        [np.mean(run.validations[-count:]) for run in line.runs.values() if run.validations]))
+        [np.mean(run.headlines[-count:]) for run in line.runs.values() if run.validations]))
 
 
 def subnets():

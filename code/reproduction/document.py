@@ -11,7 +11,7 @@ from reproduction import columns, figures, passes
 from reproduction.experiments import METHODS, PLACES, STEPS
 from reproduction.runs import RESULTS, kept, runs_of
 from runtime.errors import InputError
-from runtime.files import write_text
+from runtime.files import read_text, write_text
 
 BLOCK = re.compile(r"(<!-- collect: (\w+) ?(\w*) -->\n).*?(<!-- collected -->)", re.S)
 AFTER_STEPS, AFTER_IMAGES = (600, 1600, 2400, 3600), (15_000, 30_000, 45_000)       # milestones of `milestones`
@@ -110,7 +110,7 @@ def filled(text, where, results=RESULTS):
 
 def fill(path, results=RESULTS):
     """Write the blocks of a file; InputError if it has none."""
-    text = path.read_text()
+    text = read_text(path)
     if not BLOCK.search(text):
         raise InputError(f"{path} has no block `<!-- collect: table NAME -->` ... `<!-- collected -->`: put one where "
                          "a table belongs")

@@ -15,7 +15,7 @@ from evaluation import plots, published
 from reproduction import passes
 from reproduction.columns import lines_of, means
 from reproduction.experiments import FIGURE4, METHODS, PLACES, SEEDS, STEPS, SYMBOLS, Experiment, fraction
-from reproduction.runs import MODEL, RESULTS, Run, has_preset
+from reproduction.runs import MODEL, RESULTS, Run, has_preset, views_of
 from reproduction.segmentations import has_weights, ranked, segmented
 from runtime.files import make_folder
 from training.recipe import read_config
@@ -40,10 +40,9 @@ def training(lines):
     figure, axes = panels(len(lines), sharex=True, sharey=True)
     for panel, (title, line) in zip(axes, lines.items(), strict=True):
         rows = [row for row in first_val(line) if row["stage"] == "self"]
-        views = [key for key in rows[0] if key not in ("stage", "step", "split")]
-        for place, view in enumerate(views):
+        for place, view in enumerate(views_of(rows[0]) if rows else ()):
             colour = METHODS[line.row.experiment.method][1] if not place else f"{0.2 + 0.2 * place}"
-            panel.plot([int(row["step"]) for row in rows], [100 * float(row[view]) for row in rows], STYLES[place],
+            panel.plot([row["step"] for row in rows], [100 * row[view] for row in rows], STYLES[place],
                        label=view, color=colour, linewidth=1.2 if place else 2)
         panel.set(title=title, xlabel="step of self-training")
         panel.grid(alpha=0.3)
@@ -54,7 +53,7 @@ def training(lines):
 
 def first_val(line):
     """val.csv of the lowest seed that is there."""
-    return line.runs[min(line.runs)].text_rows("val") if line.runs else []
+    return line.runs[min(line.runs)].validations if line.runs else []
 
 
 def bars(groups):

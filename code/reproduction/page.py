@@ -1,6 +1,8 @@
 """report.html: every table, curve and figure, and cases of runs with weights, in one file without outside requests."""
 import base64
 import io
+import math
+import zlib
 from pathlib import Path
 
 import jinja2
@@ -14,7 +16,7 @@ from reproduction import columns, figures
 from reproduction.experiments import METHODS, PLACES
 from reproduction.runs import MODEL, RESULTS
 from reproduction.segmentations import ranked, segmented, tested
-from runtime.files import ROOT, write_text
+from runtime.files import ROOT, read_text, write_text
 from training import datasets
 from training.recipe import read_config
 
@@ -43,7 +45,7 @@ def write(output: Path = ROOT / "report.html", runs: tuple[Path, ...] = (), case
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
                                      lstrip_blocks=True)
     environment.policies["json.dumps_kwargs"] = {"sort_keys": False}
-    text = environment.from_string(TEMPLATE.read_text()).render(context)
+    text = environment.from_string(read_text(TEMPLATE)).render(context)
     write_text(output, text)
     print(f"wrote {output} ({len(text.encode()) / 1e6:.1f} MB, {len(context['browser']['runs'])} runs with cases)")
 
@@ -68,9 +70,9 @@ def _tables(results):
 
 def _origin(found):
     """Where a row's numbers come from."""
-    config = found.config if (found.folder / "config.json").exists() else {}
-    return {"name": f"{found.folder.parent.name}/{found.folder.name}", "command": config.get("command", "unknown"),
-            "commit": config.get("commit", "unknown")[:12], "folder": found}
+    command, commit = (found.config.get(name) or "unknown" for name in ("command", "commit"))
+    return {"name": f"{found.folder.parent.name}/{found.folder.name}", "command": str(command),
+            "commit": str(commit)[:12], "folder": found}
 
 
 def _curves(tables):
@@ -83,10 +85,10 @@ def _curves(tables):
                 if run["name"] in seen:
                     continue
                 seen.add(run["name"])
-                rows = found.text_rows("val")
-                pre = max([int(one["step"]) for one in rows if one["stage"] == "pre"], default=0)
-                points = [[int(one["step"]) + pre * (one["stage"] != "pre"),
-                           round(100 * float(list(one.values())[3]), 2)] for one in rows]
+                rows = found.validations
+                pre = max([one["step"] for one in rows if one["stage"] == "pre"], default=0)
+                points = [[int(one["step"] + pre * (one["stage"] != "pre")), round(dice, 2)]
+                          for one, dice in zip(rows, found.headlines, strict=True) if math.isfinite(dice)]
                 if points:
                     yield {"name": run["name"], "colour": METHODS[row["method"]][1], "points": points}
 
@@ -125,31 +127,36 @@ def _with_weights():
 
 def _browser(folders, count, device, data_dir):
     """Runs with the sprites of their worst cases; images are shared by the runs of a data set."""
-    segmentations, listed = {}, []
+    segmentations, listed = {}, []      # of each image, however many data sets have a case of its name
     for folder in folders:
         config, (split, names) = read_config(folder), ranked(folder)
         method = config["recipe"]["method"]
-        listed.append({"name": f"{config['dataset']}/{folder.name}", "method": METHODS.get(method, (method,))[0],
+        listed.append({"name": f"{folder.parent.name}/{folder.name}", "method": METHODS.get(method, (method,))[0],
                        "dataset": config["dataset"], "split": split, "tested": len(names), "cases": [],
                        "pair": registry.method_class(method).pair,
                        "classes": datasets.of_run(folder).test.CLASSES})
         for rank, case in enumerate(segmented(folder, list(names)[:count], device, data_dir)):
-            group = segmentations.setdefault((config["dataset"], case.name), [rank, []])
+            group = segmentations.setdefault(_identity(config["dataset"], case), [rank, []])
             group[0] = min(group[0], rank)
             group[1].append((listed[-1], case))
     images, size = {}, 0
-    for _, group in sorted(segmentations.values(), key=lambda group: group[0]):
+    for key, (_, group) in sorted(segmentations.items(), key=lambda item: item[1][0]):
         image, entries = _sprites(group)
         size += len(image["source"]) + sum(len(layer) for _, entry in entries for layer in entry["layers"].values())
         if size > LIMIT:
             break
-        key = f"{group[0][0]['dataset']}/{group[0][1].name}"
         images[key] = image
         for run, entry in entries:
             run["cases"].append(entry | {"image": key})
     for run in listed:
         run["cases"].sort(key=lambda case: case["dice"])
     return {"images": images, "runs": [run for run in listed if run["cases"]]}
+
+
+def _identity(dataset, case):
+    """Equal for one scan with one reference, and for no others, whatever their names and folders."""
+    content = zlib.crc32(case.reference.tobytes(), zlib.crc32(case.image.tobytes()))
+    return f"{dataset}/{case.name}/{content:08x}_{'x'.join(map(str, case.image.shape))}"
 
 
 def _sprites(group):

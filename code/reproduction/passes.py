@@ -59,7 +59,7 @@ def curve(run, found):
     """Points of a kept run's val.csv."""
     images, recipe = images_a_step(run.recipe), run.recipe
     points = []
-    for row, dice in zip(found.text_rows("val"), found.validations, strict=True):
+    for row, dice in zip(found.validations, found.headlines, strict=True):
         step, pre = int(row["step"]), row["stage"] == "pre"
         before = {"pre": step, "self": 0} if pre else {"pre": recipe.pre_steps if "pre" in images else 0, "self": step}
         spent = [sum(before[name] * one[index] for name, one in images.items()) for index in (0, 1)]

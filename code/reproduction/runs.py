@@ -2,8 +2,10 @@
 import functools
 import json
 import math
+import os
 import re
 import shlex
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -14,8 +16,8 @@ from evaluation import agreement, published, tables
 from evaluation.report import write_rows
 from methods import registry
 from reproduction.experiments import PLACES, SEEDS, Experiment, fraction, places_of
-from runtime.errors import InputError
-from runtime.files import ROOT, Table, make_folder, write_text
+from runtime.errors import InputError, one_line
+from runtime.files import ROOT, Table, inside, is_case_name, read_text, write_text
 from runtime.locks import locked
 from training.datasets import DATASETS
 from training.recipe import read_config
@@ -98,11 +100,20 @@ def _name(run):
 
 
 class Kept:
-    """A run's config.json and CSV files, where they are kept or where it was trained."""
+    """A run's config.json and CSV files, where they are kept or where it was trained; InputError for damaged ones."""
 
     def __init__(self, folder):
         self.folder = Path(folder)
         self._tables = {}
+
+    def unlike(self, run):
+        """How its config.json differs from what the run's name stands for, in words; none where it is that run."""
+        path = self.folder / "config.json"
+        if self.config["dataset"] != run.dataset:
+            return [f"the data set is {self.config['dataset']}, not {run.dataset}"]
+        held = type(run.recipe).from_json(self.config["recipe"], path).fields()
+        return [f"{name} is {held.get(name)}, not {value}" for name, value in run.recipe.fields().items()
+                if held.get(name) != value and name != "preset"]        # a preset is a name for the other values
 
     def rows(self, name, columns=("case", "class", *tables.METRICS)):
         """Rows of a CSV file, [] where there is none."""
@@ -114,16 +125,32 @@ class Kept:
     def tested(self, split, checkpoint):
         return self.rows(f"test_{split}_{checkpoint}")
 
-    def text_rows(self, name):
-        """Rows of log.csv or val.csv, as text."""
-        return Table(self.folder / f"{name}.csv").rows()
+    def logged(self, name, columns=None):
+        """Rows of log.csv or val.csv: `stage` and `split` as text, `columns` (of val.csv, all) as numbers."""
+        table = Table(self.folder / f"{name}.csv")
+        rows = table.rows()
+        columns = columns or [column for column in table.columns if column not in ("stage", "split")]
+        try:
+            if missing := {"stage", *columns} - set(table.columns if rows else ["stage", *columns]):
+                raise ValueError(f"no {', '.join(sorted(missing))}")
+            return [row | {column: float(row[column] or "nan") for column in columns} for row in rows]
+        except ValueError as error:
+            raise InputError(f"{table.path} is none that a train script wrote ({one_line(error)}): restore it from a "
+                             "copy, or remove it") from error
 
     @functools.cached_property
     def validations(self):
-        """Dice in percent of val.csv's rows, of the view that the method is tested with."""
-        views = [[value for key, value in row.items() if key not in ("stage", "step", "split")]
-                 for row in self.text_rows("val")]
-        return [100 * float(headline) for headline, *_ in views]
+        """Rows of val.csv: stage, step, split and the Dice of each view, the tested one first."""
+        rows = self.logged("val")
+        if rows and ("step" not in rows[0] or len(rows[0]) < 4):
+            raise InputError(f"{self.folder / 'val.csv'} is none that a train script wrote (no step, or no Dice): "
+                             "restore it from a copy, or remove it")
+        return rows
+
+    @property
+    def headlines(self):
+        """Dice in percent at each validation, of the view that the method is tested with."""
+        return [100 * row[views_of(row)[0]] for row in self.validations]
 
     @functools.cached_property
     def config(self):
@@ -133,28 +160,52 @@ class Kept:
     def seconds(self):
         """{stage: median seconds of a step}; validation is left out."""
         times = {}
-        for row in self.text_rows("log"):
-            times.setdefault(row["stage"], []).append(float(row["seconds"]))
+        for row in self.logged("log", ["seconds"]):
+            times.setdefault(row["stage"], []).append(row["seconds"])
         return {stage: float(np.median(values)) for stage, values in times.items()}
 
     @property
     def memory(self):
         """The most memory that a step of training held, in GiB: resident on a CPU, allocated on a GPU."""
-        return max(float(row["memory_gib"]) for row in self.text_rows("log"))
+        return max(row["memory_gib"] for row in self.logged("log", ["memory_gib"]))
 
     @property
     def hours(self):
         """Of all steps of training; validation is left out."""
-        return sum(float(row["seconds"]) for row in self.text_rows("log")) / 3600
+        return sum(row["seconds"] for row in self.logged("log", ["seconds"])) / 3600
+
+
+def views_of(validation):
+    """Names of the views in a row of val.csv, the tested one first."""
+    return [name for name in validation if name not in ("stage", "step", "split")]
 
 
 def kept(run, results=RESULTS):
-    """The run's `Kept`, or None if it is not there with everything that is tested."""
+    """The run's `Kept`, or None if it is not there with everything that is tested.
+
+    A folder of its name that holds another run, by its config.json, does not count; that is said once on stderr.
+    """
     for folder in results:
         found = Kept(folder / run.name)
         if all((found.folder / f"test_{split}_{weights}.csv").exists() for split, weights in run.tested):
-            return found
+            if not (words := _why_not(run, found)):
+                return found
+            _say(f"not counted: {found.folder} is not the run that its name stands for: {words}")
     return None
+
+
+def _why_not(run, found):
+    """Why a folder with the run's name is not that run, in words; "" where it is."""
+    try:
+        return "; ".join(found.unlike(run))
+    except InputError as error:
+        return one_line(error)
+
+
+@functools.cache
+def _say(line):
+    """A line on stderr, once."""
+    print(line, file=sys.stderr)
 
 
 def has_preset(experiment, preset):
@@ -200,6 +251,10 @@ def carry_out(run, results, model=MODEL, data_dir=None, device="auto"):
     """
     folder = Path(model) / run.name
     modules = DATASETS[run.dataset]
+    for place in (folder, Path(results) / run.name):
+        if (place / "config.json").exists() and (words := _why_not(run, Kept(place))):
+            raise InputError(f"{place} is not the run that its name stands for ({words}): rename it, or name other "
+                             "folders with --out and --results")
     where = ["--device", device] + (["--data-dir", str(Path(data_dir) / run.dataset)] if data_dir else [])
     with locked(folder, "run, or --out"):
         if not (folder / "last.pt").exists():
@@ -215,40 +270,84 @@ def carry_out(run, results, model=MODEL, data_dir=None, device="auto"):
         return publish(folder, results)
 
 
+PUBLISHED = re.compile(r"(log|val|pseudo_labels|(test|agreement)_(test|val)_(last|best|pretrained)\w*)\.csv")
+
+
 def publish(folder, results):
-    """Copy config.json and the CSV files of a run to where results are kept, without the paths of this machine."""
+    """Copy config.json and the CSV files of a run to where results are kept, without the paths of this machine.
+
+    Other files and links are left aside, and named. InputError where another run is kept under that name: what is there
+    is only added to by its own run, whose log goes on where the kept one ends.
+    """
+    folder = Path(os.path.abspath(folder))      # so that `.` has a name
     config = read_config(folder)
-    target = make_folder(Path(results) / config["dataset"] / Path(folder).name)
     text = json.dumps(config, indent=2).replace(f"{ROOT}/", "") + "\n"
-    write_text(target / "config.json", re.sub(r"(?<![^\s\"'=])/(?:[^\s\"'/]+/)*", "", text))
-    for table in Path(folder).glob("*.csv"):
-        write_text(target / table.name, table.read_text())
+    text = re.sub(r"(?<![^\s\"'=])/(?:[^\s\"'/]+/)*", "", text)
+    if not is_case_name(config["dataset"]) or not is_case_name(folder.name):
+        raise InputError(f"{folder / 'config.json'}: {config['dataset']!r} and {folder.name!r} cannot name a folder of "
+                         "results: expected the data set and the run, without a path")
+    target = Path(results) / config["dataset"] / folder.name
+    tables = {}
+    for path in sorted(folder.glob("*.csv")):
+        if path.is_symlink() or not PUBLISHED.fullmatch(path.name):
+            print(f"left aside: {path} is {'a link' if path.is_symlink() else 'no table of a run'}")
+        else:
+            tables[path.name] = read_text(path)
+    if why := _another_run(target, json.loads(text), tables):
+        raise InputError(f"{target} keeps another run of this name ({why}): move it away first if this one shall take "
+                         "its place, or name another folder with --results")
+    for name, content in {"config.json": text, **tables}.items():
+        write_text(inside(results, target / name), content)
     return target
+
+
+def _another_run(target, config, tables):
+    """Why the run that is kept in a folder is another one than that of config and tables; "" where it is the same."""
+    if not target.exists() or not any(target.iterdir()):
+        return ""
+    there = read_config(target)
+    if differing := [name for name in there["recipe"] if there["recipe"][name] != config["recipe"].get(name)]:
+        return f"another {', '.join(differing)}"
+    log = target / "log.csv"
+    if log.exists() and not tables.get("log.csv", "").startswith(read_text(log)):
+        return "its log.csv has other rows, or more of them"
+    return "" if there.get("commit") == config.get("commit") else "trained by another commit"
 
 
 # ---- plan --------------------------------------------------------------------------------------------------------
 
 
-def hours(run, results=RESULTS, model=MODEL):
-    """(hours of training, whether by this very method) from runs of the same data set and sizes that are there.
+# Fields on which the time of a step does not depend
+ANYHOW = "preset", "seed", "labeled", "labeled_draw", "pre_steps", "self_steps"
 
-    Medians of their seconds per step, by stage, times the run's steps; nan where there is none.
+
+def hours(run, results=RESULTS, model=MODEL):
+    """(hours of training, whether by this very method) on the machines of runs that are there, of the same sizes.
+
+    Medians of their seconds per step, by stage, times the run's steps; of the method's own runs, those with the options
+    nearest to this one's. nan where there is none. What cannot be read is left out, and said.
     """
-    recipe, times = run.recipe, {}
-    sizes = "patch_size", "labeled_batch", "unlabeled_batch"
-    for log in [path for root in (model, *results) for path in (Path(root) / run.dataset).glob("*/log.csv")]:
-        other = read_config(log.parent)["recipe"]
-        if all(tuple(np.atleast_1d(other[name])) == tuple(np.atleast_1d(getattr(recipe, name))) for name in sizes):
-            times.setdefault(other["method"], []).append(Kept(log.parent).seconds)
-    own = times.get(run.experiment.method)
-    runs = own or [seconds for values in times.values() for seconds in values]
-    if not runs:
-        return float("nan"), False
+    recipe, times = run.recipe, []      # (another method, how many options differ), seconds
+    fields = {name: value for name, value in json.loads(json.dumps(recipe.fields())).items() if name not in ANYHOW}
+    for log in [path for root in (model, *results) for path in sorted((Path(root) / run.dataset).glob("*/log.csv"))]:
+        try:
+            other = read_config(log.parent)["recipe"]
+            if all(other.get(name) == fields[name] for name in ("patch_size", "labeled_batch", "unlabeled_batch")):
+                other |= {f"hyper.{name}": value for name, value in (other.get("hyper") or {}).items()}
+                differing = sum(other.get(name, value) != value for name, value in fields.items())
+                foreign = other.get("method") != recipe.method
+                times.append(((foreign, 0 if foreign else differing), Kept(log.parent).seconds))
+        except InputError as error:
+            _say(f"left out: {one_line(error)}")
+    if not times:
+        return math.nan, False
+    nearest = min(rank for rank, _ in times)
+    runs = [seconds for rank, seconds in times if rank == nearest]
     a_step = {stage: np.median([seconds[stage] for seconds in runs if stage in seconds]) for stage in ("pre", "self")
               if any(stage in seconds for seconds in runs)}
     steps = {"pre": recipe.pre_steps, "self": recipe.self_steps} if "pre" in a_step else {
         "self": recipe.pre_steps + recipe.self_steps}
-    return sum(steps[stage] * a_step.get(stage, math.nan) for stage in steps) / 3600, bool(own)
+    return sum(steps[stage] * a_step.get(stage, math.nan) for stage in steps) / 3600, not nearest[0]
 
 
 def slurm(runs, options=""):

@@ -65,6 +65,15 @@ def write_text(path, text):
     write_aside(path, lambda file: file.write(text.encode()))
 
 
+def read_text(path):
+    """The text of a UTF-8 file; InputError where it cannot be read or is in another encoding."""
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read as UTF-8 ({one_line(error)}): restore it from a copy, or save it as "
+                         "UTF-8") from error
+
+
 def make_folder(path):
     """The folder, made with its parents where it is not there; InputError where it cannot be."""
     try:

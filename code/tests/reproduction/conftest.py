@@ -1,4 +1,6 @@
 """Results made up for tables: five patients of one class."""
+import json
+
 import pytest
 
 from evaluation.report import write_rows
@@ -19,6 +21,7 @@ def write():
         run = runs.Run(row.experiment, PLACES[place].at(None), seed)
         folder = results / run.name
         folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.json").write_text(json.dumps({"dataset": run.dataset, "recipe": run.recipe.to_json()}))
         for split, weights in run.tested:
             rows = []
             for patient, dice in enumerate(BASE):

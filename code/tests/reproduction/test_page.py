@@ -1,5 +1,6 @@
 """report.html: one file, no outside requests; in a browser it sorts, opens cases, slides through slices."""
 import base64
+import csv
 import io
 import json
 import re
@@ -12,6 +13,8 @@ from PIL import Image
 import reproduce
 import test_ACDC
 from reproduction import page
+from reproduction.runs import Kept
+from reproduction.segmentations import Segmented
 from runtime.device import Device
 from runtime.errors import InputError
 from training.run_folder import RunFolder
@@ -36,8 +39,9 @@ def report(_made, results, recipe, runs, narrow, no_curves, tmp_path_factory):
 def _report(home, results, recipe, runs):
     (results / "ACDC/cml_7_seed1337_mini/val.csv").write_text(
         "stage,step,split,fused,subnet0,subnet1\npre,2,val,0.1,0.1,0.1\nself,1,val,0.5,0.4,0.3\n")
-    (results / "ACDC/cml_7_seed1337_mini/config.json").write_text(json.dumps(
-        {"dataset": "ACDC", "recipe": {}, "command": "python code/train_ACDC.py <mini>", "commit": "0123456789abcdef"}))
+    path = results / "ACDC/cml_7_seed1337_mini/config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {
+        "command": "python code/train_ACDC.py <mini>", "commit": "0123456789abcdef"}))
     own = recipe("ACDC", pre_steps=1, self_steps=1, out=home / "run")
     runs.train(own)
     test_ACDC.main(["--run", str(own.out), "--device", "cpu"])
@@ -95,6 +99,63 @@ def test_a_run_that_is_not_tested_is_refused(recipe, tmp_path):
     RunFolder(own.out, own).open(Device("cpu"))
     with pytest.raises(InputError, match="has no weights or was not tested yet"):
         page.write(tmp_path / "report.html", (own.out,), results=tmp_path)
+
+
+def test_two_scans_of_one_name_are_two_images(report, tmp_path, monkeypatch):
+    """Runs on one data set share the image of a case; a scan of the same name in another one has its own."""
+    folders = [shutil.copytree(report.with_name("run"), tmp_path / name / "run") for name in ("one", "two", "three")]
+    draw = np.random.default_rng(0)
+    image, reference = draw.random((5, 40, 40), dtype=np.float32), draw.integers(0, 4, (5, 40, 40), np.uint8)
+
+    def segmented(folder, names, device, data_dir):
+        own = image[::-1] if folder.parent.name == "two" else image
+        views = {view: reference for view in ("fused", "subnet0", "subnet1")}
+        return [Segmented(name, own, reference, views, 0) for name in names]
+
+    monkeypatch.setattr(page, "segmented", segmented)
+    browser = page._browser(folders, 12, "cpu", None)
+    assert [run["name"] for run in browser["runs"]] == ["one/run", "two/run", "three/run"]
+    one, two, three = ({case["name"]: case["image"] for case in run["cases"]} for run in browser["runs"])
+    assert one == three and one.keys() == two.keys() and not set(one.values()) & set(two.values())
+    for name, key in one.items():
+        first, second = (sprite(browser["images"][at]["source"], browser["images"][at]) for at in (key, two[name]))
+        assert np.array_equal(first, second[::-1]) and not np.array_equal(first, second)
+
+
+@pytest.mark.parametrize("name", ("../elsewhere", "/etc/passwd", "a/b", "", ".hidden", "a\nb"))
+def test_a_name_from_a_table_that_leads_elsewhere_is_refused(report, tmp_path, name):
+    run = shutil.copytree(report.with_name("run"), tmp_path / "run")
+    path = run / "test_test_last.csv"
+    rows = list(csv.DictReader(io.StringIO(path.read_text())))
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows([rows[0] | {"case": name}, *rows[1:]])
+    with pytest.raises(InputError, match=r"test_test_last\.csv is not .*cannot be the name of a case"):
+        page.write(tmp_path / "report.html", (run,), results=tmp_path)
+
+
+@pytest.mark.parametrize("commit", (None, 17, ["a"], "0123456789abcdef"))
+def test_a_commit_of_any_kind_is_shown(results, commit):
+    path = results / "ACDC/cml_7_seed1337_mini/config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"commit": commit, "command": None}))
+    shown = page._origin(Kept(path.parent))
+    assert (shown["commit"], shown["command"]) == (str(commit or "unknown")[:12], "unknown")
+
+
+@pytest.mark.parametrize(("table", "text", "words"), [
+    ("val.csv", "stage,step,split,fused\nself,1,val,high\n", "could not convert"),
+    ("val.csv", "a;b\n1;2\n", "no stage"),
+    ("val.csv", "stage,step,split\nself,1,val\n", "no Dice"), ("val.csv", b"stage,step,split,d\xe9\n", "damaged"),
+    ("test_val_last.csv", b"case,class,dice\nd\xe9,1,1\n", "codec"),
+    ("test_val_last.csv", "a;b\n1;2\n", "could not convert"), ("test_val_last.csv", "case,dice\na,1\n", "no asd")])
+def test_a_foreign_table_is_one_line(results, tmp_path, table, text, words, capsys):
+    path = results / "ACDC/cml_7_seed1337_mini" / table
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(SystemExit) as left:
+        reproduce.main(["report", "--output", str(tmp_path / "report.html"), "--results", str(results)])
+    [*_, line] = capsys.readouterr().err.splitlines()
+    assert left.value.code == 2 and line.startswith("error: ") and str(path) in line and words in line
 
 
 # ---- in a browser ------------------------------------------------------------------------------------------------

@@ -2,10 +2,12 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -63,8 +65,6 @@ def test_the_list_names_every_experiment_and_whether_it_is_there(results, capsys
 def test_a_plan_has_the_missing_commands_and_their_hours(results, capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(runs, "MODEL", tmp_path)
     folder = results / "ACDC/cml_7_seed1337_mini"
-    (folder / "config.json").write_text(json.dumps({"dataset": "ACDC", "recipe": {
-        "method": "cml", "patch_size": [128, 128], "labeled_batch": 6, "unlabeled_batch": 6}}))
     (folder / "log.csv").write_text("stage,step,seconds\npre,1,0.9\npre,2,0.9\nself,1,1.8\nself,2,1.8\n")
     capsys.readouterr()
     reproduce.main(["plan", "mini_terms", "--results", str(results)])
@@ -186,6 +186,186 @@ def test_a_published_run_tells_no_path_of_its_machine(tmp_path):
     assert json.loads((kept / "config.json").read_text()) == {
         "dataset": "ACDC", "recipe": {"data_dir": "ACDC", "out": "model/x", "beta": 0.5},
         "command": f"python code/train_ACDC.py --data-dir ACDC --out={tmp_path.name} --beta 1/2"}
+
+
+# ---- a kept run is what its config.json says -----------------------------------------------------------------------
+
+
+def shown(results, name):
+    return runs.kept(runs.named(name), (results,))
+
+
+@pytest.mark.parametrize(("moved_to", "words"), [
+    ("cml_7_seed1340_mini", "seed is 1337, not 1340"), ("cps_7_seed1337_mini", "method is cml, not cps"),
+    ("cml_7_seed1337_mini_lambda_dis0", "lambda_dis is 0.1, not 0.0"),
+    ("cml_7_seed1337_mini_self_steps2400", "self_steps is 1200, not 2400")])
+def test_a_copied_folder_is_not_the_run_of_its_new_name(results, moved_to, words, capsys):
+    shutil.copytree(results / "ACDC/cml_7_seed1337_mini", results / "ACDC" / moved_to)
+    assert shown(results, "ACDC/cml_7_seed1337_mini") and shown(results, f"ACDC/{moved_to}") is None
+    line, = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"not counted: {results / 'ACDC' / moved_to} is not the run") and words in line
+    assert shown(results, f"ACDC/{moved_to}") is None and not capsys.readouterr().err      # said once
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    ({"labeled": 2}, "labeled is 2, not 7"), ({"self_steps": 6}, "self_steps is 6, not 1200"),
+    ({"patch_size": [64, 64]}, "patch_size is (64, 64), not (128, 128)"),
+    ({"labeled_draw": 1}, "labeled_draw is 1, not 0"),
+    ({"lr": "high"}, "lr is \"high\""), ({"unheard": 1}, "unknown fields unheard")])
+def test_a_run_of_another_recipe_is_not_counted(results, change, words, capsys):
+    path = results / "ACDC/cml_7_seed1337_mini/config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps(config | {"recipe": config["recipe"] | change}))
+    assert shown(results, "ACDC/cml_7_seed1337_mini") is None
+    assert words in capsys.readouterr().err
+    path.write_text(json.dumps(config | {"dataset": "LA"}))
+    assert shown(results, "ACDC/cml_7_seed1337_mini") is None
+    assert "the data set is LA, not ACDC" in capsys.readouterr().err
+    path.unlink()
+    assert shown(results, "ACDC/cml_7_seed1337_mini") is None
+    assert "config.json does not exist" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("where", ("model", "kept"))
+def test_a_finished_run_of_another_recipe_is_refused_before_work(place, arguments, tmp_path, where, capsys,
+                                                                 monkeypatch):
+    """Six steps with another number of labels, under the name of the run that is asked for."""
+    place(tiny())
+    monkeypatch.setattr(train_ACDC, "main", None)
+    [run] = runs.runs_of(["tiny"])
+    folder = tmp_path / where / run.name
+    folder.mkdir(parents=True)
+    recipe = replace(run.recipe, labeled=1, self_steps=6)
+    (folder / "config.json").write_text(json.dumps({"dataset": "ACDC", "recipe": recipe.to_json()}))
+    (folder / "last.pt").write_bytes(b"weights")
+    with pytest.raises(SystemExit):
+        reproduce.main(arguments)
+    line = next(line for line in capsys.readouterr().err.splitlines() if line.startswith("not done: "))
+    assert str(folder) in line and "labeled is 1, not 2; self_steps is 6, not 2" in line
+
+
+# ---- publish -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def finished(tmp_path):
+    """finished(folder, seconds=1, **config) -> a folder with config.json, a log and a test table."""
+    def make(name="model/ACDC/cml_7_seed1337", seconds=1, steps=2, tested=True, **config):
+        folder = tmp_path / name
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text(json.dumps(
+            {"dataset": "ACDC", "recipe": {"data_dir": "/mnt/ACDC", "seed": 1337}, "commit": "abc"} | config))
+        (folder / "log.csv").write_text("stage,step,seconds\n" + "".join(
+            f"self,{step},{seconds}\n" for step in range(1, steps + 1)))
+        if tested:
+            (folder / "test_test_last.csv").write_text("case,class,dice\na,1,0.5\n")
+        return folder
+    return make
+
+
+def kept_files(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_a_run_is_published_again_where_only_more_was_measured(finished, tmp_path):
+    folder, kept = finished(), tmp_path / "kept"
+    runs.publish(folder, kept)
+    (folder / "agreement_test_last.csv").write_text("case,dice,cosine\na,1,1\n")
+    (folder / "log.csv").open("a").write("self,3,1\n")
+    target = runs.publish(folder, kept)
+    assert sorted(path.name for path in target.iterdir()) == [
+        "agreement_test_last.csv", "config.json", "log.csv", "test_test_last.csv"]
+    assert "self,3,1" in (target / "log.csv").read_text()
+
+
+@pytest.mark.parametrize(("other", "words"), [
+    ({"recipe": {"data_dir": "/mnt/mine", "seed": 1337}}, "another data_dir"),
+    ({"recipe": {"data_dir": "/mnt/ACDC", "seed": 1338}}, "another seed"), ({"commit": "def"}, "another commit"),
+    ({"seconds": 1.5}, "its log.csv has other rows"), ({"steps": 1, "tested": False}, "other rows, or more of them"),
+    ({"steps": 0, "tested": False}, "other rows, or more of them")])
+def test_another_runs_results_are_not_overwritten(finished, tmp_path, other, words):
+    kept = tmp_path / "kept"
+    runs.publish(finished(), kept)
+    before = kept_files(kept)
+    with pytest.raises(InputError, match=f"keeps another run of this name .*{words}"):
+        runs.publish(finished("elsewhere/ACDC/cml_7_seed1337", **other), kept)
+    assert kept_files(kept) == before
+
+
+@pytest.mark.parametrize("dataset", ("../outside", "/tmp/outside", "a/b", "", ".."))
+def test_a_data_set_that_leads_out_of_the_results_is_refused(finished, tmp_path, dataset):
+    with pytest.raises(InputError, match="cannot name a folder of results"):
+        runs.publish(finished(dataset=dataset), tmp_path / "kept")
+    assert not (tmp_path / "kept").exists() and not (tmp_path / "outside").exists()
+
+
+def test_a_run_is_published_from_where_one_stands_and_under_its_links_name(finished, tmp_path, monkeypatch):
+    folder = finished()
+    monkeypatch.chdir(folder)
+    assert runs.publish(".", tmp_path / "kept") == tmp_path / "kept/ACDC/cml_7_seed1337"
+    (tmp_path / "cml_7_seed7").symlink_to(folder)
+    assert runs.publish(tmp_path / "cml_7_seed7", tmp_path / "kept") == tmp_path / "kept/ACDC/cml_7_seed7"
+
+
+def test_links_and_foreign_tables_are_left_aside(finished, tmp_path, capsys):
+    folder = finished()
+    (tmp_path / "secret.csv").write_text("name\n")
+    (folder / "val.csv").symlink_to(tmp_path / "secret.csv")
+    for name in ("patients.csv", "test_notes.csv", "log_old.csv"):
+        (folder / name).write_text("name\n")
+    target = runs.publish(folder, tmp_path / "kept")
+    assert sorted(path.name for path in target.iterdir()) == ["config.json", "log.csv", "test_test_last.csv"]
+    assert capsys.readouterr().out.count("left aside: ") == 4
+
+
+def test_results_that_are_a_link_to_elsewhere_are_not_written(finished, tmp_path):
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "kept/ACDC").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match="leads out of"):
+        runs.publish(finished(), tmp_path / "kept")
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+@pytest.mark.parametrize("name", ("log.csv", "test_test_last.csv"))
+def test_a_table_in_latin_1_is_one_line(finished, tmp_path, name, capsys):
+    folder = finished()
+    (folder / name).write_bytes("stage,step\nété,1\n".encode("latin-1"))
+    with pytest.raises(SystemExit):
+        reproduce.main(["publish", str(folder), "--results", str(tmp_path / "kept")])
+    [line] = capsys.readouterr().err.splitlines()
+    assert f"{name}: cannot be read as UTF-8" in line
+
+
+# ---- plan ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("log", "config"), [
+    ("stage;step\nself;1\n", {}), ("stage,step,seconds\nself,1,0,5\n", {}), ("stage,step,seconds\nself,1,fast\n", {}),
+    ("stage,step,seconds\nself,1,1\n", {"recipe": 1}), (b"stage,step,seconds\n\xe9,1,1\n", {})])
+def test_foreign_logs_are_left_out_of_the_hours(results, tmp_path, log, config, capsys, monkeypatch):
+    monkeypatch.setattr(runs, "MODEL", tmp_path)
+    for name, text in (("cml_7_seed1337_mini", "stage,step,seconds\npre,1,0.9\nself,1,1.8\n"), ("mine", log)):
+        folder = results / "ACDC" / name
+        folder.mkdir(exist_ok=True)
+        (folder / "log.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
+    good = json.loads((results / "ACDC/cml_7_seed1337_mini/config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(good | config))
+    reproduce.main(["plan", "mini_terms", "--results", str(results)])
+    said = capsys.readouterr()
+    assert "2.1 hours of training" in said.out and said.err.count("left out: ") == 1 and str(folder) in said.err
+
+
+def test_hours_come_from_the_runs_with_the_nearest_options(results, tmp_path):
+    base = results / "ACDC/cml_7_seed1337_mini"
+    (base / "log.csv").write_text("stage,step,seconds\npre,1,1\nself,1,2\n")
+    other = shutil.copytree(base, results / "ACDC/other")
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps(config | {"recipe": config["recipe"] | {"lambda_unsup": 0.0}}))
+    (other / "log.csv").write_text("stage,step,seconds\npre,1,1\nself,1,1\n")
+    full, labelled = (runs.named(f"ACDC/cml_7_seed1399_mini{tag}") for tag in ("", "_lambda_unsup0"))
+    assert runs.hours(full, (results,), tmp_path) == (pytest.approx((400 + 2400) / 3600), True)
+    assert runs.hours(labelled, (results,), tmp_path) == (pytest.approx((400 + 1200) / 3600), True)
 
 
 def test_an_unknown_place_is_named():
