@@ -109,9 +109,13 @@ def test(dataset_class, load, class_names, description, args=None):
 
 
 def paper_row(recipe, names, published_names):
-    """(text, values by METRICS) of the paper's row, or None: it stands beside no other cases than it was made on."""
+    """(text, values by METRICS) of the paper's row, or None.
+
+    It stands beside the paper's recipe alone, whatever the seed, and beside the cases that it was made on.
+    """
     paper = published.row(recipe.dataset, recipe.method, recipe.labeled)
-    if not paper or not names or set(names) != set(published_names):
+    recipes = type(recipe)(method=recipe.method, labeled=recipe.labeled, seed=recipe.seed)
+    if not paper or recipe.fields() != recipes.fields() or not names or set(names) != set(published_names):
         return None
     return f"paper, {recipe.labeled} labelled", (paper[0], None, *paper[1:])
 

@@ -1,11 +1,13 @@
 """Statistics and the printed tables."""
 import csv
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+import train_ACDC
 import train_LA
 from dataloaders.scans import published_list
 from evaluation import report, tables
@@ -181,3 +183,26 @@ def test_the_papers_row_stands_beside_the_cases_it_was_made_on_alone():
         assert report.paper_row(recipe, names, listed) is None
     assert report.paper_row(train_LA.LARecipe(labeled=5), listed, listed) is None
     assert report.paper_row(recipe, [], []) is None
+
+
+@pytest.mark.parametrize("change", (
+    {"lambda_dis": 0.0}, {"labeled_draw": 4}, {"protocol": "original"}, {"preset": "short", "self_steps": 2_400},
+    {"fusion": "logits"}, {"beta": 0.5}, {"pre_steps": 2_001}, {"amp": True}, {"holdout_val": 2}, {"lr": 0.02},
+    {"half_resolution": True}, {"select_on": "test"}, {"keep_largest": False}))
+def test_the_papers_row_stands_beside_the_papers_recipe_alone(change):
+    listed = published_list("LA", "test.list")
+    recipe = train_LA.PRESETS["paper"]
+    for same in ({}, {"seed": 7}, {"device": "cpu"}, {"workers": 3}, {"deterministic": True}):
+        assert report.paper_row(replace(recipe, **same), listed, listed)
+    assert report.paper_row(replace(recipe, **change), listed, listed) is None
+
+
+def test_the_released_network_is_not_the_papers():
+    listed = published_list("ACDC", "test.list")
+    recipe = train_ACDC.PRESETS["paper"]
+    assert report.paper_row(recipe, listed, listed) == ("paper, 7 labelled", (89.42, None, 1.42, 0.52))
+    assert report.paper_row(replace(recipe, network="released"), listed, listed) is None
+    own = replace(recipe, method="mcf")
+    assert report.paper_row(replace(own, hyper=own.complete().hyper), listed, listed)
+    hyper = replace(own.complete().hyper, consistency=0.2)
+    assert report.paper_row(replace(own, hyper=hyper), listed, listed) is None
