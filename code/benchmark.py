@@ -45,6 +45,7 @@ from runtime.command_line import parsed
 from runtime.device import CHANNELS_LAST
 from runtime.errors import InputError
 from runtime.fast_layers import weight_gradient
+from runtime.workers import end_with_parent
 
 VALIDATED = {"LA": 4, "ACDC": 20, "BraTS": 25}      # volumes a validation; LA's are those of --holdout-val 4
 # row -> at least so many times faster, at most this share of the plain recipe's memory
@@ -208,7 +209,7 @@ def memory_of_scans(quick):
     counts = (2, 4) if quick else (4, 8, 16, 32)
     with TemporaryDirectory() as folder:
         write_phantoms(Path(folder), "LA", train=counts[-1], test=0, size=workloads.SHAPES["LA"][quick])
-        with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as fresh:
+        with ProcessPoolExecutor(1, get_context("spawn"), end_with_parent, max_tasks_per_child=1) as fresh:
             return [(count, fresh.submit(_resident_growth, Path(folder), count).result()) for count in counts]
 
 
@@ -273,7 +274,7 @@ def machine(options):
 
 def _cpuinfo():
     path = Path("/proc/cpuinfo")
-    return path.read_text().splitlines() if path.exists() else []
+    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
 
 
 @reported

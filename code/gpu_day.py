@@ -60,12 +60,12 @@ class Records:
 
     def __init__(self, options, name, machine):
         self.path, self.key = options.out / f"{name}.jsonl", {**machine, "quick": options.quick}
-        lines = self.path.read_text().splitlines() if self.path.exists() else []
+        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
         self.found = {one["item"]: one["value"] for one in map(_record, lines) if one and one["key"] == self.key}
 
     def add(self, item, value):
         make_folder(self.path.parent)
-        with self.path.open("a") as file:
+        with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"item": item, "value": value, "key": self.key}) + "\n")
 
 

@@ -62,7 +62,7 @@ def find_cases(folder: Path) -> tuple[list[Case], dict[str, str]]:
     folders = {path.parent for pattern in ("Info.cfg", "patient*_frame*.nii*")
                for path in existing_folder(folder).rglob(pattern)}
     held_out = {name for split in ("val", "test")
-                for name in (ROOT / "data" / "ACDC" / f"{split}.list").read_text().split()}
+                for name in (ROOT / "data" / "ACDC" / f"{split}.list").read_text(encoding="utf-8").split()}
     patients, bad = one_case_each((patient.name, patient) for patient in folders)
     cases = []
     for patient in patients.values():

@@ -31,6 +31,7 @@ from runtime.errors import InputError
 from runtime.fast_layers import quicken_on_gpu
 from runtime.files import load_tensors
 from runtime.ranks import Ranks
+from runtime.workers import end_with_parent
 from training import fit
 
 # most that loss and running statistics may be off, and a gradient's cosine short of 1
@@ -210,6 +211,7 @@ def ranks(device, quick, folder):
 
 def _rank(rank, address, device, queue):
     """One of the processes; on a GPU batch norm sees the whole batch, on a CPU its running statistics."""
+    end_with_parent()
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(WORLD), LOCAL_RANK="0", LOCAL_WORLD_SIZE="1",
                       MASTER_ADDR="localhost", MASTER_PORT="0")       # not used: they meet at `address`
     dist.init_process_group("gloo", init_method=address, rank=rank, world_size=WORLD)

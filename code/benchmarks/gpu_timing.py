@@ -4,7 +4,6 @@ Networks, batches and patches are the paper's, scans are phantoms, and steps are
 """
 import contextlib
 import math
-import resource
 import statistics
 import time
 from functools import partial
@@ -21,6 +20,7 @@ from dataloaders.scans import Scan
 from evaluation.inference import mean_dice, segment
 from methods import registry
 from runtime.device import Device
+from runtime.memory import peak
 
 STEPS = {True: (1, 1, 1), False: (10, 30, 3)}       # quick -> steps to warm up, timed, profiled
 SLOW = "vol2col", "im2col", "slow_conv", "nchwtonhwc", "nhwctonchw"     # in kernels' names: not what was meant
@@ -73,7 +73,7 @@ def measure(variant, name, device, quick, folder):
             clock.tick()
     spans = clock.spans()
     memory = ([torch.cuda.max_memory_allocated() / 2 ** 30, torch.cuda.max_memory_reserved() / 2 ** 30] if cuda
-              else [resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** 20, math.nan])
+              else [peak(), math.nan])
     found = profile_of(step, profiled, cuda)
     median = statistics.median(spans)
     numbers = [median, np.percentile(spans, 90), found.busy, sum(spent) / timed, statistics.median(waits), *memory,

@@ -8,13 +8,14 @@ from multiprocessing import get_context
 import torch
 
 from runtime.device import Device
+from runtime.workers import end_with_parent
 
 
 class Timed:
     """A call that lives in a fresh process; `time` runs it there -> seconds, and `peak` is that process's GiB."""
 
     def __init__(self, make, variant, quick):
-        self.pool = ProcessPoolExecutor(1, get_context("spawn"))
+        self.pool = ProcessPoolExecutor(1, get_context("spawn"), end_with_parent)
         self.pool.submit(_prepare, make, variant, quick).result()
 
     def __enter__(self):

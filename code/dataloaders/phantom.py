@@ -268,7 +268,8 @@ def write_phantoms(root, dataset, train=8, val=0, test=4, size=None, seed=0, lab
         if (root / f"{split}.{suffix}").exists() and not (root / NOTE).exists():
             raise FileExistsError(f"{root} has lists that are not of phantoms: choose another folder")
     root.mkdir(parents=True, exist_ok=True)
-    (root / NOTE).write_text(f"Synthetic {dataset} scans, size {size}, seed {seed}. No patient data.\n")
+    (root / NOTE).write_text(f"Synthetic {dataset} scans, size {size}, seed {seed}. No patient data.\n",
+                             encoding="utf-8")
 
     lists = {split: [] for split in counts if (dataset, split) != ("LA", "val")}
     lists |= {"train_slices": []} if dataset == "ACDC" else {}
@@ -285,5 +286,5 @@ def write_phantoms(root, dataset, train=8, val=0, test=4, size=None, seed=0, lab
                     file = f"data/slices/{name}_slice_{k + 1}.h5"
                     write_scan(root / file, image[k], label[k] if labelled else None)
     for name, entries in lists.items():
-        (root / f"{name}.{suffix}").write_text("".join(f"{entry}\n" for entry in entries))
+        (root / f"{name}.{suffix}").write_text("".join(f"{entry}\n" for entry in entries), encoding="utf-8")
     return root

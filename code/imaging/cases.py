@@ -1,6 +1,5 @@
 """What the prepare scripts share: many cases in parallel, bad ones reported, split lists, command lines."""
 import json
-import os
 import sys
 import traceback
 import zlib
@@ -19,9 +18,11 @@ from tqdm import tqdm
 
 from imaging.preprocess import RECORD, Preprocessing, apply, read_preprocessing, write_preprocessing
 from imaging.scan_files import find_scan, read_label, read_scan_file, tell_notes
+from runtime import job
 from runtime.command_line import parsed
 from runtime.errors import DEBUG, InputError, is_out_of_memory, one_line, printable
 from runtime.files import ROOT, inside, is_case_name, make_folder, write_aside
+from runtime.workers import end_with_parent
 
 UNREADABLE = (OSError, KeyError, ValueError, RuntimeError, TypeError, AttributeError)   # what damaged HDF5 ends in
 
@@ -132,7 +133,7 @@ def in_parallel(work: Callable, cases: Sequence[Case], workers: int) -> Iterable
     if workers <= 1 or len(cases) <= 1:
         yield from ((case, attempt(partial(work, case), remedy)) for case in bar(cases))
         return
-    with ProcessPoolExecutor(workers) as pool:
+    with ProcessPoolExecutor(workers, initializer=end_with_parent) as pool:
         futures = {pool.submit(work, case): case for case in cases}
         try:
             for future in bar(as_completed(futures)):
@@ -238,7 +239,7 @@ def copy_lists(dataset: str, options: "Options", present: set[str]) -> dict[str,
 
     Returns {list: cases that are missing} for the others.
     """
-    lists = {path: path.read_text().split() for path in sorted((ROOT / "data" / dataset).iterdir())
+    lists = {path: path.read_text(encoding="utf-8").split() for path in sorted((ROOT / "data" / dataset).iterdir())
              if path.suffix in (".list", ".txt")}
     missing = {path.name: [name for name in names if name not in present] for path, names in lists.items()}
     missing = {name: absent for name, absent in missing.items() if absent}
@@ -266,7 +267,7 @@ class Options:
     """What every prepare script understands."""
 
     output: Path
-    workers: int = min(4, os.cpu_count() or 1)  # scans prepared at the same time; each is held in memory
+    workers: int = min(4, job.cpus())  # scans prepared at the same time; each is held in memory
     force: bool = False     # overwrite what was prepared in another way or from other files
     # where the fields of a NIfTI header disagree. itk: voxel sizes of pixdim, directions of sform or qform as ITK, 3D
     # Slicer and ITK-SNAP choose; sform: the sform with its own voxel sizes, as nibabel

@@ -2,10 +2,10 @@
 import ctypes
 import os
 import re
-import resource
 
 import torch
 
+from runtime import job, memory
 from runtime.errors import InputError
 from runtime.fast_layers import quicken, quicken_on_gpu
 from runtime.ranks import Ranks
@@ -82,8 +82,8 @@ class Device:
         return y.to(self.torch, non_blocking=True).long()
 
     def workers(self, wanted=None):
-        """Processes that draw patches ahead: `wanted`, or as many as keep this device busy and this machine has."""
-        share = os.cpu_count() // Ranks().local_world
+        """Processes that draw patches ahead: `wanted`, or as many as keep this device busy and this job may use."""
+        share = job.cpus() // Ranks().local_world
         return min(WORKERS[self.torch.type][self.ndim], max(1, share)) if wanted is None else wanted
 
     def autocast(self):
@@ -93,7 +93,7 @@ class Device:
         """GiB: allocated at most on the GPU, or the process's largest resident size on a CPU."""
         if self.cuda:
             return torch.cuda.max_memory_allocated(self.torch) / 2 ** 30
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** 20
+        return memory.peak()
 
     def versions(self):
         """{library: version} of what computes on a GPU beside PyTorch; empty on a CPU."""
@@ -137,7 +137,6 @@ def _keep_freed_memory(ndim):
 
     Slices do with blocks of up to 32 MiB, the most that it keeps short of keeping all, which takes more memory.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt:                                     # not on macOS, not with musl
+    if mallopt := getattr(ctypes.pythonapi, "mallopt", None):       # not on macOS and Windows, not with musl
         mallopt(M_TRIM_THRESHOLD, -1)
         mallopt(*((M_MMAP_MAX, 0) if ndim == 3 else (M_MMAP_THRESHOLD, 32 << 20)))

@@ -62,7 +62,8 @@ def _clear(path):
 
 
 def write_text(path, text):
-    write_aside(path, lambda file: file.write(text.encode()))
+    """As `write_aside`, in UTF-8; bytes of a file's name that are no UTF-8 are escaped."""
+    write_aside(path, lambda file: file.write(text.encode("utf-8", "backslashreplace")))
 
 
 def read_text(path):

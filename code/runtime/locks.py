@@ -54,7 +54,8 @@ def locked(folder, option="--out"):
 def _sign(descriptor):
     """Write who we are into the lock's file."""
     os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, f"process {os.getpid()} on {platform.node()} ({shlex.join(sys.argv)})".encode(), 0)
+    holder = f"process {os.getpid()} on {platform.node()} ({shlex.join(sys.argv)})"
+    os.write(descriptor, holder.encode("utf-8", "backslashreplace"))
 
 
 def _holder(path):

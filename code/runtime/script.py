@@ -1,10 +1,11 @@
 """How every script ends: well, or with one line. Imported before the packages that take seconds to load."""
 import functools
-import os
 import sys
 import traceback
+from contextlib import redirect_stderr, redirect_stdout
 
 from runtime.errors import InputError, is_out_of_memory, one_line, printable
+from runtime.streams import Lasting, open_closed_ones
 
 INTERRUPTED = "interrupted: the same command starts again"
 
@@ -12,33 +13,40 @@ INTERRUPTED = "interrupted: the same command starts again"
 def reported(main):
     """Decorate a script's main(args=None): bad input becomes one line on stderr and exit code 2, and so does what the
     file system refuses, what does not fit into memory, and a loader process that was killed; Ctrl-C 130. With `--debug`
-    among the arguments there is a traceback, too. What a terminal cannot show is escaped.
+    among the arguments there is a traceback, too. What a terminal cannot show is escaped. Work goes on without an
+    output that breaks; in the end, the exit code is 141 where the reader had enough (`| head`), else 2.
     """
     @functools.wraps(main)
     def wrapped(args=None):
-        for stream in (sys.stdout, sys.stderr):
-            if hasattr(stream, "reconfigure"):      # not what a notebook puts there
-                stream.reconfigure(errors="backslashreplace")
-        args = list(sys.argv[1:] if args is None else args)
-        try:
-            result = main([arg for arg in args if arg != "--debug"])
-            sys.stdout.flush()              # here: a closed pipe is met below, not at the interpreter's exit
+        out, err = Lasting(sys.stdout), Lasting(sys.stderr)
+        with redirect_stdout(out), redirect_stderr(err):
+            result = _ended(main, list(sys.argv[1:] if args is None else args))
+            out.flush()
+            if isinstance(out.failure, BrokenPipeError):
+                sys.exit(141)
+            if out.failure:
+                print(f"error: standard output: {out.failure.strerror or out.failure}: what was printed after that is "
+                      "lost; what was written to files is whole", file=sys.stderr)
+                sys.exit(2)
             return result
-        except BrokenPipeError:         # the reader had enough: `| head`
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(141)
-        except KeyboardInterrupt:
-            print(INTERRUPTED, file=sys.stderr)
-            sys.exit(130)
-        except Exception as error:
-            message = _message(error)
-            if message is None:         # ours, not the user's
-                raise
-            if "--debug" in args:
-                traceback.print_exception(error)
-        print(printable(f"error: {message}"), file=sys.stderr)
-        sys.exit(2)
     return wrapped
+
+
+def _ended(main, args):
+    """main's result, or the end of the process by what went wrong."""
+    try:
+        return main([arg for arg in args if arg != "--debug"])
+    except KeyboardInterrupt:
+        print(INTERRUPTED, file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:
+        message = _message(error)
+        if message is None:         # ours, not the user's
+            raise
+        if "--debug" in args:
+            traceback.print_exception(error)
+    print(printable(f"error: {message}"), file=sys.stderr)
+    sys.exit(2)
 
 
 def _message(error):
@@ -65,4 +73,5 @@ def _while_loading(kind, error, trace):
         sys.__excepthook__(kind, error, trace)
 
 
+open_closed_ones()
 sys.excepthook = _while_loading

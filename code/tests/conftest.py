@@ -103,13 +103,13 @@ def copied(tmp_path):
 
     def replace(file, old, new):
         path = tmp_path / "code" / file
-        path.write_text(path.read_text().replace(old, new))
+        path.write_text(path.read_text(encoding="utf-8").replace(old, new), encoding="utf-8")
 
     def tests(*arguments):
         environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST")}
         return subprocess.run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments],
                               cwd=tmp_path, env={**environment, "OMP_NUM_THREADS": "1", "PYTHONPATH": ""},
-                              capture_output=True, text=True)
+                              capture_output=True, encoding="utf-8")
 
     def fast(names):
         return tests("-x", "-m", "not slow", *(f"code/tests/{name}" for name in names))
@@ -149,7 +149,7 @@ def runs():
         return fit.Fit(recipe, data(recipe), folder)
 
     def rows(folder, name="log.csv"):
-        with open(folder / name, newline="") as file:
+        with open(folder / name, newline="", encoding="utf-8") as file:
             return list(csv.DictReader(file))
 
     def losses(folder):

@@ -57,7 +57,7 @@ def outside(tmp_path):
     """A folder that no script was told of."""
     folder = tmp_path / "outside"
     folder.mkdir()
-    (folder / "precious.txt").write_text("mine")
+    (folder / "precious.txt").write_text("mine", encoding="utf-8")
     return folder
 
 
@@ -85,7 +85,7 @@ def option(*args, dataset="LA"):
 def scan(*args, place=0, listed="train", **arrays):
     """One scan of a list, by its place, holds these arrays."""
     def damage(root):
-        name = (root / f"{listed}.list").read_text().split()[place]
+        name = (root / f"{listed}.list").read_text(encoding="utf-8").split()[place]
         with h5py.File(root / "2018LA_Seg_Training Set" / name / "mri_norm2.h5", "w") as file:
             for key, array in arrays.items():
                 if array is GROUP:
@@ -95,9 +95,15 @@ def scan(*args, place=0, listed="train", **arrays):
     return training(damage, *args)
 
 
+def listed(root, place):
+    """The file of a scan of LA's train list."""
+    name = (root / "train.list").read_text(encoding="utf-8").split()[place]
+    return root / "2018LA_Seg_Training Set" / name / "mri_norm2.h5"
+
+
 def scan_bytes(change):
     def damage(root):
-        path = root / "2018LA_Seg_Training Set" / (root / "train.list").read_text().split()[0] / "mri_norm2.h5"
+        path = listed(root, 0)
         path.write_bytes(change(path.read_bytes()))
     return training(damage)
 
@@ -107,7 +113,7 @@ def lists(dataset="LA", **contents):
     def damage(root):
         for name, content in contents.items():
             path = root / f"{name}.{'txt' if dataset == 'BraTS2019' else 'list'}"
-            text = content(path.read_text()) if callable(content) else content
+            text = content(path.read_text(encoding="utf-8")) if callable(content) else content
             path.write_bytes(text if isinstance(text, bytes) else text.encode())
     return training(damage, dataset=dataset)
 
@@ -218,16 +224,16 @@ def in_config(**changes):
     """Fields of the recipe in config.json; DATASET is that beside it."""
     def damage(home):
         path = home / "config.json"
-        config = json.loads(path.read_text())
+        config = json.loads(path.read_text(encoding="utf-8"))
         config["dataset"] = changes.pop("DATASET", config["dataset"])
         config["recipe"] |= changes
-        path.write_text(json.dumps(config))
+        path.write_text(json.dumps(config), encoding="utf-8")
     return damage
 
 
 def moved_scans(home):
     """A data folder with the lists alone."""
-    root = json.loads((home / "config.json").read_text())["recipe"]["data_dir"]
+    root = json.loads((home / "config.json").read_text(encoding="utf-8"))["recipe"]["data_dir"]
     return ["--data-dir", shutil.copytree(root, home / "data", ignore=shutil.ignore_patterns("patient*"))]
 
 
@@ -314,7 +320,7 @@ def record(**changes):
     def damage(home):
         values = {"dataset": "LA", "orientation": "LPS", "normalise": "zscore", "crop": "none"} | changes
         values = {key: value for key, value in values.items() if value != "absent"}
-        (home / "preprocessing.json").write_text(json.dumps(values))
+        (home / "preprocessing.json").write_text(json.dumps(values), encoding="utf-8")
     return damage
 
 
@@ -341,7 +347,7 @@ def two(*damages):
 def of_scan(make, place=0, key="image"):
     """One scan of the train list is a file in which make(file, key, another HDF5 file with `image`) puts `key`."""
     def damage(root):
-        path = root / "2018LA_Seg_Training Set" / (root / "train.list").read_text().split()[place] / "mri_norm2.h5"
+        path = listed(root, place)
         other = root / "other.h5"
         shutil.copy(path, other)
         with h5py.File(path, "r+") as file:
@@ -380,18 +386,17 @@ def pipe(path):
 
 
 def first_scan(change):
-    return training(lambda root: change(
-        root / "2018LA_Seg_Training Set" / (root / "train.list").read_text().split()[0] / "mri_norm2.h5"))
+    return training(lambda root: change(listed(root, 0)))
 
 
 def unlabelled_test_case(root):
-    name = (root / "test.list").read_text().split()[0]
+    name = (root / "test.list").read_text(encoding="utf-8").split()[0]
     with h5py.File(root / "2018LA_Seg_Training Set" / name / "mri_norm2.h5", "r+") as file:
         del file["label"]
 
 
 def delete_label(root):
-    name = (root / "train.list").read_text().split()[-1]
+    name = (root / "train.list").read_text(encoding="utf-8").split()[-1]
     with h5py.File(root / "2018LA_Seg_Training Set" / name / "mri_norm2.h5", "r+") as file:
         del file["label"]
 
@@ -420,7 +425,7 @@ def flipped(name):
 
 
 def first_lines(name, count):
-    return lambda home: (home / name).write_text("".join((home / name).read_text().splitlines(True)[:count]))
+    return lambda home: (home / name).write_bytes(b"".join((home / name).read_bytes().splitlines(True)[:count]))
 
 
 def legacy_payload(home):
@@ -480,7 +485,7 @@ def description(**content):
         home.mkdir()
         images.rename(home / "imagesTr")
         labels.rename(home / "labelsTr")
-        (home / "dataset.json").write_text(json.dumps(content))
+        (home / "dataset.json").write_text(json.dumps(content), encoding="utf-8")
         return ["--dataset-json", home / "dataset.json"]
     return damage
 
@@ -563,7 +568,7 @@ BAD = {
     "labelled cases that were held out": (option("--labeled", "4", "--holdout-test", "2"),
                                           "--labeled 4: train.list has 3 cases after the hold-outs", "no more"),
     "nothing left unlabelled": (option("--labeled", "5"), "--labeled 5 leaves no unlabelled", "--method supervised"),
-    "no test cases to select on": (training(lambda root: (root / "test.list").write_text(""), "--select-on", "test"),
+    "no test cases to select on": (training(lambda root: (root / "test.list").write_bytes(b""), "--select-on", "test"),
                                    "--select-on test", "--holdout-test"),
     **{f"data folder that is {what}, {dataset}": (training(damage, dataset=dataset), "does not exist", "--data-dir")
        for dataset in TRAIN for what, damage in {
@@ -728,7 +733,7 @@ BAD = {
            (["--holdout", "2"], "--holdout 2", "one must be left"), (["--holdout", "-1"], "--holdout -1", "0 or more"),
            (["--workers", "0"], "--workers 0", "1 or more"))},
     **{f"dataset.json {what}": (prepared(lambda images, labels, content=content: [
-        (images / "dataset.json").write_text(content), "--dataset-json", images / "dataset.json"][1:]),
+        (images / "dataset.json").write_bytes(content.encode()), "--dataset-json", images / "dataset.json"][1:]),
         "dataset.json: ", "give --images and --labels") for what, content in {
             "cut": "{", "that is a list": "[1]", "without labels": "{}", "with other labels": '{"labels": [1]}',
             "with no number": '{"labels": {"a": "b"}}'}.items()},
@@ -746,7 +751,7 @@ BAD = {
     "preparation into a file": (challenge(prepare_LA.main, two(la_case, lambda folder: (folder / "new").touch())),
                                 "new: this folder cannot be made", "another"),
     "record of other preparation": (challenge(prepare_LA.main, two(la_case, lambda folder: (folder / "new").mkdir() or
-        (folder / "new" / "preprocessing.json").write_text("{"))), "preprocessing.json: is no preprocessing record",
+        (folder / "new" / "preprocessing.json").write_bytes(b"{"))), "preprocessing.json: is no preprocessing record",
         "prepare the data again"),
 
     # predictions
@@ -824,10 +829,11 @@ BAD = {
 
     # runs over other data, runs that lost something
     "run over a changed scan": (over_other_data(another_voxel), "holds a run on other data", "--out"),
-    "run over a shorter list": (over_other_data(lambda root: (root / "train.list").write_text("\n".join(
-        (root / "train.list").read_text().split()[:-1]))), "unlabelled case 3 was patient005, is none", "--data-dir"),
-    "run over another preparation": (over_other_data(lambda root: (root / "preprocessing.json").write_text(json.dumps(
-        {"dataset": "LA", "orientation": "LPS", "normalise": "minmax"}))), "preprocessing: dataset was None, is LA"),
+    "run over a shorter list": (over_other_data(lambda root: (root / "train.list").write_bytes(b"\n".join(
+        (root / "train.list").read_bytes().split()[:-1]))), "unlabelled case 3 was patient005, is none", "--data-dir"),
+    "run over another preparation": (over_other_data(lambda root: (root / "preprocessing.json").write_bytes(json.dumps(
+        {"dataset": "LA", "orientation": "LPS", "normalise": "minmax"}).encode())),
+        "preprocessing: dataset was None, is LA"),
     **{f"record of data {what}": (resumed(written("data.json", content)), "data.json", "delete it and go on unchecked")
        for what, content in (("cut", b"{"), ("that is a list", b"[1]"), ("without cases", b'{"preprocessing": null}'),
                              ("of other types", b'{"preprocessing": null, "cases": {"labelled": ["a"]}}'))},
@@ -870,9 +876,9 @@ BAD = {
         labels={"background": 0, "x": 1}, channel_names={"0": "T1", "1": "T2"})), "names 2 channels", "export each"),
     "channel that is not there": (prepared(nothing, "--channels", "7"), "--channels 7: no file name ends in _0007"),
     "record of lists that is none": (prepared(lambda images, labels: (images.parent / "new").mkdir() or
-        (images.parent / "new" / "lists.json").write_text("[")), "lists.json: cannot be read", "remove it"),
+        (images.parent / "new" / "lists.json").write_bytes(b"[")), "lists.json: cannot be read", "remove it"),
     "every labelled case in the user's test list": (prepared(lambda images, labels: (images.parent / "new").mkdir() or
-        (images.parent / "new" / "test.list").write_text("a\nb\n")), "no case with a label is left", "no list was"),
+        (images.parent / "new" / "test.list").write_bytes(b"a\nb\n")), "no case with a label is left", "no list was"),
 
     # predictions
     "output that is the input": (predicted(nothing, lambda scans: ["--output", scans]), "is the folder of the scans",

@@ -65,7 +65,7 @@ def test_a_check_that_fails_or_raises_is_a_line_and_is_made_again(tmp_path, caps
         printed = capsys.readouterr().out
         assert printed.count("FAIL") == 2 and "RuntimeError: CUDA error: no kernel image" in printed
     assert asked == ["wrong", "raising", "right", "wrong", "raising"]
-    with (tmp_path / "check.jsonl").open("a") as file:
+    with (tmp_path / "check.jsonl").open("a", encoding="utf-8") as file:
         file.write('{"item": "half a li')
     assert gpu_day.main(["check", *QUICK, "--out", str(tmp_path)]) == 1 and asked.count("right") == 1
 
@@ -77,7 +77,7 @@ def test_what_another_card_or_version_found_is_not_taken_over(tmp_path):
     assert gpu_day.Records(options, "time", {"card": "H100", "torch": "2.11"}).found == {}
     options.quick = True
     assert gpu_day.Records(options, "time", {"card": "H100", "torch": "2.13"}).found == {}
-    assert json.loads((tmp_path / "time.jsonl").read_text())["key"]["card"] == "H100"
+    assert json.loads((tmp_path / "time.jsonl").read_text(encoding="utf-8"))["key"]["card"] == "H100"
 
 
 def test_training_stops_when_time_is_over_and_goes_on_next_time(tmp_path, capsys, monkeypatch, narrow, no_curves):

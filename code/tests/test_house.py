@@ -1,5 +1,7 @@
 """The layout: what stands on the porch, which way imports run, how long a file is."""
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -26,7 +28,7 @@ MODULES = modules()
 def imported(path):
     """Dotted names of our modules that a file imports anywhere, also inside functions."""
     names = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -69,13 +71,13 @@ def test_imports_make_no_circle():
 
 def test_package_files_hold_a_docstring_alone():
     for path in CODE.rglob("__init__.py"):
-        [only] = ast.parse(path.read_text()).body
+        [only] = ast.parse(path.read_text(encoding="utf-8")).body
         assert isinstance(only, ast.Expr) and isinstance(only.value.value, str), path
 
 
 @pytest.mark.parametrize("module", sorted(MODULES))
 def test_no_file_is_longer_than_300_lines(module):
-    assert len(MODULES[module].read_text().splitlines()) <= 300
+    assert len(MODULES[module].read_text(encoding="utf-8").splitlines()) <= 300
 
 
 SIBLINGS = {"Hyper", "Options", "Encoder", "Trunk", "Decoder"}      # of each method, script and backbone: one role
@@ -84,12 +86,66 @@ SIBLINGS = {"Hyper", "Options", "Encoder", "Trunk", "Decoder"}      # of each me
 def test_two_public_classes_never_share_a_name():
     seen = {}
     for module, path in MODULES.items():
-        for node in ast.parse(path.read_text()).body:
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
             if isinstance(node, ast.ClassDef) and node.name[0] != "_" and node.name not in SIBLINGS:
                 assert node.name not in seen, f"{node.name} in {seen.get(node.name)} and {module}"
                 seen[node.name] = module
 
 
 def test_run_folders_and_scans_are_not_tracked_by_accident():
-    ignored = Path(ROOT, ".gitignore").read_text().split()
+    ignored = Path(ROOT, ".gitignore").read_text(encoding="utf-8").split()
     assert "model/*" in ignored and "data/**/*.h5" in ignored
+
+
+ELSEWHERE = """
+import ctypes, importlib, os, signal, sys
+for name in {others}:
+    importlib.import_module(name)
+
+def refuse(name, *_):
+    raise TypeError("expected a name")
+for name in ("resource", "fcntl", "pwd", "grp", "termios"):
+    sys.modules[name] = None
+for module, names in {{signal: ("SIGHUP", "SIGKILL"), os: ("pwrite", "sched_getaffinity", "fork", "killpg")}}.items():
+    for name in names:
+        delattr(module, name)
+ctypes.CDLL = refuse
+for name in {own}:
+    importlib.import_module(name)
+from runtime import device, memory
+device._keep_freed_memory(3)
+"""
+
+
+def test_every_module_loads_where_posix_is_not():
+    """As on Windows: no `resource`, no SIGHUP, no os.pwrite, no ctypes.CDLL(None)."""
+    others = sorted({name.split(".")[0] for path in MODULES.values() for node in ast.walk(ast.parse(path.read_bytes()))
+                     for name in ([alias.name for alias in node.names] if isinstance(node, ast.Import) else
+                                  [node.module] if isinstance(node, ast.ImportFrom) else [])}
+                    - {name.split(".")[0] for name in MODULES} - {"resource"})
+    code = ELSEWHERE.format(others=others, own=sorted(MODULES))
+    done = subprocess.run([sys.executable, "-c", code], cwd=CODE, capture_output=True, encoding="utf-8", timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def says_encoding(call):
+    """Whether a call of `open`, `read_text` and the like names an encoding, or is of bytes."""
+    name = getattr(call.func, "attr", getattr(call.func, "id", ""))
+    said = {keyword.arg: keyword.value for keyword in call.keywords}
+    if name in ("run", "Popen", "check_output"):
+        return not {"text", "universal_newlines"} & said.keys() or "encoding" in said
+    if name == "open":
+        module = "io" if isinstance(call.func, ast.Name) else getattr(call.func.value, "id", "")
+        place = module in ("io", "gzip")
+        mode = said.get("mode", call.args[place] if len(call.args) > place else
+                        ast.Constant("rb" if module == "gzip" else "r"))
+        is_mode = isinstance(mode, ast.Constant) and isinstance(mode.value, str) and set(mode.value) <= set("rwxabt+")
+        return not is_mode or "b" in mode.value or "encoding" in said
+    return name not in ("read_text", "write_text") or "encoding" in said or isinstance(
+        call.func, ast.Name)        # of runtime.files
+
+
+@pytest.mark.parametrize("path", sorted(CODE.rglob("*.py")), ids=str)
+def test_text_is_read_and_written_in_utf_8_whatever_the_locale(path):
+    calls = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
+    assert [f"line {call.lineno}: {ast.unparse(call)[:60]}" for call in calls if not says_encoding(call)] == []

@@ -68,7 +68,7 @@ def nnunet(tmp_path):
             nib.save(nib.Nifti1Image(label, affine), folder / "labelsTr" / f"{name}.nii.gz")
     (folder / "dataset.json").write_text(json.dumps({
         "channel_names": {"0": "FLAIR", "1": "T1"}, "labels": {"background": 0, "rim": 1, "core": 2},
-        "numTraining": 4, "file_ending": ".nii.gz"}))
+        "numTraining": 4, "file_ending": ".nii.gz"}), encoding="utf-8")
     return folder
 
 
@@ -85,8 +85,8 @@ def test_own_data_from_scans_to_maps_on_the_scans_grids(nnunet, models, tmp_path
     assert prepare_folder.main(command) == 0
     told = capsys.readouterr().out
     assert "6 cases, 4 of them with a label; channels: 0000 0001" in told and "voxels differ in size" in told
-    assert (mine / "train.list").read_text().split() == ["head1", "head2", "head3", "head5", "head6"]
-    assert (mine / "test.list").read_text().split() == ["head4"]
+    assert (mine / "train.list").read_text(encoding="utf-8").split() == ["head1", "head2", "head3", "head5", "head6"]
+    assert (mine / "test.list").read_text(encoding="utf-8").split() == ["head4"]
     [advised] = [line for line in told.splitlines() if line.startswith("next: ")]
     assert advised.endswith("heads --labeled 3 --num-classes 3 --in-channels 2")
 
@@ -97,7 +97,7 @@ def test_own_data_from_scans_to_maps_on_the_scans_grids(nnunet, models, tmp_path
     rows = testing_LA.main(["--run", str(run), "--device", "cpu"])
     shown = capsys.readouterr().out
     assert {(row["case"], row["class"]) for row in rows} == {("head4", 1), ("head4", 2)} and "paper, " not in shown
-    with (run / "test_test_last.csv").open(newline="") as file:
+    with (run / "test_test_last.csv").open(newline="", encoding="utf-8") as file:
         assert len(list(csv.DictReader(file))) == 2
 
     out = tmp_path / "segmentations"
@@ -136,7 +136,7 @@ def test_the_maps_lie_where_the_head_is_in_every_orientation(nnunet, tmp_path):
     assert prepare_folder.main(["--images", str(folder), "--output", str(tmp_path / "out"), "--workers", "1"]) == 0
     first, *others = [scans.read_scan(axes, tmp_path / "out" / axes / "mri_norm2.h5", ndim=3, in_channels=2,
                                       num_classes=3, labelled=True)
-                      for axes in (tmp_path / "out" / "train.list").read_text().split()]
+                      for axes in (tmp_path / "out" / "train.list").read_text(encoding="utf-8").split()]
     assert len(others) == 5 and all(other.content == first.content for other in others)
 
 
@@ -152,8 +152,8 @@ def own(phantoms, tmp_path):
 @pytest.mark.parametrize("preset", ["mini", "short"])
 def test_a_preset_holds_nothing_out_of_own_data(own, models, preset):
     recipe = command_line(train_LA.PRESETS, "", [preset, "--labeled", "2", "--data-dir", str(own)])
-    split = LA(recipe).split()
-    assert split.test == (own / "test.list").read_text().split() and len(split.labelled + split.unlabelled) == 5
+    split, names = LA(recipe).split(), (own / "test.list").read_text(encoding="utf-8").split()
+    assert split.test == names and len(split.labelled + split.unlabelled) == 5
     assert recipe.folder(train_LA.PRESETS) == models / "own" / f"cml_2_seed1337_{preset}"
 
 
@@ -161,7 +161,7 @@ def test_a_hold_out_that_was_asked_for_is_made(own, models):
     args = ["mini", "--labeled", "2", "--data-dir", str(own), "--holdout-test", "2"]
     recipe = command_line(train_LA.PRESETS, "", args)
     split = LA(recipe).split()
-    assert split.test == (own / "train.list").read_text().split()[-2:]
+    assert split.test == (own / "train.list").read_text(encoding="utf-8").split()[-2:]
     assert recipe.folder(train_LA.PRESETS) == models / "own" / "cml_2_seed1337_mini_holdout_test2"
 
 
@@ -170,7 +170,7 @@ def test_the_published_train_list_is_held_out_from_wherever_it_lies(tmp_path, mo
     folder.mkdir()
     for copied in (False, True):
         if copied:
-            (folder / "train.list").write_text("\n".join(scans.published_list("LA", "train.list")) + "\n")
+            (folder / "train.list").write_bytes(b"\n".join(scans.published_list("LA", "train.list")) + "\n")
         recipe = command_line(train_LA.PRESETS, "", ["mini", "--labeled", "8", "--data-dir", str(folder)])
         split = LA(recipe).split()
         assert split.test == scans.published_list("LA", "train.list")[-8:] and len(split.unlabelled) == 64
@@ -179,7 +179,7 @@ def test_the_published_train_list_is_held_out_from_wherever_it_lies(tmp_path, mo
 
 @pytest.mark.parametrize("held", [False, True])
 def test_a_test_case_without_a_label_is_refused_before_training(own, recipe, runs, held):
-    name = (own / ("train.list" if held else "test.list")).read_text().split()[-1]
+    name = (own / ("train.list" if held else "test.list")).read_text(encoding="utf-8").split()[-1]
     path = own / "2018LA_Seg_Training Set" / name / "mri_norm2.h5"
     with scans.h5py.File(path, "r+") as file:
         del file["label"]
@@ -189,5 +189,5 @@ def test_a_test_case_without_a_label_is_refused_before_training(own, recipe, run
 
 
 def test_test_cases_that_are_elsewhere_do_not_keep_training_from_its_work(own, recipe, runs):
-    shutil.rmtree(own / "2018LA_Seg_Training Set" / (own / "test.list").read_text().split()[0])
+    shutil.rmtree(own / "2018LA_Seg_Training Set" / (own / "test.list").read_text(encoding="utf-8").split()[0])
     assert runs.train(recipe("LA", data_dir=own, pre_steps=1, self_steps=1))

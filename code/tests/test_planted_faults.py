@@ -50,7 +50,7 @@ FAULTS = {
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_has_its_place(fault):
     file, old, *_ = FAULTS[fault]
-    assert Path(ROOT, "code", file).read_text().count(old) == 1
+    assert Path(ROOT, "code", file).read_text(encoding="utf-8").count(old) == 1
 
 
 @pytest.mark.slow

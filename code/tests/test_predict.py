@@ -229,7 +229,7 @@ def test_a_single_slice_is_segmented_at_half_resolution_with_its_overlay(recipe,
 def channels(run, *names):
     """The run's record says that its network takes these channels."""
     values = {"dataset": "folder", "orientation": "RAS", "normalise": "zscore", "modalities": names}
-    (run / "preprocessing.json").write_text(json.dumps(values))
+    (run / "preprocessing.json").write_text(json.dumps(values), encoding="utf-8")
 
 
 @pytest.mark.parametrize(("modality", "wrong", "right"), [
@@ -290,4 +290,4 @@ def test_anybodys_folder_from_scans_to_predictions(phantoms, tmp_path, narrow, n
     assert code == 0 and len(predictions) == 5
     assert set(np.unique(predictions["scan0.nii.gz"].dataobj)) <= {0, 1, 2}
     assert np.array_equal(predictions["scan3.nii.gz"].affine, nib.load(images / "scan3.nii.gz").affine)
-    assert (run / "preprocessing.json").read_text() == (mine / "preprocessing.json").read_text()
+    assert (run / "preprocessing.json").read_bytes().decode() == (mine / "preprocessing.json").read_bytes().decode()

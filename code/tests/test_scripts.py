@@ -53,7 +53,7 @@ def trained(phantoms, narrow, _runs, tmp_path_factory):
 
 
 def table(path):
-    with open(path, newline="") as file:
+    with open(path, newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
@@ -72,7 +72,7 @@ def test_rows_are_the_metrics_of_the_saved_predictions(trained, phantoms, capsys
     capsys.readouterr()
     rows = script.main(["--run", str(run), "--save-predictions", "--device", "cpu"])
     shown, written = capsys.readouterr().out, table(run / "test_test_last.csv")
-    names = (phantoms(dataset) / ("test.txt" if dataset == "BraTS2019" else "test.list")).read_text().split()
+    names = (phantoms(dataset) / ("test.txt" if dataset == "BraTS2019" else "test.list")).read_bytes().decode().split()
     assert [(row["case"], int(row["class"])) for row in written] == [
         (name, label) for name in names for label in range(1, max(len(classes), 1) + 1)]
     for row, kept in zip(written, rows, strict=True):
@@ -100,8 +100,8 @@ def test_rows_are_the_metrics_of_the_saved_predictions(trained, phantoms, capsys
     assert f"on {len(names)} test cases" in shown and "test_test_last.csv" in shown
     assert "paper, " not in shown       # the paper was tested on other cases than these
     table_shown = [line for line in shown.splitlines() if line.startswith("|")]
-    assert (run / "test_test_last.md").read_text().splitlines() == table_shown
-    assert (run / "test_test_last.tex").read_text().count(r"\\") == len(table_shown) - 1
+    assert (run / "test_test_last.md").read_text(encoding="utf-8").splitlines() == table_shown
+    assert (run / "test_test_last.tex").read_text(encoding="utf-8").count(r"\\") == len(table_shown) - 1
 
 
 def test_checkpoints_and_splits_can_be_chosen_and_a_chosen_checkpoint_is_marked(trained, capsys):
@@ -133,7 +133,7 @@ def test_a_run_selected_on_test_cases_says_so(trained, capsys):
 def test_held_out_training_cases_can_be_tested(trained, phantoms):
     run = trained("LA", "--holdout-test", "1", "--labeled", "2", "--pre-steps", "1", "--self-steps", "1")
     rows = test_LA.main(["--run", str(run), "--device", "cpu"])
-    assert [row["case"] for row in rows] == (phantoms("LA") / "train.list").read_text().split()[-1:]
+    assert [row["case"] for row in rows] == (phantoms("LA") / "train.list").read_text(encoding="utf-8").split()[-1:]
 
 
 @pytest.mark.parametrize(("method", "views"), [("supervised", ["network"]), ("mean_teacher", ["student", "teacher"])])
@@ -154,9 +154,9 @@ def test_scans_may_have_moved_since_training(trained, phantoms, tmp_path):
     run, moved = shutil.copytree(trained("LA"), tmp_path / "run"), tmp_path / "moved"
     rows = test_LA.main(["--run", str(run), "--device", "cpu"])
     shutil.copytree(phantoms("LA"), moved)
-    config = json.loads((run / "config.json").read_text())
+    config = json.loads((run / "config.json").read_text(encoding="utf-8"))
     config["recipe"]["data_dir"] = str(tmp_path / "gone")
-    (run / "config.json").write_text(json.dumps(config))
+    (run / "config.json").write_text(json.dumps(config), encoding="utf-8")
     again = test_LA.main(["--run", str(run), "--device", "cpu", "--data-dir", str(moved)])
     assert repr(again) == repr(rows)
 
@@ -199,7 +199,7 @@ def test_tested_runs_are_compared(trained, capsys):
 
 def start(command, cwd):
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": ""}
-    return subprocess.run([sys.executable, *command], cwd=cwd, capture_output=True, text=True, env=environment,
+    return subprocess.run([sys.executable, *command], cwd=cwd, capture_output=True, encoding="utf-8", env=environment,
                           timeout=300)
 
 

@@ -27,7 +27,8 @@ from training.run_folder import RunFolder
 from training.step_numbers import StepNumbers
 
 POLY_POWER = 0.9        # of the polynomial schedule                                                [C]
-SIGNALS = signal.SIGINT, signal.SIGTERM, signal.SIGHUP      # Ctrl-C, schedulers, a terminal that closes
+SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP")      # Ctrl-C, schedulers, a terminal ...
+           if hasattr(signal, name)]                                              # ... that closes, not on Windows
 
 
 def learning_rate(schedule, base, step, steps, drop_every=1 / 6):

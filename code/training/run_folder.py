@@ -120,8 +120,8 @@ def noted(config, own):
 
 def _git_commit():
     try:
-        commit, dirty = (subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True) for words
+        commit, dirty = (subprocess.run(["git", *words], cwd=ROOT, capture_output=True, check=True) for words
                          in (["rev-parse", "HEAD"], ["status", "--porcelain", "--", "code"]))
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-    return commit.stdout.strip() + ("-dirty" if dirty.stdout.strip() else "")
+    return commit.stdout.decode().strip() + ("-dirty" if dirty.stdout.strip() else "")

@@ -11,7 +11,7 @@ every_dataset = pytest.mark.parametrize("dataset", SMALL)
 
 
 def entries(root, name):
-    return (root / name).read_text().split()
+    return (root / name).read_text(encoding="utf-8").split()
 
 
 def read(path):
@@ -142,7 +142,7 @@ def test_impossible_requests_are_refused(tmp_path, wrong):
 
 
 def test_lists_of_real_scans_are_not_overwritten(tmp_path):
-    (tmp_path / "train.list").write_text("patient001_frame01\n")
+    (tmp_path / "train.list").write_text("patient001_frame01\n", encoding="utf-8")
     with pytest.raises(FileExistsError):
         phantom.write_phantoms(tmp_path, "ACDC", train=1, test=0, size=SMALL["ACDC"])
     assert entries(tmp_path, "train.list") == ["patient001_frame01"] and not (tmp_path / "data").exists()

@@ -36,7 +36,7 @@ def write(path, **arrays):
 
 
 def listed(*parts):
-    return ROOT.joinpath("data", *parts).read_text().split()
+    return ROOT.joinpath("data", *parts).read_text(encoding="utf-8").split()
 
 
 # ---- splits ----------------------------------------------------------------------------------------------------
@@ -114,15 +114,15 @@ def test_the_repositorys_lists_serve_a_folder_without(tmp_path):
 
 
 def test_lists_in_the_data_folder_win(tmp_path):
-    (tmp_path / "test.list").write_text("mine\n")
+    (tmp_path / "test.list").write_text("mine\n", encoding="utf-8")
     assert read_lists(tmp_path, "LA", FILES)["test"] == ["mine"]
 
 
 def test_other_peoples_scans_are_not_tested_on_the_published_lists(tmp_path):
-    (tmp_path / "train.list").write_text("mine\nalso_mine\n")
+    (tmp_path / "train.list").write_text("mine\nalso_mine\n", encoding="utf-8")
     assert read_lists(tmp_path, "LA", FILES) == {"train": ["mine", "also_mine"], "val": [], "test": []}
     few = listed("LA", "train.list")[:3]
-    (tmp_path / "train.list").write_text("\n".join(few))
+    (tmp_path / "train.list").write_text("\n".join(few), encoding="utf-8")
     assert read_lists(tmp_path, "LA", FILES)["test"] == listed("LA", "test.list")
 
 
@@ -134,7 +134,7 @@ def test_a_missing_train_list_names_both_places_and_the_option(tmp_path):
 
 
 def test_a_test_list_may_be_empty(tmp_path):
-    (tmp_path / "test.list").write_text("\n \n")
+    (tmp_path / "test.list").write_text("\n \n", encoding="utf-8")
     assert read_lists(tmp_path, "LA", FILES)["test"] == []
 
 

@@ -148,7 +148,7 @@ def test_written_rows_come_back_as_numbers(tmp_path):
     ("case,dice\na\n", "is not a test script's CSV")])
 def test_a_table_that_is_not_there_or_foreign_is_refused(tmp_path, content, words):
     if content:
-        (tmp_path / "t.csv").write_text(content)
+        (tmp_path / "t.csv").write_text(content, encoding="utf-8")
     with pytest.raises(InputError, match=rf"t\.csv {words}"):
         tables.read_rows(tmp_path / "t.csv")
 
@@ -158,7 +158,7 @@ def test_a_table_that_is_not_there_or_foreign_is_refused(tmp_path, content, word
 
 def test_rows_are_written_with_six_decimals_and_nan_as_such(tmp_path):
     report.write_rows(tmp_path / "t.csv", [{"case": "a", "class": 2, "dice": 2 / 3, "hd95": NAN, "empty_pred": 1}])
-    with open(tmp_path / "t.csv", newline="") as file:
+    with open(tmp_path / "t.csv", newline="", encoding="utf-8") as file:
         assert list(csv.DictReader(file)) == [
             {"case": "a", "class": "2", "dice": "0.666667", "hd95": "nan", "empty_pred": "1"}]
 

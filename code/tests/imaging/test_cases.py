@@ -185,7 +185,7 @@ def test_bad_la_cases_are_named_and_the_others_done(la, capsys):
 
 # ---- ACDC --------------------------------------------------------------------------------------------------
 
-SLICES = [line.split("_slice_") for line in (ROOT / "data/ACDC/train_slices.list").read_text().split()]
+SLICES = [line.split("_slice_") for line in (ROOT / "data/ACDC/train_slices.list").read_text(encoding="utf-8").split()]
 
 
 def acdc_patient(folder, patient, frames=(1, 9), depth=None, seed=0):
@@ -200,7 +200,8 @@ def acdc_patient(folder, patient, frames=(1, 9), depth=None, seed=0):
         for suffix, array in (("", image), ("_gt", label)):
             path = folder / patient / f"{patient}_frame{frame:02d}{suffix}.nii.gz"
             nifti(path, array, np.diag([1.5, 1.5, 9, 1]))
-    (folder / patient / "Info.cfg").write_text(f"ED: {frames[0]}\nES: {frames[1]}\nGroup: DCM\nNbFrame: 30\n")
+    (folder / patient / "Info.cfg").write_text(f"ED: {frames[0]}\nES: {frames[1]}\nGroup: DCM\nNbFrame: 30\n",
+                                               encoding="utf-8")
     return volumes
 
 
@@ -236,21 +237,21 @@ def test_acdc_lists_are_copied_when_all_cases_are_there(tmp_path, monkeypatch, c
     slices = [f"{case}_slice_{k}" for case, k in SLICES if case.startswith("patient099")]
     for name, lines in (("train.list", ["patient099_frame01", "patient099_frame02"]), ("val.list", []),
                         ("test.list", []), ("train_slices.list", slices)):
-        (published / name).write_text("\n".join(lines))
+        (published / name).write_text("\n".join(lines), encoding="utf-8")
     monkeypatch.setattr(prepare, "ROOT", tmp_path / "root")
     monkeypatch.setattr(prepare_ACDC, "ROOT", tmp_path / "root")
     command = ["--input", tmp_path / "in", "--output", tmp_path / "out", "--workers", 1]
     assert run(prepare_ACDC.main, *command) == 0
-    assert (tmp_path / "out/train_slices.list").read_text() == "\n".join(slices)
-    (tmp_path / "out/train.list").write_text("mine")
+    assert (tmp_path / "out/train_slices.list").read_text(encoding="utf-8") == "\n".join(slices)
+    (tmp_path / "out/train.list").write_text("mine", encoding="utf-8")
     (tmp_path / "out/data/slices" / f"{slices[0]}.h5").unlink()
     assert run(prepare_ACDC.main, *command) == 2
     captured = capsys.readouterr()
     assert "train.list: the list in" in captured.out and "is kept" in captured.out
     assert f"1 listed slices of prepared volumes do not exist: {slices[0]}" in captured.err
-    assert (tmp_path / "out/train.list").read_text() == "mine"
+    assert (tmp_path / "out/train.list").read_text(encoding="utf-8") == "mine"
     assert run(prepare_ACDC.main, *command, "--force") == 0
-    assert (tmp_path / "out/train.list").read_text() != "mine"
+    assert (tmp_path / "out/train.list").read_text(encoding="utf-8") != "mine"
 
 
 def test_bad_acdc_patients_are_named_and_the_others_done(tmp_path, capsys):
@@ -259,7 +260,7 @@ def test_bad_acdc_patients_are_named_and_the_others_done(tmp_path, capsys):
         acdc_patient(source, patient)
     (source / "patient101/patient101_frame09_gt.nii.gz").unlink()
     (source / "patient102/Info.cfg").unlink()
-    (source / "patient103/Info.cfg").write_text("Group: DCM\n")
+    (source / "patient103/Info.cfg").write_text("Group: DCM\n", encoding="utf-8")
     truncate(source / "patient104/patient104_frame01.nii.gz")
     assert run(prepare_ACDC.main, "--input", source, "--output", tmp_path / "out", "--workers", 1) == 2
     captured = capsys.readouterr()
@@ -351,9 +352,9 @@ def test_folder_end_to_end(tmp_path, capsys):
     folder_case(tmp_path, "b", suffix=".nii")
     nrrd.write(str(tmp_path / "images/d.nrrd"), image)      # labels and scans may come in different formats
     nifti(tmp_path / "labels/d.nii", label)
-    (tmp_path / "images" / "notes.txt").write_text("not a scan")
+    (tmp_path / "images" / "notes.txt").write_text("not a scan", encoding="utf-8")
     assert prepare_mine(tmp_path) == 0
-    assert (tmp_path / "out/train.list").read_text() == "b\nc\nd\na\n"
+    assert (tmp_path / "out/train.list").read_text(encoding="utf-8") == "b\nc\nd\na\n"
     prepared_files = {f"{name}/mri_norm2.h5" for name in "abcd"}
     assert files(tmp_path / "out") == prepared_files | {"train.list", "preprocessing.json", "lists.json"}
     prepared, classes, geometry = read(tmp_path / "out/c/mri_norm2.h5")
@@ -372,8 +373,8 @@ def test_folder_options(tmp_path, capsys):
                         "--holdout", 1) == 0
     image, label, _ = read(tmp_path / "out/a/mri_norm2.h5")
     assert image.shape == label.shape == (26, 11, 18) and image.max() <= 1 and image.min() == 0
-    assert (tmp_path / "out/test.list").read_text() == "c\n"
-    assert (tmp_path / "out/train.list").read_text() == "a\nb\n"
+    assert (tmp_path / "out/test.list").read_text(encoding="utf-8") == "c\n"
+    assert (tmp_path / "out/train.list").read_text(encoding="utf-8") == "a\nb\n"
     out = capsys.readouterr().out
     assert "--labeled 2 --num-classes 4" in out and "every case has a label" in out
     assert prepare_mine(tmp_path, "--force", "--holdout", 3) == 2
@@ -403,11 +404,11 @@ def test_bad_folder_cases_are_named_and_the_others_done(tmp_path, capsys):
                   "images/twice.nii and "):
         assert words in lines[words.split("/")[1].split(".")[0]]
     assert "--label-map" in lines["seven"] and "--allow-empty" in lines["empty"]
-    assert (tmp_path / "out/train.list").read_text() == "a\nb\n"
+    assert (tmp_path / "out/train.list").read_text(encoding="utf-8") == "a\nb\n"
 
     nifti(images / "seven.nii.gz", volume((13, 11, 9))[0])
     assert prepare_mine(tmp_path, "--label-map", "7:1", "--allow-empty", "--force") == 2
-    assert (tmp_path / "out/train.list").read_text() == "a\nb\nempty\nseven\n"
+    assert (tmp_path / "out/train.list").read_text(encoding="utf-8") == "a\nb\nempty\nseven\n"
     assert read(tmp_path / "out/seven/mri_norm2.h5")[1].max() == 1
 
 
@@ -416,13 +417,14 @@ def test_decathlon_folder(tmp_path, capsys):
         folder_case(tmp_path, name, classes=2, images="imagesTr", labels="labelsTr")
     folder_case(tmp_path, "la_001", label=False, images="imagesTs")
     nifti(tmp_path / "imagesTr" / "._la_003.nii.gz", volume((5, 5, 5))[0])      # left by macOS
-    (tmp_path / "dataset.json").write_text(json.dumps({"labels": {"0": "background", "1": "left atrium"}}))
+    (tmp_path / "dataset.json").write_text(json.dumps({"labels": {"0": "background", "1": "left atrium"}}),
+                                           encoding="utf-8")
     assert run(prepare_folder.main, "--images", tmp_path, "--output", tmp_path / "out", "--workers", 1) == 0
-    assert (tmp_path / "out/train.list").read_text() == "la_003\nla_004\n"
+    assert (tmp_path / "out/train.list").read_text(encoding="utf-8") == "la_003\nla_004\n"
     assert "--labeled 2 --num-classes 2" in capsys.readouterr().out
     assert run(prepare_folder.main, "--dataset-json", tmp_path / "dataset.json", "--output", tmp_path / "out",
                "--workers", 1, "--test-images") == 0
-    assert (tmp_path / "out/train.list").read_text() == "la_003\nla_004\nla_001\n"
+    assert (tmp_path / "out/train.list").read_text(encoding="utf-8") == "la_003\nla_004\nla_001\n"
     assert "1 prepared, 2 skipped" in capsys.readouterr().out
 
 
@@ -441,7 +443,7 @@ def test_nnunet_folder(tmp_path, capsys):
     """All channels that dataset.json names, in its order, and the byte order mark that some editors write."""
     command = nnunet(tmp_path, channels=2, channel_names={"0": "T1", "1": "T2"})
     assert run(prepare_folder.main, *command) == 0
-    assert (tmp_path / "out/train.list").read_text() == "heart_1\nheart_2\nheart_3\n"
+    assert (tmp_path / "out/train.list").read_text(encoding="utf-8") == "heart_1\nheart_2\nheart_3\n"
     out = capsys.readouterr().out
     assert "--num-classes 3 --in-channels 2" in out and "channels: 0000 0001" in out
     image, _, _ = read(tmp_path / "out/heart_1/mri_norm2.h5")
@@ -488,26 +490,27 @@ def test_a_list_that_was_edited_is_kept_and_one_of_ours_grows(tmp_path, capsys):
     for name in ("a", "b", "c"):
         folder_case(tmp_path, name)
     train = tmp_path / "out/train.list"
-    assert prepare_mine(tmp_path) == 0 and train.read_text() == "a\nb\nc\n"
+    assert prepare_mine(tmp_path) == 0 and train.read_text(encoding="utf-8") == "a\nb\nc\n"
     folder_case(tmp_path, "d")
-    assert prepare_mine(tmp_path) == 0 and train.read_text() == "a\nb\nc\nd\n"
-    train.write_text("c\na\n")
+    assert prepare_mine(tmp_path) == 0 and train.read_text(encoding="utf-8") == "a\nb\nc\nd\n"
+    train.write_text("c\na\n", encoding="utf-8")
     folder_case(tmp_path, "e")
     capsys.readouterr()
-    assert prepare_mine(tmp_path) == 0 and train.read_text() == "c\na\n"
+    assert prepare_mine(tmp_path) == 0 and train.read_text(encoding="utf-8") == "c\na\n"
     out = capsys.readouterr().out
     assert "train.list: the one in" in out and "--force replaces it" in out and "--labeled 2" in out
-    assert prepare_mine(tmp_path, "--force") == 0 and train.read_text() == "a\nb\nc\nd\ne\n"
+    assert prepare_mine(tmp_path, "--force") == 0 and train.read_text(encoding="utf-8") == "a\nb\nc\nd\ne\n"
 
 
 def test_a_test_list_of_an_earlier_hold_out_goes_and_the_users_own_stands(tmp_path):
     for name in ("a", "b", "c"):
         folder_case(tmp_path, name)
     train, test = tmp_path / "out/train.list", tmp_path / "out/test.list"
-    assert prepare_mine(tmp_path, "--holdout", 1) == 0 and test.read_text() == "c\n"
-    assert prepare_mine(tmp_path) == 0 and not test.exists() and train.read_text() == "a\nb\nc\n"
-    test.write_text("a.h5\n")
-    assert prepare_mine(tmp_path) == 0 and test.read_text() == "a.h5\n" and train.read_text() == "b\nc\n"
+    assert prepare_mine(tmp_path, "--holdout", 1) == 0 and test.read_text(encoding="utf-8") == "c\n"
+    assert prepare_mine(tmp_path) == 0 and not test.exists() and train.read_text(encoding="utf-8") == "a\nb\nc\n"
+    test.write_text("a.h5\n", encoding="utf-8")
+    assert prepare_mine(tmp_path) == 0
+    assert test.read_bytes() == b"a.h5\n" and train.read_bytes() == b"b\nc\n"
 
 
 def test_a_label_that_is_drawn_later_joins(tmp_path, capsys):
@@ -518,7 +521,7 @@ def test_a_label_that_is_drawn_later_joins(tmp_path, capsys):
     capsys.readouterr()
     assert prepare_mine(tmp_path) == 0 and "1 prepared, 1 skipped" in capsys.readouterr().out
     assert read(tmp_path / "out/b/mri_norm2.h5")[1].any()
-    assert (tmp_path / "out/train.list").read_text() == "a\nb\n"
+    assert (tmp_path / "out/train.list").read_text(encoding="utf-8") == "a\nb\n"
 
 
 def test_a_scan_or_label_that_was_replaced_is_noticed_though_both_have_one_name(tmp_path, capsys):
@@ -552,7 +555,7 @@ def test_scans_of_different_voxel_size_are_told_with_a_remedy(tmp_path, capsys):
 def test_suffixes_in_capitals(tmp_path):
     folder_case(tmp_path, "a", suffix=".NII.GZ")
     folder_case(tmp_path, "b", suffix=".Nii")
-    assert prepare_mine(tmp_path) == 0 and (tmp_path / "out/train.list").read_text() == "a\nb\n"
+    assert prepare_mine(tmp_path) == 0 and (tmp_path / "out/train.list").read_text(encoding="utf-8") == "a\nb\n"
 
 
 @pytest.mark.parametrize("name", [" a", "a ", "scan.h5", "a\u2028b", "caf\udce9"])
@@ -563,7 +566,7 @@ def test_names_that_training_would_not_find_are_refused_at_once(tmp_path, capsys
         (tmp_path / folder / "b.nii.gz").rename(tmp_path / folder / f"{name}.nii.gz")
     assert prepare_mine(tmp_path) == 2
     assert "cannot be a case name" in capsys.readouterr().err
-    assert (tmp_path / "out/train.list").read_text() == "good\n"
+    assert (tmp_path / "out/train.list").read_text(encoding="utf-8") == "good\n"
 
 
 # ---- all of them -------------------------------------------------------------------------------------------

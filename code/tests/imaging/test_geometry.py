@@ -199,7 +199,7 @@ def acdc_file(path, array):
 def test_acdcs_files_have_their_true_sizes_wherever_a_size_is_used(tmp_path, capsys):
     source, rng = tmp_path / "in/patient001", np.random.default_rng(0)
     source.mkdir(parents=True)
-    (source / "Info.cfg").write_text("ED: 1\nES: 2\n")
+    (source / "Info.cfg").write_text("ED: 1\nES: 2\n", encoding="utf-8")
     for frame in (1, 2):
         acdc_file(source / f"patient001_frame{frame:02d}.nii", rng.integers(0, 900, (30, 28, 4)).astype(np.int16))
         acdc_file(source / f"patient001_frame{frame:02d}_gt.nii", np.ones((30, 28, 4), np.uint8))
@@ -221,5 +221,5 @@ def test_own_data_are_resampled_by_their_true_sizes(tmp_path, capsys, geometry, 
                                     "5", "--geometry", geometry])
     with h5py.File(tmp_path / "out/a/mri_norm2.h5") as file:
         assert file["image"].shape == shape
-    assert json.loads((tmp_path / "out/preprocessing.json").read_text())["geometry"] == geometry
+    assert json.loads((tmp_path / "out/preprocessing.json").read_text(encoding="utf-8"))["geometry"] == geometry
     assert "sform says 1 x 1 x 1 mm" in capsys.readouterr().out

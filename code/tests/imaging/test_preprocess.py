@@ -249,7 +249,7 @@ def test_record_round_trip(tmp_path, recipe):
     assert preprocess.read_preprocessing(tmp_path) is None
     preprocess.write_preprocessing(tmp_path, recipe)
     assert preprocess.read_preprocessing(tmp_path) == recipe
-    (tmp_path / preprocess.RECORD).write_text('{"dataset": 1')
+    (tmp_path / preprocess.RECORD).write_text('{"dataset": 1', encoding="utf-8")
     with pytest.raises(InputError, match="preprocessing.json: is no preprocessing record .* prepare"):
         preprocess.read_preprocessing(tmp_path)
 

@@ -14,12 +14,12 @@ DOCUMENT = ROOT / "docs/methods.md"
 
 
 def example():
-    return re.search(r"```python\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)[1]
+    return re.search(r"```python\n(.*?)```", DOCUMENT.read_text(encoding="utf-8"), re.DOTALL)[1]
 
 
 @pytest.mark.parametrize("name", registry.METHODS)
 def test_every_method_has_a_paragraph_with_its_command_and_what_is_tested(narrow, name):
-    text = re.search(rf"^### {name}\n(.*?)(?=^#)", DOCUMENT.read_text(), re.DOTALL | re.MULTILINE)[1]
+    text = re.search(rf"^### {name}\n(.*?)(?=^#)", DOCUMENT.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)[1]
     assert re.search(rf"`python code/train_ACDC.py --method {name}`", text)
     recipe = dataclasses.replace(PRESETS["mini"], method=name, patch_size=(32, 32))
     with torch.no_grad():
@@ -36,7 +36,7 @@ def written(cell):
 
 
 def test_the_table_of_protocols_is_the_codes():
-    text = DOCUMENT.read_text()
+    text = DOCUMENT.read_text(encoding="utf-8")
     for name, row in protocols.TABLE.items():
         assert f"| {name} | {' | '.join(map(written, row))} |" in text
     assert text.count("+") > 0 and len(re.findall(r"^\| \w+ \| \d", text, re.MULTILINE)) == len(protocols.TABLE)
@@ -52,7 +52,7 @@ def test_the_example_is_a_class_of_thirty_lines():
     ("ACDC", 6), pytest.param("LA or BraTS2019 or processes", 14, marks=pytest.mark.slow)])
 def test_the_example_trains_resumes_runs_on_two_processes_is_tested_and_predicts(copied, chosen, passed):
     """One file and two lines of the registry; the tests of all methods then are its tests."""
-    (copied.root / "code/methods/two_heads.py").write_text(example())
+    (copied.root / "code/methods/two_heads.py").write_text(example(), encoding="utf-8")
     copied.replace("methods/registry.py", "METHODS = {\n", 'METHODS = {\n    "two_heads": TwoHeads,\n')
     copied.replace("methods/registry.py", "from methods.ua_mt",
                    "from methods.two_heads import TwoHeads\nfrom methods.ua_mt")

@@ -261,7 +261,7 @@ def process(folder):
     unet.WIDTHS, discriminator.WIDTHS = (2, 4, 8, 16, 32), (8, 16, 32, 64)
     plots.curves = lambda run: None
     did = {}
-    for name, values in json.loads((folder / "recipes.json").read_text()).items():
+    for name, values in json.loads((folder / "recipes.json").read_text(encoding="utf-8")).items():
         did[name] = followed(DATASETS["ACDC"].recipe.from_json(values, name))
     torch.save(did, folder / f"rank{Ranks().rank}.pt")
     Ranks().wait()
@@ -281,9 +281,10 @@ def two(_two, recipe, request, tmp_path_factory):
         folder = tmp_path_factory.mktemp("two")
         recipes = {name: recipe("ACDC", method=name, out=folder / name, pre_steps=1, self_steps=2, **TINY
                                 | SIZES["ACDC"]) for name in asked}
-        (folder / "recipes.json").write_text(json.dumps({name: own.to_json() for name, own in recipes.items()}))
+        (folder / "recipes.json").write_text(json.dumps({name: own.to_json() for name, own in recipes.items()}),
+                                             encoding="utf-8")
         command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--", __file__, str(folder)]
-        done = subprocess.run([sys.executable, *command], capture_output=True, text=True, timeout=600, env={
+        done = subprocess.run([sys.executable, *command], capture_output=True, encoding="utf-8", timeout=600, env={
             **os.environ, "PYTHONPATH": str(Path(fit.__file__).parents[1]), "OMP_NUM_THREADS": "1"})
         _two["errors"] = done.stderr[-3000:]
         if done.returncode == 0:

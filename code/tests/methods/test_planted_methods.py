@@ -115,7 +115,7 @@ def test_every_method_has_a_fault():
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_has_its_place(fault):
     file, old, *_ = FAULTS[fault]
-    assert Path(ROOT, "code", file).read_text().count(old) == 1
+    assert Path(ROOT, "code", file).read_text(encoding="utf-8").count(old) == 1
 
 
 @pytest.mark.slow

@@ -151,7 +151,7 @@ def test_a_run_that_is_repeated_under_another_protocol_or_method_takes_that_ones
 def test_a_repeated_run_keeps_its_hyperparameters(tmp_path):
     first = line("LA", "--method", "mean_teacher", "--hyper.consistency", "0.7", "--protocol", "original")
     path = tmp_path / "config.json"
-    path.write_text(json.dumps({"dataset": "LA", "recipe": first.complete().to_json()}))
+    path.write_text(json.dumps({"dataset": "LA", "recipe": first.complete().to_json()}), encoding="utf-8")
     again = line("LA", "--from-config", str(path), "--seed", "1")
     assert again.hyper.consistency == 0.7 and again.fields() == dataclasses.replace(first, seed=1).fields()
 

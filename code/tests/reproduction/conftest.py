@@ -21,7 +21,8 @@ def write():
         run = runs.Run(row.experiment, PLACES[place].at(None), seed)
         folder = results / run.name
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.json").write_text(json.dumps({"dataset": run.dataset, "recipe": run.recipe.to_json()}))
+        (folder / "config.json").write_text(json.dumps({"dataset": run.dataset, "recipe": run.recipe.to_json()}),
+                                            encoding="utf-8")
         for split, weights in run.tested:
             rows = []
             for patient, dice in enumerate(BASE):

@@ -41,7 +41,8 @@ def test_a_row_is_mean_and_deviation_over_seeds_and_is_paired_where_seeds_are_sh
 def test_the_last_validations_are_averaged(results):
     rows = "".join(f"self,{step},val,{dice},0\n" for step, dice in enumerate((0.9, 0.1, 0.2, 0.3, 0.4, 0.5)))
     for seed in (1337, 1338):
-        (results / f"ACDC/cml_7_seed{seed}_mini/val.csv").write_text("stage,step,split,fused,subnet0\n" + rows)
+        (results / f"ACDC/cml_7_seed{seed}_mini/val.csv").write_text(
+            "stage,step,split,fused,subnet0\n" + rows, encoding="utf-8")
     assert cells("mini_acdc7", results)["CML"]["last 5 validations: Dice"] == "30.00 ± 0.00"
 
 
@@ -108,13 +109,13 @@ def test_pseudo_labels_that_were_measured_are_listed(results):
 
 def test_every_form_of_a_table_holds_the_same_cells(results, tmp_path):
     reproduce.main(["collect", "mini_acdc7", "--results", str(results), "--output", str(tmp_path / "tables")])
-    with open(tmp_path / "tables/mini_acdc7_mini.csv", newline="") as file:
+    with open(tmp_path / "tables/mini_acdc7_mini.csv", newline="", encoding="utf-8") as file:
         heading, *lines = list(csv.reader(file))
     [cml] = [line for line in lines if line[0] == "CML"]
     assert "66.00 ± 8.72" in cml and heading[1] == "seeds"
-    markdown = (tmp_path / "tables/mini_acdc7_mini.md").read_text()
+    markdown = (tmp_path / "tables/mini_acdc7_mini.md").read_text(encoding="utf-8")
     assert [line.split(" | ")[1] for line in markdown.splitlines()[2:]] == [line[1] for line in lines]
-    assert r"66.00 $\pm$ 8.72" in (tmp_path / "tables/mini_acdc7_mini.tex").read_text()
+    assert r"66.00 $\pm$ 8.72" in (tmp_path / "tables/mini_acdc7_mini.tex").read_text(encoding="utf-8")
 
 
 # ---- images ------------------------------------------------------------------------------------------------------
@@ -133,7 +134,7 @@ def test_images_of_a_step_are_counted_in_the_networks(narrow):
 def test_a_curve_counts_from_the_start_of_training(results, narrow):
     folder = results / "ACDC/cml_7_seed1337_mini"
     (folder / "val.csv").write_text("stage,step,split,fused,subnet0,subnet1\npre,400,val,0.1,0.2,0.3\n"
-                                    "self,100,val,0.5,0.4,0.3\n")
+                                    "self,100,val,0.5,0.4,0.3\n", encoding="utf-8")
     run = next(run for run in runs.runs_of(["mini_acdc7"]) if run.experiment.method == "cml")
     assert passes.curve(run, runs.Kept(folder)) == [(400, 0, 1200, 1200, 10.0), (500, 100, 2400, 1800, 50.0)]
     points = passes.curve(run, runs.Kept(folder))
@@ -145,7 +146,7 @@ def test_a_curve_counts_from_the_start_of_training(results, narrow):
 
 @pytest.mark.parametrize("name", ("README.md", "docs/results.md"))
 def test_a_document_shows_what_the_committed_files_say(name):
-    text = (ROOT / name).read_text()
+    text = (ROOT / name).read_text(encoding="utf-8")
     assert document.BLOCK.search(text)
     assert document.filled(text, name) == text, "run python code/reproduce.py collect"
 
@@ -174,7 +175,7 @@ def test_readmes_sentences_say_what_the_committed_files_say(sentence):
     lines = columns.lines_of(PLACES[place])
     dice = [f"{np.mean(columns.means(lines[name], tested=tested)):.1f}" for name in (title, *others)]
     differences = [columns.against(name, tested=tested).cell(lines[title], lines) for name in others]
-    text = " ".join((ROOT / "README.md").read_text().split())
+    text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
     assert sentence.format(*dice, *(difference.split("(")[1].strip(")") for difference in differences)) in text
 
 
@@ -193,7 +194,7 @@ def test_the_head_of_a_train_script_says_what_the_committed_files_say(script, na
 
 def test_the_documents_pictures_are_there_and_small():
     for folder, name in ((ROOT, "README.md"), (ROOT / "docs", "docs/results.md")):
-        for picture in re.findall(r"!\[.*?\]\((.*?)\)", (ROOT / name).read_text()):
+        for picture in re.findall(r"!\[.*?\]\((.*?)\)", (ROOT / name).read_text(encoding="utf-8")):
             assert (folder / picture).stat().st_size < 500_000, picture
 
 
@@ -214,22 +215,23 @@ def test_collect_writes_the_blocks_and_leaves_the_rest(results, tmp_path, monkey
     (tmp_path / "docs").mkdir()
     for path in (tmp_path / "README.md", tmp_path / "docs/results.md"):
         path.write_text("before\n" + begin.format("table mini_acdc7") + "old\n" + end + "between\n"
-                        + begin.format("missing mini") + end + "after\n")
+                        + begin.format("missing mini") + end + "after\n", encoding="utf-8")
     command = ["collect", "--results", str(results), "--root", str(tmp_path), "--output", str(tmp_path / "tables")]
     reproduce.main(command)
-    once = (tmp_path / "README.md").read_text()
+    once = (tmp_path / "README.md").read_text(encoding="utf-8")
     assert once.startswith("before\n") and "between\n" in once and once.endswith("after\n") and "old" not in once
     assert "| 66.00 ± 8.72 |" in once and "Not run yet: `ACDC/supervised_7_seed1339_mini`, " in once
     reproduce.main(command)
-    assert (tmp_path / "README.md").read_text() == once == (tmp_path / "docs/results.md").read_text()
+    for name in ("README.md", "docs/results.md"):
+        assert (tmp_path / name).read_text(encoding="utf-8") == once
 
 
 def test_a_document_without_blocks_or_with_an_unknown_one_is_refused(tmp_path):
     path = tmp_path / "README.md"
-    path.write_text("nothing\n")
+    path.write_text("nothing\n", encoding="utf-8")
     with pytest.raises(InputError, match=r"README\.md has no block .*: put one where a table belongs"):
         document.fill(path)
-    path.write_text("<!-- collect: table cml -->\n<!-- collected -->")
+    path.write_text("<!-- collect: table cml -->\n<!-- collected -->", encoding="utf-8")
     with pytest.raises(InputError, match="the block `collect: table cml` is unknown; kinds are table, "):
         document.fill(path)
 

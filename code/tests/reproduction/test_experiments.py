@@ -125,7 +125,7 @@ def test_a_committed_run_is_found_under_its_name_and_complete():
 @pytest.mark.parametrize("method", ("cml", "cps"))
 def test_a_committed_short_run_has_the_presets_recipe(method):
     """It was run before the preset had a name, spelled out in options."""
-    config = json.loads((runs.RESULTS[0] / f"ACDC/{method}_3_seed1337_short/config.json").read_text())
+    config = json.loads((runs.RESULTS[0] / f"ACDC/{method}_3_seed1337_short/config.json").read_text(encoding="utf-8"))
     run = next(run for run in runs.runs_of(["short_acdc3"]) if run.experiment.method == method)
     held = type(run.recipe).from_json(config["recipe"], "config.json").fields()
     assert held["pre_schedule"] == held["self_schedule"] == "constant"     # so drop_every, a newer field, does nothing

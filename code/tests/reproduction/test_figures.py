@@ -16,7 +16,7 @@ def lines(name, results):
 
 
 def test_figure_2_has_each_view_over_the_steps_of_self_training(results):
-    (results / "ACDC/cml_7_seed1337_mini/val.csv").write_text(VAL)
+    (results / "ACDC/cml_7_seed1337_mini/val.csv").write_text(VAL, encoding="utf-8")
     [panel] = figures.training(lines("mini_acdc7", results)).axes
     assert panel.get_title() == "CML"
     curves = {line.get_label(): line.get_xydata().tolist() for line in panel.lines}

@@ -38,10 +38,10 @@ def report(_made, results, recipe, runs, narrow, no_curves, tmp_path_factory):
 
 def _report(home, results, recipe, runs):
     (results / "ACDC/cml_7_seed1337_mini/val.csv").write_text(
-        "stage,step,split,fused,subnet0,subnet1\npre,2,val,0.1,0.1,0.1\nself,1,val,0.5,0.4,0.3\n")
+        "stage,step,split,fused,subnet0,subnet1\npre,2,val,0.1,0.1,0.1\nself,1,val,0.5,0.4,0.3\n", encoding="utf-8")
     path = results / "ACDC/cml_7_seed1337_mini/config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {
-        "command": "python code/train_ACDC.py <mini>", "commit": "0123456789abcdef"}))
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | {
+        "command": "python code/train_ACDC.py <mini>", "commit": "0123456789abcdef"}), encoding="utf-8")
     own = recipe("ACDC", pre_steps=1, self_steps=1, out=home / "run")
     runs.train(own)
     test_ACDC.main(["--run", str(own.out), "--device", "cpu"])
@@ -52,7 +52,8 @@ def _report(home, results, recipe, runs):
 
 
 def data_of(path):
-    return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', path.read_text(), re.S)[1])
+    return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>',
+                                path.read_text(encoding="utf-8"), re.S)[1])
 
 
 def sprite(source, image):
@@ -61,7 +62,7 @@ def sprite(source, image):
 
 
 def test_the_page_is_one_file_with_every_number_and_its_origin(report):
-    text = report.read_text()
+    text = report.read_text(encoding="utf-8")
     assert "66.00 ± 8.72" in text and "89.42" in text           # ours, and the paper's
     assert "python code/train_ACDC.py &lt;mini&gt;" in text and "commit 0123456789ab" in text
     assert not re.search(r"(src|href)=[\"'](?!data:|#)", text) and not re.search(r"https?://(?!www\.w3\.org)", text)
@@ -91,7 +92,7 @@ def test_cases_beyond_the_limit_are_left_out(report, monkeypatch, tmp_path, resu
     reproduce.main(["report", "--output", str(tmp_path / "small.html"), "--runs", str(report.with_name("run")),
                     "--results", str(results), "--device", "cpu"])
     assert data_of(tmp_path / "small.html")["browser"]["runs"] == []
-    assert "No run with weights was at hand" in (tmp_path / "small.html").read_text()
+    assert "No run with weights was at hand" in (tmp_path / "small.html").read_text(encoding="utf-8")
 
 
 def test_a_run_that_is_not_tested_is_refused(recipe, tmp_path):
@@ -126,8 +127,8 @@ def test_two_scans_of_one_name_are_two_images(report, tmp_path, monkeypatch):
 def test_a_name_from_a_table_that_leads_elsewhere_is_refused(report, tmp_path, name):
     run = shutil.copytree(report.with_name("run"), tmp_path / "run")
     path = run / "test_test_last.csv"
-    rows = list(csv.DictReader(io.StringIO(path.read_text())))
-    with path.open("w", newline="") as file:
+    rows = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))))
+    with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows([rows[0] | {"case": name}, *rows[1:]])
@@ -138,7 +139,8 @@ def test_a_name_from_a_table_that_leads_elsewhere_is_refused(report, tmp_path, n
 @pytest.mark.parametrize("commit", (None, 17, ["a"], "0123456789abcdef"))
 def test_a_commit_of_any_kind_is_shown(results, commit):
     path = results / "ACDC/cml_7_seed1337_mini/config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"commit": commit, "command": None}))
+    path.write_text(json.dumps(json.loads(path.read_bytes().decode()) | {"commit": commit, "command": None}),
+                    encoding="utf-8")
     shown = page._origin(Kept(path.parent))
     assert (shown["commit"], shown["command"]) == (str(commit or "unknown")[:12], "unknown")
 

@@ -65,7 +65,7 @@ def test_the_list_names_every_experiment_and_whether_it_is_there(results, capsys
 def test_a_plan_has_the_missing_commands_and_their_hours(results, capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(runs, "MODEL", tmp_path)
     folder = results / "ACDC/cml_7_seed1337_mini"
-    (folder / "log.csv").write_text("stage,step,seconds\npre,1,0.9\npre,2,0.9\nself,1,1.8\nself,2,1.8\n")
+    (folder / "log.csv").write_bytes(b"stage,step,seconds\npre,1,0.9\npre,2,0.9\nself,1,1.8\nself,2,1.8\n")
     capsys.readouterr()
     reproduce.main(["plan", "mini_terms", "--results", str(results)])
     lines = capsys.readouterr().out.splitlines()
@@ -86,7 +86,7 @@ def test_a_job_array_has_a_task_a_run_that_resumes(results, capsys):
     assert """run "${RUNS[$SLURM_ARRAY_TASK_ID]}" --data-dir 'my scans'\n""" in script
     for name in names[:2]:
         assert runs.named(name).name == name
-    assert subprocess.run(["bash", "-n"], input=script, text=True).returncode == 0
+    assert subprocess.run(["bash", "-n"], input=script, encoding="utf-8").returncode == 0
 
 
 def test_an_experiment_runs_from_the_scans_to_its_kept_tables(place, arguments, narrow, no_curves, tmp_path, capsys,
@@ -96,7 +96,7 @@ def test_an_experiment_runs_from_the_scans_to_its_kept_tables(place, arguments, 
     [folder] = (tmp_path / "kept/ACDC").iterdir()
     assert sorted(path.name for path in folder.iterdir()) == [
         "agreement_val_last.csv", "config.json", "log.csv", "test_val_best.csv", "test_val_last.csv", "val.csv"]
-    config = json.loads((folder / "config.json").read_text())
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     assert config["recipe"]["seed"] == 1337 and str(tmp_path) not in json.dumps(config)
     monkeypatch.setattr(train_ACDC, "main", None)
     capsys.readouterr()
@@ -144,11 +144,11 @@ reproduce.main()
 def test_a_kill_and_a_double_start_lose_nothing(arguments, tmp_path):
     """Killed while it trains; refused while another process holds the run, and by name; then it goes on to the end."""
     script = tmp_path / "driver.py"
-    script.write_text(DRIVER.format(path=[str(ROOT / "code"), os.path.dirname(__file__)]))
+    script.write_text(DRIVER.format(path=[str(ROOT / "code"), os.path.dirname(__file__)]), encoding="utf-8")
 
     def start():
         return subprocess.Popen([sys.executable, script, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                                text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+                                encoding="utf-8", env=os.environ | {"OMP_NUM_THREADS": "1"})
 
     process = start()
     end = time.monotonic() + 120
@@ -159,15 +159,15 @@ def test_a_kill_and_a_double_start_lose_nothing(arguments, tmp_path):
     process.communicate()
     [folder] = (tmp_path / "model/ACDC").iterdir()
     assert not (folder / "last.pt").exists()
-    before = (folder / "log.csv").read_text()
+    before = (folder / "log.csv").read_text(encoding="utf-8")
     with locked(folder):
         process = start()
         _, message = process.communicate()
     assert process.returncode == 2 and f"process {os.getpid()} on " in message and "is writing into it" in message
-    assert (folder / "log.csv").read_text() == before
+    assert (folder / "log.csv").read_text(encoding="utf-8") == before
     process = start()
     assert (process.communicate(), process.returncode)[1] == 0
-    with open(folder / "log.csv", newline="") as file:
+    with open(folder / "log.csv", newline="", encoding="utf-8") as file:
         steps = [(row["stage"], int(row["step"])) for row in csv.DictReader(file)]
     assert steps == [("pre", 1), *(("self", step) for step in range(1, 41))]
     assert (tmp_path / "kept/ACDC" / folder.name / "test_val_last.csv").exists()
@@ -178,12 +178,12 @@ def test_a_published_run_tells_no_path_of_its_machine(tmp_path):
     run.mkdir()
     config = {"dataset": "ACDC", "recipe": {"data_dir": "/mnt/me/ACDC", "out": str(ROOT / "model/x"), "beta": 0.5},
               "command": f"python {ROOT}/code/train_ACDC.py --data-dir /mnt/me/ACDC --out={tmp_path} --beta 1/2"}
-    (run / "config.json").write_text(json.dumps(config))
-    (run / "log.csv").write_text("stage,step\n")
+    (run / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    (run / "log.csv").write_text("stage,step\n", encoding="utf-8")
     reproduce.main(["publish", str(run), "--results", str(tmp_path / "kept")])
     kept = tmp_path / "kept/ACDC/cml_run"
     assert sorted(path.name for path in kept.iterdir()) == ["config.json", "log.csv"]
-    assert json.loads((kept / "config.json").read_text()) == {
+    assert json.loads((kept / "config.json").read_text(encoding="utf-8")) == {
         "dataset": "ACDC", "recipe": {"data_dir": "ACDC", "out": "model/x", "beta": 0.5},
         "command": f"python code/train_ACDC.py --data-dir ACDC --out={tmp_path.name} --beta 1/2"}
 
@@ -214,11 +214,11 @@ def test_a_copied_folder_is_not_the_run_of_its_new_name(results, moved_to, words
     ({"lr": "high"}, "lr is \"high\""), ({"unheard": 1}, "unknown fields unheard")])
 def test_a_run_of_another_recipe_is_not_counted(results, change, words, capsys):
     path = results / "ACDC/cml_7_seed1337_mini/config.json"
-    config = json.loads(path.read_text())
-    path.write_text(json.dumps(config | {"recipe": config["recipe"] | change}))
+    config = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps(config | {"recipe": config["recipe"] | change}), encoding="utf-8")
     assert shown(results, "ACDC/cml_7_seed1337_mini") is None
     assert words in capsys.readouterr().err
-    path.write_text(json.dumps(config | {"dataset": "LA"}))
+    path.write_text(json.dumps(config | {"dataset": "LA"}), encoding="utf-8")
     assert shown(results, "ACDC/cml_7_seed1337_mini") is None
     assert "the data set is LA, not ACDC" in capsys.readouterr().err
     path.unlink()
@@ -236,7 +236,7 @@ def test_a_finished_run_of_another_recipe_is_refused_before_work(place, argument
     folder = tmp_path / where / run.name
     folder.mkdir(parents=True)
     recipe = replace(run.recipe, labeled=1, self_steps=6)
-    (folder / "config.json").write_text(json.dumps({"dataset": "ACDC", "recipe": recipe.to_json()}))
+    (folder / "config.json").write_text(json.dumps({"dataset": "ACDC", "recipe": recipe.to_json()}), encoding="utf-8")
     (folder / "last.pt").write_bytes(b"weights")
     with pytest.raises(SystemExit):
         reproduce.main(arguments)
@@ -254,11 +254,12 @@ def finished(tmp_path):
         folder = tmp_path / name
         folder.mkdir(parents=True)
         (folder / "config.json").write_text(json.dumps(
-            {"dataset": "ACDC", "recipe": {"data_dir": "/mnt/ACDC", "seed": 1337}, "commit": "abc"} | config))
+            {"dataset": "ACDC", "recipe": {"data_dir": "/mnt/ACDC", "seed": 1337}, "commit": "abc"} | config),
+            encoding="utf-8")
         (folder / "log.csv").write_text("stage,step,seconds\n" + "".join(
-            f"self,{step},{seconds}\n" for step in range(1, steps + 1)))
+            f"self,{step},{seconds}\n" for step in range(1, steps + 1)), encoding="utf-8")
         if tested:
-            (folder / "test_test_last.csv").write_text("case,class,dice\na,1,0.5\n")
+            (folder / "test_test_last.csv").write_text("case,class,dice\na,1,0.5\n", encoding="utf-8")
         return folder
     return make
 
@@ -270,12 +271,12 @@ def kept_files(folder):
 def test_a_run_is_published_again_where_only_more_was_measured(finished, tmp_path):
     folder, kept = finished(), tmp_path / "kept"
     runs.publish(folder, kept)
-    (folder / "agreement_test_last.csv").write_text("case,dice,cosine\na,1,1\n")
-    (folder / "log.csv").open("a").write("self,3,1\n")
+    (folder / "agreement_test_last.csv").write_text("case,dice,cosine\na,1,1\n", encoding="utf-8")
+    (folder / "log.csv").open("a", encoding="utf-8").write("self,3,1\n")
     target = runs.publish(folder, kept)
     assert sorted(path.name for path in target.iterdir()) == [
         "agreement_test_last.csv", "config.json", "log.csv", "test_test_last.csv"]
-    assert "self,3,1" in (target / "log.csv").read_text()
+    assert "self,3,1" in (target / "log.csv").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(("other", "words"), [
@@ -309,10 +310,10 @@ def test_a_run_is_published_from_where_one_stands_and_under_its_links_name(finis
 
 def test_links_and_foreign_tables_are_left_aside(finished, tmp_path, capsys):
     folder = finished()
-    (tmp_path / "secret.csv").write_text("name\n")
+    (tmp_path / "secret.csv").write_text("name\n", encoding="utf-8")
     (folder / "val.csv").symlink_to(tmp_path / "secret.csv")
     for name in ("patients.csv", "test_notes.csv", "log_old.csv"):
-        (folder / name).write_text("name\n")
+        (folder / name).write_text("name\n", encoding="utf-8")
     target = runs.publish(folder, tmp_path / "kept")
     assert sorted(path.name for path in target.iterdir()) == ["config.json", "log.csv", "test_test_last.csv"]
     assert capsys.readouterr().out.count("left aside: ") == 4
@@ -349,8 +350,8 @@ def test_foreign_logs_are_left_out_of_the_hours(results, tmp_path, log, config, 
         folder = results / "ACDC" / name
         folder.mkdir(exist_ok=True)
         (folder / "log.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
-    good = json.loads((results / "ACDC/cml_7_seed1337_mini/config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(good | config))
+    good = json.loads((results / "ACDC/cml_7_seed1337_mini/config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").write_text(json.dumps(good | config), encoding="utf-8")
     reproduce.main(["plan", "mini_terms", "--results", str(results)])
     said = capsys.readouterr()
     assert "2.1 hours of training" in said.out and said.err.count("left out: ") == 1 and str(folder) in said.err
@@ -358,11 +359,12 @@ def test_foreign_logs_are_left_out_of_the_hours(results, tmp_path, log, config, 
 
 def test_hours_come_from_the_runs_with_the_nearest_options(results, tmp_path):
     base = results / "ACDC/cml_7_seed1337_mini"
-    (base / "log.csv").write_text("stage,step,seconds\npre,1,1\nself,1,2\n")
+    (base / "log.csv").write_text("stage,step,seconds\npre,1,1\nself,1,2\n", encoding="utf-8")
     other = shutil.copytree(base, results / "ACDC/other")
-    config = json.loads((other / "config.json").read_text())
-    (other / "config.json").write_text(json.dumps(config | {"recipe": config["recipe"] | {"lambda_unsup": 0.0}}))
-    (other / "log.csv").write_text("stage,step,seconds\npre,1,1\nself,1,1\n")
+    config = json.loads((other / "config.json").read_text(encoding="utf-8"))
+    (other / "config.json").write_text(json.dumps(config | {"recipe": config["recipe"] | {"lambda_unsup": 0.0}}),
+                                       encoding="utf-8")
+    (other / "log.csv").write_text("stage,step,seconds\npre,1,1\nself,1,1\n", encoding="utf-8")
     full, labelled = (runs.named(f"ACDC/cml_7_seed1399_mini{tag}") for tag in ("", "_lambda_unsup0"))
     assert runs.hours(full, (results,), tmp_path) == (pytest.approx((400 + 2400) / 3600), True)
     assert runs.hours(labelled, (results,), tmp_path) == (pytest.approx((400 + 1200) / 3600), True)

@@ -67,7 +67,7 @@ def test_a_gpu_that_is_not_there_is_refused(cuda):
 def test_loaders_have_processes_enough_for_the_device_and_no_more_than_the_machine(cuda, monkeypatch):
     for cores, world, expected in ((64, 1, (2, 2, 8, 4)), (3, 1, (2, 2, 3, 3)), (16, 4, (2, 2, 4, 4)),
                                    (1, 1, (1, 1, 1, 1))):
-        monkeypatch.setattr(device.os, "cpu_count", lambda cores=cores: cores)
+        monkeypatch.setattr(device.job, "cpus", lambda cores=cores: cores)
         monkeypatch.setattr(device.Ranks, "__init__", lambda self, world=world: self.__dict__.update(
             world=1, local=0, local_world=world))
         assert tuple(Device(name, ndim).workers() for name in ("cpu", "cuda") for ndim in (2, 3)) == expected

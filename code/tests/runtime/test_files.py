@@ -41,7 +41,7 @@ WRITERS = {
 def test_a_disk_that_is_full_leaves_the_previous_file_and_says_so(tmp_path, write):
     """Full in earnest: the system allows no file above 100 kB."""
     path = tmp_path / "a.nii.gz"
-    path.write_text("step\n0\n")
+    path.write_text("step\n0\n", encoding="utf-8")
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limit[1]))
     try:
@@ -49,7 +49,7 @@ def test_a_disk_that_is_full_leaves_the_previous_file_and_says_so(tmp_path, writ
             write(path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
-    assert path.read_text().startswith("step\n0\n") and [p.name for p in tmp_path.iterdir()] == ["a.nii.gz"]
+    assert path.read_bytes().decode().startswith("step\n0\n") and [p.name for p in tmp_path.iterdir()] == ["a.nii.gz"]
 
 
 def test_an_interruption_while_writing_leaves_the_previous_file(tmp_path, monkeypatch):
@@ -67,12 +67,12 @@ def test_an_interruption_while_writing_leaves_the_previous_file(tmp_path, monkey
 
 def test_links_are_replaced_not_followed(tmp_path):
     precious, folder = tmp_path / "precious", tmp_path / "out"
-    precious.write_text("mine")
+    precious.write_text("mine", encoding="utf-8")
     folder.mkdir()
     for name in ("a.txt", f".a.txt.{HOST}-{os.getpid()}.tmp"):
         (folder / name).symlink_to(precious)
     write_text(folder / "a.txt", "new")
-    assert precious.read_text() == "mine" and (folder / "a.txt").read_text() == "new"
+    assert precious.read_text(encoding="utf-8") == "mine" and (folder / "a.txt").read_text(encoding="utf-8") == "new"
     assert [path.name for path in folder.iterdir()] == ["a.txt"] and not (folder / "a.txt").is_symlink()
 
 
@@ -82,7 +82,7 @@ def test_what_killed_processes_left_is_cleared_and_nobody_elses(tmp_path):
     left = f".a.txt.{HOST}-{dead.pid}.tmp"
     others = {f".a.txt.{HOST}-{os.getppid()}.tmp", ".a.txt.elsewhere-1.tmp", f".b.txt.{HOST}-{dead.pid}.tmp", ".a.tmp"}
     for name in (left, *others):
-        (tmp_path / name).write_text("half")
+        (tmp_path / name).write_text("half", encoding="utf-8")
     write_text(tmp_path / "a.txt", "x")
     assert {path.name for path in tmp_path.iterdir()} == others | {"a.txt"}
 
@@ -156,7 +156,7 @@ def test_a_table_grows_by_rows_and_columns(tmp_path):
     expected = [{"step": "1", "loss": "0.5", "dis": ""}, {"step": "2", "loss": "0.4", "dis": ""},
                 {"step": "3", "loss": "0.3", "dis": "2"}, {"step": "4", "loss": "", "dis": "1"}]
     assert table.rows() == expected
-    with open(tmp_path / "log.csv", newline="") as file:
+    with open(tmp_path / "log.csv", newline="", encoding="utf-8") as file:
         assert list(csv.DictReader(file)) == expected
 
 
@@ -172,11 +172,11 @@ def test_every_appended_row_is_on_disk_at_once(tmp_path):
     table = Table(tmp_path / "log.csv")
     for step in range(3):
         table.append({"step": step})
-        assert len((tmp_path / "log.csv").read_text().splitlines()) == step + 2
+        assert len((tmp_path / "log.csv").read_text(encoding="utf-8").splitlines()) == step + 2
 
 
 def test_a_half_written_last_line_is_left_out(tmp_path):
-    (tmp_path / "log.csv").write_text("step,loss\n1,0.5\n2,0.25\n3,0.1")
+    (tmp_path / "log.csv").write_text("step,loss\n1,0.5\n2,0.25\n3,0.1", encoding="utf-8")
     table = Table(tmp_path / "log.csv")
     assert [row["step"] for row in table.rows()] == ["1", "2"]
 

@@ -25,7 +25,7 @@ with locked(sys.argv[1]):
 @pytest.fixture
 def holder(tmp_path):
     """A process that holds tmp_path / "run"."""
-    process = subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path / "run")], cwd=CODE, text=True,
+    process = subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path / "run")], cwd=CODE, encoding="utf-8",
                                stdout=subprocess.PIPE)
     assert process.stdout.readline() == "held\n"
     yield process
@@ -69,12 +69,12 @@ def test_a_folder_without_files_goes_again_if_it_was_made_here(tmp_path, made):
 
 def test_a_link_in_the_place_of_the_lock_is_not_followed(tmp_path):
     precious = tmp_path / "precious"
-    precious.write_text("mine")
+    precious.write_text("mine", encoding="utf-8")
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / LOCK).symlink_to(precious)
     with pytest.raises(InputError, match=r"\.lock: cannot be written"), locked(tmp_path / "run"):
         pass
-    assert precious.read_text() == "mine"
+    assert precious.read_text(encoding="utf-8") == "mine"
 
 
 def test_a_file_system_without_locks_is_worked_on_with_a_warning(tmp_path, monkeypatch):

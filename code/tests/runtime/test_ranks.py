@@ -113,7 +113,7 @@ def process(folder):
     unet.WIDTHS = vnet.WIDTHS = WIDTHS
     logbook.plots.curves = lambda run: None
     recipes = {name: DATASETS[values.pop("dataset")].recipe.from_json(values, name)
-               for name, values in json.loads((folder / "recipes.json").read_text()).items()}
+               for name, values in json.loads((folder / "recipes.json").read_text(encoding="utf-8")).items()}
     did = {name: followed(recipes[name]) for name in EXACT}
     whole, halted = recipes["whole"].out, recipes["halted"]
     did["validated"] = validated(recipes["whole"])
@@ -133,7 +133,7 @@ def process(folder):
 def torchrun(*command):
     environment = {**os.environ, "PYTHONPATH": str(CODE), "OMP_NUM_THREADS": "1"}
     command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--", *map(str, command)]
-    with subprocess.Popen([sys.executable, *command], env=environment, text=True, stdout=subprocess.PIPE,
+    with subprocess.Popen([sys.executable, *command], env=environment, encoding="utf-8", stdout=subprocess.PIPE,
                           stderr=subprocess.PIPE) as launcher:
         try:
             output, errors = launcher.communicate(timeout=300)
@@ -161,7 +161,7 @@ def two(recipe, phantoms, _done, tmp_path_factory):
         recipes |= {name: recipe(out=folder / name, **PAIRS | {"pre_steps": 2, "self_steps": 4})
                     for name in ("whole", "halted")}
         (folder / "recipes.json").write_text(json.dumps(
-            {name: {"dataset": own.dataset, **own.to_json()} for name, own in recipes.items()}))
+            {name: {"dataset": own.dataset, **own.to_json()} for name, own in recipes.items()}), encoding="utf-8")
         (folder / "scans").mkdir()
         for number, path in enumerate(sorted((phantoms("ACDC") / "data").glob("*_frame??.h5"))[:2]):
             with h5py.File(path) as file:
@@ -176,7 +176,7 @@ def two(recipe, phantoms, _done, tmp_path_factory):
 
 
 def rows(path):
-    with open(path, newline="") as file:
+    with open(path, newline="", encoding="utf-8") as file:
         return [{key: value for key, value in row.items() if key not in ("seconds", "memory_gib")}
                 for row in csv.DictReader(file)]
 
@@ -249,7 +249,7 @@ def test_one_process_writes_and_the_checkpoint_knows_of_none(two, runs, narrow):
     weights = runs.weights(run)
     assert weights.keys() == runs.loop(two["recipes"]["whole"]).method.state_dict().keys()
     assert two["output"].count(f"finished: {run}") == 1 and two["output"].count(f"run folder: {run}") == 1
-    command = json.loads((run / "config.json").read_text())["command"]
+    command = json.loads((run / "config.json").read_text(encoding="utf-8"))["command"]
     assert command.startswith("torchrun --standalone --nproc-per-node 2 -- ")
     assert [rank["device"] for rank in two["ranks"]] == 2 * [f"2 processes, each on {Device('cpu')}"]
 

@@ -18,7 +18,7 @@ from runtime.files import load_tensors
 from training.fit import Fit
 
 CODE = Path(script.__file__).parents[1]
-SCRIPTS = sorted(path.name for path in CODE.glob("*.py") if "reported" in path.read_text())
+SCRIPTS = sorted(path.name for path in CODE.glob("*.py") if "reported" in path.read_text(encoding="utf-8"))
 
 
 def ending(error):

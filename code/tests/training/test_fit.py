@@ -72,7 +72,7 @@ def test_a_run_leaves_a_folder_that_explains_itself(recipe, runs, capsys):
     assert names >= {"config.json", "log.csv", "val.csv", "tb", "checkpoint.pt", "checkpoint_prev.pt", "pretrained.pt",
                      "best.pt", "last.pt", "curves.png"}
     assert not any(name.endswith(".tmp") or "new" in name for name in names)
-    config = json.loads((folder / "config.json").read_text())
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     assert type(own).from_json(config["recipe"], "") == own.complete()
     assert config["dataset"] == "ACDC" and {"commit", "device", "versions", "command"} <= set(config)
     log = runs.rows(folder)

@@ -58,8 +58,8 @@ def test_the_first_losses_are_what_they_were(recipe, runs, scans, narrow, no_cur
     run = runs.train(recipe(dataset, method=method, pre_steps=5, self_steps=5, eval_every=100, drop_every=1 / 6,
                             data_dir=scans(dataset), **full))
     losses = [float(row["loss"]) for row in runs.rows(run)]
-    golden = json.loads(GOLDEN.read_text()) if GOLDEN.exists() else {}
+    golden = json.loads(GOLDEN.read_text(encoding="utf-8")) if GOLDEN.exists() else {}
     if request.config.getoption("--record-golden"):
         golden.setdefault(method, {})[dataset] = losses
-        GOLDEN.write_text(json.dumps(golden, indent=1) + "\n")
+        GOLDEN.write_text(json.dumps(golden, indent=1) + "\n", encoding="utf-8")
     assert losses == pytest.approx(golden[method][dataset], rel=TOLERANCE)

@@ -144,7 +144,7 @@ def in_order(moments):
 
 
 def start(moment, args, **options):
-    return subprocess.Popen([sys.executable, "-c", DRIVER, json.dumps(moment), *args], cwd=CODE, text=True,
+    return subprocess.Popen([sys.executable, "-c", DRIVER, json.dumps(moment), *args], cwd=CODE, encoding="utf-8",
                             env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                             **options)
 

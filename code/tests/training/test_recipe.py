@@ -151,7 +151,7 @@ def test_a_recipe_comes_back_from_json(script, tmp_path):
 
 def test_a_runs_recipe_is_loaded(tmp_path):
     recipe = train_LA.PRESETS["mini"]
-    (tmp_path / "config.json").write_text(json.dumps({"dataset": "LA", "recipe": recipe.to_json()}))
+    (tmp_path / "config.json").write_text(json.dumps({"dataset": "LA", "recipe": recipe.to_json()}), encoding="utf-8")
     assert load_recipe(tmp_path, train_LA.LARecipe) == recipe
 
 
@@ -167,7 +167,7 @@ def written(tmp_path, monkeypatch):
         recipe = command_line(train_LA.PRESETS, "", ["mini", *args])
         home = recipe.folder(train_LA.PRESETS)
         home.mkdir(parents=True)
-        (home / "config.json").write_text(json.dumps({"dataset": "LA", "recipe": recipe.to_json()}))
+        (home / "config.json").write_text(json.dumps({"dataset": "LA", "recipe": recipe.to_json()}), encoding="utf-8")
         return recipe, home / "config.json"
     return write
 
@@ -200,9 +200,9 @@ def test_a_finished_run_is_not_repeated_into_itself(written, tmp_path):
 @pytest.mark.parametrize("config", sorted((ROOT / "model" / "mini_results").rglob("config.json")),
                          ids=lambda path: str(path.parent.relative_to(ROOT)))
 def test_every_published_run_can_be_repeated(config):
-    script = SCRIPTS[json.loads(config.read_text())["dataset"]]
+    script = SCRIPTS[json.loads(config.read_text(encoding="utf-8"))["dataset"]]
     recipe = command_line(script.PRESETS, "", ["--from-config", str(config)])
-    again, first = json.loads(json.dumps(recipe.complete().to_json())), json.loads(config.read_text())["recipe"]
+    again, first = json.loads(json.dumps(recipe.complete().to_json())), json.loads(config.read_bytes())["recipe"]
     assert {name: again[name] for name in first if name not in recipe.PLUMBING} == {
         name: value for name, value in first.items() if name not in recipe.PLUMBING}
     assert (recipe.protocol, recipe.labeled_draw) == ("matched", 0) and recipe.hyper is None

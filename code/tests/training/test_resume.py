@@ -209,7 +209,7 @@ def test_another_recipe_in_the_same_folder_is_refused_with_the_fields(recipe, ru
 
 def test_a_folder_of_something_else_is_refused(recipe, runs, tmp_path):
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "thesis.txt").write_text("mine")
+    (tmp_path / "run" / "thesis.txt").write_text("mine", encoding="utf-8")
     with pytest.raises(InputError, match=r"is no run folder \(no config\.json\).*--out"):
         runs.train(recipe())
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["thesis.txt"]

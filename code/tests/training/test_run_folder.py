@@ -28,7 +28,7 @@ RECORD = {"dataset": "LA", "orientation": "LPS", "normalise": "zscore"}
 def data(phantoms, tmp_path):
     """A copy of LA's phantoms, to be changed, with a preprocessing record."""
     root = shutil.copytree(phantoms("LA"), tmp_path / "data")
-    (root / "preprocessing.json").write_text(json.dumps(RECORD))
+    (root / "preprocessing.json").write_text(json.dumps(RECORD), encoding="utf-8")
     return root
 
 
@@ -45,7 +45,7 @@ def unfinished(recipe, data, monkeypatch, runs):
 
 
 def case(root, place, listed="train"):
-    name = (root / f"{listed}.list").read_text().split()[place]
+    name = (root / f"{listed}.list").read_text(encoding="utf-8").split()[place]
     return root / "2018LA_Seg_Training Set" / name / "mri_norm2.h5"
 
 
@@ -57,22 +57,22 @@ def bump(key, place, listed="train"):
 
 
 def reordered(root):
-    first, second, *rest = (root / "train.list").read_text().split()
-    (root / "train.list").write_text("\n".join([second, first, *rest]))
+    first, second, *rest = (root / "train.list").read_text(encoding="utf-8").split()
+    (root / "train.list").write_text("\n".join([second, first, *rest]), encoding="utf-8")
 
 
 def shorter(root):
-    (root / "train.list").write_text("\n".join((root / "train.list").read_text().split()[:-1]))
+    (root / "train.list").write_bytes(b"\n".join((root / "train.list").read_bytes().split()[:-1]))
 
 
 def renamed(root):
     path = case(root, -1)
     path.parent.rename(path.parent.with_name("other"))
-    (root / "train.list").write_text("\n".join([*(root / "train.list").read_text().split()[:-1], "other"]))
+    (root / "train.list").write_bytes(b"\n".join([*(root / "train.list").read_bytes().split()[:-1], b"other"]))
 
 
 def prepared_otherwise(root):
-    (root / "preprocessing.json").write_text(json.dumps(RECORD | {"normalise": "minmax"}))
+    (root / "preprocessing.json").write_text(json.dumps(RECORD | {"normalise": "minmax"}), encoding="utf-8")
 
 
 def exchanged(root):
@@ -133,7 +133,7 @@ def test_config_says_who_trained_and_who_went_on_with_the_run(recipe, runs, monk
             patch.setattr(Checkpoints, "load", lambda self: 1 / 0 if stopped else None)
             with pytest.raises(ZeroDivisionError) if stopped else nullcontext():
                 runs.train(own)
-        return json.loads((own.out / "config.json").read_text())
+        return json.loads((own.out / "config.json").read_text(encoding="utf-8"))
     first = start("one card")
     assert first["device"] == "one card" and first["versions"]["torch"] == torch.__version__
     assert start("one card") == first and "resumed" not in first
@@ -147,7 +147,7 @@ def test_config_says_who_trained_and_who_went_on_with_the_run(recipe, runs, monk
 
 @pytest.mark.parametrize("content", ["", "[1]", '{"cases": {}}', '{"preprocessing": null, "cases": {"a": {"b": [1]}}}'])
 def test_a_damaged_record_is_named(unfinished, runs, content):
-    (unfinished.out / "data.json").write_text(content)
+    (unfinished.out / "data.json").write_text(content, encoding="utf-8")
     with pytest.raises(InputError, match=r"data\.json.*restore the file from a copy, or delete it"):
         runs.train(unfinished)
 
@@ -227,9 +227,9 @@ def test_a_log_that_lost_rows_is_not_continued_silently(recipe, runs, monkeypatc
         with pytest.raises(ZeroDivisionError):
             runs.train(own)
     path = own.out / name
-    lines = path.read_text().splitlines(keepends=True)
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     for kept in (lines[:-1], lines[:2] + lines[3:], *([lines[:1], []] if name == "log.csv" else [])):
-        path.write_text("".join(kept))
+        path.write_text("".join(kept), encoding="utf-8")
         if len(kept) == len(lines):
             continue
         with pytest.raises(InputError, match=rf"{name} is damaged.*restore it from a copy, or delete it"):

@@ -61,10 +61,10 @@ def swap(phantoms, recipe, runs, narrow, no_curves, tmp_path):
     def make(dataset, place, **changes):
         data = shutil.copytree(phantoms(dataset), tmp_path / "data")
         run = runs.train(recipe(dataset, data_dir=data, pre_steps=1, self_steps=1, **changes))
-        train, test = ((data / name).read_text().split() for name in ("train.list", "test.list"))
+        train, test = ((data / name).read_text(encoding="utf-8").split() for name in ("train.list", "test.list"))
         train[place], test[0] = test[0], train[place]
         for name, names in (("train.list", train), ("test.list", test)):
-            (data / name).write_text("\n".join(names))
+            (data / name).write_text("\n".join(names), encoding="utf-8")
         return run, data
     return make
 
@@ -94,10 +94,10 @@ def test_a_case_is_known_by_its_voxels_under_another_name(phantoms, recipe, runs
     """A copy of a labelled scan beside it, and a volume of labelled slices."""
     data = shutil.copytree(phantoms("LA"), tmp_path / "data")
     run = runs.train(recipe("LA", data_dir=data, pre_steps=1, self_steps=1))
-    names = (data / "train.list").read_text().split()
+    names = (data / "train.list").read_text(encoding="utf-8").split()
     folder = data / "2018LA_Seg_Training Set"
     shutil.copytree(folder / names[0], folder / "copy")
-    (data / "test.list").write_text("copy\n")
+    (data / "test.list").write_text("copy\n", encoding="utf-8")
     with pytest.raises(SystemExit, match="2"):
         test_LA.main(["--run", str(run), "--device", "cpu"])
     assert "was trained on the labels of 1 of these 1 cases, copy" in capsys.readouterr().err
@@ -106,13 +106,14 @@ def test_a_case_is_known_by_its_voxels_under_another_name(phantoms, recipe, runs
 def test_the_volume_of_a_labelled_patient_is_refused(phantoms, recipe, runs, narrow, no_curves, tmp_path, capsys):
     data = shutil.copytree(phantoms("ACDC"), tmp_path / "data")
     run = runs.train(recipe("ACDC", data_dir=data, pre_steps=1, self_steps=1))
-    slices = (data / "train_slices.list").read_text().split()
+    slices = (data / "train_slices.list").read_text(encoding="utf-8").split()
     volume = slices[0].split("_slice")[0]
-    (data / "train_slices.list").write_text("\n".join(name for name in slices if volume.split("_")[0] not in name))
+    (data / "train_slices.list").write_text("\n".join(name for name in slices if volume.split("_")[0] not in name),
+                                            encoding="utf-8")
     for name in (volume, "anyone_frame01"):     # by its patient, and by its slices' voxels
         if name != volume:
             shutil.copy(data / f"data/{volume}.h5", data / f"data/{name}.h5")
-        (data / "test.list").write_text(f"{name}\n")
+        (data / "test.list").write_text(f"{name}\n", encoding="utf-8")
         with pytest.raises(SystemExit, match="2"):
             test_ACDC.main(["--run", str(run), "--device", "cpu"])
         assert f"was trained on the labels of 1 of these 1 cases, {name}" in capsys.readouterr().err
@@ -126,7 +127,7 @@ def test_a_run_without_a_record_of_its_data_is_tested(swap):
 
 def test_validation_never_runs_on_the_voxels_of_a_labelled_case(phantoms, recipe, runs, narrow, tmp_path):
     data = shutil.copytree(phantoms("LA"), tmp_path / "data")
-    names = (data / "train.list").read_text().split()
+    names = (data / "train.list").read_text(encoding="utf-8").split()
     folder = data / "2018LA_Seg_Training Set"
     shutil.rmtree(folder / names[-1])
     shutil.copytree(folder / names[0], folder / names[-1])
