@@ -156,6 +156,9 @@ def segment_case(method, recipe, preprocessing, paths):
     check_fits(f"{paths[0]}: its {voxels} voxels need, segmented,", voxels * recipe.num_classes * VIEWS * 4,
                "crop or resample the scan, or use a machine with more memory")
     views = segment(method, torch.from_numpy(image), recipe)
+    if not all(probs.isfinite().all() for probs in views.values()):
+        raise InputError(f"{paths[0]}: the network's probabilities are not numbers: its weights or this scan's values "
+                         "are far from any in training; look at log.csv of the run, and at the scan")
     post_process = [largest_component] if recipe.keep_largest else []
     maps = {view: restore_labels((share.float().cpu().numpy() for share in probs), geometry, *post_process)
             for view, probs in views.items()}

@@ -11,6 +11,7 @@ over the brain, 0 outside. A scan without _seg is prepared without `label`, to b
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from runtime.script import reported
 
@@ -38,6 +39,8 @@ class BraTSOptions(Options):
     output: Path = ROOT / "data" / "BraTS2019"  # dataset folder to write
     modalities: str = "flair"   # file name endings such as flair,t1,t1ce,t2; they become the channels
     same_voxels: bool = False   # labels belong to their scans voxel by voxel: their headers need not agree
+    # around the brain. own: what the z-score makes of the background, as published; mean: 0, the brain's mean
+    background: Literal["own", "mean"] = "own"
 
 
 def find_cases(folder: Path, modalities: tuple[str, ...]) -> tuple[list[Case], dict[str, str]]:
@@ -59,7 +62,8 @@ def find_cases(folder: Path, modalities: tuple[str, ...]) -> tuple[list[Case], d
 @reported
 def main(args=None) -> int:
     options = command_line(BraTSOptions, __doc__, args)
-    preprocessing = replace(PUBLISHED["BraTS2019"], modalities=tuple(options.modalities.split(",")))
+    preprocessing = replace(PUBLISHED["BraTS2019"], modalities=tuple(options.modalities.split(",")),
+                            background=options.background)
     cases, bad = find_cases(options.input, preprocessing.modalities)
     print(f"BraTS: {len(cases) + len(bad)} cases below {options.input}, {options.modalities}")
     with locked(options.output, "--output"):

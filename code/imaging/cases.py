@@ -92,7 +92,7 @@ def prepare_cases(cases: Sequence[Case], bad: dict[str, str], preprocessing: Pre
     make_folder(options.output)
     before = None if options.force else read_preprocessing(options.output)
     if before not in (None, preprocessing):
-        old, new = before.to_dict(), preprocessing.to_dict()
+        old, new = asdict(before), asdict(preprocessing)
         differing = ", ".join(f"{key} was {old[key]}, now {new[key]}" for key in new if old[key] != new[key])
         raise InputError(f"{options.output / RECORD}: these data were prepared in another way ({differing}); "
                          "choose another --output, or --force to overwrite them")

@@ -17,19 +17,20 @@ from typing import Literal
 
 import numpy as np
 from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
-from skimage.filters import threshold_otsu
 
+from imaging.crops import crop_box
+from imaging.intensities import check_image, normalised, zscore_brain
 from imaging.resample import resample, resample_label
 from imaging.scan_files import ScanFile, check_same_grid
 from runtime.errors import InputError
 from runtime.files import is_case_name, write_text
+from runtime.memory import check_fits
 from runtime.records import build, read_json
 
 RECORD = "preprocessing.json"
 
-LABEL_MARGIN = (10, 20)     # voxels added to a side of the label box: 10 to 19, random       [C]
-LABEL_SIDE = 112            # voxels: the label box is widened to this before the margin      [C]
-FOREGROUND_SHARE = 0.01     # share of a plane above Otsu's threshold that makes it foreground [O]
+FINEST, COARSEST = 0.001, 100   # mm: sides of a voxel that can be asked for                   [O]
+FEWEST = 4                  # voxels along an axis that resampling must leave                  [O]
 
 
 # ---- what is done to a dataset -----------------------------------------------------------------------------
@@ -49,6 +50,8 @@ class Preprocessing:
     labels: dict[int, int] = field(default_factory=lambda: {0: 0, 1: 1})    # value in the label file -> class
     seed: int = 1337            # of the label crop's margins
     geometry: Literal["itk", "sform"] = "itk"   # which fields of a NIfTI header count where they disagree
+    # around the brain (zscore_brain): 0, which is the brain's mean, or what its own value becomes
+    background: Literal["mean", "own"] = "mean"
 
     def __post_init__(self):
         """InputError for values that no scan could be prepared with."""
@@ -58,7 +61,7 @@ class Preprocessing:
                 for side in self.orientation) != ["IS", "LR", "PA"],
             "clip": self.clip is not None and not 0 < self.clip <= 100,
             "spacing": self.spacing is not None and (
-                len(self.spacing) != 3 or not all(0 < side < math.inf for side in self.spacing)),
+                len(self.spacing) != 3 or not all(FINEST <= side <= COARSEST for side in self.spacing)),
             "modalities": not self.modalities or len(set(self.modalities)) < len(self.modalities)
             or not all(map(is_case_name, self.modalities)),
             "labels": not self.labels or not all(0 <= label <= 255 for label in self.labels.values())}
@@ -71,8 +74,10 @@ class Preprocessing:
         return max(self.labels.values()) + 1
 
     def to_dict(self) -> dict:
-        """JSON-ready; `from_dict` is its inverse."""
-        return json.loads(json.dumps(asdict(self)))
+        """JSON-ready; `from_dict` is its inverse. Fields in LATER are left out at their defaults, as in old records."""
+        values = json.loads(json.dumps(asdict(self)))
+        return {name: value for name, value in values.items()
+                if name not in LATER or value != getattr(type(self), name)}
 
     @classmethod
     def from_dict(cls, values: dict, where: Path | str = RECORD) -> "Preprocessing":
@@ -80,9 +85,10 @@ class Preprocessing:
         return build(cls, values, where, "prepare the data again")
 
 
+LATER = "geometry", "background"     # fields that records of earlier versions do not have
 EXPECTED = {"orientation": "'slices' or three letters such as RAS", "clip": "a percentile, above 0 to 100",
-            "spacing": "three sides in mm, above 0", "modalities": "different endings of file names",
-            "labels": "classes from 0 to 255"}
+            "spacing": f"three sides in mm, above 0 ({FINEST:g} to {COARSEST:g})",
+            "modalities": "different endings of file names", "labels": "classes from 0 to 255"}
 
 # How the published HDF5 files were made: what predict.py assumes for training data without a record.
 PUBLISHED = {
@@ -90,8 +96,8 @@ PUBLISHED = {
     "LA": Preprocessing("LA", "LPS", "zscore", crop="label", modalities=("lgemri",), labels={0: 0, 255: 1}),
     # SSL4MIS' acdc_data_processing.py: (slices, H, W); ACDC's headers say nothing of the body's axes      [C]
     "ACDC": Preprocessing("ACDC", "slices", "minmax", modalities=("cine",), labels={0: 0, 1: 1, 2: 2, 3: 3}),
-    # SSL4MIS' brats_proprecessing.py, but (x, y, z); labels 0, 1, 2, 4 in 2019, 3 too in earlier years    [C]
-    "BraTS2019": Preprocessing("BraTS2019", "LPS", "zscore_brain", crop="brain", clip=99.9,
+    # SSL4MIS' brats_proprecessing.py, but (x, y, z); labels 0, 1, 2, 4 in 2019, 3 too in other years      [C]
+    "BraTS2019": Preprocessing("BraTS2019", "LPS", "zscore_brain", crop="brain", clip=99.9, background="own",
                                modalities=("flair",), labels={0: 0, 1: 1, 2: 1, 3: 1, 4: 1}),
 }
 
@@ -133,7 +139,8 @@ def apply(scans: ScanFile | Sequence[ScanFile], preprocessing: Preprocessing, la
 
     `label` (*N) is the class map on the scan's own grid. Intensities never depend on it; the crops "label"
     (margins drawn from `rng`) and "brain" do. Without a label, "label" keeps the whole scan. Raises
-    InputError where modalities are missing, lie on different grids, or hold one value only.
+    InputError where modalities are missing, lie on different grids, or hold one value only, and where what leaves would
+    be too large for the memory, too small, one value, not finite, or have lost its label.
     """
     scans = [scans] if isinstance(scans, ScanFile) else list(scans)
     first, names = scans[0], preprocessing.modalities
@@ -155,27 +162,32 @@ def apply(scans: ScanFile | Sequence[ScanFile], preprocessing: Preprocessing, la
         brains = [volume != volume.flat[0] for volume in volumes]
     spacing = first.spacing[np.argsort(turn[:, 0])]
     grid = volumes[0].shape
+    foreground = label is not None and label.any()
     if preprocessing.spacing is not None:
-        grid = tuple(max(1, round(n * old / new))
-                     for n, old, new in zip(grid, spacing, preprocessing.spacing, strict=True))
+        grid = _resampled_grid(first.path, grid, spacing, preprocessing.spacing, len(scans))
         spacing = spacing * volumes[0].shape / grid
         volumes = [resample(volume, grid) for volume in volumes]
         brains = [resample_label(brain, grid) for brain in brains]
         label = None if label is None else resample_label(label, grid)
 
     brain = np.logical_or.reduce(brains) if brains else None
-    box = _crop_box(volumes[0], brain, label, preprocessing, rng)
+    box = crop_box(volumes[0], brain, label, preprocessing, rng)
     crop = tuple(slice(lo, hi) for lo, hi in box)
     if preprocessing.normalise == "zscore_brain":
-        volumes = [_zscore_brain(volume[crop], own[crop], preprocessing.clip)
+        volumes = [zscore_brain(volume[crop], own[crop], preprocessing)
                    for volume, own in zip(volumes, brains, strict=True)]
     else:
-        volumes = [_normalise(volume, preprocessing.normalise)[crop] for volume in volumes]
+        volumes = [normalised(volume, preprocessing.normalise)[crop] for volume in volumes]
+    for scan, volume in zip(scans, volumes, strict=True):
+        check_image(scan, volume, preprocessing)
     outside = 0
     if label is not None:
         inside = label[crop] if brain is None else label[brain]
         outside = int(np.count_nonzero(label) - np.count_nonzero(inside))
         label = np.ascontiguousarray(label[crop])
+        if foreground and not label.any():
+            raise InputError(f"{first.path}: nothing of its label is left once it is cropped and resampled; check that "
+                             "the label belongs to this scan, or choose another crop or spacing")
     image = volumes[0] if len(volumes) == 1 else np.stack(volumes)
     geometry = Geometry(first.array.shape, first.affine.tolist(), turn.astype(int).tolist(), grid, box,
                         spacing.tolist(), outside)
@@ -236,6 +248,19 @@ def _back(geometry):
     return back
 
 
+def _resampled_grid(path, grid, spacing, wanted, channels):
+    """Voxels along the axes at the `wanted` spacing; InputError for a grid of no use or one that does not fit."""
+    new = tuple(max(1, round(n * old / side)) for n, old, side in zip(grid, spacing, wanted, strict=True))
+    sides = " x ".join(f"{side:g}" for side in wanted)
+    check_fits(f"{path}: resampled to {sides} mm, its {' x '.join(map(str, new))} voxels need",
+               math.prod(new) * 4 * (channels + 3), "choose a coarser spacing")
+    if any(after < min(FEWEST, before) for before, after in zip(grid, new, strict=True)):
+        raise InputError(f"{path}: resampled to {sides} mm, {' x '.join(map(str, new))} voxels would be left of "
+                         f"{' x '.join(map(str, grid))}, expected {FEWEST} an axis; choose a finer spacing (the scan's "
+                         f"is {' x '.join(f'{side:g}' for side in spacing.round(4))} mm)")
+    return new
+
+
 def _turn(scan, orientation):
     """nibabel orientation transform (3, 2) from the stored axes to the prepared ones."""
     if orientation != "slices":
@@ -243,46 +268,3 @@ def _turn(scan, orientation):
     through = 2 - int(np.argmax(scan.spacing[::-1].round(3)))   # the last axis where all are alike
     order = [through, *(axis for axis in (2, 1, 0) if axis != through)]
     return np.array([(order.index(axis), 1) for axis in range(3)], float)
-
-
-def _span(mask, axis, share=0.0):
-    """First and last + 1 of the planes along `axis` with over `share` of their voxels in the mask, or all."""
-    planes = np.flatnonzero(mask.mean(axis=tuple(a for a in range(3) if a != axis)) > share)
-    return [int(planes[0]), int(planes[-1]) + 1] if len(planes) else [0, mask.shape[axis]]
-
-
-def _crop_box(volume, brain, label, preprocessing, rng):
-    """[[first, last + 1], ...] of three axes. "label" and "foreground" crop in plane and keep the depth."""
-    whole = [[0, n] for n in volume.shape]
-    if preprocessing.crop == "brain":
-        # the label may reach beyond the brain and must not be cut
-        union = brain if label is None else brain | (label > 0)
-        return [_span(union, axis) for axis in range(3)]
-    if preprocessing.crop == "foreground":
-        bright = volume > threshold_otsu(volume.ravel())
-        return [*(_span(bright, axis, FOREGROUND_SHARE) for axis in (0, 1)), whole[2]]
-    if preprocessing.crop == "label" and label is not None:
-        rng = np.random.default_rng(preprocessing.seed) if rng is None else rng
-        for axis in (0, 1):
-            first, last = _span(label > 0, axis)
-            missing = max(LABEL_SIDE - (last - first), 0)
-            first -= missing // 2 + int(rng.integers(*LABEL_MARGIN))
-            last += missing - missing // 2 + int(rng.integers(*LABEL_MARGIN))
-            whole[axis] = [max(first, 0), min(last, volume.shape[axis])]
-    return whole
-
-
-def _normalise(volume, kind):
-    if kind == "minmax":
-        low, high = float(volume.min()), float(volume.max())
-        return (volume - low) / (high - low)
-    return (volume - float(volume.mean(dtype=float))) / float(volume.std(dtype=float))
-
-
-def _zscore_brain(volume, brain, clip):
-    """Cut above the percentile of the whole crop, z-score over the brain; outside is 0, the brain's mean."""
-    if clip is not None:
-        volume = np.minimum(volume, np.float32(np.percentile(volume, clip)))
-    inside = volume[brain]
-    scaled = (volume - float(inside.mean(dtype=float))) / max(float(inside.std(dtype=float)), 1e-8)
-    return np.where(brain, scaled, np.float32(0))

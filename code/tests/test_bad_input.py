@@ -730,6 +730,11 @@ BAD = {
            (["--num-classes", "300"], "--num-classes 300", "2 to 255"),
            (["--spacing", "0", "1", "1"], "spacing (0.0, 1.0, 1.0)", "above 0"),
            (["--spacing", "nan", "1", "1"], "spacing (nan, 1.0, 1.0)", "above 0"),
+           (["--spacing", "1", "1e-9", "1"], "spacing (1.0, 1e-09, 1.0)", "0.001 to 100"),
+           (["--spacing", "500", "500", "500"], "spacing (500.0, 500.0, 500.0)", "0.001 to 100"),
+           (["--spacing", "1", "1", "inf"], "spacing (1.0, 1.0, inf)", "0.001 to 100"),
+           (["--spacing", "30", "30", "30"], "33 x 34 x 35, expected 4 an axis", "choose a finer spacing"),
+           (["--spacing", "0.002", "0.002", "0.002"], "voxels need about", "choose a coarser spacing"),
            (["--holdout", "2"], "--holdout 2", "one must be left"), (["--holdout", "-1"], "--holdout -1", "0 or more"),
            (["--workers", "0"], "--workers 0", "1 or more"))},
     **{f"dataset.json {what}": (prepared(lambda images, labels, content=content: [
@@ -773,6 +778,14 @@ BAD = {
            ("two axes", {"orientation": "LP"}, "three letters"), ("an axis twice", {"orientation": "LRS"}, "three let"),
            ("spacing 0", {"spacing": [1, 1, 0]}, "above 0"), ("unknown fields", {"smooth": 1}, "unknown fields smooth"),
            ("a way up", {"modalities": ["../t1"]}, "endings"), ("class 256", {"labels": {"1": 256}}, "0 to 255"))},
+    **{f"record of spacing {spacing}": (predicted(record(spacing=[spacing] * 3)), found, remedy)
+       for spacing, found, remedy in (
+           (1e-9, "spacing (1e-09, 1e-09, 1e-09)", "above 0"), (101, "spacing (101.0, ", "above 0"),
+           (50, "1 x 1 x 1 voxels would be left", "finer spacing"),
+           (0.002, "voxels need about", "coarser spacing"))},
+    **{f"weights of {value}": (predicted(tensors("last.pt", lambda content, value=value: [
+        tensor.fill_(value) for tensor in content["method"].values() if tensor.is_floating_point()] and content)),
+        "probabilities are not numbers", "log.csv") for value in (1e20, 3e38)},
     "record cut": (predicted(written("preprocessing.json", b"{")), "preprocessing.json: is no preprocessing record",
                    "prepare the data again"),
 

@@ -298,7 +298,7 @@ def test_brats_end_to_end(tmp_path, capsys):
     outside = np.zeros(high.shape, np.uint8)
     outside[0, 5, 5:8], outside[7, 5, 5] = 2, 1
     nifti(source / "HGG" / "BraTS19_A_1" / "BraTS19_A_1_seg.nii.gz", outside)
-    assert run(prepare_BraTS.main, "--input", source, "--output", target, "--workers", 1) == 0
+    assert run(prepare_BraTS.main, "--input", source, "--output", target, "--workers", 1, "--background", "mean") == 0
     prepared, classes, geometry = read(target / "data/BraTS19_B_1.h5")
     assert prepared.shape == (12, 10, 8) and np.array_equal(restore(classes, geometry), label > 0)
     assert abs(prepared.mean()) < 1e-5 and abs(prepared.std() - 1) < 1e-4
@@ -309,6 +309,12 @@ def test_brats_end_to_end(tmp_path, capsys):
     assert "BraTS19_A_1: 3 label voxels lie outside the brain (kept)" in out
     assert "1 cases have no _seg file and no label: unlabelled" in out
     assert "none of the published BraTS2019 cases are here" in out and "train.txt" in out
+    capsys.readouterr()
+    assert run(prepare_BraTS.main, "--input", source, "--output", target, "--workers", 1) == 2     # as published
+    assert "background was mean, now own" in capsys.readouterr().err
+    assert run(prepare_BraTS.main, "--input", source, "--output", target, "--workers", 1, "--force") == 0
+    published = read(target / "data/BraTS19_A_1.h5")[0]
+    assert np.array_equal(published[1:], prepared[1:]) and (published[0] < published[1:].min()).all()
 
 
 def test_brats_modalities_are_channels(tmp_path, capsys):

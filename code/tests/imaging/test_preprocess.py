@@ -212,7 +212,7 @@ def test_brain_background_may_be_any_value_and_the_label_cannot_leak():
     label = np.zeros(image.shape, np.uint8)
     label[1:6, 8:10, 8:10] = 1              # one plane of it outside the brain
     brain = image != 0
-    recipe = PUBLISHED["BraTS2019"]
+    recipe = replace(PUBLISHED["BraTS2019"], background="mean")
     results = []
     for background in (0, -3.5):
         values = np.where(brain, image / 10 - 9.25, background).astype(np.float32)
@@ -225,6 +225,75 @@ def test_brain_background_may_be_any_value_and_the_label_cannot_leak():
     assert not prepared[0].any() and abs(inside.mean()) < 1e-4 and abs(inside.std() - 1) < 1e-4
     unlabelled = apply(scan_of(values, np.diag([-1, -1, 1, 1.0])), recipe)[0]
     assert np.allclose(unlabelled, inside, atol=2e-2)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_background_of_brats_is_where_the_published_files_have_it(seed):
+    """SSL4MIS: clipped, then the whole crop less the brain's mean, over the brain's deviation; nothing set to 0."""
+    image, _ = phantom((20, 22, 18), seed)
+    image[6:8, 6:9, 5:7] = 0                # a ventricle: no brain by its value, inside the box
+    found, _, geometry = apply(scan_of(image, np.diag([-1, -1, 1, 1.0])), PUBLISHED["BraTS2019"])
+    crop = image[tuple(slice(*side) for side in geometry.box)].astype(float)
+    crop = np.minimum(crop, np.percentile(crop, 99.9))
+    brain = crop[crop > 0]
+    assert np.allclose(found, (crop - brain.mean()) / brain.std(), atol=1e-4)
+    assert np.allclose(found[crop == 0], -brain.mean() / brain.std(), atol=1e-4)
+    ours = apply(scan_of(image, np.diag([-1, -1, 1, 1.0])), replace(PUBLISHED["BraTS2019"], background="mean"))[0]
+    assert not ours[crop == 0].any() and np.array_equal(ours[crop > 0], found[crop > 0])
+
+
+def test_records_without_the_background_are_of_data_that_had_it_at_the_mean():
+    values = replace(PUBLISHED["BraTS2019"], background="mean").to_dict()
+    assert "background" not in values and Preprocessing.from_dict(values).background == "mean"
+    assert PUBLISHED["BraTS2019"].to_dict()["background"] == "own"
+
+
+# ---- what leaves is an image -------------------------------------------------------------------------------
+
+
+def speck(value):
+    image = np.zeros((16, 14, 12))
+    image[2, 2, 2] = value
+    return image
+
+
+@pytest.mark.parametrize("image, recipe, words", [
+    (phantom((20, 20, 12))[0], {"spacing": (50, 50, 50)}, "1 x 1 x 1 voxels would be left of 20 x 20 x 12"),
+    (phantom((20, 20, 12))[0], {"spacing": (1, 1, 6)}, "20 x 20 x 2 voxels would be left of 20 x 20 x 12"),
+    (phantom((20, 20, 12))[0], {"spacing": (0.001, 0.001, 0.001)}, r"20000 x 20000 x 12000 voxels need about .* GiB"),
+    (np.pad(np.ones((10, 10, 4)), 1), {"normalise": "zscore_brain", "crop": "brain"}, "is 1 everywhere|NaN"),
+    (speck(1e38) - speck(3e38), {"normalise": "minmax"}, None),
+    (np.where(speck(1) > 0, 3e38, -3e38), {"normalise": "minmax"}, "NaN or infinite"),
+    (speck(1e-45), {"normalise": "minmax"}, None)])
+def test_what_is_prepared_is_finite_not_constant_and_of_some_size(image, recipe, words):
+    recipe = replace(FOLDER, **recipe)
+    if words is None:
+        found = apply(scan_of(image), recipe)[0]
+        assert np.isfinite(found).all() and found.min() < found.max()
+        return
+    with pytest.raises(InputError, match=f"scan.nii: .*({words}).*"):
+        apply(scan_of(image), recipe)
+
+
+def test_a_label_that_is_lost_on_the_way_is_refused():
+    image, label = phantom((24, 24, 12))[0], np.zeros((24, 24, 12), np.uint8)
+    label[3, 3, 3] = 1
+    assert apply(scan_of(image), FOLDER, label)[1].sum() == 1
+    with pytest.raises(InputError, match="nothing of its label is left .* another crop or spacing"):
+        apply(scan_of(image), replace(FOLDER, spacing=(3, 3, 3)), label)
+    assert not apply(scan_of(image), replace(FOLDER, spacing=(3, 3, 3)), np.zeros_like(label))[1].any()
+    bright = np.random.default_rng(0).normal(0, 1, (60, 50, 6))
+    bright[30:50, 5:45] += 100
+    outside = np.zeros(bright.shape, np.uint8)
+    outside[3:9, 10:20, 2] = 1
+    with pytest.raises(InputError, match="nothing of its label is left"):
+        apply(scan_of(bright, np.diag([-1, -1, 1, 1.0])), replace(PUBLISHED["LA"], crop="foreground"), outside)
+
+
+@pytest.mark.parametrize("spacing", [(1e-9, 1, 1), (1, 500, 1), (1, 1, 1e300), (1, 1, 1e-320)])
+def test_absurd_spacings_are_refused_at_once(spacing):
+    with pytest.raises(InputError, match=r"spacing .*: expected three sides in mm, above 0 \(0.001 to 100\)"):
+        replace(FOLDER, spacing=spacing)
 
 
 def test_clip_cuts_the_brightest_voxels():
