@@ -30,7 +30,7 @@ from runtime.records import build, read_json
 RECORD = "preprocessing.json"
 
 FINEST, COARSEST = 0.001, 100   # mm: sides of a voxel that can be asked for                   [O]
-FEWEST = 4                  # voxels along an axis that resampling must leave                  [O]
+FEWEST = 2                  # voxels along an axis that resampling must leave                  [O]
 
 
 # ---- what is done to a dataset -----------------------------------------------------------------------------
@@ -74,7 +74,7 @@ class Preprocessing:
         return max(self.labels.values()) + 1
 
     def to_dict(self) -> dict:
-        """JSON-ready; `from_dict` is its inverse. Fields in LATER are left out at their defaults, as in old records."""
+        """JSON-ready, to compare; `from_dict` is its inverse. Fields in LATER are left out at their defaults."""
         values = json.loads(json.dumps(asdict(self)))
         return {name: value for name, value in values.items()
                 if name not in LATER or value != getattr(type(self), name)}
@@ -114,7 +114,7 @@ def read_preprocessing(folder: Path) -> Preprocessing | None:
 
 
 def write_preprocessing(folder: Path, preprocessing: Preprocessing) -> None:
-    write_text(folder / RECORD, json.dumps(preprocessing.to_dict(), indent=2) + "\n")
+    write_text(folder / RECORD, json.dumps(asdict(preprocessing), indent=2) + "\n")
 
 
 # ---- one scan there and back -------------------------------------------------------------------------------

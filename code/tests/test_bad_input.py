@@ -733,7 +733,7 @@ BAD = {
            (["--spacing", "1", "1e-9", "1"], "spacing (1.0, 1e-09, 1.0)", "0.001 to 100"),
            (["--spacing", "500", "500", "500"], "spacing (500.0, 500.0, 500.0)", "0.001 to 100"),
            (["--spacing", "1", "1", "inf"], "spacing (1.0, 1.0, inf)", "0.001 to 100"),
-           (["--spacing", "30", "30", "30"], "33 x 34 x 35, expected 4 an axis", "choose a finer spacing"),
+           (["--spacing", "30", "30", "30"], "33 x 34 x 35, expected 2 an axis", "choose a finer spacing"),
            (["--spacing", "0.002", "0.002", "0.002"], "voxels need about", "choose a coarser spacing"),
            (["--holdout", "2"], "--holdout 2", "one must be left"), (["--holdout", "-1"], "--holdout -1", "0 or more"),
            (["--workers", "0"], "--workers 0", "1 or more"))},
