@@ -57,9 +57,9 @@ class Method(nn.Module):
     """
 
     Hyper = Hyper                   # its own hyperparameters: `--hyper.NAME` on the command line
-    OPTIONS = frozenset()           # optional fields of a recipe that act on it: beta, lambda_unsup, lambda_dis, fusion
+    OPTIONS = frozenset()           # optional fields of a recipe that act on it: beta, fusion, components ...
     NETWORKS = ("vnet", "unet")     # values of --network that it takes
-    HALVES = False                  # whether its networks see half a batch at once, the scans being mixed in pairs
+    PAIRED = ()                     # its batches whose scans it takes in pairs: labeled_batch, unlabeled_batch
     pair = None                     # names of the two views whose disagreement says something, if there are two
     of_label = None                 # function of a label map (*S) uint8 -> (K, *S) float32, called in loader workers
 
@@ -80,6 +80,17 @@ class Method(nn.Module):
         if recipe.network not in cls.NETWORKS:
             raise InputError(f"--network {recipe.network}: --method {recipe.method} takes "
                              f"{' or '.join(cls.NETWORKS)}")
+        paired = {f"--{name.replace('_', '-')}": getattr(recipe, name) for name in cls.PAIRED}
+        if any(size % 2 for size in paired.values()):
+            raise InputError(f"{' '.join(f'{option} {size}' for option, size in paired.items())}: --method "
+                             f"{recipe.method} takes scans in pairs, so {'both' if len(paired) > 1 else 'it'} must be "
+                             "even")
+
+    @classmethod
+    def smallest_pass(cls, recipe):
+        """Scans in the smallest batch that the networks are given in training."""
+        return min((getattr(recipe, name) // 2 for name in cls.PAIRED),
+                   default=recipe.labeled_batch + recipe.unlabeled_batch)
 
     @classmethod
     def build(cls, recipe):

@@ -6,6 +6,7 @@ for files. tests/test_gpu_day.py runs them, too: on a CPU always, on a GPU where
 import contextlib
 import copy
 import io
+import itertools
 import os
 import re
 import signal
@@ -23,10 +24,11 @@ from torch import multiprocessing
 from benchmarks import gpu_runs
 from benchmarks.gpu_runs import distance
 from benchmarks.workloads import PATCHES, SETS
-from dataloaders.components import largest_component, largest_components
+from dataloaders.components import largest_component, reduced
 from evaluation.inference import sliding_window
+from methods import registry
 from networks.two_view import build_subnet
-from runtime.device import Device, fetch
+from runtime.device import Device
 from runtime.errors import InputError
 from runtime.fast_layers import quicken_on_gpu
 from runtime.files import load_tensors
@@ -77,9 +79,8 @@ def agreement(device, quick, folder):
         recipe = gpu_runs.recipe_of(name, True, **larger)
         plain = gpu_runs.exact(recipe)
         labels = []
-        begin = plain.begin_pseudo_labels
-        plain.begin_pseudo_labels = lambda x, begin=begin, labels=labels: labels.append(begin(x)()) or (
-            lambda: labels[0])
+        make = plain.pseudo_labels
+        plain.pseudo_labels = lambda x, make=make, labels=labels: labels.append(make(x)()) or (lambda: labels[0])
         expected = gpu_runs.step(plain, gpu_runs.batch_of(name, recipe))
         for precision in DIGITS:
             try:
@@ -102,11 +103,11 @@ def compared(recipe, name, precision, own, labels, expected):
     batch = batch._replace(**{key: own.image(getattr(batch, key).to(kind)) for key in ("x_l", "x_u")},
                            y_l=batch.y_l.to(own.torch))
 
-    def begin(x):
+    def pseudo_labels(x):
         with torch.no_grad():       # the pass counts: it updates running statistics
             method.networks(x)
         return lambda: labels.to(own.torch)
-    method.begin_pseudo_labels = begin
+    method.pseudo_labels = pseudo_labels
     found, (most, turned) = gpu_runs.step(method, batch, own), DIGITS[precision]
     for key in ("loss", "running statistics"):
         yield within(f"{name} in {precision}: {key}", distance(found[key], expected[key]), most)
@@ -134,22 +135,24 @@ def components(device, quick, folder):
     rng = np.random.default_rng(0)
     maps = (rng.random((2, 2, *(24,) * 3)) < 0.4) * rng.integers(1, 3, (2, 2, *(24,) * 3))
     maps = torch.from_numpy(maps.astype(np.uint8))
-    fetched = fetch(maps.to(own.torch))
+    later = reduced(maps.to(own.torch))
     busy = torch.randn(512, 512, device=own.torch)
     for _ in range(20):
         busy = (busy @ busy).clamp(-1, 1)
-    found = largest_components(fetched()).to(own.torch, non_blocking=True).cpu()
+    found = later().cpu()
     expected = np.stack([[largest_component(one) for one in view] for view in maps.numpy()])
     yield holds("components: voxels that differ", int((found.numpy() != expected).sum()), 0)
 
 
 def waits(device, quick, folder):
-    """How often the host waits for the device within a step, besides for pseudo-labels and the step before."""
-    for name in ("ACDC",) if quick else ("ACDC", "LA"):
-        loop = gpu_runs.loop_of(name, True, Path(folder) / f"waits_{name}", device=device)
-        if not loop.device.cuda:
-            yield Finding(f"{name}: waits a step", "no GPU", "0", None)
+    """Where the host waits for the device within a step of each method, but for components and the step before."""
+    for name, method in itertools.product(("ACDC",) if quick else ("ACDC", "LA"), registry.METHODS):
+        item = f"{name}, {method}: waits per step"
+        if not Device(device).cuda:
+            yield Finding(item, "no GPU", "0", None)
             continue
+        loop = gpu_runs.loop_of(name, True, Path(folder) / f"waits_{name}_{method}", device=device, method=method)
+        loop.stage = len(loop.stages) - 1
         streams, unread = loop.streams(), None
         batches = iter(streams.batches(0, 5, 0, pin_memory=True))
         with warnings.catch_warnings(record=True) as caught:
@@ -161,7 +164,7 @@ def waits(device, quick, folder):
                 _, unread = unread and unread(), numbers
                 loop.step += 1
         found = sorted({f"{Path(one.filename).name}:{one.lineno}" for one in caught if "synchron" in str(one.message)})
-        yield holds(f"{name}: waits a step", " ".join(found) or 0, 0)
+        yield holds(item, " ".join(found) or 0, 0)
 
 
 def resuming(device, quick, folder):

@@ -14,8 +14,8 @@ import torch
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
-import cml
 from benchmarks import gpu_runs, workloads
+from dataloaders import components
 from dataloaders.scans import Scan
 from evaluation.inference import mean_dice, segment
 from methods import registry
@@ -34,14 +34,13 @@ class Variant(NamedTuple):
 
     name: str
     amp: bool = False
-    ahead: bool = False     # components beside the labelled half's backward pass
     compile: bool = False
     last: bool = True       # channels-last memory
 
 
 PLAIN = Variant("plain recipe")     # contiguous, one graph for both halves, scikit-image: workloads.plain_step
 VARIANTS = (PLAIN, Variant("TF32, contiguous", last=False), Variant("TF32"), Variant("+ bf16", True),
-            Variant("+ overlap", True, True), Variant("+ compile", True, True, True))
+            Variant("+ compile", True, True))
 
 
 def variants(device):
@@ -100,7 +99,6 @@ def _stepper(variant, name, device, quick, folder):
         loop.device.reserve_gradients(loop.parameters)
     if variant.compile:
         loop.method.networks.compile()
-    loop.method.ahead = lambda x: variant.ahead
     streams, unread = loop.streams(), []
     batches = iter(streams.batches(0, 10 ** 6, loop.device.workers(0 if quick else None), loop.device.cuda))
 
@@ -141,18 +139,18 @@ class Clock:
 @contextlib.contextmanager
 def timing_components(spent):
     """`spent` grows by the milliseconds of each reduction of pseudo-labels on the host."""
-    reduce = cml.largest_components
+    reduce = components.largest_components
 
     def timed(maps):
         begun = time.perf_counter()
         kept = reduce(maps)
         spent.append(1000 * (time.perf_counter() - begun))
         return kept
-    cml.largest_components = timed
+    components.largest_components = timed
     try:
         yield
     finally:
-        cml.largest_components = reduce
+        components.largest_components = reduce
 
 
 def hours(name, milliseconds):

@@ -16,8 +16,7 @@ import torch
 from scipy import ndimage
 from skimage.measure import label as connected
 
-import cml
-from dataloaders.components import largest_components
+import dataloaders.components
 from dataloaders.phantom import draw_ACDC, draw_BraTS, draw_LA, write_phantoms
 from dataloaders.scans import Scan
 from evaluation.inference import likeliest, segment, window_starts
@@ -64,10 +63,9 @@ def plain_read(path):
 
 def plain_step(method, optimizer, batch):
     """Both halves in one graph; components by the scikit-image loop -> the loss."""
-    fast = cml.largest_components
-    cml.largest_components = lambda maps: torch.from_numpy(np.stack(
+    fast = dataloaders.components.largest_components
+    dataloaders.components.largest_components = lambda maps: torch.from_numpy(np.stack(
         [[plain_components(label_map) for label_map in view] for view in maps.numpy()]))
-    method.ahead = lambda x: False
     try:
         optimizer.zero_grad()
         loss = sum(loss for loss, _ in method.losses(batch))
@@ -75,7 +73,7 @@ def plain_step(method, optimizer, batch):
         optimizer.step()
         return loss.detach()
     finally:
-        cml.largest_components = fast
+        dataloaders.components.largest_components = fast
 
 
 def fast_step(method, optimizer, batch):
@@ -239,7 +237,7 @@ def components(variant, quick):
     maps = np.where(speckle.random(maps.shape) < 0.002, speckle.integers(0, 4, maps.shape), maps).astype(np.int64)
     stacked = torch.from_numpy(maps)[None].byte()
     return (lambda: [plain_components(label_map) for label_map in maps]) if variant == "plain" else (
-        lambda: largest_components(stacked))
+        lambda: dataloaders.components.largest_components(stacked))
 
 
 def maker_of(row, options, folder):

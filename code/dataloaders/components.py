@@ -1,7 +1,9 @@
-"""Largest components of label maps, the paper's NMS; imports nothing of this repository, so the method may use it."""
+"""Largest components of label maps, which the paper calls NMS."""
 import cc3d
 import numpy as np
 import torch
+
+from runtime.device import fetch
 
 
 def largest_component(label_map):
@@ -37,3 +39,17 @@ def largest_components(label_maps):
     for index in np.ndindex(host.shape[:2]):
         kept.numpy()[index] = largest_component(host[index].numpy())
     return kept.to(label_maps.device).to(label_maps.dtype)
+
+
+def reduced(label_maps):
+    """Start fetching label maps (views, B, *S) from their device -> function that gives `largest_components`, there.
+
+    What a GPU is given between the two calls it computes while the host reduces.
+    """
+    fetched = fetch(label_maps)
+    return lambda: largest_components(fetched()).to(label_maps.device, non_blocking=True)
+
+
+def empty(*label_maps):
+    """How many of the label maps (B, *S) have no foreground -> scalar tensor."""
+    return sum((labels.flatten(1) == 0).all(1).sum() for labels in label_maps)

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import torch
 
-from cml import check_pairs, mix, segmentation_loss
-from dataloaders.components import largest_components
+from cml import mix, segmentation_loss
+from dataloaders.components import empty, reduced
 from dataloaders.cutmix import zero_centered_mask
 from method import Method, Picture, Stage
 from methods.losses import widened
@@ -63,14 +63,18 @@ def _region_dice(prob, onehot, region):
 
 
 class BCP(Method):
-    """student, teacher: x -> (logits, feature). The student is tested; before self-training the teacher is idle."""
+    """student, teacher: x -> (logits, feature). The student is tested; before self-training the teacher is idle.
+
+    components: whether pseudo-labels are reduced to each class's largest component.
+    """
 
     Hyper = Hyper
-    HALVES = True
+    OPTIONS = frozenset({"components"})
+    PAIRED = ("labeled_batch", "unlabeled_batch")
 
-    def __init__(self, student, teacher, hyper):
+    def __init__(self, student, teacher, hyper, components=True):
         super().__init__(student)
-        self.teacher, self.hyper = teacher.requires_grad_(False), hyper
+        self.teacher, self.hyper, self.components = teacher.requires_grad_(False), hyper, components
 
     @classmethod
     def defaults(cls, dataset, protocol="matched"):
@@ -80,7 +84,6 @@ class BCP(Method):
     @classmethod
     def check(cls, recipe):
         super().check(recipe)
-        check_pairs(recipe)
         if recipe.labeled_batch != recipe.unlabeled_batch:
             raise InputError(f"--labeled-batch {recipe.labeled_batch} --unlabeled-batch {recipe.unlabeled_batch}: BCP "
                              "pastes between labelled and unlabelled scans, so both must be equal")
@@ -93,7 +96,7 @@ class BCP(Method):
     @classmethod
     def build(cls, recipe):
         student, teacher = (build_subnet(recipe.network, recipe.in_channels, recipe.num_classes) for _ in range(2))
-        return cls(student, teacher, recipe.hyper)
+        return cls(student, teacher, recipe.hyper, recipe.components)
 
     def stages(self, pre_steps, self_steps):
         """Pre-train on mixed labelled pairs, then self-train on both."""
@@ -119,27 +122,28 @@ class BCP(Method):
         """An unlabelled box in labelled scans, then a labelled box in unlabelled ones: two passes, one box."""
         mask, true, pseudo = self.box(batch), 1, self.hyper.pseudo_weight
         (l_a, l_b), (y_a, y_b), (u_a, u_b) = (part.chunk(2) for part in (batch.x_l, batch.y_l, batch.x_u))
-        labels = self.pseudo_labels(u_a, u_b)
-        empty = (labels.flatten(2) == 0).all(2).sum()
-        p_a, p_b = labels.long()
-        yield self.mixed("sup_l", l_a, u_a, y_a, p_a, mask, (true, pseudo))
-        loss, terms = self.mixed("sup_u", u_b, l_b, p_b, y_b, mask, (pseudo, true))
-        yield loss, terms | {"empty_pseudo_labels": empty}
-
-    def mixed(self, term, outer, inner, y_outer, y_inner, mask, weights):
-        """One mix's pass -> (loss, terms); the term is named for the scans outside the box."""
-        x = mix(outer, inner, mask)
+        pseudo_labels = self.pseudo_labels(u_a, u_b)
+        x = mix(l_a, u_a, mask)
         logits, _ = self.networks(x)
+        p_a, p_b = pseudo_labels().long()       # now, so that the host reduces them while a GPU computes the logits
+        yield self.objective("sup_l", x, logits, y_a, p_a, mask, (true, pseudo))
+        x = mix(u_b, l_b, mask)
+        loss, terms = self.objective("sup_u", x, self.networks(x)[0], p_b, y_b, mask, (pseudo, true))
+        yield loss, terms | {"empty_pseudo_labels": empty(p_a, p_b)}
+
+    def objective(self, term, x, logits, y_outer, y_inner, mask, weights):
+        """One mix's (loss, terms); the term is named for the scans outside the box."""
         loss = region_loss(logits, y_outer, y_inner, mask, weights)
         return loss, {term: loss, "picture": Picture(x, mix(y_outer, y_inner, mask), {"student": logits.detach()})}
 
     @torch.no_grad()
     def pseudo_labels(self, *halves):
-        """The teacher's argmax of each half, in passes of their own, and its largest components -> (2, B_u / 2, *S).
+        """The teacher's argmax of each half, in passes of their own -> function that gives its largest components,
 
-        The teacher is in training mode: dropout acts, batch statistics count.
+        (2, B_u / 2, *S). The teacher is in training mode: dropout acts, batch statistics count.
         """
-        return largest_components(torch.stack([self.teacher(x)[0].argmax(1).byte() for x in halves]))
+        labels = torch.stack([self.teacher(x)[0].argmax(1).byte() for x in halves])
+        return reduced(labels) if self.components else lambda: labels
 
     def box(self, batch):
         return zero_centered_mask(batch.x_l.shape[2:], self.hyper.beta, batch.generator, batch.x_l.device)

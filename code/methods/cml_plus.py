@@ -1,4 +1,4 @@
-"""CML+ [ours, in no paper]: CML with three additions, for the best network out of few labels.
+"""CML+ [O], which is in no paper: CML with three additions, for the best network out of few labels.
 
 Each is a switch of `Hyper`, and without all three this is CML, bit for bit:
 
@@ -41,8 +41,8 @@ class CMLPlus(CML):
 
     Hyper = Hyper
 
-    def __init__(self, networks, hyper, *weights, **options):
-        super().__init__(networks, *weights, **options)
+    def __init__(self, networks, hyper, *of_cml):
+        super().__init__(networks, *of_cml)
         self.hyper = hyper
         if hyper.averaged:
             self.average = copy.deepcopy(networks).requires_grad_(False)
@@ -50,7 +50,8 @@ class CMLPlus(CML):
     @classmethod
     def build(cls, recipe):
         networks = two_view.build(recipe.network, recipe.in_channels, recipe.num_classes)
-        return cls(networks, recipe.hyper, recipe.beta, recipe.lambda_unsup, recipe.lambda_dis, fusion=recipe.fusion)
+        return cls(networks, recipe.hyper, recipe.beta, recipe.lambda_unsup, recipe.lambda_dis, recipe.fusion,
+                   recipe.components)
 
     @classmethod
     def check(cls, recipe):
@@ -58,17 +59,35 @@ class CMLPlus(CML):
         if recipe.hyper and not recipe.hyper.decay < 1:
             raise InputError(f"--hyper.decay {recipe.hyper.decay:g}: share of its past in the average, 0 to below 1")
 
+    @classmethod
+    def smallest_pass(cls, recipe):
+        both_orders = (recipe.hyper or cls.Hyper()).both_orders
+        return super().smallest_pass(recipe) * (2 if both_orders else 1)
+
     def stages(self, pre_steps, self_steps):
         pre, later = super().stages(pre_steps, self_steps)
         # forward and backward of B labelled scans; then of B unlabelled ones, too, and their pseudo-labels
         return [pre, later._replace(cost=7 / 3) if self.hyper.both_orders else later]
 
+    def labelled_half(self, batch):
+        return super().labelled_half(batch._replace(y_l=self.in_pairs(batch.y_l)))
+
+    def unlabelled_half(self, batch):
+        loss, terms = super().unlabelled_half(batch)
+        orders = 2 if self.hyper.both_orders else 1     # a pseudo-label is counted once
+        return loss, terms | {"empty_pseudo_labels": terms["empty_pseudo_labels"] // orders}
+
     def in_pairs(self, scans):
-        """Scans (a, b) of the pairs -> (a, b, b, a), whose halves give both orders."""
+        """Scans or label maps (a, b) of the pairs -> (a, b, b, a), whose halves give both orders."""
         return torch.cat([scans, *reversed(scans.chunk(2))]) if self.hyper.both_orders else scans
 
-    def seen(self, x):
-        return perturb(x) if self.hyper.perturbed else x
+    def mixed(self, x, generator):
+        x, mask = super().mixed(self.in_pairs(x), generator)
+        return perturb(x) if self.hyper.perturbed else x, mask
+
+    def pseudo_labels(self, x):
+        labels = super().pseudo_labels(x)
+        return lambda: [self.in_pairs(of_view) for of_view in labels()]
 
     def after_step(self, batch):
         if self.hyper.averaged:

@@ -36,6 +36,7 @@ class ICT(MeanTeacher):
     """student, teacher: x -> (logits, feature). The student is tested."""
 
     Hyper = Hyper
+    PAIRED = ("unlabeled_batch",)
 
     @classmethod
     def defaults(cls, dataset, protocol="matched"):
@@ -44,9 +45,6 @@ class ICT(MeanTeacher):
     @classmethod
     def check(cls, recipe):
         super().check(recipe)
-        if recipe.unlabeled_batch % 2:
-            raise InputError(f"--unlabeled-batch {recipe.unlabeled_batch}: ICT interpolates unlabelled scans in pairs, "
-                             "so it must be even")
         hyper = recipe.hyper or cls.Hyper()
         if not hyper.alpha > 0:
             raise InputError(f"--hyper.alpha {hyper.alpha:g}: of a Beta distribution, must be above 0")

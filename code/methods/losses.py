@@ -6,8 +6,8 @@ from functools import partial
 
 import torch
 
-from cml import at_least_float32 as widened
 from cml import segmentation_loss
+from runtime.device import at_least_float32 as widened
 from runtime.errors import InputError
 
 

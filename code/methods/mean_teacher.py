@@ -43,6 +43,10 @@ class MeanTeacher(Method):
         student, teacher = (build_subnet(recipe.network, recipe.in_channels, recipe.num_classes) for _ in range(2))
         return cls(student, teacher, recipe.hyper)
 
+    @classmethod
+    def smallest_pass(cls, recipe):
+        return recipe.unlabeled_batch // (2 if cls.PAIRED else 1)       # the teacher's
+
     def losses(self, batch):
         """The supervised loss on labelled scans plus the mean squared difference of probabilities on the others."""
         labelled = len(batch.x_l)

@@ -4,9 +4,8 @@ from dataclasses import replace
 
 from cml import CML
 from methods.bcp import BCP
-from methods.cfl import CFL
 from methods.cml_plus import CMLPlus
-from methods.cps import CPS
+from methods.cps import CFL, CPS
 from methods.dan import DAN
 from methods.dtc import DTC
 from methods.em import EM
@@ -65,6 +64,11 @@ def check(recipe):
     if (loss := getattr(hyper_of(recipe), "supervised", None)) in SUPERVISED:     # a method may have its own
         check_supervised(loss, recipe.num_classes)
     method_class(recipe.method).check(recipe)
+
+
+def smallest_pass(recipe):
+    """Scans in the smallest batch that the networks of a recipe's method are given in training."""
+    return method_class(recipe.method).smallest_pass(recipe)
 
 
 def hyper_of(recipe):

@@ -28,6 +28,10 @@ class Supervised(Method):
     def build(cls, recipe):
         return cls(build_subnet(recipe.network, recipe.in_channels, recipe.num_classes), recipe.hyper)
 
+    @classmethod
+    def smallest_pass(cls, recipe):
+        return recipe.labeled_batch
+
     def stages(self, pre_steps, self_steps):
         return [Stage("self", pre_steps + self_steps, self.losses, unlabelled=False)]
 

@@ -107,6 +107,11 @@ class Device:
         return name if world == 1 else f"{world} processes, each on {name}"
 
 
+def at_least_float32(x):
+    """bfloat16 and float16 become float32; float64 stays."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def fetch(tensor):
     """Start a tensor's copy to the host -> function that waits for it and returns the copy, on the CPU.
 

@@ -9,9 +9,11 @@ import torch.nn.functional as F
 from torch import nn
 
 import cml
+from dataloaders import components
 from dataloaders.components import largest_component
 from dataloaders.cutmix import zero_centered_mask
 from method import Batch
+from methods.cps import CFL
 from networks.two_view import build
 
 SIZES = [(8, 12), (8, 4, 6)]
@@ -218,9 +220,9 @@ def make_batch(x_l=None, x_u=None, seed=0):
     return Batch(x_l, x_l[:, 0].long(), x_u, 0, 10, torch.Generator().manual_seed(seed))
 
 
-def method(networks=None, beta=0.5, lambda_unsup=0.5, lambda_dis=0.1, **options):
+def method(networks=None, beta=0.5, lambda_unsup=0.5, lambda_dis=0.1, kind=cml.CML, **options):
     networks = Recorder(TABLE0, TABLE1) if networks is None else networks
-    return cml.CML(networks, beta, lambda_unsup, lambda_dis, **options).train()
+    return kind(networks, beta, lambda_unsup, lambda_dis, **options).train()
 
 
 def mask_seen(mixed, first):
@@ -308,12 +310,32 @@ BLOB_TABLE0, BLOB_TABLE1 = [0, 0, 0, 0, 0, 0, 1, 2, 0], [0, 0, 0, 0, 0, 0, 2, 3,
 
 def test_pseudo_labels_keep_each_classes_largest_component_in_each_scan():
     x = blobs()
-    labels0, labels1 = method(Recorder(BLOB_TABLE0, BLOB_TABLE1)).pseudo_labels(x)
+    labels0, labels1 = method(Recorder(BLOB_TABLE0, BLOB_TABLE1)).pseudo_labels(x)()
     expected = torch.zeros(4, 8, 12, dtype=torch.int64)
     expected[:, 1:4, 1:4] = 1
     expected[2, 0, 6:9] = 2
     assert torch.equal(labels0, expected)
     assert torch.equal(labels1, torch.tensor([0, 2, 3])[expected])
+
+
+def test_without_components_pseudo_labels_stay_whole_and_so_do_the_targets():
+    x, expected = blobs(), torch.tensor(BLOB_TABLE0)[blobs()[:, 0].long()]
+    own = method(Recorder(BLOB_TABLE0, BLOB_TABLE1), components=False)
+    labels0, labels1 = own.pseudo_labels(x)()
+    assert torch.equal(labels0.long(), expected) and torch.equal(labels1.long(), torch.tensor([0, 2, 3])[expected])
+    assert (labels0[:, 6:8, 6:8] == 1).all()
+    (_, _), (_, terms) = own.losses(make_batch(x_u=x))
+    assert (terms["picture"].target[:, 6:8, 6:8] > 0).any()
+
+
+def test_the_host_reduces_pseudo_labels_when_the_views_are_on_their_way(monkeypatch):
+    """The copy is asked for before the mixed pass, and waited for after it: a GPU computes meanwhile."""
+    net, order = Recorder(TABLE0, TABLE1), []
+    monkeypatch.setattr(components, "fetch", lambda maps: order.append("copy") or (
+        lambda: order.append("wait") or maps))
+    net.register_forward_hook(lambda *_: order.append("pass"))
+    list(method(net).losses(make_batch()))
+    assert order == ["pass", "pass", "copy", "pass", "wait"]
 
 
 def test_the_unlabelled_half_learns_from_reduced_pseudo_labels():
@@ -334,11 +356,11 @@ def test_pseudo_labels_are_drawn_in_training_mode(narrow):
     x = torch.randn(4, 1, 32, 32)
     norms = [m for m in own.networks.modules() if isinstance(m, nn.BatchNorm2d)]
     before = [(int(m.num_batches_tracked), m.running_mean.clone()) for m in norms]
-    first = own.pseudo_labels(x)
+    first = own.pseudo_labels(x)()
     assert all(int(m.num_batches_tracked) == count + 1 and not torch.equal(m.running_mean, mean)
                for m, (count, mean) in zip(norms, before, strict=True))
     assert own.networks.training and all(m.training for m in own.networks.modules())
-    second = own.pseudo_labels(x)
+    second = own.pseudo_labels(x)()
     assert not all(map(torch.equal, first, second))
     assert not any(labels.requires_grad for labels in first)
 
@@ -448,7 +470,7 @@ def test_pretraining_comes_first_and_self_training_follows():
 def test_without_mixing_each_view_learns_the_others_raw_argmax_on_whole_scans():
     net, x_u = Recorder(BLOB_TABLE0, BLOB_TABLE1), blobs()
     batch = make_batch(x_u=x_u)
-    (_, labelled), (_, terms) = method(net, mixing=False, lambda_dis=0).losses(batch)
+    (_, labelled), (_, terms) = method(net, kind=CFL, lambda_dis=0).losses(batch)
     assert len(net.inputs) == 2 and torch.equal(net.inputs[0], batch.x_l) and torch.equal(net.inputs[1], x_u)
     assert net.gradients == [True, True]
     assert torch.equal(labelled["picture"].target, batch.y_l)
@@ -461,7 +483,7 @@ def test_without_mixing_each_view_learns_the_others_raw_argmax_on_whole_scans():
 def test_without_mixing_no_gradient_flows_through_the_labels_and_odd_batches_are_fine():
     net = Recorder(BLOB_TABLE0, BLOB_TABLE1)
     batch = make_batch(constant_scans(1, 2, 3), blobs()[:1])
-    (_, _), (loss, terms) = method(net, mixing=False, lambda_dis=0).losses(batch)
+    (_, _), (loss, terms) = method(net, kind=CFL, lambda_dis=0).losses(batch)
     assert not terms["picture"].target.requires_grad
     loss.backward()
     assert net.weight.grad.isfinite()

@@ -19,7 +19,7 @@ LONG = "ranks", "compiling"     # checks
 @pytest.mark.filterwarnings("ignore")
 def test_all_of_it_runs_and_what_is_known_is_not_made_again(tmp_path, capsys, monkeypatch, narrow, no_curves):
     """Checks, times, trains; then everything is there already. Checks that take long are tested below."""
-    monkeypatch.setattr(gpu_timing, "VARIANTS", (gpu_timing.PLAIN, *gpu_timing.VARIANTS[3:5]))
+    monkeypatch.setattr(gpu_timing, "VARIANTS", (gpu_timing.PLAIN, *gpu_timing.VARIANTS[3:4]))
     monkeypatch.setattr(gpu_checks, "CHECKS", {name: check for name, check in gpu_checks.CHECKS.items()
                                                if name not in LONG})
     command = ["check", "time", "train", *QUICK, "--out", str(tmp_path)]
@@ -27,12 +27,12 @@ def test_all_of_it_runs_and_what_is_known_is_not_made_again(tmp_path, capsys, mo
     printed = capsys.readouterr().out
     assert "FAIL" not in printed and printed.count("PASS") > 20
     for words in ("ACDC in float64: loss", "ACDC in bfloat16: gradients", "LA in bfloat16 | refused", "resumed run",
-                  "no memory left", "ACDC, plain recipe", "LA, + overlap", "a checkpoint",
+                  "no memory left", "ACDC, plain recipe", "LA, + bf16", "a checkpoint",
                   "nothing is left to train", *(f"{name}_{labeled}: last.pt on" for name, labeled in gpu_day.ORDER)):
         assert words in printed, words
     order = [printed.index(f"run folder: {tmp_path / f'{name}_{labeled}'}") for name, labeled in gpu_day.ORDER]
     assert order == sorted(order)
-    rows = [line for line in printed.splitlines() if line.startswith(("| ACDC, + bf16 |", "| LA, + overlap |"))]
+    rows = [line for line in printed.splitlines() if line.startswith(("| ACDC, + bf16 |", "| LA, + bf16 |"))]
     assert len(rows) == 2 and all(float(cell) > 0 for row in rows for cell in row.split(" | ")[1:3])
 
     def never(*_):

@@ -23,13 +23,13 @@ FAULTS = {
         "evaluation/metrics.py", "float(to_ref.mean())", "float(to_pred.mean())",
         ["evaluation/test_metrics.py"]),
     "pseudo-labels without the largest component": (
-        "cml.py", "return lambda: largest_components(labels())", "return lambda: labels()",
+        "cml.py", "return reduced(labels) if self.components else lambda: labels", "return lambda: labels",
         ["test_cml.py"]),
     "batch norm in evaluation mode for pseudo-labels": (
-        "cml.py", "        labels = fetch(torch.stack([logits.argmax(1).byte() for logits, _ in self.networks(x)]))\n",
+        "cml.py", "        labels = torch.stack([logits.argmax(1).byte() for logits, _ in self.networks(x)])\n",
         "        norms = [m for m in self.networks.modules() if 'BatchNorm' in type(m).__name__]\n"
         "        [m.eval() for m in norms]\n"
-        "        labels = fetch(torch.stack([logits.argmax(1).byte() for logits, _ in self.networks(x)]))\n"
+        "        labels = torch.stack([logits.argmax(1).byte() for logits, _ in self.networks(x)])\n"
         "        [m.train() for m in norms]\n",
         ["test_cml.py"]),
     "labels of unlabelled slices are read": (

@@ -36,7 +36,7 @@ LEAST = {1: ("labeled", "labeled_batch", "unlabeled_batch", "in_channels", "patc
          0: ("seed", "labeled_draw", "pre_steps", "workers", "holdout_val", "holdout_test", "weight_decay",
              "lambda_unsup", "lambda_dis")}     # smallest value of an option
 
-UNSAID = {"drop_every": 1 / 6}      # what records from before this field meant
+UNSAID = {"drop_every": 1 / 6, "components": True}      # what records from before these fields meant
 
 
 @dataclass(kw_only=True)
@@ -57,6 +57,7 @@ class Recipe:
     seed: int = 1337                # of initialisation, data order, crops, masks and dropout           [C]
     drop_every: Ratio = 2_500       # steps between drops of the step schedule; below 1, a share of the stage [C]
     fusion: Literal["softmax", "logits"] = "softmax"    # averaged at test: probabilities [P], logits [C]
+    components: bool = True         # pseudo-labels keep each class's largest component, as the paper's "NMS" [C]
     amp: bool = False               # bfloat16 autocast                                                 [O]
 
     select_on: Literal["val", "test"] = "val"   # which cases choose best.pt; the table says so if test  [O]
@@ -90,13 +91,6 @@ class Recipe:
         if any(step > extent for step, extent in zip(getattr(self, "stride", ()), self.patch_size, strict=False)):
             raise InputError(f"{_option('stride', self.stride)}: leaves gaps between windows of --patch-size "
                              f"{' '.join(map(str, self.patch_size))}; choose no more than that, half of it say")
-        mixed = registry.method_class(self.method).HALVES
-        if (math.prod(extent // 16 for extent in self.patch_size)
-                * (min(self.labeled_batch, self.unlabeled_batch) // (1 + mixed)) == 1):
-            raise InputError(f"{_option('patch_size', self.patch_size)}: shrinks to one voxel, of one scan"
-                             f"{' where pairs are mixed' if mixed else ''} with --labeled-batch {self.labeled_batch} "
-                             f"--unlabeled-batch {self.unlabeled_batch}, and batch norm needs two values; choose a "
-                             "larger patch or batch")
         if not 0 < self.beta < 1:
             raise InputError(f"--beta {self.beta:g}: edge of the box over edge of the patch, between 0 and 1")
         if not 2 <= self.num_classes <= 255:
@@ -106,6 +100,11 @@ class Recipe:
         if not 0 < self.drop_every < math.inf:
             raise InputError(f"--drop-every {self.drop_every:g}: steps between drops, or below 1 a share of the stage")
         registry.check(self)
+        if math.prod(extent // 16 for extent in self.patch_size) * registry.smallest_pass(self) == 1:
+            raise InputError(f"{_option('patch_size', self.patch_size)}: shrinks to one voxel, and --method "
+                             f"{self.method} with --labeled-batch {self.labeled_batch} --unlabeled-batch "
+                             f"{self.unlabeled_batch} gives its networks single scans, where batch norm needs "
+                             "two values; choose a larger patch or batch")
         return self
 
     def complete(self):

@@ -84,7 +84,7 @@ def test_self_training_pastes_both_ways_with_one_box(setting, step, watch, datas
     s = setting("bcp", dataset)
     labels = torch.randint(2, (2, 2, *s.batch.x_u.shape[2:]))
     asked = []
-    s.method.pseudo_labels = lambda *halves: asked.append(halves) or labels.byte()
+    s.method.pseudo_labels = lambda *halves: asked.append(halves) or labels.byte
     passes, mask = watch(s.method.networks), box_of(s.batch)
     total, terms = step(s.method.stages(10, 30)[1].losses, s.batch)
     (l_a, l_b), (y_a, y_b), (u_a, u_b) = (part.chunk(2) for part in (s.batch.x_l, s.batch.y_l, s.batch.x_u))
@@ -112,9 +112,12 @@ def test_the_teacher_labels_two_halves_apart_and_largest_components_stay(setting
     u_a, u_b = -torch.ones(2, 1, 1, 8, 8, 8)
     u_a[0, 0, :3, :3, :3] = 1
     u_a[0, 0, 6, 6, 6] = 1              # a second component
-    first, second = s.method.pseudo_labels(u_a, u_b)
+    first, second = s.method.pseudo_labels(u_a, u_b)()
     assert first.sum() == 27 and first[0, :3, :3, :3].all() and not second.any()
     assert [torch.equal(one.x, half) for one, half in zip(passes, (u_a, u_b), strict=True)] == [True, True]
+    s.method.components = False
+    whole, none = s.method.pseudo_labels(u_a, u_b)()
+    assert whole.sum() == 28 and not none.any()
 
 
 def test_the_teacher_is_in_training_mode_without_gradient(setting, step, watch):
@@ -169,7 +172,7 @@ def test_empty_pseudo_labels_are_counted(setting, step):
     s = setting("bcp")
     labels = torch.zeros(2, 2, *s.batch.x_u.shape[2:], dtype=torch.uint8)
     labels[0, 1, 0, 0] = 1
-    s.method.pseudo_labels = lambda *halves: labels
+    s.method.pseudo_labels = lambda *halves: lambda: labels
     total, terms = step(s.method.losses, s.batch)
     assert terms["empty_pseudo_labels"] == 3 and math.isfinite(total)
 

@@ -8,9 +8,9 @@ import torch.fx.experimental._config as settings
 from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
 
-import cml
+from dataloaders import components
 from method import Batch
-from methods import bcp, registry, ss_net
+from methods import registry, ss_net
 from networks.two_view import build_subnet
 from runtime.device import CHANNELS_LAST, Device
 from runtime.errors import InputError
@@ -43,8 +43,7 @@ def recipe_of(dataset, method, **changes):
 @pytest.fixture
 def meta(monkeypatch):
     """What looks at values does without them: components, who teaches in MCF, which voxels SS-Net chooses."""
-    for module in (cml, bcp):
-        monkeypatch.setattr(module, "largest_components", lambda maps: maps)
+    monkeypatch.setattr(components, "largest_components", lambda maps: maps)
     monkeypatch.setattr(Ranks, "mean", lambda self, value: torch.ones(value.shape))
     monkeypatch.setattr(ss_net.Memory, "per_class", lambda self: [None, *self.features])
     with settings.patch(meta_nonzero_assume_all_nonzero=True):

@@ -68,7 +68,7 @@ def test_the_teacher_follows_the_student_and_is_not_trained(setting, step):
 
 
 def test_what_it_cannot_run_is_refused(setting):
-    with pytest.raises(InputError, match="--unlabeled-batch 3: ICT interpolates .* must be even"):
+    with pytest.raises(InputError, match="--unlabeled-batch 3: --method ict takes scans in pairs, so it must be even"):
         setting("ict", unlabeled_batch=3)
     with pytest.raises(InputError, match="--hyper.alpha 0"):
         setting("ict", hyper={"alpha": 0.0})

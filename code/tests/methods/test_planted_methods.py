@@ -73,14 +73,14 @@ FAULTS = {
         "methods/em.py", "entropy_loss(widened(logits)", "entropy_loss(widened(logits[labelled:])",
         ["methods/test_em.py"]),
     "cps: each subnet learns its own argmax": (
-        "cml.py", "targets = labels1, labels0", "targets = labels0, labels1",
+        "methods/cps.py", "(labels1, labels0)", "(labels0, labels1)",
         ["test_cml.py", "methods/test_registry.py"]),
     "cps: the discrepancy acts": (
-        "methods/cps.py", "lambda_dis=0", "lambda_dis=recipe.lambda_dis",
+        "methods/cps.py", "replace(recipe, lambda_dis=0)", "recipe",
         ["methods/test_registry.py"]),
     "cfl: pairs are mixed": (
-        "methods/cfl.py", "mixing=False", "mixing=True",
-        ["methods/test_registry.py"]),
+        "methods/cps.py", "    def labelled_half(", "    def _labelled_half(",
+        ["test_cml.py"]),
     "bcp: the teacher does not start as a copy": (
         "methods/bcp.py", "self.teacher.load_state_dict(self.networks.state_dict())", "pass",
         ["methods/test_bcp.py"]),
