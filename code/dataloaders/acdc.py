@@ -1,5 +1,6 @@
 """ACDC: cine MRI of the heart, trained on the 1,312 slices of 70 patients, tested on volumes."""
 import itertools
+import re
 
 import numpy as np
 
@@ -16,10 +17,26 @@ from dataloaders.scans import (
 )
 from runtime.errors import InputError
 
+SLICE = re.compile(r"[_-]slice[_-]?\d+$", re.IGNORECASE)
+PHASE = re.compile(r"[_-](ed|es|(phase|time|t)[_-]?\d+)$", re.IGNORECASE)
+UNCLEAR = re.compile(r"\d[^_-]*[_-](\d+|[a-z]+)$", re.IGNORECASE)     # p1_02, p1_diastole: a patient, or one's phase?
+
 
 def patient_of(name):
-    """'patient099_frame01_slice_3' -> 'patient099'."""
-    return name.split("_frame")[0]
+    """'patient099_frame01_slice_3' -> 'patient099', and so 'patient099_ED_slice_3' and 'patient099_slice_3'."""
+    return PHASE.sub("", SLICE.sub("", name).split("_frame")[0])
+
+
+def check_names(names, file, slices):
+    """InputError for a name without a frame in a list that does not say its patient, or of slices, its slice."""
+    for name in [name for name in names if "_frame" not in name]:
+        if slices and not SLICE.search(name):
+            raise InputError(f"{file}: {name} does not end in its slice, expected <patient>_frame01_slice_3: slices of "
+                             "one patient would be taken for several; rename the files and the lines")
+        if UNCLEAR.search(patient_of(name)):
+            raise InputError(f"{file}: which patient {name} is of does not stand in its name, expected "
+                             f"<patient>_frame01{'_slice_3' if slices else ''}: a patient in two lists would not be "
+                             "noticed; rename the files and the lines")
 
 
 class ACDC:
@@ -38,6 +55,8 @@ class ACDC:
         recipe = self.recipe
         lists = read_lists(recipe.data_dir, self.dataset, self.lists)
         slices, val, test = lists["train"], lists["val"], lists["test"]
+        for role, names in lists.items():
+            check_names(names, self.lists[role], slices=role == "train")
         patients = list(dict.fromkeys(map(patient_of, slices)))
         if not 0 < recipe.labeled <= len(patients):
             raise InputError(f"--labeled {recipe.labeled}: {self.lists['train']} has {len(patients)} patients; choose "
@@ -52,9 +71,9 @@ class ACDC:
                      [name for name in slices if patient_of(name) not in chosen], val, test)
 
     def path_of(self, name):
-        data = self.recipe.data_dir / "data"
-        folders = [data / "slices", data] if "_slice_" in name else [data]
-        return first_existing([folder / f"{name}.h5" for folder in folders])
+        folders = ["data/slices", "data", "ACDC_training_slices"] if SLICE.search(name) else [
+            "data", "ACDC_training_volumes", "ACDC_testing_volumes"]
+        return first_existing([self.recipe.data_dir / folder / f"{name}.h5" for folder in folders])
 
     def spacing(self, name):
         """mm along the axes of a prepared volume."""

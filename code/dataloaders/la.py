@@ -7,4 +7,5 @@ class LA(Volumes):
     lists = {"train": "train.list", "test": "test.list"}
 
     def paths(self, name):
-        return [f"2018LA_Seg_Training Set/{name}/mri_norm2.h5", f"{name}/mri_norm2.h5"]
+        return [f"2018LA_Seg_Training Set/{name}/mri_norm2.h5", f"{name}/mri_norm2.h5", f"{name}.h5", f"LA/{name}.h5",
+                f"Pancreas_h5/{name}_norm.h5", f"Pancreas_h5/{name}.h5"]

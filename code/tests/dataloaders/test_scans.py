@@ -97,6 +97,62 @@ def test_a_case_in_two_lists_or_twice_in_one_is_refused(pair):
         Split(**names)
 
 
+@pytest.mark.parametrize(("name", "patient"), [
+    ("patient099_frame01_slice_3", "patient099"), ("patient099_frame12", "patient099"), ("heart7_slice_3", "heart7"),
+    ("heart7_ED_slice_12", "heart7"), ("heart7_es", "heart7"), ("case-07-slice-2", "case-07"), ("p1_t03_slice_1", "p1"),
+    ("site2_case001_slice_4", "site2_case001"), ("a_frame2_slice_1_x", "a")])
+def test_patients_are_read_from_names_with_and_without_a_frame(name, patient):
+    assert patient_of(name) == patient
+
+
+def acdc_lists(folder, slices, val=(), test=()):
+    for file, names in (("train_slices", slices), ("val", val), ("test", test)):
+        (folder / f"{file}.list").write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
+    return folder
+
+
+def test_slices_without_a_frame_are_grouped_by_patient_and_no_validation_patient_is_trained_on(tmp_path):
+    slices = [f"heart{n}_{phase}_slice_{k}" for n in range(4) for phase in ("ED", "ES") for k in range(3)]
+    own = acdc_lists(tmp_path, slices, ["heart8_ED"], ["heart9_ES"])
+    parts = split(ACDC, train_ACDC.PRESETS, data_dir=own, labeled=2)
+    assert parts.labelled == slices[:12] and parts.unlabelled == slices[12:]
+    with pytest.raises(InputError, match="--labeled 5: train_slices.list has 4 patients"):
+        split(ACDC, train_ACDC.PRESETS, data_dir=own, labeled=5)
+    for leaked in ("heart3_ES", "heart3", "heart3_frame02"):
+        acdc_lists(tmp_path, slices, [leaked])
+        with pytest.raises(InputError, match="val.list: heart3 is in train_slices.list too"):
+            split(ACDC, train_ACDC.PRESETS, data_dir=own, labeled=2)
+
+
+@pytest.mark.parametrize(("lists", "words"), [
+    ({"slices": ["heart1_1", "heart1_2"]}, "train_slices.list: heart1_1 does not end in its slice"),
+    ({"slices": ["heart1_z3"]}, "train_slices.list: heart1_z3 does not end in its slice"),
+    ({"slices": ["p1_02_slice_3"]}, "train_slices.list: which patient p1_02_slice_3 is of"),
+    ({"slices": ["p1_diastole_slice_3"]}, "train_slices.list: which patient p1_diastole_slice_3 is of"),
+    ({"slices": ["p1_slice_3"], "val": ["p1_systole"]}, "val.list: which patient p1_systole is of"),
+    ({"slices": ["p1_slice_3"], "test": ["p1-2"]}, "test.list: which patient p1-2 is of")])
+def test_names_that_do_not_say_their_patient_are_refused(tmp_path, lists, words):
+    with pytest.raises(InputError, match=words):
+        split(ACDC, train_ACDC.PRESETS, data_dir=acdc_lists(tmp_path, **lists), labeled=1)
+
+
+@pytest.mark.parametrize(("dataset", "presets", "name", "place"), [
+    (LA, train_LA, "a", "2018LA_Seg_Training Set/a/mri_norm2.h5"), (LA, train_LA, "a", "a/mri_norm2.h5"),
+    (LA, train_LA, "a", "a.h5"), (LA, train_LA, "a", "LA/a.h5"), (LA, train_LA, "image0001",
+                                                                  "Pancreas_h5/image0001_norm.h5"),
+    (ACDC, train_ACDC, "p1_frame01", "data/p1_frame01.h5"),
+    (ACDC, train_ACDC, "p1_frame01", "ACDC_training_volumes/p1_frame01.h5"),
+    (ACDC, train_ACDC, "p1_frame01", "ACDC_testing_volumes/p1_frame01.h5"),
+    (ACDC, train_ACDC, "p1_frame01_slice_2", "data/slices/p1_frame01_slice_2.h5"),
+    (ACDC, train_ACDC, "p1_frame01_slice_2", "ACDC_training_slices/p1_frame01_slice_2.h5"),
+    (BraTS, train_BraTS, "b", "data/b.h5")])
+def test_the_layouts_of_the_field_are_found(tmp_path, dataset, presets, name, place):
+    path = tmp_path / place
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    assert dataset(dataclasses.replace(presets.PRESETS["paper"], data_dir=tmp_path)).path_of(name) == path
+
+
 # ---- lists -----------------------------------------------------------------------------------------------------
 
 
