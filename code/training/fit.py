@@ -46,6 +46,19 @@ def learning_rate(schedule, base, step, steps, drop_every=1 / 6):
     raise ValueError(f"schedule {schedule!r} is unknown: choose constant, step or poly")
 
 
+def rate_at(recipe, stage, step):
+    """The rate at a stage's `step`, counted from 0.
+
+    In 'matched', one stage in place of two takes the rates of both, pre_schedule for pre_steps and then self_schedule
+    anew, so that all methods have the same rate at a step; but a polynomial that both have covers it as one [O].
+    """
+    schedules, pre, steps = (recipe.pre_schedule, recipe.self_schedule), stage.name == "pre", stage.steps
+    if recipe.protocol == "matched" and steps == recipe.pre_steps + recipe.self_steps and set(schedules) != {"poly"}:
+        pre = step < recipe.pre_steps
+        step, steps = (step, recipe.pre_steps) if pre else (step - recipe.pre_steps, recipe.self_steps)
+    return learning_rate(schedules[not pre], recipe.lr, step, steps, recipe.drop_every)
+
+
 def train(recipe, data, presets):
     """Run the recipe in its run folder, from its checkpoint if there is one; returns the folder's path."""
     recipe, ranks = recipe.complete(), Ranks()
@@ -211,7 +224,7 @@ class Fit:
         batch = Batch(self.device.image(x_l), self.device.label(y_l), self.device.image(x_u), self.step, stage.steps,
                       generator, *map(self.device.image, z_l))
         for group in self.optimizer.param_groups:
-            group["lr"] = self._rate(stage)
+            group["lr"] = rate_at(self.recipe, stage, self.step)
         self.optimizer.zero_grad(set_to_none=False)
         self.method.train()
         terms, total, picture = {}, 0, None
@@ -239,10 +252,6 @@ class Fit:
         if self.logbook and picture and (self.step + 1) % self.recipe.eval_every == 0:
             self.logbook.draw(picture, self.total_steps + 1)
         return lambda: agreed() | (after.read()[0] if after else {})
-
-    def _rate(self, stage):
-        schedule = self.recipe.pre_schedule if stage.name == "pre" else self.recipe.self_schedule
-        return learning_rate(schedule, self.recipe.lr, self.step, stage.steps, self.recipe.drop_every)
 
     def flags(self):
         """What this process wants all to do: stop by this signal; save."""

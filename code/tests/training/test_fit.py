@@ -1,5 +1,7 @@
 """The training loop: schedules, a whole run, selection, and the way from pre-training to self-training."""
 import copy
+import dataclasses
+import itertools
 import json
 import math
 import shutil
@@ -9,10 +11,11 @@ import numpy as np
 import pytest
 import torch
 
+from methods import registry
 from runtime.errors import InputError
 from runtime.files import load_tensors
-from training import fit
-from training.fit import learning_rate
+from training import datasets, fit
+from training.fit import learning_rate, rate_at
 
 pytestmark = pytest.mark.usefixtures("narrow")
 unpainted = pytest.mark.usefixtures("no_curves")
@@ -42,6 +45,40 @@ def test_the_polynomial_schedule_by_hand():
     assert learning_rate("constant", 0.01, 9, 10) == 0.01
     with pytest.raises(ValueError, match="'cosine'.*constant, step or poly"):
         learning_rate("cosine", 0.01, 0, 10)
+
+
+def rates(dataset, method, preset="paper", **changes):
+    """The rate at each step of a whole run."""
+    recipe = dataclasses.replace(datasets.DATASETS[dataset].presets[preset], method=method, **changes)
+    with torch.device("meta"):
+        stages = registry.build(recipe).stages(recipe.pre_steps, recipe.self_steps)
+    return [rate_at(recipe, stage, step) for stage in stages for step in range(stage.steps)]
+
+
+@pytest.mark.parametrize("preset", ["paper", "mini", "short"])
+@pytest.mark.parametrize("method", ["supervised", "mean_teacher", "mcf", "bcp"])
+def test_on_LA_methods_of_one_stage_have_the_rates_of_cml(method, preset):
+    found = rates("LA", method, preset)
+    assert found == rates("LA", "cml", preset)
+    if preset == "paper":
+        drops = {0: 1e-2, 4_499: 1e-2, 4_500: 1e-3, 6_999: 1e-3, 7_000: 1e-4, 14_500: 1e-7, 16_999: 1e-7}
+        assert len(found) == 17_000 and {step: found[step] for step in drops} == pytest.approx(drops)
+        assert sum(found) == pytest.approx(0.01 * (4_500 + 250 + 25 + 2.5 + 0.25) + 2_500e-7)
+
+
+def test_matched_rates_are_those_of_both_stages_whatever_the_schedules():
+    for pre, later in itertools.product(("constant", "step", "poly"), repeat=2):
+        changes = {"pre_steps": 40, "self_steps": 60, "drop_every": 25, "pre_schedule": pre, "self_schedule": later}
+        one, two = (rates("LA", method, **changes) for method in ("supervised", "cml"))
+        assert (one == two) == ((pre, later) != ("poly", "poly"))
+
+
+def test_a_polynomial_covers_one_stage_as_one_and_original_counts_from_the_start():
+    assert rates("BraTS2019", "supervised") == [learning_rate("poly", 0.01, step, 40_000) for step in range(40_000)]
+    own = {"pre_steps": 0, "self_steps": 6_000, "protocol": "original"}
+    assert rates("LA", "ua_mt", **own)[2_499:2_501] == pytest.approx([1e-2, 1e-3])
+    short = rates("LA", "ua_mt", "mini", protocol="original", drop_every=2_500 / 6_000)
+    assert [round(-math.log10(rate)) for rate in short] == [2] * 417 + [3] * 417 + [4] * 166
 
 
 @unpainted
