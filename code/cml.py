@@ -94,7 +94,7 @@ class CML(Method):
 
     def unlabelled_half(self, batch):
         """Eq. 8-10: of a mixed pair, each view learns its heterogeneous target."""
-        pseudo_labels = self.pseudo_labels(batch.x_u)
+        pseudo_labels = self.pseudo_labels(batch.for_targets)
         x, mask = self.mixed(batch.x_u, batch.generator)
         views = self.networks(x)
         labels = pseudo_labels()        # now, so that the host reduces them while a GPU computes the views

@@ -18,11 +18,18 @@ class Batch(NamedTuple):
 
     x_l: Tensor                     # (B_l, in_channels, *S) labelled patches
     y_l: Tensor                     # (B_l, *S) their label maps, int64
-    x_u: Tensor | None              # (B_u, in_channels, *S) unlabelled patches; None in a stage without them
+    x_u: Tensor | None              # (B_u, in_channels, *S) unlabelled patches; None in a stage without them. A pass
+                                    # that makes targets from them, and learns nothing, takes `for_targets` instead
     step: int                       # counted from 0 within the stage
     steps: int                      # length of the stage: ramps are functions of step / steps
     generator: torch.Generator      # on the CPU, a function of (seed, stage, step): masks are drawn from it
     z_l: Tensor | None = None       # (B_l, K, *S) float32: what `Method.of_label` made of each label map
+    clean_u: Tensor | None = None   # x_u before its intensities changed, if they did
+
+    @property
+    def for_targets(self):
+        """The unlabelled patches, their intensities as they are in the scan (B_u, in_channels, *S)."""
+        return self.x_u if self.clean_u is None else self.clean_u
 
 
 class Picture(NamedTuple):

@@ -4,12 +4,13 @@ import re
 
 import numpy as np
 
-from dataloaders import augment
+from dataloaders import augment, strong
 from dataloaders.scans import (
     Split,
     check_labelled,
     drawn,
     first_existing,
+    normalised,
     read_lists,
     read_scan,
     read_scans,
@@ -86,8 +87,9 @@ class ACDC:
         return read_scans(names, self.path_of, read, what)
 
     def train_scans(self, names, labelled):
-        """Slices; without `labelled` their labels are not opened."""
-        return self._read(names, 2, labelled, "labelled" if labelled else "unlabelled")
+        """Slices as they are trained on; without `labelled` their labels are not opened."""
+        slices = self._read(names, 2, labelled, "labelled" if labelled else "unlabelled")
+        return [normalised(scan, self.recipe) for scan in slices]
 
     def check_test(self, names):
         """InputError for a test case that is here and has no label."""
@@ -108,5 +110,14 @@ class ACDC:
             arrays = augment.rotate_flip(arrays, rng)
         elif draw < 0.75:
             arrays = augment.rotate_small(arrays, rng)
-        *channels, label = [None if a is None else augment.resize_nearest(a, self.recipe.patch_size) for a in arrays]
+        size = self.recipe.patch_size
+        arrays = augment.each(arrays, lambda a: augment.resize_nearest(a, size))
+        if self.recipe.augment in strong.GEOMETRY:
+            arrays = strong.distort(arrays, (0, 0), size, rng)
+        *channels, label = arrays
         return np.stack(channels), label
+
+    def changed(self, patch, rng):
+        """A patch (in_channels, H, W) of `sample` with other intensities, standardised meanwhile: stored are 0 to 1."""
+        patch, mean, deviation = augment.standardised(patch, 2)
+        return strong.intensities(patch, rng) * deviation + mean

@@ -10,30 +10,41 @@ from scipy import ndimage
 def rotate_flip(arrays, rng):
     """A multiple of 90 degrees in the plane of the first two axes, then one flip along one of them; views."""
     quarters, axis = rng.integers(4), rng.integers(2)
-    return _each(arrays, lambda a: np.flip(np.rot90(a, quarters), axis))
+    return each(arrays, lambda a: np.flip(np.rot90(a, quarters), axis))
 
 
 def rotate_small(arrays, rng):
     """A whole angle of -20 to 19 degrees in the plane, nearest neighbour, zeros from outside; (H, W) arrays."""
     angle = int(rng.integers(-20, 20))
-    return _each(arrays, lambda a: ndimage.rotate(a, angle, order=0, reshape=False))
+    return each(arrays, lambda a: ndimage.rotate(a, angle, order=0, reshape=False))
 
 
 def random_crop(arrays, size, rng):
-    """A window of `size` voxels at a random offset in [0, extent - size), the last one left out.
+    """A window of `size` voxels at a random offset, see `random_start`; zeros where it reaches beyond the array."""
+    starts = random_start(arrays, size, rng)
+    return each(arrays, lambda a: window_at(a, starts, size))
+
+
+def random_start(arrays, size, rng):
+    """Where a window of `size` voxels starts: a random offset in [0, extent - size), the last one left out.
 
     Once any axis is not longer than the window, every axis is padded first, by max((size - extent) // 2 + 3, 0) zeros
-    on both sides: also one that is up to four voxels longer than the window.
+    on both sides: also one that is up to four voxels longer than the window. Offsets into those zeros are negative.
     """
     shape = next(a for a in arrays if a is not None).shape
     short = any(extent <= window for extent, window in zip(shape, size, strict=True))
     pads = [max((window - extent) // 2 + 3, 0) if short else 0 for extent, window in zip(shape, size, strict=True)]
-    starts = [int(rng.integers(extent + 2 * pad - window))
-              for extent, pad, window in zip(shape, pads, size, strict=True)]
-    box = tuple(slice(start, start + window) for start, window in zip(starts, size, strict=True))
-    if any(pads):
-        arrays = _each(arrays, lambda a: np.pad(a, [(pad, pad) for pad in pads]))
-    return _each(arrays, lambda a: a[box])
+    return [int(rng.integers(extent + 2 * pad - window)) - pad
+            for extent, pad, window in zip(shape, pads, size, strict=True)]
+
+
+def window_at(array, starts, size):
+    """`size` voxels from `starts` on, zeros where they are beyond the array; a view where none are."""
+    ends = [start + window for start, window in zip(starts, size, strict=True)]
+    inside = array[tuple(slice(max(start, 0), end) for start, end in zip(starts, ends, strict=True))]
+    pads = [(max(-start, 0), max(end - extent, 0))
+            for start, end, extent in zip(starts, ends, array.shape, strict=True)]
+    return np.pad(inside, pads) if any(map(any, pads)) else inside
 
 
 def nearest_indices(extent, size):
@@ -51,5 +62,17 @@ def resize_nearest(maps, size):
     return maps[..., rows[:, None], columns]
 
 
-def _each(arrays, change):
+def standardised(image, ndim):
+    """Array (..., *S), S of `ndim` axes -> the same with mean 0 and deviation 1 over S; its mean, its deviation.
+
+    Where all of S is one value, the deviation that is divided by is 1.
+    """
+    axes = tuple(range(-ndim, 0))
+    mean, deviation = image.mean(axes, keepdims=True), image.std(axes, keepdims=True)
+    deviation = np.where(deviation > 0, deviation, np.float32(1))
+    return (image - mean) / deviation, mean, deviation
+
+
+def each(arrays, change):
+    """[change(array), ...], None where the array is None."""
     return [None if a is None else change(a) for a in arrays]

@@ -3,7 +3,7 @@ import json
 import math
 import zlib
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import h5py
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from dataloaders.augment import standardised
 from runtime.errors import InputError, one_line
 from runtime.files import ROOT, is_case_name
 from runtime.memory import check_fits
@@ -146,6 +147,14 @@ def read_scan(name, path, *, ndim, in_channels, num_classes, labelled):
         raise InputError(f"{path}: `image` has NaN or infinite voxels: prepare this case again")
     content = shape, zlib.crc32(image), None if label is None else zlib.crc32(label.numpy())
     return Scan(name, torch.from_numpy(image), label, content)
+
+
+def normalised(scan, recipe):
+    """The scan as `recipe.normalise` has it: as stored, or each channel with mean 0 and deviation 1."""
+    if recipe.normalise == "stored":
+        return scan
+    image, *_ = standardised(scan.image.numpy(), scan.image.ndim - 1)
+    return replace(scan, image=torch.from_numpy(image))
 
 
 def check_labelled(names, path_of):

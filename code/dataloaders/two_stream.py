@@ -5,9 +5,11 @@ No generator state exists: a resumed run, another number of workers or another p
 import signal
 import sys
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from runtime.ranks import Ranks
@@ -30,31 +32,47 @@ def _shuffled(count, *key):
     return random(*key).permutation(count)
 
 
+class Patches(NamedTuple):
+    """What is drawn for a step, tensors on the CPU; the fields are those of `method.Batch`."""
+
+    x_l: Tensor
+    y_l: Tensor                     # uint8
+    x_u: Tensor | None
+    z_l: Tensor | None = None
+    clean_u: Tensor | None = None
+
+
 class TwoStream(Dataset):
-    """Item `step` is that step's (x_l, y_l, x_u).
+    """Item `step` is that step's Patches.
 
     labelled, unlabelled: lists of Scan; sample(scan, rng) -> augmented image (in_channels, *P) and label (*P) or
     None, as arrays; sizes: scans per batch, labelled and unlabelled. Each stream goes through shuffled epochs
     without end; one shorter than its batch repeats cases with fresh crops. x (B, in_channels, *P) float32,
     y_l (B, *P) uint8; x_u is None where there is no unlabelled stream. The labels of unlabelled scans are not
-    here to be yielded. Of several processes (`ranks`) each draws its own slots of the batch. With `of_label`, a
-    function of a label map, its results (B, K, *P) float32 are a fourth part of the item.
+    here to be yielded. Of several processes (`ranks`) each draws its own slots of the batch. of_label: a function of a
+    label map, whose results are z_l. changed(image, rng): the image with other intensities; x_l and x_u are then
+    changed ones, and clean_u the unlabelled ones before.
     """
 
-    def __init__(self, labelled, unlabelled, sample, sizes, seed, stage, ranks=None, of_label=None):
-        self.labelled, self.unlabelled, self.sample = labelled, unlabelled, sample
+    def __init__(self, labelled, unlabelled, sample, sizes, seed, stage, ranks=None, of_label=None, changed=None):
+        self.labelled, self.unlabelled, self.sample, self.changed = labelled, unlabelled, sample, changed
         self.sizes, self.key, self.ranks, self.of_label = sizes, (seed, stage), ranks or Ranks(), of_label
 
     def __getitem__(self, step):
-        x_l, y_l = zip(*self._batch(self.labelled, self.sizes[0], step, LABELLED), strict=True)
-        x_u = [image for image, _ in self._batch(self.unlabelled, self.sizes[1], step, UNLABELLED)]
-        z_l = [_stack([self.of_label(label) for label in y_l])] if self.of_label else []
-        return _stack(x_l), _stack(y_l), _stack(x_u) if x_u else None, *z_l
+        x_l, y_l, _ = self._batch(self.labelled, self.sizes[0], step, LABELLED)
+        x_u, _, clean_u = self._batch(self.unlabelled, self.sizes[1], step, UNLABELLED)
+        z_l = map(self.of_label, y_l) if self.of_label else ()
+        return Patches(_stack(x_l), _stack(y_l), _stack(x_u), _stack(z_l), _stack(clean_u) if self.changed else None)
 
     def _batch(self, scans, size, step, stream):
+        """Images, labels, and the images before their intensities changed, a list each."""
         chosen = self._scans(scans, size, step, stream)
-        return [self.sample(chosen[slot], random(*self.key, stream, step, slot))
-                for slot in self.ranks.slots(len(chosen))]
+        drawn = []
+        for slot in self.ranks.slots(len(chosen)):
+            rng = random(*self.key, stream, step, slot)
+            image, label = self.sample(chosen[slot], rng)
+            drawn.append((self.changed(image, rng) if self.changed else image, label, image))
+        return zip(*drawn, strict=True) if drawn else ((), (), ())
 
     def _scans(self, scans, size, step, stream):
         if not scans:
@@ -83,4 +101,6 @@ def _leave_signals(_):
 
 
 def _stack(arrays):
-    return torch.from_numpy(np.stack(arrays))
+    """One tensor of equal arrays; None of none."""
+    arrays = list(arrays)
+    return torch.from_numpy(np.stack(arrays)) if arrays else None

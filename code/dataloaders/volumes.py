@@ -3,13 +3,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from dataloaders import augment
+from dataloaders import augment, strong
 from dataloaders.scans import (
     Scan,
     Split,
     check_labelled,
     drawn,
     first_existing,
+    normalised,
     read_lists,
     read_scan,
     read_scans,
@@ -77,9 +78,12 @@ class Volumes:
                          num_classes=self.recipe.num_classes, labelled=labelled)
 
     def train_scans(self, names, labelled):
-        """Scans at training resolution; without `labelled` their labels are not opened."""
+        """Scans at training resolution and intensities; without `labelled` their labels are not opened."""
         what = "labelled" if labelled else "unlabelled"
-        return read_scans(names, self.path_of, lambda name, path: self._shrunk(self._read(name, path, labelled)), what)
+
+        def read(name, path):
+            return self._shrunk(normalised(self._read(name, path, labelled), self.recipe))
+        return read_scans(names, self.path_of, read, what)
 
     def check_test(self, names):
         """InputError for a test case that is here and has no label."""
@@ -101,6 +105,13 @@ class Volumes:
         """One augmented patch: image (in_channels, *P), label (*P) or None, as arrays."""
         channels = list(scan.image.numpy())
         label = None if scan.label is None else scan.label.numpy()
-        arrays = augment.rotate_flip([*channels, label], rng)
-        *channels, label = augment.random_crop(arrays, self.recipe.patch_size, rng)
+        arrays, size = augment.rotate_flip([*channels, label], rng), self.recipe.patch_size
+        if self.recipe.augment in strong.GEOMETRY:
+            *channels, label = strong.distort(arrays, augment.random_start(arrays, size, rng), size, rng)
+        else:
+            *channels, label = augment.random_crop(arrays, size, rng)
         return np.stack(channels), label
+
+    def changed(self, patch, rng):
+        """A patch (in_channels, *P) of `sample` with other intensities; they are standardised in the prepared scans."""
+        return strong.intensities(patch, rng)

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dataloaders.augment import resize_nearest
+from dataloaders.augment import resize_nearest, standardised
 from dataloaders.volumes import halved
 from evaluation.metrics import overlap_metrics
 from networks.two_view import fuse
@@ -156,6 +156,8 @@ def segment(model, image, recipe, coarse=False):
     recipe: a train script's. Patches of two axes are slices, of three are windows, at half resolution where the
     recipe says so. coarse: windows side by side, for validation during training.
     """
+    if recipe.normalise == "zscore":
+        image = torch.from_numpy(standardised(image.numpy(), len(recipe.patch_size))[0])
     if len(recipe.patch_size) == 2:
         return slice_wise(model, image, recipe.patch_size, views=True)
     small = halved(image) if recipe.half_resolution else image

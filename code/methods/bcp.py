@@ -122,7 +122,7 @@ class BCP(Method):
         """An unlabelled box in labelled scans, then a labelled box in unlabelled ones: two passes, one box."""
         mask, true, pseudo = self.box(batch), 1, self.hyper.pseudo_weight
         (l_a, l_b), (y_a, y_b), (u_a, u_b) = (part.chunk(2) for part in (batch.x_l, batch.y_l, batch.x_u))
-        pseudo_labels = self.pseudo_labels(u_a, u_b)
+        pseudo_labels = self.pseudo_labels(*batch.for_targets.chunk(2))
         x = mix(l_a, u_a, mask)
         logits, _ = self.networks(x)
         p_a, p_b = pseudo_labels().long()       # now, so that the host reduces them while a GPU computes the logits

@@ -56,7 +56,7 @@ class ICT(MeanTeacher):
         share = torch.distributions.Beta(self.hyper.alpha, self.hyper.alpha).sample((len(first),))
         mixed = interpolate(first, second, share)
         with torch.no_grad():       # two passes, each with batch statistics of its own
-            target = interpolate(*(widened(self.teacher(x)[0]).softmax(1) for x in (first, second)), share)
+            target = interpolate(*(widened(self.teacher(x)[0]).softmax(1) for x in batch.for_targets.chunk(2)), share)
         logits, _ = self.networks(torch.cat([batch.x_l, mixed]))
         sup = self.supervised(logits[:labelled], batch.y_l)
         consistency = squared_difference(widened(logits[labelled:]).softmax(1), target)

@@ -52,7 +52,7 @@ class MeanTeacher(Method):
         labelled = len(batch.x_l)
         logits, _ = self.networks(torch.cat([batch.x_l, batch.x_u]))
         with torch.no_grad():
-            target = self.teacher(batch.x_u + bounded_noise(torch.randn_like(batch.x_u)))[0].softmax(1)
+            target = self.teacher(batch.for_targets + bounded_noise(torch.randn_like(batch.x_u)))[0].softmax(1)
         weight = self.hyper.consistency * ramp(batch, self.hyper.ramp_share, self.hyper.stairs)
         if batch.step < self.hyper.delay * batch.steps:
             weight = 0.0

@@ -63,8 +63,8 @@ class UAMT(MeanTeacher):
         labelled, noise = len(batch.x_l), bounded_noise(torch.randn_like(batch.x_u))
         logits, _ = self.networks(torch.cat([batch.x_l, batch.x_u]))
         with torch.no_grad():
-            target = widened(self.teacher(batch.x_u + noise)[0]).softmax(1)
-            entropy = predictive_entropy(self.noisy_passes(batch.x_u))
+            target = widened(self.teacher(batch.for_targets + noise)[0]).softmax(1)
+            entropy = predictive_entropy(self.noisy_passes(batch.for_targets))
         # the threshold follows the plain iteration, whatever the ramp of the weight does
         mask = (entropy < certainty_threshold(batch.step / batch.steps)).to(entropy)
         sup = self.supervised(logits[:labelled], batch.y_l)

@@ -11,7 +11,7 @@ from functools import partial
 
 import torch
 
-from dataloaders import two_stream
+from dataloaders import strong, two_stream
 from dataloaders.two_stream import TwoStream
 from evaluation.inference import mean_dice, segment
 from imaging.preprocess import write_preprocessing
@@ -150,8 +150,8 @@ class Fit:
         batches = streams.batches(self.step, stage.steps, self.device.workers(self.recipe.workers), self.device.cuda)
         self.saved_at = begun = time.monotonic()
         unread = deque()        # steps whose numbers are still on their way from the device: one, or none
-        for arrays in (bar := self.logbook.bar(batches, stage, self.step)):
-            numbers = self.take_step(streams, arrays)
+        for patches in (bar := self.logbook.bar(batches, stage, self.step)):
+            numbers = self.take_step(streams, patches)
             self.step += 1
             unread.append((self.step, self.optimizer.param_groups[0]["lr"], numbers))
             validate = self.step % self.recipe.eval_every == 0 or self.step == stage.steps
@@ -207,22 +207,23 @@ class Fit:
         stage = self.stages[self.stage]
         sizes = self.recipe.labeled_batch, self.recipe.unlabeled_batch
         unlabelled = self.material.unlabelled if stage.unlabelled else []
+        changed = self.data.changed if self.recipe.augment in strong.INTENSITIES else None
         return TwoStream(self.material.labelled, unlabelled, self.data.sample, sizes, self.recipe.seed, self.stage,
-                         self.ranks, self.method.of_label)
+                         self.ranks, self.method.of_label, changed)
 
-    def take_step(self, streams, arrays):
+    def take_step(self, streams, patches):
         """Backward on each loss of the method, one step of the optimiser -> function that gives {term: number}, the
         same on all ranks.
 
-        arrays: item `self.step` of `streams`. A step whose loss or gradient is not finite updates nothing and raises
+        patches: item `self.step` of `streams`. A step whose loss or gradient is not finite updates nothing and raises
         InputError: here, or from that function where the host runs ahead of the device.
         """
         stage, key = self.stages[self.stage], (self.recipe.seed, self.stage, self.step)
         torch.manual_seed(two_stream.torch_seed(two_stream.TORCH, *key, self.ranks.rank))   # dropout and noise
         generator = torch.Generator().manual_seed(two_stream.torch_seed(two_stream.MASKS, *key))
-        x_l, y_l, x_u, *z_l = arrays
-        batch = Batch(self.device.image(x_l), self.device.label(y_l), self.device.image(x_u), self.step, stage.steps,
-                      generator, *map(self.device.image, z_l))
+        tensors = {name: (self.device.label if name == "y_l" else self.device.image)(tensor)
+                   for name, tensor in patches._asdict().items()}
+        batch = Batch(**tensors, step=self.step, steps=stage.steps, generator=generator)
         for group in self.optimizer.param_groups:
             group["lr"] = rate_at(self.recipe, stage, self.step)
         self.optimizer.zero_grad(set_to_none=False)

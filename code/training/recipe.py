@@ -56,6 +56,10 @@ class Recipe:
     labeled_draw: int = 0           # which cases are labelled; 0: the first of the list, K: of its K-th shuffle [O]
     seed: int = 1337                # of initialisation, data order, crops, masks and dropout           [C]
     drop_every: Ratio = 2_500       # steps between drops of the step schedule; below 1, a share of the stage [C]
+    # strong: nnU-Net's after the paper's; of nnU-Net's, geometry or intensity alone: docs/methods.md [O]
+    augment: Literal["paper", "strong", "geometry", "intensity"] = "paper"
+    # zscore: what the networks see has mean 0 and deviation 1, each slice or each scan of volumes [O]
+    normalise: Literal["stored", "zscore"] = "stored"
     fusion: Literal["softmax", "logits"] = "softmax"    # averaged at test: probabilities [P], logits [C]
     components: bool = True         # pseudo-labels keep each class's largest component, as the paper's "NMS" [C]
     amp: bool = False               # bfloat16 autocast                                                 [O]

@@ -18,12 +18,12 @@ def sample(scan, rng):
     return scan.image.numpy() + 0.49 * rng.random((1, 4, 4), dtype=np.float32), scan.label.numpy()
 
 
-def streams(labelled=5, unlabelled=7, sizes=(2, 3), seed=1, stage=0, ranks=None):
-    return TwoStream(scans(labelled), scans(unlabelled, 10), sample, sizes, seed, stage, ranks)
+def streams(labelled=5, unlabelled=7, sizes=(2, 3), seed=1, stage=0, ranks=None, changed=None):
+    return TwoStream(scans(labelled), scans(unlabelled, 10), sample, sizes, seed, stage, ranks, changed=changed)
 
 
 def same(one, other):
-    return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+    return all(a is b is None or torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
 def test_items_do_not_depend_on_the_order_they_are_asked_for():
@@ -46,14 +46,17 @@ def test_seed_and_stage_change_the_draws(other):
 
 
 def test_batches_have_the_asked_sizes_and_types():
-    x_l, y_l, x_u = streams()[0]
+    x_l, y_l, x_u, z_l, clean_u = streams()[0]
+    assert z_l is None and clean_u is None
     assert (x_l.shape, y_l.shape, x_u.shape) == ((2, 1, 4, 4), (2, 4, 4), (3, 1, 4, 4))
     assert (x_l.dtype, y_l.dtype, x_u.dtype) == (torch.float32, torch.uint8, torch.float32)
 
 
 def test_labels_of_the_unlabelled_stream_are_not_yielded():
+    item = streams(changed=lambda image, rng: -image)[0]
+    parts = [part for part in item if part is not None]
+    assert len(parts) == 4 and not any((part >= 210).any() for part in parts)   # 200 + 10, ...: the unlabelled ones'
     item = streams()[0]
-    assert len(item) == 3 and not any((part >= 210).any() for part in item)    # 200 + 10, ...: the unlabelled ones'
     assert (item[1] == 200 + item[0][:, 0].floor()).all()                       # the labelled ones' are their own
 
 
@@ -73,20 +76,20 @@ def test_an_epoch_may_end_within_a_batch():
 
 
 def test_a_stream_shorter_than_its_batch_repeats_cases_with_fresh_draws():
-    x_l, _, x_u = streams(labelled=1, unlabelled=2, sizes=(3, 5))[0]
+    x_l, _, x_u, *_ = streams(labelled=1, unlabelled=2, sizes=(3, 5))[0]
     assert x_l.floor().unique().tolist() == [0.0] and x_u.floor().unique().tolist() == [10.0, 11.0]
     assert len(x_l.unique(dim=0)) == 3 and len(x_u.unique(dim=0)) == 5
 
 
 def test_the_streams_share_no_random_numbers():
-    x_l, _, x_u = streams(sizes=(3, 3))[0]
+    x_l, _, x_u, *_ = streams(sizes=(3, 3))[0]
     assert not torch.isclose(x_l.frac(), x_u.frac()).all(dim=(1, 2, 3)).any()
 
 
 def test_names_tell_which_cases_a_step_shows():
     loader = streams(sizes=(4, 6))
     for step in range(4):
-        x_l, _, x_u = loader[step]
+        x_l, _, x_u, *_ = loader[step]
         shown = [[f"case{int(image.min())}" for image in x] for x in (x_l, x_u)]
         assert tuple(shown) == loader.names(step)
 
@@ -116,6 +119,13 @@ def test_processes_share_a_batch_in_whole_pairs(world):
             assert pairs == {(expected[i].sum().item(), expected[i + size // 2].sum().item())
                              for i in range(size // 2)}
             assert all(len(part[stream]) == size // world for part in parts)
+
+
+def test_changed_intensities_come_with_the_unlabelled_patches_before_them():
+    plain, other = streams()[3], streams(changed=lambda image, rng: image - 100 * rng.random())[3]
+    assert torch.equal(other.clean_u, plain.x_u) and torch.equal(other.y_l, plain.y_l)
+    for one, two in ((plain.x_l, other.x_l), (plain.x_u, other.x_u)):
+        assert len((one - two).mean((1, 2, 3)).unique()) == len(one)            # a draw for each patch
 
 
 def test_torch_seeds_differ_by_key_and_repeat():
