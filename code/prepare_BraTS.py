@@ -15,20 +15,18 @@ from typing import Literal
 
 from runtime.script import reported
 
+from imaging.case_files import files_below, grouped
 from imaging.cases import (
     Case,
     Options,
-    channel_files,
     command_line,
     copy_lists,
     existing_folder,
-    one_case_each,
     prepare_cases,
     shown,
 )
 from imaging.preprocess import PUBLISHED
-from imaging.scan_files import case_name, find_scan, is_scan
-from runtime.errors import InputError
+from imaging.scan_files import is_label, is_scan
 from runtime.files import ROOT
 from runtime.locks import locked
 
@@ -45,18 +43,12 @@ class BraTSOptions(Options):
 
 def find_cases(folder: Path, modalities: tuple[str, ...]) -> tuple[list[Case], dict[str, str]]:
     """Cases below the folder, and one line for each that cannot be prepared."""
-    first, bad = one_case_each(
-        (case_name(path).removesuffix(f"_{modalities[0]}"), path)
-        for path in existing_folder(folder).rglob(f"*_{modalities[0]}.*")
-        if is_scan(path))
-    cases = []
-    for name, path in first.items():
-        try:
-            images = channel_files(name, path, modalities, "leave {channel} out of --modalities")
-            cases.append(Case(name, images, find_scan(path.with_name(f"{name}_seg"))))
-        except InputError as error:
-            bad[name] = str(error)
-    return cases, bad
+    files = [path for path in files_below(existing_folder(folder)) if is_label(path)]
+    images, bad, _ = grouped(filter(is_scan, files), modalities, "leave {channel} out of --modalities")
+    masks, bad_masks, _ = grouped(files, ("seg",))
+    masks = {name: mask for name, (mask,) in masks.items()}
+    bad |= {name: line for name, line in bad_masks.items() if name in images}
+    return [Case(name, paths, masks.get(name)) for name, paths in images.items() if name not in bad], bad
 
 
 @reported

@@ -22,10 +22,10 @@ from runtime.script import reported
 
 import numpy as np
 
+from imaging.case_files import contents, grouped
 from imaging.cases import (
     Case,
     Options,
-    channel_files,
     command_line,
     existing_folder,
     in_parallel,
@@ -34,7 +34,7 @@ from imaging.cases import (
     shown,
 )
 from imaging.preprocess import Preprocessing
-from imaging.scan_files import case_name, is_scan, read_scan_file
+from imaging.scan_files import case_name, check_segments, is_label, is_scan, values_in
 from runtime.errors import InputError, one_line
 from runtime.files import ROOT, write_text
 from runtime.locks import locked
@@ -88,6 +88,10 @@ def scans_in(folder: Path) -> list[Path]:
     return [path for path in existing_folder(folder).iterdir() if is_scan(path)]
 
 
+def labels_in(folder: Path) -> list[Path]:
+    return [path for path in existing_folder(folder).iterdir() if is_label(path)]
+
+
 def channels_of(images: list[Path], labels: list[Path], described: int, asked: tuple[str, ...]) -> tuple[str, ...]:
     """Endings of the channels' file names; empty where a scan is one file without such an ending.
 
@@ -115,32 +119,20 @@ def find_cases(images: list[Path], labels: list[Path], channels: tuple[str, ...]
     """Scans with their labels, the labelled ones first, and one line for each that cannot be prepared."""
     masks, bad_masks = one_case_each((case_name(path), path) for path in labels)
     if channels:
-        ends = [f"_{channel}" for channel in channels]
-        first, bad = {}, {}
-        for path in images:
-            end = next((end for end in ends if case_name(path).endswith(end)), None)
-            if end is not None:
-                first.setdefault(case_name(path).removesuffix(end), path)
-        first, bad = one_case_each(first.items())
+        files, bad, _ = grouped(images, channels, "leave {channel} out of --channels")
     else:
         first, bad = one_case_each((case_name(path), path) for path in images)
+        files = {name: (path,) for name, path in first.items()}
     bad |= bad_masks
     for name, mask in masks.items():
-        if name not in first:
+        if name not in files and name not in bad:
             bad.setdefault(name, f"{mask}: has no scan of that name; rename or remove the label")
-    cases = []
-    for name in sorted(set(first) - set(bad), key=lambda name: (name not in masks, name)):
-        try:
-            files = channel_files(name, first[name], channels, "leave {channel} out of --channels") if channels else (
-                first[name],)
-            cases.append(Case(name, files, masks.get(name)))
-        except InputError as error:
-            bad[name] = str(error)
-    return cases, bad
+    return [Case(name, files[name], masks.get(name))
+            for name in sorted(set(files) - set(bad), key=lambda name: (name not in masks, name))], bad
 
 
 def label_values(case: Case) -> set[int]:
-    return set(np.unique(np.rint(read_scan_file(case.label).array).astype(int)).tolist())
+    return values_in(case.label)
 
 
 def label_classes(cases: list[Case], options: FolderOptions, num_classes: int | None) -> dict[int, int]:
@@ -171,11 +163,11 @@ def find_files(options: FolderOptions) -> tuple[list[Path], list[Path], int | No
     if description and (options.dataset_json or description.exists()):
         folder, (classes, channels) = description.parent, described(description)
         more = scans_in(folder / "imagesTs") if options.test_images else []
-        return (scans_in(folder / "imagesTr") + more, scans_in(folder / "labelsTr"), options.num_classes or classes,
+        return (scans_in(folder / "imagesTr") + more, labels_in(folder / "labelsTr"), options.num_classes or classes,
                 channels)
     if options.images is None or options.labels is None:
         raise InputError("--images and --labels are needed, or a folder with a dataset.json: see --help")
-    return scans_in(options.images), scans_in(options.labels), options.num_classes, 0
+    return scans_in(options.images), labels_in(options.labels), options.num_classes, 0
 
 
 def listed(path: Path) -> list[str]:
@@ -251,7 +243,10 @@ def main(args=None) -> int:
     print(f"{len(cases) + len(bad)} cases, {len(labelled)} of them with a label"
           f"{f'; channels: {chr(32).join(channels)}' if channels else ''}")
     if not labelled:
-        raise InputError("no scan has a label, training needs one at least; a label has its scan's file name")
+        raise InputError("no scan has a label, training needs one at least; a label has its scan's file name; of the "
+                         f"scans' folder, {contents(options.images or options.dataset_json.parent)}"
+                         + (f"; of the labels', {contents(options.labels)}" if options.labels else ""))
+    check_segments(case.label for case in labelled)
     with locked(options.output, "--output"):
         return prepare(cases, bad, channels, label_classes(labelled, options, num_classes), options)
 

@@ -17,7 +17,7 @@ import tyro
 from tqdm import tqdm
 
 from imaging.preprocess import RECORD, Preprocessing, apply, read_preprocessing, write_preprocessing
-from imaging.scan_files import find_scan, read_label, read_scan_file, tell_notes
+from imaging.scan_files import parts, read_label, read_scans, tell_notes
 from runtime import job
 from runtime.command_line import parsed
 from runtime.errors import DEBUG, InputError, is_out_of_memory, one_line, printable
@@ -29,7 +29,7 @@ UNREADABLE = (OSError, KeyError, ValueError, RuntimeError, TypeError, AttributeE
 
 @dataclass(frozen=True)
 class Case:
-    """One scan to prepare: one file per modality, and the label file or None."""
+    """One scan to prepare: one file per modality, or one of all, and the label file or None."""
 
     name: str
     images: tuple[Path, ...]
@@ -58,21 +58,6 @@ def one_case_each(files: Iterable[tuple[str, Path]]) -> tuple[dict[str, Path], d
         else:
             good[name] = path
     return good, bad
-
-
-def channel_files(name: str, first: Path, channels: Sequence[str], remedy: str = "leave the case out"
-                  ) -> tuple[Path, ...]:
-    """Files of the case whose first channel is `first`: <name>_<channel> beside it.
-
-    Raises InputError where one is missing; in `remedy`, {channel} stands for it.
-    """
-    images = []
-    for channel in channels:
-        stem = first.with_name(f"{name}_{channel}")
-        if (path := find_scan(stem)) is None:
-            raise InputError(f"{stem}.nii.gz: is missing; copy it there, or {remedy.format(channel=channel)}")
-        images.append(path)
-    return tuple(images)
 
 
 def prepare_cases(cases: Sequence[Case], bad: dict[str, str], preprocessing: Preprocessing,
@@ -172,7 +157,7 @@ def _prepare_case(case, preprocessing, output, layout, force, **label_checks):
                              "--force overwrites it, another --output keeps it")
         if done is not None:
             return dict(done, skipped=True)
-    scans = [read_scan_file(path, preprocessing.geometry) for path in case.images]
+    scans = read_scans(case.images, preprocessing.geometry, len(preprocessing.modalities))
     label = None
     if case.label is not None:
         label = read_label(case.label, scans[0], preprocessing.labels, geometry=preprocessing.geometry, **label_checks)
@@ -191,7 +176,7 @@ def _prepare_case(case, preprocessing, output, layout, force, **label_checks):
 
 
 def _checksums(paths):
-    return {path.name: zlib.crc32(path.read_bytes()) for path in paths if path.is_file()}
+    return {part.name: zlib.crc32(part.read_bytes()) for path in paths for part in parts(path)}
 
 
 def _summary(shape, label, geometry):

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from nibabel.affines import voxel_sizes
 
-from runtime.errors import InputError
+from runtime.errors import InputError, one_line
 from runtime.memory import check_fits
 
 NEAR = 0.1      # voxels that two grids may be apart and still count as one
@@ -56,6 +56,15 @@ def check_stored(path: Path, shape: tuple[int, ...], item: int, channels: int = 
         raise InputError(f"{path}: has no voxels {tuple(map(int, shape))}; export it again")
     check_fits(f"{path}: has {' x '.join(map(str, shape))} voxels, which need", math.prod(map(int, shape)) * (item + 4),
                "crop or resample the scan, or export it again if it is not that large")
+
+
+def neighbour(path: Path, name: str) -> Path:
+    """The file with a header's voxels, which must lie beside it and be named by its name alone."""
+    file = path.with_name(name) if name not in ("", ".", "..") and "/" not in name and "\\" not in name else None
+    if file is None or not file.is_file():
+        raise InputError(f"{path}: its voxels are in another file, {one_line(name)}, which is followed only to a file "
+                         "beside it; copy both into one folder, or export the scan as one file")
+    return file
 
 
 def check_same_shape(scan: ScanFile, other: ScanFile) -> None:

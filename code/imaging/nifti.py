@@ -104,6 +104,11 @@ def _resized(affine, size):
     return resized
 
 
+def voxel_file(path: Path) -> Path:
+    """The file itself or, of a pair, the .img."""
+    return Path(nib.load(path).file_map["image"].filename)
+
+
 def read(path: Path, geometry: str, channels: int):
     """Array (*N, ...) float32, affine, notes and readings of a NIfTI or Analyze file of one or several channels."""
     image = nib.load(path)
@@ -111,7 +116,7 @@ def read(path: Path, geometry: str, channels: int):
     if dtype.kind not in "iuf":
         raise InputError(f"{path}: holds {dtype} voxels, expected one number per voxel; export it as greyscale")
     check_stored(path, image.shape, dtype.itemsize, channels)
-    voxels = Path(image.file_map["image"].filename)     # of a pair, the .img
+    voxels = voxel_file(path)
     if not voxels.is_file():
         raise InputError(f"{path}: its voxels should be in {voxels.name} beside it, which is no regular file; copy "
                          "both")

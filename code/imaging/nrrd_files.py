@@ -11,8 +11,8 @@ from pathlib import Path
 import nrrd
 import numpy as np
 
-from imaging.grids import check_stored
-from runtime.errors import InputError, one_line
+from imaging.grids import check_stored, neighbour
+from runtime.errors import InputError
 
 TO_RAS = {"left-posterior-superior": (-1, -1, 1, 1), "right-anterior-superior": (1, 1, 1, 1),
           "left-anterior-superior": (-1, 1, 1, 1)}      # spaces of patients -> signs of the affine's rows
@@ -21,6 +21,12 @@ MM = {"m": 1000.0, "meter": 1000.0, "meters": 1000.0, "cm": 10.0, "mm": 1.0, "mi
       "um": 0.001, "µm": 0.001, "micron": 0.001, "microns": 0.001, "micrometer": 0.001, "": 1.0, "???": 1.0}
 HEADER = 2 ** 24        # bytes: no header is longer
 PACKED = {"gzip": gzip.open, "gz": gzip.open, "bzip2": bz2.open, "bz2": bz2.open}
+PER_AXIS = "space directions", "spacings", "axis mins", "axis maxs", "centerings", "centers"
+PLACE = (*PER_AXIS, "space", "space dimension", "space origin", "space units")      # where the voxels lie
+STORAGE = ("type", "dimension", "sizes", "endian", "encoding", "data file", "datafile", "line skip", "lineskip",
+           "byte skip", "byteskip", "min", "max", "old min", "oldmin", "old max", "oldmax", "block size", "blocksize",
+           "kinds", "thicknesses", "labels", "units")
+MARK = "made_from"      # field of a file that we wrote
 TEXT = 64               # bytes: no number in a text is longer
 
 
@@ -92,10 +98,16 @@ def read(path: Path, geometry: str, channels: int):
     return np.asarray(read_voxels(path, header, start), np.float32).transpose(order), *place, {}
 
 
+def voxel_file(path: Path, header: dict | None = None) -> Path:
+    """The file itself or, of a detached header, the one that it names."""
+    header = read_header(path)[0] if header is None else header
+    beside = header.get("data file", header.get("datafile"))
+    return path if beside is None else neighbour(path, beside)
+
+
 def read_voxels(path: Path, header: dict, start: int) -> np.ndarray:
     """The array as it is stored: as many bytes of it as the header says, and packed ones to their check sum."""
-    beside = header.get("data file", header.get("datafile"))
-    file = path if beside is None else _neighbour(path, beside)
+    file = voxel_file(path, header)
     lines, skip = (header.get(f"{what} skip", header.get(f"{what}skip", 0)) for what in ("line", "byte"))
     encoding = header["encoding"].lower()
     plain = {key: value for key, value in header.items() if key in ("type", "endian", "dimension", "sizes")}
@@ -103,7 +115,7 @@ def read_voxels(path: Path, header: dict, start: int) -> np.ndarray:
                            io.BytesIO(bytes(16))).dtype
     count = int(np.prod(header["sizes"], dtype=object))
     with file.open("rb") as raw:
-        raw.seek(0 if beside else start)
+        raw.seek(start if file == path else 0)
         for _ in range(lines):
             raw.readline(HEADER)
         if encoding in PACKED:
@@ -123,10 +135,29 @@ def read_voxels(path: Path, header: dict, start: int) -> np.ndarray:
     return nrrd.read_data(plain | {"encoding": "raw"}, io.BytesIO(content))
 
 
-def _neighbour(path, name):
-    """The file with the voxels: beside the header, and named there by its name alone."""
-    file = path.with_name(name) if name not in ("", ".", "..") and "/" not in name and "\\" not in name else None
-    if file is None or not file.is_file():
-        raise InputError(f"{path}: its voxels are in another file, {one_line(name)}, which is followed only to a file "
-                         "beside it; copy both into one folder, or export the scan as one file")
-    return file
+def encoded(array: np.ndarray, affine: np.ndarray, source: Path | None, mark: str, keep_header: bool) -> bytes:
+    """A .nrrd of (*N) or (*N, C): with the place that the header of `source` has, field by field, or with the affine.
+
+    keep_header: all other fields of `source`, too.
+    """
+    header = {"space": "left-posterior-superior", "space directions": (affine[:3, :3].T * (-1, -1, 1)),
+              "space origin": affine[:3, 3] * (-1, -1, 1)}
+    if source:
+        own, _ = read_header(source)
+        axes = spatial(own)[:3]
+        header = {key: value for key, value in own.items() if key in PLACE or keep_header and key not in STORAGE}
+        header |= {key: np.asarray(value)[axes] for key, value in header.items() if key in PER_AXIS}
+    if array.ndim == 4:
+        array = np.moveaxis(array, -1, 0)
+        header |= {key: [np.nan, *value] if key != "space directions" else np.vstack([[np.nan] * 3, value])
+                   for key, value in header.items() if key in PER_AXIS and not key.startswith("cent")}
+        header |= {key: ["???", *value] for key, value in header.items() if key.startswith("cent")}
+    header["kinds"] = ["vector"] * (array.ndim - 3) + ["domain"] * 3
+    header |= {"encoding": "gzip", MARK: mark}
+    content = io.BytesIO()
+    nrrd.write(content, np.asfortranarray(array), header, compression_level=1)
+    return content.getvalue()
+
+
+def mark_of(path: Path) -> str:
+    return read_header(path)[0].get(MARK, "")

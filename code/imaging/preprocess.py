@@ -73,6 +73,14 @@ class Preprocessing:
     def num_classes(self) -> int:
         return max(self.labels.values()) + 1
 
+    @property
+    def values(self) -> np.ndarray:
+        """Of each class, its value in the label files; the classes themselves where several values became one."""
+        files = {label: value for value, label in self.labels.items()}
+        one_to_one = len(files) == len(self.labels) and len(files) == self.num_classes
+        values = [files[label] for label in range(self.num_classes)] if one_to_one else range(self.num_classes)
+        return np.array(values, np.promote_types(np.min_scalar_type(min(values)), np.min_scalar_type(max(values))))
+
     def to_dict(self) -> dict:
         """JSON-ready, to compare; `from_dict` is its inverse. Fields in LATER are left out at their defaults."""
         values = json.loads(json.dumps(asdict(self)))

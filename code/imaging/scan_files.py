@@ -5,14 +5,14 @@ stored in its file, C classes. Spacings are in mm; affines map voxel indices to 
 """
 import glob
 import gzip
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from nibabel.affines import voxel_sizes
 
-from imaging import nifti, nrrd_files
+from imaging import metaimage, nifti, nrrd_files, segmentations
 from imaging.grids import ScanFile, check_same_grid, check_same_shape
 from runtime.errors import InputError, one_line, printable
 from runtime.files import write_aside
@@ -22,16 +22,22 @@ FLAT = 1e-6     # volume that the directions of three axes span, below which the
 
 @dataclass(frozen=True)
 class Format:
-    """One kind of scan files."""
+    """One kind of scan files: what its names end in, who reads them, and what their label maps are written as."""
 
     name: str
-    suffixes: tuple[str, ...]   # of file names, longer ones before those that they end in; in capitals, too
-    # read(path, geometry, channels) -> array (*N, ...) float32, affine, notes and readings as in ScanFile
-    read: Callable
+    suffixes: tuple[str, ...]   # longer ones before those that they end in; in capitals, too
+    read: Callable              # (path, geometry, channels) -> array (*N, ...) float32, affine, notes, readings
+    voxels: Callable            # path -> the file that holds the voxels
+    out: str = "nifti"          # key of WRITERS
 
 
-FORMATS = (Format("NIfTI", (".nii.gz", ".nii"), nifti.read), Format("NRRD", (".nrrd", ".nhdr"), nrrd_files.read))
-SUFFIXES = tuple(suffix for format in FORMATS for suffix in format.suffixes)
+FORMATS = (Format("NIfTI", (".nii.gz", ".nii"), nifti.read, nifti.voxel_file),
+           Format("NRRD", (".nrrd", ".nhdr"), nrrd_files.read, nrrd_files.voxel_file, "nrrd"),
+           Format("MetaImage", (".mha", ".mhd"), metaimage.read, metaimage.voxel_file, "nrrd"),
+           Format("Analyze", (".hdr",), nifti.read, nifti.voxel_file))
+SUFFIXES = tuple(suffix for kind in FORMATS for suffix in kind.suffixes)
+WRITERS = {"nifti": (".nii.gz", nifti), "nrrd": (".nrrd", nrrd_files)}      # --format -> suffix, module that writes it
+COMPANIONS = (".img", ".raw", ".zraw", ".raw.gz", ".raw.bz2")       # of files with the voxels of a header beside them
 
 
 def format_of(path: Path) -> Format:
@@ -40,17 +46,23 @@ def format_of(path: Path) -> Format:
 
 
 def suffix(path: Path) -> str:
-    """The end of a scan's file name, as it is written there; empty for other files."""
-    return next((path.name[-len(end):] for end in SUFFIXES if path.name.lower().endswith(end)), "")
+    """The end of a scan's or a segmentation's file name, as it is written there; empty for other files."""
+    return next((path.name[-len(end):] for end in (segmentations.SUFFIX, *SUFFIXES)
+                 if path.name.lower().endswith(end)), "")
 
 
-def is_scan(path: Path) -> bool:
-    """Whether its name is that of a scan: a suffix, and not hidden."""
+def is_label(path: Path) -> bool:
+    """Whether its name is that of a scan or of a segmentation: a suffix, and not hidden."""
     return bool(suffix(path)) and not path.name.startswith(".")
 
 
+def is_scan(path: Path) -> bool:
+    """Whether its name is that of a scan."""
+    return is_label(path) and suffix(path).lower() != segmentations.SUFFIX
+
+
 def case_name(path: Path) -> str:
-    """File name without its scan suffix: a/b.nii.gz -> b."""
+    """File name without its suffix: a/b.nii.gz -> b."""
     return path.name[:-len(suffix(path))] if suffix(path) else path.stem
 
 
@@ -74,18 +86,9 @@ def read_scan_file(path: Path, geometry: str = "itk") -> ScanFile:
 def read_channels(path: Path, geometry: str, channels: int) -> list[ScanFile]:
     """Read one file with this many channels along its fourth axis, as one scan per channel."""
     path = Path(path)
-    if not path.exists():
-        raise InputError(f"{path}: there is no such file; expected a scan ({', '.join(SUFFIXES)})")
-    if not path.is_file():
-        raise InputError(f"{path}: is no regular file; expected a scan ({', '.join(SUFFIXES)})")
-    kind = format_of(path)
-    try:
-        array, affine, notes, readings = kind.read(path, geometry, channels)
-    except InputError:
-        raise
-    except Exception as error:      # bytes of anybody's making end in any error
-        raise InputError(f"{path}: cannot be read ({one_line(error)}); expected a whole {kind.name} file: "
-                         "copy or export it again") from error
+    if suffix(path).lower() == segmentations.SUFFIX:
+        raise InputError(f"{path}: is a segmentation, expected a scan ({', '.join(SUFFIXES)})")
+    array, affine, notes, readings = _whole(path, format_of(path).name, format_of(path).read, geometry, channels)
     spacing = voxel_sizes(affine)
     if not (np.isfinite(affine).all() and spacing.all()) or abs(np.linalg.det(affine[:3, :3] / spacing)) < FLAT:
         raise InputError(f"{path}: has no usable affine (a spacing of 0 or not a number); "
@@ -94,8 +97,38 @@ def read_channels(path: Path, geometry: str, channels: int) -> list[ScanFile]:
         raise InputError(f"{path}: has {bad} NaN or infinite voxels, expected none; "
                          "replace them (numpy.nan_to_num) or export it again")
     array = array.reshape(*array.shape[:3], channels)
-    return [ScanFile(array[..., channel], affine, spacing, path, notes, readings)
-            for channel in range(channels)]
+    return [ScanFile(array[..., channel], affine, spacing, path, notes, readings) for channel in range(channels)]
+
+
+def read_scans(paths: Sequence[Path], geometry: str, channels: int) -> list[ScanFile]:
+    """One scan per channel of a case: from one file per channel, or from the one that holds them all."""
+    if len(paths) == 1:
+        return read_channels(paths[0], geometry, channels)
+    return [read_scan_file(path, geometry) for path in paths]
+
+
+def parts(path: Path) -> list[Path]:
+    """The regular files that make up a scan: its own and, for a header, the one with its voxels."""
+    try:
+        voxels = format_of(path).voxels(path)
+    except Exception:       # anybody's file
+        voxels = path
+    return [part for part in dict.fromkeys((Path(path), voxels)) if part.is_file()]
+
+
+def _whole(path, name, read, *args):
+    """read(path, *args) of a regular file; whatever a damaged one ends in becomes an InputError."""
+    if not path.exists():
+        raise InputError(f"{path}: there is no such file; expected a scan ({', '.join(SUFFIXES)})")
+    if not path.is_file():
+        raise InputError(f"{path}: is no regular file; expected a scan ({', '.join(SUFFIXES)})")
+    try:
+        return read(path, *args)
+    except InputError:
+        raise
+    except Exception as error:      # bytes of anybody's making end in any error
+        raise InputError(f"{path}: cannot be read ({one_line(error)}); expected a whole {name} file: "
+                         "copy or export it again") from error
 
 
 def tell_notes(scans: Iterable[tuple[Path, dict[str, str]]]) -> None:
@@ -109,23 +142,46 @@ def tell_notes(scans: Iterable[tuple[Path, dict[str, str]]]) -> None:
         print(printable(f"{kind} of {len(files)} files, such as {path.name}: {files[path]}"))
 
 
+def values_in(path: Path) -> set[int]:
+    """The values that a label file has."""
+    if suffix(path).lower() == segmentations.SUFFIX:
+        return {0, *(value for _, _, value in _whole(path, "segmentation", segmentations.segments).values())}
+    return set(np.unique(np.rint(read_scan_file(path).array).astype(int)).tolist())
+
+
+def check_segments(paths: Iterable[Path]) -> None:
+    """InputError where a segment's name has one value in one .seg.nrrd and another in another."""
+    met = {}
+    for path in sorted(paths):
+        if suffix(path).lower() != segmentations.SUFFIX:
+            continue
+        for name, (_, _, value) in _whole(path, "segmentation", segmentations.segments).items():
+            other, file = met.setdefault(name, (value, path))
+            if other != value:
+                raise InputError(f"{path}: the segment {one_line(name)} has the value {value}, and {other} in "
+                                 f"{file.name}; put the segments of all files into one order, or export label maps")
+
+
 def read_label(path: Path, scan: ScanFile, labels: dict[int, int], same_affine: bool = True,
-               allow_empty: bool = False, geometry: str = "itk",
+               allow_empty: bool = False, geometry: str = "itk", segments: dict[str, int] | None = None,
                remedy: str = "correct the file or leave the case out") -> np.ndarray:
     """Class map (*N) uint8 of `scan` from its label file; `labels` maps the values in the file to classes.
 
     With `same_affine=False` only the shapes must agree: challenge files belong together voxel by voxel,
-    whatever their headers say. Raises InputError for another grid and, ending in `remedy`, for other values
-    than in `labels` or no foreground.
+    whatever their headers say. `segments` gives the segments of a .seg.nrrd their values by name; the file's own count
+    by default. Raises InputError for another grid and, ending in `remedy`, for other values than in `labels` or no
+    foreground.
     """
-    values = read_scan_file(path, geometry)
-    if same_affine:
-        check_same_grid(values, scan)
+    path = Path(path)
+    if suffix(path).lower() == segmentations.SUFFIX:
+        values = _whole(path, "segmentation", segmentations.read_values, scan, segments, same_affine)
     else:
-        check_same_shape(values, scan)
-    rounded = np.rint(values.array)
-    if np.abs(values.array - rounded).max() > 1e-3:     # a scl_slope may leave the last digits off
-        odd = float(values.array[np.abs(values.array - rounded) > 1e-3][0])
+        file = read_scan_file(path, geometry)
+        (check_same_grid if same_affine else check_same_shape)(file, scan)
+        values = file.array
+    rounded = np.rint(values)
+    if np.abs(values - rounded).max() > 1e-3:     # a scl_slope may leave the last digits off
+        odd = float(values[np.abs(values - rounded) > 1e-3][0])
         raise InputError(f"{path}: has the label value {odd:g}, expected whole numbers; "
                          "is this an image, or a label resampled with interpolation?")
     classes = np.zeros(rounded.shape, np.uint8)
@@ -145,15 +201,17 @@ def read_label(path: Path, scan: ScanFile, labels: dict[int, int], same_affine: 
 
 
 def save_on_grid(path: Path, array: np.ndarray, scan: ScanFile, mark: str = "", keep_header: bool = False) -> None:
-    """Write (*N) or (*N, C) as NIfTI on the scan's own grid; a NIfTI scan's affine, codes and units stay the same.
+    """Write (*N) or (*N, C) on the scan's own grid, as the path's suffix says.
 
-    Nothing else of the scan's header goes along, descriptions, names and extensions least of all, unless
-    `keep_header`. `mark`, at most 16 characters, is what `mark_of` reads back.
+    Where the scan has that format, the fields of its header that say where it lies stay as they are. Nothing else of it
+    goes along, descriptions, names and extensions least of all, unless `keep_header`. `mark`, at most 16 characters, is
+    what `mark_of` reads back.
     """
     if array.shape[:3] != scan.array.shape:
         raise ValueError(f"{path}: shape {array.shape}, expected the scan's own grid {scan.array.shape}")
-    source = scan.path if format_of(scan.path).read is nifti.read else None
-    content = nifti.encoded(array, scan.affine, source, mark, keep_header)
+    writer = WRITERS[format_of(path).out][1]
+    source = scan.path if format_of(scan.path).read is writer.read else None
+    content = writer.encoded(array, scan.affine, source, mark, keep_header)
     packed = path.name.endswith(".gz")
     write_aside(path, lambda file: file.write(gzip.compress(content, 1, mtime=0) if packed else content))
 
@@ -161,6 +219,6 @@ def save_on_grid(path: Path, array: np.ndarray, scan: ScanFile, mark: str = "", 
 def mark_of(path: Path) -> str:
     """The `mark` of a file that `save_on_grid` wrote; empty for any other."""
     try:
-        return nifti.mark_of(path)
+        return WRITERS[format_of(path).out][1].mark_of(path)
     except Exception:       # anybody's file
         return ""

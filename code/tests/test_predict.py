@@ -78,7 +78,8 @@ def test_a_scan_is_segmented_alike_in_every_orientation_and_type_on_its_own_grid
 
 def test_the_label_map_is_what_the_test_script_would_segment(run, volume, tmp_path):
     nrrd.write(str(tmp_path / "scan.nrrd"), volume.astype(np.int16))
-    _, labels = predicted(run, tmp_path / "scan.nrrd", tmp_path / "out", "--probabilities")
+    _, labels = predicted(run, tmp_path / "scan.nrrd", tmp_path / "out", "--probabilities",
+                          "--format", "nifti")
     trained = load_run(run, device="cpu")
     recipe, method = trained.recipe, trained.method
     image, _, _ = apply(read_scan_file(tmp_path / "scan.nrrd"), PUBLISHED["LA"])
@@ -233,7 +234,8 @@ def channels(run, *names):
 
 
 @pytest.mark.parametrize(("modality", "wrong", "right"), [
-    ("0000", "a_0001", "a_0000"), ("flair", "a_t1", "a_flair"), ("flair", "a_seg", "a_flair")])
+    ("0000", "a_0001", "a_0000"), ("flair", "a_t1", "a_flair"), ("flair", "a-t2w", "a-t2f"),
+    ("flair", "a.seg", "a.flair")])
 def test_another_channel_is_not_segmented(run, volume, tmp_path, capsys, modality, wrong, right):
     channels(run, modality)
     scans = tmp_path / "scans"
@@ -241,7 +243,7 @@ def test_another_channel_is_not_segmented(run, volume, tmp_path, capsys, modalit
     nib.save(nib.Nifti1Image(volume, LPS), scans / f"{wrong}.nii.gz")
     for source in (scans, scans / f"{wrong}.nii.gz"):
         code, labels = predicted(run, source, tmp_path / "out")
-        assert code == 2 and not labels and "is another channel by its name" in capsys.readouterr().err
+        assert code == 2 and not labels and "by its name" in capsys.readouterr().err
     nib.save(nib.Nifti1Image(volume, LPS), scans / f"{right}.nii.gz")
     code, labels = predicted(run, scans, tmp_path / "out")
     assert code == 0 and set(labels) == {"a.nii.gz"} and "1 files left aside" in capsys.readouterr().out

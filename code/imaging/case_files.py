@@ -1,0 +1,162 @@
+"""Which files belong to a case, and which role each has: by the ends of their names, and what to say of the rest.
+
+A role is the end of a name after _, - or . (<case>_flair.nii.gz, <case>-t2f.nii.gz), or all of it in a folder that is
+the case's (<case>/lgemri.nrrd).
+"""
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from imaging.scan_files import COMPANIONS, SUFFIXES, case_name, is_scan, suffix
+from runtime.errors import InputError
+from runtime.files import is_case_name
+
+NUMBER = re.compile(r"_(\d{4})$")       # nnU-Net's mark of a channel
+# what one channel is called in BraTS 2018 to 2023, in capitals, too
+SAME = ({"flair", "t2f"}, {"t1", "t1n"}, {"t1ce", "t1c", "t1gd"}, {"t2", "t2w"})
+CHANNELS = set().union(*SAME)
+LABELS = {"seg", "gt", "laendo", "label", "labels", "mask", "segmentation"}
+MOST_CHANNELS = 8       # of one case, numbered from _0000; more files than that are scans
+ASIDE = {"4d"}          # ACDC's whole series beside its frames
+
+
+def role_of(name: str, roles: Iterable[str]) -> tuple[str, str] | None:
+    """(what stands before the role, the one of `roles` that a case name ends in), or None."""
+    folded = name.lower()
+    for role in sorted(roles, key=len, reverse=True):
+        for end in next((same for same in SAME if role.lower() in same), {role.lower()}):
+            if folded == end:
+                return "", role
+            if folded.endswith(end) and folded[-len(end) - 1] in "_-.":
+                return name[:-len(end) - 1], role
+    return None
+
+
+def grouped(files: Iterable[Path], channels: Sequence[str], remedy: str = "leave the case out"
+            ) -> tuple[dict[str, tuple[Path, ...]], dict[str, str], list[Path]]:
+    """({case: its files, one a channel, in order}, {case: one line of what is wrong}, files without such an end).
+
+    In `remedy`, {channel} stands for a missing one.
+    """
+    found, bad, rest = {}, {}, []
+    for path in sorted(files):
+        if (match := role_of(case_name(path), channels)) is None:
+            rest.append(path)
+            continue
+        name = match[0] or path.parent.name
+        case = found.setdefault(name, {})
+        if not is_case_name(name):
+            bad[name] = f"{path}: {name!a} cannot be a case name; rename it with letters, digits, - and _"
+        elif other := case.get(match[1]):
+            bad.setdefault(name, f"{other} and {path} are one case, {name}: remove or rename one of them")
+        case[match[1]] = path
+    for name, case in found.items():
+        if name not in bad and (missing := [channel for channel in channels if channel not in case]):
+            there = next(iter(case.values()))
+            role = next(iter(case))
+            stem = case_name(there)
+            missed = there.with_name(stem[:len(stem) - len(role)] + missing[0] + suffix(there))
+            bad[name] = f"{missed}: is missing; copy it there, or {remedy.format(channel=missing[0])}"
+    return {name: tuple(case[channel] for channel in channels) for name, case in found.items() if name not in bad
+            }, bad, rest
+
+
+def files_below(folder: Path) -> Iterator[Path]:
+    """All files below a folder but hidden ones, folder by folder in order."""
+    for place, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (Path(place, name) for name in sorted(names) if not name.startswith("."))
+
+
+def told(files: Iterable[Path]) -> str:
+    """Files counted by the ends of their names, with examples: "12 .dcm such as a.dcm, 1 .png such as b.png"."""
+    ends = {}
+    for path in files:
+        ends.setdefault((suffix(path) or path.suffix or "without an ending").lower(), []).append(path.name)
+    return ", ".join(f"{len(names)} {end} such as {names[0]}"
+                     for end, names in sorted(ends.items(), key=lambda item: -len(item[1])))
+
+
+def contents(folder: Path) -> str:
+    """What lies below a folder, and what would be taken there."""
+    return f"it holds {told(files_below(folder)) or 'no files'}; taken are {', '.join(SUFFIXES)}"
+
+
+# ---- new scans -------------------------------------------------------------------------------------------------------
+
+
+def scans_to_segment(path: Path, modalities: Sequence[str]
+                     ) -> tuple[dict[str, tuple[Path, ...]], dict[str, str], list[Path]]:
+    """A scan file, or a folder of scans or of one folder per case -> ({case: its files, one a modality, or the one that
+    holds them all}, {case: what is wrong with it}, files left aside).
+
+    Roles are those that the training set had, `modalities`, where any file has one. Else each scan is a case, but for
+    label maps and for other channels by their names. Raises InputError where there is no scan.
+    """
+    if not path.exists():
+        raise InputError(f"--input {path} does not exist: give a scan ({', '.join(SUFFIXES)}) or a folder of scans")
+    files = [path]
+    if path.is_dir():
+        files = [file for file in sorted(path.iterdir()) if not file.name.startswith(".") and not file.is_dir()]
+        if not any(map(is_scan, files)):
+            files = list(files_below(path))     # one folder per case
+    scans = [file for file in files if is_scan(file)]
+    if path.is_file() and not scans:
+        raise InputError(f"--input {path}: is no scan by its name, expected {', '.join(SUFFIXES)}")
+    labels = {file for file in scans if role_of(case_name(file), LABELS | ASIDE)}
+    cases, bad, rest = grouped([file for file in scans if file not in labels], modalities)
+    if not cases and not bad:
+        cases, bad = _one_each(rest)
+        bad |= other_channels({name: file for name, (file,) in cases.items()}, modalities)
+        cases = {name: files for name, files in cases.items() if name not in bad}
+        rest = []
+    aside = [file for file in files if not is_scan(file)
+             and not any(file.name.lower().endswith(end) for end in COMPANIONS)] + rest
+    if cases or bad:
+        aside += sorted(labels)
+    else:
+        bad = {case_name(file): f"{file}: is a label map by its name; rename it if it is a scan" for file in labels}
+    if not cases and not bad:
+        raise InputError(f"--input {path} has no scan; {contents(path)}")
+    return dict(sorted(cases.items())), bad, aside
+
+
+def _one_each(files):
+    """Each file a case of its own: by its name, or its folder's where several have that name."""
+    places, is_flat = Counter(map(case_name, files)), len({file.parent for file in files}) == 1
+    cases, bad = {}, {}
+    for file in files:
+        name = case_name(file) if is_flat or places[case_name(file)] == 1 else file.parent.name
+        if not is_case_name(name):
+            bad[name] = f"{file}: {name!a} cannot be a case name; rename it with letters, digits, - and _"
+        elif name in cases or name in bad:
+            other = cases.pop(name, [None])[0]
+            bad.setdefault(name, f"{other} and {file} are one case, {name}: remove or rename one of them")
+        else:
+            cases[name] = (file,)
+    return cases, bad
+
+
+def other_channels(files: dict[str, Path], modalities: Sequence[str]) -> dict[str, str]:
+    """{case: file} -> {case: one line} of those that are, by their names, channels that the network does not take.
+
+    A network that was trained on plain names takes case_0005 for a scan, but for _0000 and _0001 of one case.
+    """
+    numbers = {}
+    for name in files:
+        if match := NUMBER.search(name):
+            numbers.setdefault(name[:match.start()], []).append(name)
+    if any(NUMBER.search(f"_{modality}") for modality in modalities):
+        wrong = set(sum(numbers.values(), []))
+    else:
+        wrong = {name for several in numbers.values() if 1 < len(several) <= MOST_CHANNELS
+                 and sorted(int(name[-4:]) for name in several) == list(range(len(several))) for name in several}
+    roles = {name: match[0] for name in files if (match := role_of(name, CHANNELS))}
+    known = any(modality.lower() in CHANNELS for modality in modalities)
+    channels = Counter(roles.values())
+    wrong |= {name for name, case in roles.items() if known or channels[case] > 1}
+    return {name: f"{files[name]}: is another channel by its name, and the network was trained on "
+                  f"{', '.join(map(ascii, modalities))} alone; leave it out, or rename it if it is that one"
+            for name in wrong}
