@@ -99,12 +99,13 @@ def scans_to_segment(path: Path, modalities: Sequence[str]
         raise InputError(f"--input {path} does not exist: give a scan ({', '.join(SUFFIXES)}) or a folder of scans")
     files = [path]
     if path.is_dir():
-        files = [file for file in sorted(path.iterdir()) if not file.name.startswith(".") and not file.is_dir()]
+        files = [file for file in sorted(path.iterdir())
+                 if not file.name.startswith(".") and (is_scan(file) or not file.is_dir())]
         if not any(map(is_scan, files)):
             files = list(files_below(path))     # one folder per case
     scans = [file for file in files if is_scan(file)]
     if path.is_file() and not scans:
-        raise InputError(f"--input {path}: is no scan by its name, expected {', '.join(SUFFIXES)}")
+        raise InputError(f"--input {path}: has no scan by its name, expected {', '.join(SUFFIXES)}")
     labels = {file for file in scans if role_of(case_name(file), LABELS | ASIDE)}
     cases, bad, rest = grouped([file for file in scans if file not in labels], modalities)
     if not cases and not bad:

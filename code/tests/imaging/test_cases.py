@@ -332,7 +332,7 @@ def test_brats_modalities_are_channels(tmp_path, capsys):
     moved, some, twice = captured.err.splitlines()
     assert "moved_t2.nii.gz: its affine puts it" in moved
     assert "some_t1ce.nii.gz: is missing" in some and "leave t1ce out of --modalities" in some
-    assert "twice_t1.nii.gz and " in twice and "remove or rename one" in twice
+    assert "twice_t1.nii and " in twice and "twice_t1.nii.gz are one case" in twice and "remove or rename one" in twice
 
 
 # ---- anybody's scans ---------------------------------------------------------------------------------------
