@@ -64,10 +64,9 @@ def main(args=None):
     write_phantoms(data_dir, demo.dataset.data.dataset, **demo.phantoms, seed=options.seed)
     rows = {}
     for method in METHODS:
-        presets = {"mini": replace(demo.dataset.presets["mini"], **demo.recipe)}
-        recipe = replace(presets["mini"], method=method, seed=options.seed, data_dir=data_dir, out=home / method,
-                         workers=0)
-        train(recipe, demo.dataset.data(recipe), presets)
+        recipe = replace(demo.dataset.presets["mini"], **demo.recipe, method=method, seed=options.seed,
+                         data_dir=data_dir, out=home / method, workers=0)
+        train(recipe, demo.dataset.data(recipe))
         with contextlib.redirect_stdout(io.StringIO()):
             rows[method] = demo.dataset.test.main(["--run", str(home / method)])
     print(f"\n{options.dataset} phantoms, {demo.recipe['labeled']} labelled of {demo.phantoms['train']}, "

@@ -160,7 +160,7 @@ def train_all(options, machine):
         for name, labeled in ORDER:
             recipe = recipe_of(name, labeled, options)
             try:
-                run = train(recipe, SETS[name].data(recipe), {"paper": recipe})
+                run = train(recipe, SETS[name].data(recipe))
             except InputError as error:
                 print(f"{name} {labeled}: {error}", flush=True)
                 continue

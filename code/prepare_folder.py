@@ -1,4 +1,4 @@
-"""Prepare anybody's 3D scans (NIfTI or NRRD), some of them labelled, for train_LA.py.
+"""Prepare anybody's 3D scans (NIfTI or NRRD), some of them labelled, for train_own.py.
 
     python code/prepare_folder.py --images scans --labels masks --output data/mine
     python code/prepare_folder.py --images Task02_Heart --output data/heart     (holds a dataset.json)
@@ -33,6 +33,7 @@ from imaging.cases import (
     prepare_cases,
     shown,
 )
+from imaging.plan import PLAN, Plan, shrunk, write_plan
 from imaging.preprocess import Preprocessing
 from imaging.scan_files import case_name, check_segments, is_label, is_scan, values_in
 from runtime.errors import InputError, one_line
@@ -225,6 +226,16 @@ def tell_spacings(good: dict[str, dict]) -> None:
               f"--spacing {' '.join(f'{side:.2f}' for side in middle)} with another --output resamples them")
 
 
+def patch_of(good):
+    shape = np.median([case["shape"][-3:] for case in good.values()], 0)
+    return shrunk(tuple(int(16 * np.ceil(n / 16)) for n in shape), 112 * 112 * 80)
+
+
+def has_gpu() -> bool:
+    """Whether an NVIDIA driver lists a GPU; PyTorch, which takes seconds to load, is not asked."""
+    return any(Path("/proc/driver/nvidia/gpus").glob("*")) or Path("/dev/nvidia0").exists() or Path("/dev/dxg").exists()
+
+
 @reported
 def main(args=None) -> int:
     options = command_line(FolderOptions, __doc__, args)
@@ -266,10 +277,10 @@ def prepare(cases, bad, channels, classes, options) -> int:
     if not labelled:
         raise InputError(f"{options.output / 'train.list'}: its first case has no label; move labelled ones to its "
                          "top, since the first ones are trained on with their labels")
-    print(f"next: python code/train_LA.py --data-dir {shown(options.output)} --labeled {labelled} "
-          f"--num-classes {preprocessing.num_classes}{f' --in-channels {len(channels)}' if len(channels) > 1 else ''}")
-    if not unlabelled:
-        print("every case has a label: a --labeled below that number hides the labels of the rest")
+    write_plan(options.output / PLAN, {}, Plan(patch_size=patch_of(outcome.good)), {})
+    preset = "" if has_gpu() else "short "
+    print(f"next: python code/train_own.py {preset}--data-dir {shown(options.output)}"
+          f"{'' if unlabelled else ' --method supervised'}")
     return 2 if outcome.bad else 0
 
 

@@ -11,12 +11,10 @@ from dataloaders.acdc import ACDC
 from evaluation.report import test
 from training.trained import load_run
 
-CLASSES = ["RV", "MYO", "LV"]
-
 
 @reported
 def main(args=None):
-    return test(ACDC, load_run, CLASSES, __doc__, args)
+    return test(ACDC, load_run, __doc__, args)
 
 
 if __name__ == "__main__":

@@ -11,12 +11,10 @@ from dataloaders.brats import BraTS
 from evaluation.report import test
 from training.trained import load_run
 
-CLASSES = ["whole tumour"]
-
 
 @reported
 def main(args=None):
-    return test(BraTS, load_run, CLASSES, __doc__, args)
+    return test(BraTS, load_run, __doc__, args)
 
 
 if __name__ == "__main__":

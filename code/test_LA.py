@@ -11,12 +11,10 @@ from dataloaders.la import LA
 from evaluation.report import test
 from training.trained import load_run
 
-CLASSES = ["left atrium"]
-
 
 @reported
 def main(args=None):
-    return test(LA, load_run, CLASSES, __doc__, args)
+    return test(LA, load_run, __doc__, args)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ class ACDCRecipe(Recipe):
     """ACDC: 2D U-Net, CutMix box of 1/2, pre-training and self-training."""
 
     dataset = ACDC.dataset
+    class_names = "RV", "MYO", "LV"
 
     # data
     data_dir: Path = ROOT / "data/ACDC"     # folder with the scans, and the lists if not the published ones
@@ -67,7 +68,7 @@ PRESETS = {
 @reported
 def main(args=None):
     recipe = command_line(PRESETS, __doc__, args)
-    return train(recipe, ACDC(recipe), PRESETS)
+    return train(recipe, ACDC(recipe))
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ class BraTSRecipe(Recipe):
     """BraTS2019: 3D V-Net, CutMix box of 2/3, pre-training and self-training."""
 
     dataset = BraTS.dataset
+    class_names = "whole tumour",
 
     # data
     data_dir: Path = ROOT / "data/BraTS2019"    # folder with the scans, and the lists if not the published ones
@@ -70,7 +71,7 @@ PRESETS = {
 @reported
 def main(args=None):
     recipe = command_line(PRESETS, __doc__, args)
-    return train(recipe, BraTS(recipe), PRESETS)
+    return train(recipe, BraTS(recipe))
 
 
 if __name__ == "__main__":

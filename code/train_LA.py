@@ -26,6 +26,7 @@ class LARecipe(Recipe):
     """LA: 3D V-Net, CutMix box of 2/3, pre-training and self-training."""
 
     dataset = LA.dataset
+    class_names = "left atrium",
 
     # data
     data_dir: Path = ROOT / "data/LA"       # folder with the scans, and the lists if not the published ones
@@ -71,7 +72,7 @@ PRESETS = {
 @reported
 def main(args=None):
     recipe = command_line(PRESETS, __doc__, args)
-    return train(recipe, LA(recipe), PRESETS)
+    return train(recipe, LA(recipe))
 
 
 if __name__ == "__main__":

@@ -177,7 +177,7 @@ def resuming(device, quick, folder):
         data = SETS["ACDC"].data(own)
         if name == "halted":
             stop_at(fit.Fit(own.complete(), data, fit.RunFolder(own.out, own.complete())), 2)
-        runs[name] = load_tensors(fit.train(own, data, {own.preset: own}) / "last.pt")["method"]
+        runs[name] = load_tensors(fit.train(own, data) / "last.pt")["method"]
     differing = [key for key, value in runs["whole"].items() if not torch.equal(value, runs["halted"][key])]
     yield holds("resumed run: tensors that differ", len(differing), 0)
 

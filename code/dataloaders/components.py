@@ -6,11 +6,11 @@ import torch
 from runtime.device import fetch
 
 
-def largest_component(label_map):
+def largest_component(label_map, classes=True):
     """Keep each class's largest component, full connectivity (26 in 3D, 8 in 2D); (*S) ints -> the same, NumPy.
 
     A tie goes to the component with the first voxel in C order; an empty class stays empty. The paper calls it
-    NMS; connectivity as the authors' release.
+    NMS; connectivity as the authors' release. classes: True for all, or those that are reduced; the others stay.
     """
     label_map = np.ascontiguousarray(label_map)
     # numbered in the order of their first voxels, so that a stable sort settles ties
@@ -18,36 +18,41 @@ def largest_component(label_map):
     places = np.flatnonzero(label_map != 0)
     numbers, labels = components.ravel()[places], label_map.ravel()[places]
     sizes = np.bincount(numbers, minlength=1)
-    classes = np.zeros(len(sizes), label_map.dtype)
-    classes[numbers] = labels
+    class_of = np.zeros(len(sizes), label_map.dtype)
+    class_of[numbers] = labels
     by_size = np.argsort(-sizes, kind="stable")
     keep = np.zeros(len(sizes), bool)
-    keep[by_size[np.unique(classes[by_size], return_index=True)[1]]] = True
+    keep[by_size[np.unique(class_of[by_size], return_index=True)[1]]] = True
+    if classes is not True:
+        keep |= ~np.isin(class_of, classes)
     kept, chosen = np.zeros_like(label_map), keep[numbers]
     kept.ravel()[places[chosen]] = labels[chosen]
     return kept
 
 
-def largest_components(label_maps):
+def largest_components(label_maps, classes=True):
     """`largest_component` of each map of a tensor (views, B, *S) of up to 256 classes; same dtype and device.
 
+    classes: True for all, or those that are reduced.
     One transfer to the host and one back, one byte per voxel, whatever their number. Of a map in pinned memory the
     result is there, too, so that it goes to a GPU without anybody waiting.
     """
     host = label_maps.to(torch.uint8).cpu()
     kept = torch.empty(host.shape, dtype=torch.uint8, pin_memory=host.is_pinned())
     for index in np.ndindex(host.shape[:2]):
-        kept.numpy()[index] = largest_component(host[index].numpy())
+        kept.numpy()[index] = largest_component(host[index].numpy(), classes)
     return kept.to(label_maps.device).to(label_maps.dtype)
 
 
-def reduced(label_maps):
+def reduced(label_maps, classes=True):
     """Start fetching label maps (views, B, *S) from their device -> function that gives `largest_components`, there.
 
-    What a GPU is given between the two calls it computes while the host reduces.
+    What a GPU is given between the two calls it computes while the host reduces. No classes, or False: all stay.
     """
+    if not classes:
+        return lambda: label_maps
     fetched = fetch(label_maps)
-    return lambda: largest_components(fetched()).to(label_maps.device, non_blocking=True)
+    return lambda: largest_components(fetched(), classes).to(label_maps.device, non_blocking=True)
 
 
 def empty(*label_maps):

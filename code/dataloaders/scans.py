@@ -17,6 +17,7 @@ from runtime.errors import InputError, one_line
 from runtime.files import ROOT, is_case_name
 from runtime.memory import check_fits
 from runtime.ranks import Ranks
+from runtime.records import read_json
 
 
 @dataclass
@@ -67,29 +68,29 @@ def read_lists(data_dir, dataset, files):
     if not train.exists():
         raise InputError(f"{files['train']} is neither in {own} nor in {published}: point --data-dir to the {dataset} "
                          "folder, or put the list there")
-    lists = {"train": _names(train)}
+    lists = {"train": read_list(train)}
     if not lists["train"]:
         raise InputError(f"{train} is empty: it should name one case per line")
-    ours = (published / files["train"]).exists() and set(lists["train"]) <= set(_names(published / files["train"]))
+    ours = (published / files["train"]).exists() and set(lists["train"]) <= set(read_list(published / files["train"]))
     for role in files.keys() - {"train"}:
         places = [own, published] if ours else [own]
         path = next((place / files[role] for place in places if (place / files[role]).exists()), None)
-        lists[role] = _names(path) if path else []
+        lists[role] = read_list(path) if path else []
     return lists
+
+
+def check_published(data_dir, dataset):
+    """InputError for a folder that prepare_folder.py wrote, which is none of the published sets."""
+    record = Path(data_dir).expanduser() / "preprocessing.json"
+    if record.exists() and read_json(record, "prepare the data again").get("dataset") == "folder":
+        raise InputError(f"--data-dir {data_dir}: holds scans of your own, made by prepare_folder.py, and this script "
+                         f"is for {dataset}: use code/train_own.py and code/test_own.py")
 
 
 def published_list(dataset, file):
     """Names in the repository's own list; empty where it has none."""
     path = ROOT / "data" / dataset / file
-    return _names(path) if path.exists() else []
-
-
-def is_published(data_dir, dataset, file):
-    """Whether the list that counts for `data_dir` is the published one: there, word for word, or not there at all."""
-    own = Path(data_dir) / file
-    if not own.exists() or own.resolve() == ROOT / "data" / dataset / file:
-        return True
-    return _names(own) == published_list(dataset, file)
+    return read_list(path) if path.exists() else []
 
 
 def drawn(names, draw):
@@ -97,7 +98,8 @@ def drawn(names, draw):
     return [names[place] for place in np.random.default_rng(draw).permutation(len(names))] if draw else list(names)
 
 
-def _names(path):
+def read_list(path):
+    """Case names in a split list: one a line, an `.h5` suffix tolerated; InputError for what is no case's name."""
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -167,10 +169,15 @@ def check_labelled(names, path_of):
             path = path_of(name)
         except InputError:
             continue
-        with _opened(path, "`image` and `label`") as file:
-            if "label" not in file:
-                raise InputError(f"{path}: is a test case without `label`, and cannot be tested on: take it out of the "
-                                 "test list or of --holdout-test, or prepare it again with its label")
+        if not has_label(path):
+            raise InputError(f"{path}: is a test case without `label`, and cannot be tested on: take it out of the "
+                             "test list or of --holdout-test, or prepare it again with its label")
+
+
+def has_label(path):
+    """Whether the HDF5 file holds a label, which is not opened."""
+    with _opened(path, "`image`") as file:
+        return "label" in file
 
 
 @contextmanager

@@ -153,15 +153,21 @@ def slice_wise(model, volume, patch_size, *, batch_size=None, fusion="softmax", 
 def segment(model, image, recipe, coarse=False):
     """{view: class probabilities (C, *S)} of a whole scan on its own grid; image (in_channels, *S), *S three axes.
 
-    recipe: a train script's. Patches of two axes are slices, of three are windows, at half resolution where the
-    recipe says so. coarse: windows side by side, for validation during training.
+    recipe: a train script's. Patches of three axes are windows, at half resolution where the recipe says so; of two
+    axes, windows in slices along the first axis, or whole slices where the recipe has no stride. coarse: windows side
+    by side, for validation during training.
     """
     if recipe.normalise == "zscore":
         image = torch.from_numpy(standardised(image.numpy(), len(recipe.patch_size))[0])
-    if len(recipe.patch_size) == 2:
+    if recipe.stride is None:
         return slice_wise(model, image, recipe.patch_size, views=True)
+    stride = recipe.patch_size if coarse else recipe.stride
+    if len(recipe.patch_size) == 2:
+        stacks = [sliding_window(model, image[:, k], recipe.patch_size, stride, views=True)
+                  for k in range(image.shape[1])]
+        return {view: torch.stack([probs[view] for probs in stacks], 1) for view in stacks[0]}
     small = halved(image) if recipe.half_resolution else image
-    views = sliding_window(model, small, recipe.patch_size, recipe.patch_size if coarse else recipe.stride, views=True)
+    views = sliding_window(model, small, recipe.patch_size, stride, views=True)
     if recipe.half_resolution:
         views = {view: F.interpolate(probs[None], image.shape[1:], mode="trilinear", align_corners=False)[0]
                  for view, probs in views.items()}

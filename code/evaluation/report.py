@@ -81,7 +81,7 @@ def write_rows(path, rows):
     write_text(path, text.getvalue())
 
 
-def test(dataset_class, load, class_names, description, args=None):
+def test(dataset_class, load, description, args=None):
     """A test script's main: returns the rows it wrote, or of --compare the table's lines.
 
     load: `training.trained.load_run`.
@@ -103,7 +103,7 @@ def test(dataset_class, load, class_names, description, args=None):
     rows = measure(trained.method, recipe, data, names, options)
     if Ranks().main:
         reference = paper_row(recipe, names, published_list(data.dataset, data.lists["test"]))
-        present(rows, recipe, class_names, len(names), options, reference)
+        present(rows, recipe, len(names), options, reference)
     Ranks().wait()
     return rows
 
@@ -120,16 +120,14 @@ def paper_row(recipe, names, published_names):
     return f"paper, {recipe.labeled} labelled", (paper[0], None, *paper[1:])
 
 
-def present(rows, recipe, class_names, count, options, reference):
+def present(rows, recipe, count, options, reference):
     """Write the rows of `count` cases, print their table beside the paper's row, if there is one."""
     path = result_path(options.run, options)
     write_rows(path, rows)
-    if recipe.num_classes != len(class_names) + 1:      # somebody's own data
-        class_names = [f"class {label}" for label in range(1, recipe.num_classes)]
     print(f"\n{options.run.name}: {options.checkpoint}.pt on {count} {options.split} cases, mean ± std over "
           f"cases{_warning(options, recipe)}\n")
     headings = [heading.replace("voxel", options.spacing) for heading in (*tables.HEADINGS, "empty")]
-    show(tables.run_lines(rows, class_names, reference), headings, path)
+    show(tables.run_lines(rows, recipe.classes, reference), headings, path)
 
 
 def compare(options, dataset_class):

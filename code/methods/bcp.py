@@ -143,7 +143,7 @@ class BCP(Method):
         (2, B_u / 2, *S). The teacher is in training mode: dropout acts, batch statistics count.
         """
         labels = torch.stack([self.teacher(x)[0].argmax(1).byte() for x in halves])
-        return reduced(labels) if self.components else lambda: labels
+        return reduced(labels, self.components)
 
     def box(self, batch):
         return zero_centered_mask(batch.x_l.shape[2:], self.hyper.beta, batch.generator, batch.x_l.device)

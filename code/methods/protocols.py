@@ -62,7 +62,10 @@ TABLE = {
 
 
 def cell(recipe):
-    """The settings of a recipe's method on its data set; InputError if the table has no such method."""
+    """The settings of a recipe's method on its data set; InputError if the table has no such method or data set."""
+    if recipe.dataset not in DATASETS:
+        raise InputError(f"--protocol {recipe.protocol}: the methods' authors published on {', '.join(DATASETS)}; on "
+                         "your own data use --protocol matched")
     if recipe.method not in TABLE:
         raise InputError(f"--protocol {recipe.protocol}: it is not known how --method {recipe.method} was published; "
                          "use --protocol matched, or add it to code/methods/protocols.py")

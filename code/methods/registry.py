@@ -73,7 +73,7 @@ def smallest_pass(recipe):
 
 def hyper_of(recipe):
     """The hyperparameters of a recipe's method, its defaults where the recipe has none -> its `Hyper`."""
-    return recipe.hyper or method_class(recipe.method).defaults(recipe.dataset, recipe.protocol)
+    return recipe.hyper or method_class(recipe.method).defaults(recipe.like, recipe.protocol)
 
 
 def build(recipe):

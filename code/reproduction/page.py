@@ -18,7 +18,7 @@ from reproduction.runs import MODEL, RESULTS
 from reproduction.segmentations import ranked, segmented, tested
 from runtime.files import ROOT, read_text, write_text
 from training import datasets
-from training.recipe import read_config
+from training.recipe import load_recipe, read_config
 
 MINI = "`mini` is too short to rank methods: it shows that they run and learn."
 LIMIT = 10_000_000      # bytes of pictures of cases, so that the file stays under 15 MB
@@ -134,7 +134,7 @@ def _browser(folders, count, device, data_dir):
         listed.append({"name": f"{folder.parent.name}/{folder.name}", "method": METHODS.get(method, (method,))[0],
                        "dataset": config["dataset"], "split": split, "tested": len(names), "cases": [],
                        "pair": registry.method_class(method).pair,
-                       "classes": datasets.of_run(folder).test.CLASSES})
+                       "classes": load_recipe(folder, datasets.of_run(folder).recipe).classes})
         for rank, case in enumerate(segmented(folder, list(names)[:count], device, data_dir)):
             group = segmentations.setdefault(_identity(config["dataset"], case), [rank, []])
             group[0] = min(group[0], rank)

@@ -141,7 +141,7 @@ def runs():
         return DATASETS[recipe.dataset][0](recipe)
 
     def train(recipe):
-        return fit.train(recipe, data(recipe), {recipe.preset: DATASETS[recipe.dataset][1]})
+        return fit.train(recipe, data(recipe))
 
     def loop(recipe):
         folder = RunFolder(recipe.out, recipe)

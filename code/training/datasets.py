@@ -5,6 +5,7 @@ from typing import NamedTuple
 from dataloaders.acdc import ACDC
 from dataloaders.brats import BraTS
 from dataloaders.la import LA
+from dataloaders.own import Own
 from runtime.errors import InputError
 from runtime.files import RESTORE
 from training.recipe import config_path, read_config
@@ -14,7 +15,7 @@ class DataSet(NamedTuple):
     """A data set; its scripts are imported when they are asked for, since they stand above this module."""
 
     data: type                  # of dataloaders/
-    scripts: str                # train_<scripts>.py, test_<scripts>.py, prepare_<scripts>.py
+    scripts: str                # train_<scripts>.py, test_<scripts>.py
     recipe_name: str            # of the recipe class in the train script
 
     @property
@@ -38,7 +39,7 @@ class DataSet(NamedTuple):
 
 
 DATASETS = {data.dataset: DataSet(data, scripts, recipe) for data, scripts, recipe in (
-    (LA, "LA", "LARecipe"), (ACDC, "ACDC", "ACDCRecipe"), (BraTS, "BraTS", "BraTSRecipe"))}
+    (LA, "LA", "LARecipe"), (ACDC, "ACDC", "ACDCRecipe"), (BraTS, "BraTS", "BraTSRecipe"), (Own, "own", "OwnRecipe"))}
 
 
 def of_run(run):

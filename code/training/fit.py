@@ -59,10 +59,10 @@ def rate_at(recipe, stage, step):
     return learning_rate(schedules[not pre], recipe.lr, step, steps, recipe.drop_every)
 
 
-def train(recipe, data, presets):
-    """Run the recipe in its run folder, from its checkpoint if there is one; returns the folder's path."""
+def train(recipe, data):
+    """Run the recipe in its run folder `recipe.out`, from its checkpoint if there is one; returns the folder's path."""
     recipe, ranks = recipe.complete(), Ranks()
-    folder = RunFolder(recipe.folder(presets), recipe)
+    folder = RunFolder(recipe.out, recipe)
     ranks.say(f"run folder: {folder.path}")
     with folder.held():
         fit = None if folder.finished and not folder.knows_data else Fit(recipe, data, folder)

@@ -1,4 +1,5 @@
-"""What the three train scripts' recipes share: the options of a run, their way from the command line to disk."""
+"""What the train scripts' recipes share: the options of a run, their way from the command line to disk."""
+import contextlib
 import dataclasses
 import math
 import sys
@@ -9,13 +10,13 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import tyro
 
+from dataloaders.scans import check_published
 from methods import protocols, registry
 from runtime.command_line import parsed
 from runtime.errors import DEBUG, InputError
-from runtime.files import RESTORE, ROOT
+from runtime.files import RESTORE, ROOT, is_case_name
 from runtime.ranks import Ranks
 from runtime.records import build, read_json
-from training import own_data
 from training.checkpoints import is_finished
 
 
@@ -31,6 +32,7 @@ Ratio = Annotated[float, tyro.constructors.PrimitiveConstructorSpec(
     nargs=1, metavar="NUMBER|A/B", instance_from_str=lambda args: _fraction(args[0]),
     is_instance=lambda value: isinstance(value, float | int), str_from_instance=lambda value: [str(value)])]
 Schedule = Literal["constant", "step", "poly"]
+MethodName = Literal[*registry.METHODS]
 LEAST = {1: ("labeled", "labeled_batch", "unlabeled_batch", "in_channels", "patch_size", "stride", "self_steps",
              "eval_every", "checkpoint_steps"),
          0: ("seed", "labeled_draw", "pre_steps", "workers", "holdout_val", "holdout_test", "weight_decay",
@@ -44,13 +46,18 @@ class Recipe:
     """Options of every run. A train script adds its data set's hyperparameters (Section 4.2)."""
 
     dataset: ClassVar[str]
+    class_names: ClassVar[tuple] = ()           # of the foreground; classes without one are numbered
+    stride: ClassVar[tuple | None] = None       # between windows; None: slices are resized to the patch, as ACDC's
+    half_resolution: ClassVar[bool] = False
+    # Fields that `planned` goes by, and their types
+    GIVEN: ClassVar[dict] = {"data_dir": lambda text: Path(text).expanduser()}
     # Fields that do not change what is computed: left out of the run's name, and free to differ on resume
-    PLUMBING: ClassVar[tuple] = ("data_dir", "out", "device", "workers", "deterministic", "compile",
+    PLUMBING: ClassVar[tuple] = ("data_dir", "out", "name", "device", "workers", "deterministic", "compile",
                                  "monitor", "checkpoint_steps", "checkpoint_minutes")
 
     preset: tyro.conf.Suppress[str] = "paper"
 
-    method: Literal[*registry.METHODS] = "cml"  # how the unlabelled scans are used: docs/methods.md
+    method: MethodName = "cml"  # how the unlabelled scans are used: docs/methods.md
     hyper: Any = None               # the method's own hyperparameters; None: its defaults
     protocol: Literal["matched", "original"] = "matched"    # original: as released; mini, short keep batch and steps
     labeled_draw: int = 0           # which cases are labelled; 0: the first of the list, K: of its K-th shuffle [O]
@@ -69,6 +76,7 @@ class Recipe:
     eval_every: int = 200           # steps between validations                                         [C]
 
     out: Path | None = None         # run folder; by default model/<dataset>/<method>_<labeled>_seed<seed>...
+    name: str | None = None         # of the run folder below model/<dataset>/, instead of that long one
     device: str = "auto"            # auto | cpu | cuda | cuda:1 ...
     workers: int | None = None      # processes that draw patches ahead, None: by device; any number gives the same run
     deterministic: bool = False     # kernels that repeat bit for bit where PyTorch has them (slower on a GPU)
@@ -92,11 +100,13 @@ class Recipe:
             near = [max(16, round(extent / 16) * 16) for extent in self.patch_size]
             raise InputError(f"{_option('patch_size', self.patch_size)}: the networks halve it four times, so "
                              f"every extent must be divisible by 16; nearest is {' '.join(map(str, near))}")
-        if any(step > extent for step, extent in zip(getattr(self, "stride", ()), self.patch_size, strict=False)):
+        if any(step > extent for step, extent in zip(self.stride or (), self.patch_size, strict=False)):
             raise InputError(f"{_option('stride', self.stride)}: leaves gaps between windows of --patch-size "
                              f"{' '.join(map(str, self.patch_size))}; choose no more than that, half of it say")
         if not 0 < self.beta < 1:
             raise InputError(f"--beta {self.beta:g}: edge of the box over edge of the patch, between 0 and 1")
+        if self.name is not None and not is_case_name(self.name):
+            raise InputError(f"--name {self.name!r}: cannot be a folder's name; use letters, digits, - and _")
         if not 2 <= self.num_classes <= 255:
             raise InputError(f"--num-classes {self.num_classes}: background counts, so 2 to 255")
         if self.seed >= 2 ** 63:
@@ -111,6 +121,33 @@ class Recipe:
                              "two values; choose a larger patch or batch")
         return self
 
+    @property
+    def classes(self):
+        """Names of the foreground classes, their numbers where they have none."""
+        numbered = tuple(f"class {label}" for label in range(1, self.num_classes))
+        return self.class_names if len(self.class_names) == len(numbered) else numbered
+
+    @property
+    def like(self):
+        """The published data set whose settings the compared methods take on this one."""
+        return self.dataset
+
+    @property
+    def home(self):
+        """Name of the folder below model/ for the runs."""
+        return self.dataset
+
+    def planned(self):
+        """The recipe with the defaults that its data suggest, on a published data set as it is; InputError for data
+        that are none of it.
+        """
+        check_published(self.data_dir, self.dataset)
+        return self
+
+    def reasons(self):
+        """{field: why its default is what it is} where `planned` chose it."""
+        return {}
+
     def complete(self):
         """The recipe with its method's hyperparameters spelled out."""
         return dataclasses.replace(self, hyper=registry.hyper_of(self))
@@ -124,17 +161,18 @@ class Recipe:
         return values | {f"hyper.{name}": value for name, value in vars(registry.hyper_of(self)).items()}
 
     def folder(self, presets):
-        """The run folder: `out`, or a name that tells the run from its siblings."""
-        if self.out:
-            return self.out
-        preset = own_data.fitted(presets[self.preset], self.data_dir)
+        """The run folder: `out`, or below model/ `name`, or one that tells the run from its siblings."""
+        if self.out or self.name:
+            return self.out or ROOT / "model" / self.home / self.name
+        preset = dataclasses.replace(presets[self.preset], **{name: getattr(self, name) for name in self.GIVEN})
+        preset = preset.planned()
         preset = protocols.switched(preset, preset, method=self.method, protocol=self.protocol).fields()
-        named = ("preset", "method", "labeled", "seed", *(own_data.OF_DATA if own_data.is_own(self) else ()))
+        named = "preset", "method", "labeled", "seed"
         tags = [self.preset] * (self.preset != "paper") + [self.protocol] * (self.protocol != "matched")
         tags += [f"{name.removeprefix('hyper.')}{_short(value)}" for name, value in self.fields().items()
                  if name not in named and value != preset[name]]
         name = "_".join([self.method, str(self.labeled), f"seed{self.seed}", *tags])
-        return ROOT / "model" / own_data.home(self) / name
+        return ROOT / "model" / self.home / name
 
     def to_json(self):
         values = dataclasses.asdict(self)
@@ -168,7 +206,10 @@ def _short(value):
 
 
 def command_line(presets, description, args=None):
-    """`[paper|mini | --from-config RUN/config.json] [--option value ...]` -> Recipe; every field is an option."""
+    """`[paper|mini | --from-config RUN/config.json] [--option value ...]` -> Recipe; every field is an option.
+
+    The recipe's `out` is the run folder, and its `data_dir` absolute: the run is tested from any working directory.
+    """
     args = list(sys.argv[1:] if args is None else args)
     args, source = _taken(args, "--from-config")
     preset = args.pop(0) if args and not args[0].startswith("-") else None
@@ -177,27 +218,39 @@ def command_line(presets, description, args=None):
     if preset not in (None, *presets):
         raise InputError(f"preset {preset!r} is unknown: the first word is one of {', '.join(presets)}")
     default = presets[preset or "paper"]
-    if (folder := _taken(args, "--data-dir")[1]) and not source:
-        default = own_data.fitted(default, Path(folder).expanduser())
     if source:
-        default = dataclasses.replace(load_recipe(source, type(default)), out=None)
+        default = dataclasses.replace(load_recipe(source, type(default)), out=None, name=None)
         if default.preset not in presets:
             raise InputError(f"{config_path(source)}: preset is {default.preset!r}, expected one of "
                              f"{', '.join(presets)}: {RESTORE}")
-    usage = (f"{description}\n\nThe first word is the preset, {' or '.join(presets)}; shown here: {default.preset}. "
-             "Instead of it, --from-config RUN/config.json repeats a run: its recipe, changed by the options that "
-             f"follow, in a new run folder. {DEBUG}")
+    else:
+        default = _given(default, args)
+        with contextlib.suppress(InputError) if {"-h", "--help"} & set(args) else contextlib.nullcontext():
+            default = default.planned()
+    planned = "".join(f"\n\n{_option(name, getattr(default, name))}: by the plan, {reason}"
+                      for name, reason in default.reasons().items())
+    usage = (f"{description}{planned}\n\nThe first word is the preset, {' or '.join(presets)}; shown here: "
+             f"{default.preset}. Instead of it, --from-config RUN/config.json repeats a run: its recipe, changed by "
+             f"the options that follow, in a new run folder. {DEBUG}")
     recipe = _parsed(default, presets[default.preset], args, usage).check()
     if note := protocols.note(recipe):
         Ranks().say(note)
-    # absolute: the run folder is tested from any working directory
-    recipe = dataclasses.replace(recipe, data_dir=recipe.data_dir.expanduser().resolve(),
-                                 out=recipe.out and recipe.out.expanduser().resolve())
-    home = recipe.folder(presets)
-    if source and home.resolve() == config_path(source).parent.resolve() and is_finished(home):
+    recipe = dataclasses.replace(recipe, data_dir=recipe.data_dir.expanduser().resolve())
+    home = recipe.folder(presets).expanduser().resolve()
+    if source and home == config_path(source).parent.resolve() and is_finished(home):
         raise InputError(f"--from-config {source}: {home} is that run itself and finished; give its repetition a new "
                          "folder with --out")
-    return recipe
+    return dataclasses.replace(recipe, out=home)
+
+
+def _given(default, args):
+    """The recipe with those options of `args` that `planned` goes by; unreadable ones are left to tyro."""
+    values = {}
+    for name, kind in default.GIVEN.items():
+        value = _taken(args, f"--{name.replace('_', '-')}")[1]
+        with contextlib.suppress(ValueError):
+            values |= {} if value is None else {name: kind(value)}
+    return dataclasses.replace(default, **values)
 
 
 def _parsed(default, preset, args, usage):
@@ -220,7 +273,8 @@ def _parsed(default, preset, args, usage):
 
 
 NEEDED = {"--from-config": "the config.json of a run", "--method": "the name of a method",
-          "--protocol": "matched or original", "--data-dir": "the folder with the scans"}
+          "--protocol": "matched or original", "--data-dir": "the folder with the scans",
+          "--plan": "a plan.json", "--labeled": "a number of cases"}
 
 
 def _taken(args, option):

@@ -96,8 +96,9 @@ def read_content(run):
 
 
 def description(recipe):
-    """What config.json says about a run: data set, recipe, command line."""
-    return {"dataset": recipe.dataset, "recipe": recipe.to_json(),
+    """What config.json says about a run: data set, recipe, what the plan of own data chose and why, command line."""
+    reasons = recipe.reasons()
+    return {"dataset": recipe.dataset, "recipe": recipe.to_json(), **({"plan": reasons} if reasons else {}),
             "command": shlex.join([*Ranks().launcher, *sys.argv])}
 
 

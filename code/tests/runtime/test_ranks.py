@@ -47,7 +47,7 @@ PATCHES = {"ACDC": (16, 16), "LA": (16, 16, 16)}
 
 
 def train(recipe):
-    return fit.train(recipe, DATASETS[recipe.dataset].data(recipe), {recipe.preset: recipe})
+    return fit.train(recipe, DATASETS[recipe.dataset].data(recipe))
 
 
 def followed(recipe):

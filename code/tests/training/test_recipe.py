@@ -15,7 +15,16 @@ from methods import registry
 from runtime.errors import InputError
 from runtime.files import ROOT, save_tensors
 from training import recipe as recipe_module
-from training.recipe import command_line, load_recipe
+from training.recipe import load_recipe
+
+
+def command_line(presets, description, args):
+    """The recipe of a command line, without the run folder that it is given."""
+    recipe = recipe_module.command_line(presets, description, args)
+    assert recipe.out.is_absolute()
+    asked = any(arg.startswith("--out") for arg in args)
+    return recipe if asked else dataclasses.replace(recipe, out=None)
+
 
 SCRIPTS = {"LA": train_LA, "ACDC": train_ACDC, "BraTS2019": train_BraTS}
 every_script = pytest.mark.parametrize("script", SCRIPTS.values(), ids=SCRIPTS)

@@ -1,0 +1,107 @@
+"""Own data, as prepare_folder.py writes them: volumes, or the slices of volumes, at their full resolution."""
+import numpy as np
+
+from dataloaders.scans import Split, drawn, has_label, read_list
+from dataloaders.volumes import Volumes
+from runtime.errors import InputError
+
+PLACES = 10_000     # voxels remembered of each class and scan, for patches that hold foreground
+
+
+class Own(Volumes):
+    """recipe: train_own's. A patch of two axes is cut from a slice along the volumes' first axis."""
+
+    dataset = "own"
+    lists = {"train": "train.list", "val": "val.list", "test": "test.list"}
+
+    def __init__(self, recipe):
+        super().__init__(recipe)
+        self.depth_axis = 0 if len(recipe.patch_size) == 2 else 2
+        self.places = {}        # name of a labelled scan -> voxels (n, 3) of each of its foreground classes
+
+    def paths(self, name):
+        return [f"{name}/mri_norm2.h5"]
+
+    def split(self):
+        """Training cases with labels, of which --labeled many are used, all other training cases, and the lists."""
+        recipe = self.recipe
+        lists = {role: self.listed(role) for role in self.lists}
+        labelled = self.labelled(lists["train"])
+        if not 0 < recipe.labeled <= len(labelled):
+            raise InputError(f"--labeled {recipe.labeled}: {len(labelled)} cases of {recipe.data_dir / 'train.list'} "
+                             "have a label; choose no more than that")
+        chosen = drawn(labelled, recipe.labeled_draw)[:recipe.labeled]
+        others = [name for name in lists["train"] if name not in set(chosen)]
+        return Split(chosen, others, lists["val"], lists["test"])
+
+    def listed(self, role):
+        """Names of a list; InputError if it is the train list, and names nobody."""
+        path = self.recipe.data_dir / self.lists[role]
+        names = read_list(path) if path.exists() else []
+        if role == "train" and not names:
+            raise InputError(f"{path}: {'is empty' if path.exists() else 'does not exist'}; prepare_folder.py writes "
+                             "it, one case a line")
+        return names
+
+    def labelled(self, names):
+        """Those of the names whose files hold a label; no label is opened."""
+        return [name for name in names if has_label(self.path_of(name))]
+
+    def train_scans(self, names, labelled):
+        """Scans; without `labelled` their labels are not opened."""
+        scans = super().train_scans(names, labelled)
+        self.places |= {scan.name: _places(scan.label.numpy()) for scan in scans if labelled}
+        return scans
+
+    def sample(self, scan, rng):
+        """One augmented patch: image (in_channels, *P), label (*P) or None, as arrays.
+
+        Of labelled scans, the share `foreground` of patches holds a random voxel of a random class. Quarter turns in
+        the plane and flips as the recipe allows.
+        """
+        recipe, size = self.recipe, self.recipe.patch_size
+        arrays = [*scan.image.numpy(), *([] if scan.label is None else [scan.label.numpy()])]
+        place, places = None, self.places.get(scan.name) if scan.label is not None else None
+        if places and rng.random() < recipe.foreground:
+            voxels = places[rng.integers(len(places))]
+            place = voxels[rng.integers(len(voxels))]
+        if len(size) == 2:
+            index = rng.integers(len(arrays[0])) if place is None else place[0]
+            arrays, place = [array[index] for array in arrays], place if place is None else place[1:]
+        quarters = rng.integers(4) if recipe.quarter_turns else 0
+        if quarters % 2:
+            size = (size[1], size[0], *size[2:])
+        box, pads = window(arrays[0].shape, size, place, rng)
+        arrays = [np.rot90(np.pad(array[box], pads), quarters) for array in arrays]
+        flipped = [axis for axis in recipe.flips if rng.random() < 0.5]
+        arrays = [np.flip(array, flipped) for array in arrays]
+        channels, label = (arrays, None) if scan.label is None else (arrays[:-1], arrays[-1])
+        return np.stack(channels), label
+
+
+def window(shape, size, place, rng):
+    """Slices of a random window of `size` in an array of `shape`, and the zeros to pad it with, as at test.
+
+    place: a voxel that the window holds, or None.
+    """
+    box, pads = [], []
+    for axis, (extent, length) in enumerate(zip(shape, size, strict=True)):
+        low, high = 0, max(extent - length, 0)
+        if place is not None:
+            low, high = max(low, place[axis] - length + 1), min(high, place[axis])
+        start, short = int(rng.integers(low, high + 1)), max(length - extent, 0)
+        box.append(slice(start, start + length))
+        pads.append((short // 2, short - short // 2))
+    return tuple(box), pads
+
+
+def _places(label):
+    """Up to PLACES voxels (n, 3) of each foreground class that is there, evenly over the class."""
+    flat, places = label.ravel(), []
+    for value in np.unique(flat[flat > 0]):
+        voxels = np.flatnonzero(flat == value)
+        voxels = voxels[np.linspace(0, len(voxels) - 1, min(len(voxels), PLACES)).astype(int)]
+        places.append(np.stack(np.unravel_index(voxels, label.shape), 1))
+    return places
+
+

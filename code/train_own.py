@@ -1,0 +1,152 @@
+"""Train on your own scans, as prepare_folder.py wrote them, of which some or all carry labels.
+
+    python code/train_own.py --data-dir data/mine           for a GPU
+    python code/train_own.py short --data-dir data/mine     smaller patches and a sixth of the steps, for a CPU
+    python code/train_own.py mini --data-dir data/mine      a third of that: does it run, does it learn?
+    python code/test_own.py --run model/mine/cml_plus_8_seed1337
+
+What depends on the scans, their plan chooses: plan.json in the data folder says each value with its reason, and may be
+edited. The method is CML+, methods/cml_plus.py, or where every scan has a label, methods/supervised.py.
+"""
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from runtime.script import reported
+
+from dataloaders.own import Own
+from imaging.plan import PLAN, read_plan, shrunk
+from imaging.preprocess import read_preprocessing
+from runtime.errors import InputError
+from runtime.files import ROOT, is_case_name
+from training.fit import train
+from training.recipe import MethodName, Ratio, Recipe, Schedule, command_line
+
+# Of slices instead of volumes, the paper's values on ACDC                                                    [P]
+SLICES = dict(network="unet", beta=1 / 2, lambda_unsup=0.5, lambda_dis=0.1)
+# preset -> voxels of a patch at most, scans a batch: of volumes, of slices                                   [O]
+SIZES = {"paper": ((112 * 112 * 80, 4), (256 * 256, 12)), "short": ((48 * 48 * 32, 4), (128 * 128, 6)),
+         "mini": ((48 * 48 * 32, 4), (128 * 128, 6))}
+
+
+def folder(text):
+    return Path(text).expanduser()
+
+
+# Where a value comes from: [P] the paper, [C] the authors' code only, [O] ours, [plan] the data folder's plan.json
+@dataclass(kw_only=True)
+class OwnRecipe(Recipe):
+    """Own data: 3D V-Net or, of slices, 2D U-Net; pre-training and self-training."""
+
+    dataset = Own.dataset
+    GIVEN = {"data_dir": folder, "plan": folder, "labeled": int}
+    PLUMBING = (*Recipe.PLUMBING, "plan", "class_names")
+
+    # data
+    data_dir: Path = ROOT / "data/mine"     # folder that prepare_folder.py wrote
+    plan: Path | None = None                # plan.json, if not the one of the data folder
+    labeled: int = 0                        # labelled scans, the first of train.list; all that have a label  [plan]
+    num_classes: int = 2                    # with background                                                 [plan]
+    in_channels: int = 1                    # channels of a scan                                              [plan]
+    class_names: tuple[str, ...] = ()       # of the foreground, in tables, pictures and CSV files            [plan]
+    patch_size: tuple[int, ...] = (112, 112, 80)        # voxels; of slices two numbers                       [plan]
+    labeled_batch: int = 4                  # labelled patches per step, mixed in pairs                       [P]
+    unlabeled_batch: int = 4                # unlabelled patches per step, mixed in pairs                     [P]
+    foreground: Ratio = 1 / 2               # share of labelled patches that hold foreground for certain      [plan]
+    flips: tuple[int, ...] = ()             # axes of the patch that are mirrored                             [plan]
+    quarter_turns: bool = False             # turns by 90 degrees in the plane                                [plan]
+
+    # method
+    method: MethodName = "cml_plus"         # how the unlabelled scans are used: docs/methods.md [plan]
+    network: str = "vnet"                   # or unet, for slices                                             [plan]
+    beta: Ratio = 2 / 3                     # edge of the CutMix box over edge of the patch                   [P]
+    lambda_unsup: float = 1.0               # lambda_1 of Eq. 4: weight of L_sup on unlabelled scans          [P]
+    lambda_dis: float = 0.2                 # lambda_2 of Eq. 4 and 11: weight of the discrepancy             [P]
+    components: tuple[int, ...] = ()        # classes whose pseudo-labels keep the largest component          [plan]
+
+    # stochastic gradient descent
+    pre_steps: int = 2_000                  # pre-training on labelled pairs, Eq. 11                          [O]
+    self_steps: int = 15_000                # self-training, Eq. 4                                            [O]
+    lr: float = 0.01                        # initial learning rate                                           [P]
+    pre_schedule: Schedule = "constant"     # of the learning rate                                            [C]
+    self_schedule: Schedule = "poly"        # power 0.9                                                       [O]
+    momentum: float = 0.9                   #                                                                 [C]
+    weight_decay: float = 1e-4              #                                                                 [C]
+
+    # test
+    stride: tuple[int, ...] | None = None   # voxels between sliding windows; by default half the patch       [O]
+    keep_largest: tuple[int, ...] = ()      # classes that keep the largest component                         [plan]
+
+    @property
+    def like(self):
+        return "LA" if len(self.patch_size) == 3 else "ACDC"
+
+    @property
+    def home(self):
+        return self.data_dir.name if is_case_name(self.data_dir.name) else self.dataset
+
+    def planned(self):
+        path = self.plan or self.data_dir / PLAN
+        record = read_preprocessing(self.data_dir)
+        if record is None or not path.exists():
+            raise InputError(f"{path}: does not exist; python code/prepare_folder.py --output {self.data_dir} writes "
+                             "it, beside the scans that it prepares")
+        plan, _ = read_plan(path)
+        data = Own(self)
+        train = data.listed("train")
+        labelled = self.labeled or len(data.labelled(train))
+        slices = plan.slices != "none"
+        voxels, batch = SIZES[self.preset][slices]
+        return replace(
+            self, **(SLICES if slices else {}), method=self.method if labelled < len(train) else "supervised",
+            labeled=labelled, num_classes=record.num_classes, in_channels=len(record.modalities),
+            class_names=plan.class_names, patch_size=shrunk(plan.patch_size, voxels), labeled_batch=batch,
+            unlabeled_batch=batch, foreground=plan.foreground, flips=plan.flips, quarter_turns=plan.quarter_turns,
+            components=plan.keep_largest, keep_largest=plan.keep_largest)
+
+    def reasons(self):
+        _, lines = read_plan(self.plan or self.data_dir / PLAN)
+        preset = replace(PRESETS[self.preset], **{name: getattr(self, name) for name in self.GIVEN}).planned()
+        lines |= {"network": lines["slices"], "components": lines["keep_largest"]}
+        return {name: lines[name] for name in vars(preset)
+                if name in lines and getattr(self, name) == getattr(preset, name)}
+
+    def check(self):
+        axes = set(range(len(self.patch_size)))
+        if not axes >= set(self.flips):
+            raise InputError(f"--flips {' '.join(map(str, self.flips))}: a patch of {len(axes)} axes has the axes "
+                             f"{' '.join(map(str, axes))}")
+        if not 0 <= self.foreground <= 1:
+            raise InputError(f"--foreground {self.foreground:g}: a share, from 0 to 1")
+        if self.stride is not None and len(self.stride) != len(axes):
+            raise InputError(f"--stride {' '.join(map(str, self.stride))}: expected {len(axes)} numbers, as of "
+                             "--patch-size")
+        return super().check()
+
+    def complete(self):
+        return replace(super().complete(), stride=self.stride or self._half)
+
+    def fields(self):
+        """Half the patch is the same stride whether it was asked for or not."""
+        values = super().fields()
+        return values | {"stride": None if self.stride == self._half else self.stride}
+
+    @property
+    def _half(self):
+        return tuple(side // 2 for side in self.patch_size)
+
+
+PRESETS = {
+    "paper": OwnRecipe(),
+    "short": OwnRecipe(preset="short", pre_steps=600, self_steps=2_400),
+    "mini": OwnRecipe(preset="mini", pre_steps=200, self_steps=800, eval_every=100),
+}
+
+
+@reported
+def main(args=None):
+    recipe = command_line(PRESETS, __doc__, args)
+    return train(recipe, Own(recipe))
+
+
+if __name__ == "__main__":
+    main()
