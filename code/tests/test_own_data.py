@@ -10,8 +10,11 @@ from scipy import ndimage
 
 import predict
 import prepare_folder
-import test_LA as testing_LA
+import test_own as testing_own
+import train_ACDC
+import train_BraTS
 import train_LA
+import train_own
 from dataloaders import scans
 from dataloaders.la import LA
 from runtime.errors import InputError
@@ -19,7 +22,7 @@ from training import recipe as recipe_module
 from training.recipe import command_line
 
 pytestmark = pytest.mark.usefixtures("narrow", "no_curves")
-TINY = ["--patch-size", "32", "32", "32", "--stride", "16", "16", "16", "--labeled-batch", "2",
+TINY = ["--patch-size", "32", "32", "32", "--labeled-batch", "2",
         "--unlabeled-batch", "2", "--pre-steps", "2", "--self-steps", "2", "--workers", "0", "--device", "cpu"]
 # Orientations, voxel sizes (mm) and shapes along the file's axes: as BraTS has them (1 mm, axes to the left, the back
 # and the head), an eighth as large, and as other scanners would see such a head
@@ -88,13 +91,12 @@ def test_own_data_from_scans_to_maps_on_the_scans_grids(nnunet, models, tmp_path
     assert (mine / "train.list").read_text(encoding="utf-8").split() == ["head1", "head2", "head3", "head5", "head6"]
     assert (mine / "test.list").read_text(encoding="utf-8").split() == ["head4"]
     [advised] = [line for line in told.splitlines() if line.startswith("next: ")]
-    assert advised.endswith("heads --labeled 3 --num-classes 3 --in-channels 2")
+    assert advised.startswith("next: python code/train_own.py ") and advised.endswith("heads")
 
-    advice = advised.split()[advised.split().index("--labeled"):]
-    run = train_LA.main(["mini", "--data-dir", str(mine), *advice, *TINY])
-    assert run == models / "heads" / run.name and run.name.startswith("cml_3_seed1337_mini_patch_size32x32x32")
-    assert "num_classes" not in run.name and "in_channels" not in run.name and "holdout" not in run.name
-    rows = testing_LA.main(["--run", str(run), "--device", "cpu"])
+    run = train_own.main(["mini", "--data-dir", str(mine), *TINY])
+    assert run == models / "heads" / run.name and run.name.startswith("cml_plus_3_seed1337_mini_labeled_batch2")
+    assert "num_classes" not in run.name and "in_channels" not in run.name and "stride" not in run.name
+    rows = testing_own.main(["--run", str(run), "--device", "cpu"])
     shown = capsys.readouterr().out
     assert {(row["case"], row["class"]) for row in rows} == {("head4", 1), ("head4", 2)} and "paper, " not in shown
     with (run / "test_test_last.csv").open(newline="", encoding="utf-8") as file:
@@ -140,29 +142,21 @@ def test_the_maps_lie_where_the_head_is_in_every_orientation(nnunet, tmp_path):
     assert len(others) == 5 and all(other.content == first.content for other in others)
 
 
-# ---- hold-outs, names ----------------------------------------------------------------------------------------------
+# ---- the published sets' scripts -----------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def own(phantoms, tmp_path):
-    """LA's phantoms: somebody's own lists."""
+    """LA's phantoms: the published layout with other lists."""
     return shutil.copytree(phantoms("LA"), tmp_path / "own")
 
 
-@pytest.mark.parametrize("preset", ["mini", "short"])
-def test_a_preset_holds_nothing_out_of_own_data(own, models, preset):
-    recipe = command_line(train_LA.PRESETS, "", [preset, "--labeled", "2", "--data-dir", str(own)])
-    split, names = LA(recipe).split(), (own / "test.list").read_text(encoding="utf-8").split()
-    assert split.test == names and len(split.labelled + split.unlabelled) == 5
-    assert recipe.folder(train_LA.PRESETS) == models / "own" / f"cml_2_seed1337_{preset}"
-
-
-def test_a_hold_out_that_was_asked_for_is_made(own, models):
-    args = ["mini", "--labeled", "2", "--data-dir", str(own), "--holdout-test", "2"]
-    recipe = command_line(train_LA.PRESETS, "", args)
-    split = LA(recipe).split()
-    assert split.test == (own / "train.list").read_text(encoding="utf-8").split()[-2:]
-    assert recipe.folder(train_LA.PRESETS) == models / "own" / "cml_2_seed1337_mini_holdout_test2"
+@pytest.mark.parametrize("script", [train_LA, train_ACDC, train_BraTS])
+def test_a_published_sets_script_refuses_what_prepare_folder_wrote(script, nnunet, tmp_path):
+    mine = tmp_path / "heads"
+    assert prepare_folder.main(["--images", str(nnunet), "--output", str(mine), "--workers", "1"]) == 0
+    with pytest.raises(InputError, match=r"heads: holds scans of your own.*train_own.py"):
+        command_line(script.PRESETS, "", ["mini", "--data-dir", str(mine)])
 
 
 def test_the_published_train_list_is_held_out_from_wherever_it_lies(tmp_path, models):
@@ -174,7 +168,7 @@ def test_the_published_train_list_is_held_out_from_wherever_it_lies(tmp_path, mo
         recipe = command_line(train_LA.PRESETS, "", ["mini", "--labeled", "8", "--data-dir", str(folder)])
         split = LA(recipe).split()
         assert split.test == scans.published_list("LA", "train.list")[-8:] and len(split.unlabelled) == 64
-        assert recipe.folder(train_LA.PRESETS) == models / "LA" / "cml_8_seed1337_mini"
+        assert recipe.out == models / "LA" / "cml_8_seed1337_mini"
 
 
 @pytest.mark.parametrize("held", [False, True])

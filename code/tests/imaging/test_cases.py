@@ -1,6 +1,7 @@
 """The prepare scripts, end to end on tiny challenge folders: what they write, refuse, skip and report."""
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -362,14 +363,14 @@ def test_folder_end_to_end(tmp_path, capsys):
     assert prepare_mine(tmp_path) == 0
     assert (tmp_path / "out/train.list").read_text(encoding="utf-8") == "b\nc\nd\na\n"
     prepared_files = {f"{name}/mri_norm2.h5" for name in "abcd"}
-    assert files(tmp_path / "out") == prepared_files | {"train.list", "preprocessing.json", "lists.json"}
+    assert files(tmp_path / "out") == prepared_files | {"train.list", "preprocessing.json", "lists.json", "plan.json"}
     prepared, classes, geometry = read(tmp_path / "out/c/mri_norm2.h5")
     assert np.array_equal(classes, label[:, ::-1]) and np.array_equal(restore(classes, geometry), label)
     assert geometry.spacing == [1.5, 1, 2] and abs(prepared.mean()) < 1e-5
     assert read(tmp_path / "out/a/mri_norm2.h5")[1] is None
     out = capsys.readouterr().out
     assert "train.list: 3 labelled cases, then 1 unlabelled" in out
-    assert f"train_LA.py --data-dir {tmp_path / 'out'} --labeled 3 --num-classes 3" in out
+    assert re.search(rf"next: python code/train_own.py (short )?--data-dir {tmp_path / 'out'}\n", out)
 
 
 def test_folder_options(tmp_path, capsys):
@@ -382,7 +383,7 @@ def test_folder_options(tmp_path, capsys):
     assert (tmp_path / "out/test.list").read_text(encoding="utf-8") == "c\n"
     assert (tmp_path / "out/train.list").read_text(encoding="utf-8") == "a\nb\n"
     out = capsys.readouterr().out
-    assert "--labeled 2 --num-classes 4" in out and "every case has a label" in out
+    assert f"--data-dir {tmp_path / 'out'} --method supervised" in out       # every case has a label
     assert prepare_mine(tmp_path, "--force", "--holdout", 3) == 2
     assert "one must be left to train on" in capsys.readouterr().err
 
