@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from skimage.measure import label as connected
 
-from evaluation import components
+from dataloaders import components
 
 
 def largest_by_skimage(label_map):
@@ -69,3 +69,12 @@ def test_components_of_a_batch_are_those_of_each_map(shape):
     assert kept.dtype == maps.dtype
     for index in np.ndindex(2, 3):
         np.testing.assert_array_equal(kept[index], largest_by_skimage(maps[index].numpy()))
+
+
+@pytest.mark.parametrize(("classes", "left"), [(True, {1: 3, 2: 2}), ((1,), {1: 3, 2: 3}), ((2,), {1: 4, 2: 2}),
+                                               ((), {1: 4, 2: 3}), (False, {1: 4, 2: 3})])
+def test_the_classes_that_are_not_named_keep_all_components(classes, left):
+    label_map = np.array([[1, 1, 1, 0, 1, 0, 2, 2, 0, 2]])
+    kept = components.largest_components(torch.from_numpy(label_map)[None, None], classes)[0, 0].numpy()
+    assert {value: int((kept == value).sum()) for value in (1, 2)} == left
+    assert not classes or np.array_equal(kept, components.largest_component(label_map, classes))
