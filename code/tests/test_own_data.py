@@ -164,7 +164,7 @@ def test_the_published_train_list_is_held_out_from_wherever_it_lies(tmp_path, mo
     folder.mkdir()
     for copied in (False, True):
         if copied:
-            (folder / "train.list").write_bytes(b"\n".join(scans.published_list("LA", "train.list")) + "\n")
+            (folder / "train.list").write_bytes("\n".join(scans.published_list("LA", "train.list")).encode())
         recipe = command_line(train_LA.PRESETS, "", ["mini", "--labeled", "8", "--data-dir", str(folder)])
         split = LA(recipe).split()
         assert split.test == scans.published_list("LA", "train.list")[-8:] and len(split.unlabelled) == 64

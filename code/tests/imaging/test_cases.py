@@ -428,7 +428,8 @@ def test_decathlon_folder(tmp_path, capsys):
                                            encoding="utf-8")
     assert run(prepare_folder.main, "--images", tmp_path, "--output", tmp_path / "out", "--workers", 1) == 0
     assert (tmp_path / "out/train.list").read_text(encoding="utf-8") == "la_003\nla_004\n"
-    assert "--labeled 2 --num-classes 2" in capsys.readouterr().out
+    assert "train.list: 2 labelled cases" in capsys.readouterr().out
+    assert read_preprocessing(tmp_path / "out").num_classes == 2
     assert run(prepare_folder.main, "--dataset-json", tmp_path / "dataset.json", "--output", tmp_path / "out",
                "--workers", 1, "--test-images") == 0
     assert (tmp_path / "out/train.list").read_text(encoding="utf-8") == "la_003\nla_004\nla_001\n"
@@ -452,7 +453,7 @@ def test_nnunet_folder(tmp_path, capsys):
     assert run(prepare_folder.main, *command) == 0
     assert (tmp_path / "out/train.list").read_text(encoding="utf-8") == "heart_1\nheart_2\nheart_3\n"
     out = capsys.readouterr().out
-    assert "--num-classes 3 --in-channels 2" in out and "channels: 0000 0001" in out
+    assert read_preprocessing(tmp_path / "out").num_classes == 3 and "channels: 0000 0001" in out
     image, _, _ = read(tmp_path / "out/heart_1/mri_norm2.h5")
     assert image.shape == (2, 13, 11, 9) and not np.array_equal(image[0], image[1])
     assert read_preprocessing(tmp_path / "out").modalities == ("0000", "0001")
@@ -482,7 +483,7 @@ def test_without_dataset_json_all_channels_that_are_there_are_taken(tmp_path, ca
     assert prepare_mine(tmp_path) == 2
     captured = capsys.readouterr()
     assert "bad case c: " in captured.err and "c_0001.nii.gz: is missing" in captured.err
-    assert "--in-channels 2" in captured.out and read(tmp_path / "out/a/mri_norm2.h5")[0].shape[0] == 2
+    assert read(tmp_path / "out/a/mri_norm2.h5")[0].shape[0] == 2
 
 
 def test_channels_named_by_words(tmp_path):
@@ -505,7 +506,7 @@ def test_a_list_that_was_edited_is_kept_and_one_of_ours_grows(tmp_path, capsys):
     capsys.readouterr()
     assert prepare_mine(tmp_path) == 0 and train.read_text(encoding="utf-8") == "c\na\n"
     out = capsys.readouterr().out
-    assert "train.list: the one in" in out and "--force replaces it" in out and "--labeled 2" in out
+    assert "train.list: the one in" in out and "--force replaces it" in out and "train.list: 2 labelled" in out
     assert prepare_mine(tmp_path, "--force") == 0 and train.read_text(encoding="utf-8") == "a\nb\nc\nd\ne\n"
 
 
