@@ -56,7 +56,6 @@ class FolderOptions(Options):
     spacing: tuple[float, float, float] | None = None   # resample to these mm along x, y, z
     num_classes: int | None = None  # with background; by default from dataset.json, or the values up to a gap
     label_map: tuple[str, ...] = ()     # value in the files:class, such as 255:1; other values stay
-    allow_empty: bool = False   # accept labels without any foreground (healthy cases)
     same_voxels: bool = False   # labels belong to their scans voxel by voxel: their headers need not agree
     # endings of the channels' file names, in the network's order: 0000 0001 is <case>_0000, <case>_0001; by default
     # all that dataset.json names, or that are there
@@ -267,7 +266,7 @@ def prepare(cases, bad, channels, classes, options) -> int:
     preprocessing = Preprocessing("folder", "RAS", options.normalise, spacing=options.spacing, labels=classes,
                                   modalities=channels or ("image",))
     outcome = prepare_cases(cases, bad, preprocessing, options, "{case}/mri_norm2.h5",
-                            same_affine=not options.same_voxels, allow_empty=options.allow_empty,
+                            same_affine=not options.same_voxels,
                             remedy="correct the file, or see --label-map and --allow-empty")
     labelled, unlabelled, test = write_lists(outcome.good, options)
     if options.spacing is None:

@@ -1,5 +1,6 @@
 """What the prepare scripts share: many cases in parallel, bad ones reported, split lists, command lines."""
 import json
+import re
 import sys
 import traceback
 import zlib
@@ -17,13 +18,14 @@ import tyro
 from tqdm import tqdm
 
 from imaging.preprocess import RECORD, Preprocessing, apply, read_preprocessing, write_preprocessing
-from imaging.scan_files import parts, read_label, read_scans, tell_notes
+from imaging.scan_files import mark_of, parts, read_label, read_scans, tell_notes
 from runtime import job
 from runtime.command_line import parsed
 from runtime.errors import DEBUG, InputError, is_out_of_memory, one_line, printable
 from runtime.files import ROOT, inside, is_case_name, make_folder, write_aside
 from runtime.workers import end_with_parent
 
+PREDICTED = re.compile("[0-9a-f]{16}")      # the mark of predict.py: check sums of weights and scan
 UNREADABLE = (OSError, KeyError, ValueError, RuntimeError, TypeError, AttributeError)   # what damaged HDF5 ends in
 
 
@@ -82,7 +84,7 @@ def prepare_cases(cases: Sequence[Case], bad: dict[str, str], preprocessing: Pre
         raise InputError(f"{options.output / RECORD}: these data were prepared in another way ({differing}); "
                          "choose another --output, or --force to overwrite them")
     work = partial(_prepare_case, preprocessing=preprocessing, output=options.output, layout=layout,
-                   force=options.force, **label_checks)
+                   options=options, **label_checks)
     good, bad = {}, dict(bad)
     for case, result in in_parallel(work, cases, options.workers):
         if isinstance(result, str):
@@ -145,12 +147,12 @@ def attempt(call: Callable, remedy: str):
         return f"{type(error).__name__}: {one_line(error)} (our mistake, not yours: see the traceback above)"
 
 
-def _prepare_case(case, preprocessing, output, layout, force, **label_checks):
+def _prepare_case(case, preprocessing, output, layout, options, **label_checks):
     target = inside(output, output / layout.format(case=case.name))
     record = {"preprocessing": json.dumps(preprocessing.to_dict()),
               "source": json.dumps({"images": _checksums(case.images),
                                     "label": _checksums([case.label] if case.label else [])})}
-    if target.exists() and not force:
+    if target.exists() and not options.force:
         done = _finished(target, record)
         if done is None and not _lacks_label(target, record):
             raise InputError(f"{target}: exists already, made from other files or in another way; "
@@ -160,7 +162,11 @@ def _prepare_case(case, preprocessing, output, layout, force, **label_checks):
     scans = read_scans(case.images, preprocessing.geometry, len(preprocessing.modalities))
     label = None
     if case.label is not None:
-        label = read_label(case.label, scans[0], preprocessing.labels, geometry=preprocessing.geometry, **label_checks)
+        if not options.accept_predictions and PREDICTED.fullmatch(mark_of(case.label)):
+            raise InputError(f"{case.label}: is a label map of predict.py, as it wrote it, and no label; correct and "
+                             "save it in 3D Slicer or ITK-SNAP, or take it as it is with --accept-predictions")
+        label = read_label(case.label, scans[0], preprocessing.labels, geometry=preprocessing.geometry,
+                           allow_empty=options.allow_empty, **label_checks)
     # a stream of its own a case: the crop does not depend on which other cases there are
     rng = np.random.default_rng([preprocessing.seed, zlib.crc32(case.name.encode())])
     image, label, geometry = apply(scans, preprocessing, label, rng)
@@ -254,6 +260,8 @@ class Options:
     output: Path
     workers: int = min(4, job.cpus())  # scans prepared at the same time; each is held in memory
     force: bool = False     # overwrite what was prepared in another way or from other files
+    allow_empty: bool = False   # accept labels without any foreground (healthy cases)
+    accept_predictions: bool = False    # take label maps of predict.py, as it wrote them, for labels
     # where the fields of a NIfTI header disagree. itk: voxel sizes of pixdim, directions of sform or qform as ITK, 3D
     # Slicer and ITK-SNAP choose; sform: the sform with its own voxel sizes, as nibabel
     geometry: Literal["itk", "sform"] = "itk"

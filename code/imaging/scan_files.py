@@ -164,7 +164,7 @@ def check_segments(paths: Iterable[Path]) -> None:
 
 def read_label(path: Path, scan: ScanFile, labels: dict[int, int], same_affine: bool = True,
                allow_empty: bool = False, geometry: str = "itk", segments: dict[str, int] | None = None,
-               remedy: str = "correct the file or leave the case out") -> np.ndarray:
+               remedy: str = "correct the file, leave the case out, or see --allow-empty") -> np.ndarray:
     """Class map (*N) uint8 of `scan` from its label file; `labels` maps the values in the file to classes.
 
     With `same_affine=False` only the shapes must agree: challenge files belong together voxel by voxel,

@@ -12,12 +12,14 @@ import nibabel as nib
 import nrrd
 import numpy as np
 import pytest
+import SimpleITK as simpleitk
 
 import prepare_ACDC
 import prepare_BraTS
 import prepare_folder
 import prepare_LA
 from imaging import cases as prepare
+from imaging import scan_files
 from imaging.cases import one_case_each
 from imaging.preprocess import Geometry, read_preprocessing, restore
 from runtime import files as files_module
@@ -275,6 +277,57 @@ def test_bad_acdc_patients_are_named_and_the_others_done(tmp_path, capsys):
     acdc_patient(tmp_path / "few", "patient099", depth=5)
     assert run(prepare_ACDC.main, "--input", tmp_path / "few", "--output", tmp_path / "few_out") == 2
     assert "patient099_frame01_slice_15" in capsys.readouterr().err
+
+
+def empty_label(main, source):
+    """A labelled case of each challenge whose label is empty."""
+    if main is prepare_LA.main:
+        image, target = la_case(source, "HEALTHY")
+        nrrd.write(str(source / "HEALTHY" / "laendo.nrrd"), 0 * target)
+    elif main is prepare_ACDC.main:
+        acdc_patient(source, "patient099")
+        nifti(source / "patient099" / "patient099_frame01_gt.nii.gz", np.zeros((9, 11, 15), np.uint8))
+    else:
+        image, target = brats_case(source, "healthy")
+        nifti(source / "healthy" / "healthy_seg.nii.gz", 0 * target)
+
+
+@pytest.mark.parametrize("main", [prepare_LA.main, prepare_ACDC.main, prepare_BraTS.main])
+def test_empty_labels_are_taken_where_they_are_asked_for(main, tmp_path, capsys):
+    source = tmp_path / "in"
+    source.mkdir()
+    empty_label(main, source)
+    if main is prepare_ACDC.main:       # its slices must be as many as are published
+        depth = nib.load(source / "patient099/patient099_frame01.nii.gz").shape
+        nifti(source / "patient099" / "patient099_frame01_gt.nii.gz", np.zeros(depth, np.uint8))
+    arguments = ["--input", source, "--output", tmp_path / "out", "--workers", 1]
+    assert run(main, *arguments) == 2
+    captured = capsys.readouterr()
+    assert "is empty, all voxels are background" in captured.err and "--allow-empty" in captured.err
+    assert run(main, *arguments, "--allow-empty") == 0
+    assert not min((read(path)[1] for path in (tmp_path / "out").rglob("*.h5") if "slice" not in path.name),
+                   key=np.sum).any()
+
+
+@pytest.mark.parametrize("script", ["folder", "BraTS"])
+def test_a_prediction_that_nobody_changed_is_no_label(script, tmp_path, capsys):
+    """Until it is asked for, or saved by a program that people draw with (ITK's writer drops the mark)."""
+    image, target = volume((14, 12, 10))
+    scan = tmp_path / "images" / ("a.nii.gz" if script == "folder" else "a_flair.nii.gz")
+    label = tmp_path / ("labels/a.nii.gz" if script == "folder" else "images/a_seg.nii.gz")
+    nifti(scan, image)
+    label.parent.mkdir(exist_ok=True)
+    scan_files.save_on_grid(label, target, scan_files.read_scan_file(scan), "0123456789abcdef")
+    main, arguments = (prepare_folder.main, ["--images", scan.parent, "--labels", label.parent]) if script == "folder" \
+        else (prepare_BraTS.main, ["--input", scan.parent])
+    arguments += ["--output", tmp_path / "out", "--workers", 1]
+    assert run(main, *arguments) == 2
+    error = capsys.readouterr().err
+    assert f"{label.name}: is a label map of predict.py" in error and "--accept-predictions" in error
+    assert run(main, *arguments, "--accept-predictions") == 0
+    shutil.rmtree(tmp_path / "out")
+    simpleitk.WriteImage(simpleitk.ReadImage(label), label)
+    assert run(main, *arguments) == 0
 
 
 # ---- BraTS -------------------------------------------------------------------------------------------------
