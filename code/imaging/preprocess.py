@@ -52,6 +52,7 @@ class Preprocessing:
     geometry: Literal["itk", "sform"] = "itk"   # which fields of a NIfTI header count where they disagree
     # around the brain (zscore_brain): 0, which is the brain's mean, or what its own value becomes
     background: Literal["mean", "own"] = "mean"
+    class_names: tuple[str, ...] = field(default=(), compare=False)     # of the foreground, where they have names
 
     def __post_init__(self):
         """InputError for values that no scan could be prepared with."""
@@ -82,10 +83,13 @@ class Preprocessing:
         return np.array(values, np.promote_types(np.min_scalar_type(min(values)), np.min_scalar_type(max(values))))
 
     def to_dict(self) -> dict:
-        """JSON-ready, to compare; `from_dict` is its inverse. Fields in LATER are left out at their defaults."""
+        """What was done, JSON-ready, to compare; `from_dict` is its inverse but for the names of the classes.
+
+        Fields in LATER are left out at their defaults.
+        """
         values = json.loads(json.dumps(asdict(self)))
-        return {name: value for name, value in values.items()
-                if name not in LATER or value != getattr(type(self), name)}
+        return {name: value for name, value in values.items() if name != "class_names"
+                and (name not in LATER or getattr(self, name) != getattr(type(self), name))}
 
     @classmethod
     def from_dict(cls, values: dict, where: Path | str = RECORD) -> "Preprocessing":

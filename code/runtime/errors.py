@@ -22,3 +22,8 @@ def printable(text):
 def one_line(error):
     """An error's words on one line, or its name where it has none."""
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def counted(number, word):
+    """'1 scan', '2 scans'."""
+    return f"{number} {word}{'' if number == 1 else 's'}"

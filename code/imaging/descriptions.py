@@ -1,0 +1,123 @@
+"""dataset.json of the Medical Segmentation Decathlon and of nnU-Net, read whole: classes, channels and cases."""
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from imaging.scan_files import SUFFIXES, case_name, find_scan, suffix
+from runtime.errors import InputError, one_line
+from runtime.files import is_case_name
+from runtime.records import read_json
+
+REMEDY = "correct it, or give --images and --labels"
+IGNORE = "ignore"       # nnU-Net's name for voxels that nobody has labelled
+
+
+@dataclass(frozen=True)
+class Listed:
+    """One case as it is listed: its scan file, or its channels' files, and its label file or None."""
+
+    name: str
+    images: tuple[Path, ...]
+    label: Path | None
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a dataset.json says."""
+
+    path: Path
+    labels: dict[int, int]              # value in the label files -> class, in the order of the values
+    class_names: tuple[str, ...]        # of the foreground classes
+    regions: dict[str, tuple[int, ...]]     # name -> the values that make it up, where these are several
+    ignore: int | None                  # value of voxels that nobody has labelled
+    channels: tuple[str, ...]           # what the channels show, in order; empty where it says nothing
+    ending: str | None                  # of the scans' file names
+    training: tuple[Listed, ...] | None     # None: whatever lies in imagesTr and labelsTr
+    test: tuple[Path, ...] | None
+
+
+def read_description(path: Path) -> Description:
+    """InputError, ending in a remedy, for what is no dataset.json."""
+    values = read_json(path, REMEDY)
+    try:
+        named = _values(values["labels"])
+        channels = values.get("channel_names", values.get("modality", {}))
+        listed = _of_nnunet(path, values["dataset"]) if values.get("dataset") else _of_decathlon(path, values)
+        test = tuple(path.parent / (item["image"] if isinstance(item, dict) else item)
+                     for item in values.get("test") or ()) or None
+        channels = tuple(str(name) for _, name in sorted(channels.items(), key=lambda item: int(item[0])))
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        found = f"it has no {error}" if isinstance(error, KeyError) else one_line(error)
+        raise InputError(f"{path}: cannot be used ({found}), expected the classes under \"labels\": "
+                         f"{REMEDY}") from error
+    ignore = next((numbers[0] for name, numbers in named if name.lower() == IGNORE), None)
+    named = [(name, numbers) for name, numbers in named if name.lower() != IGNORE]
+    foreground = sorted({number for _, numbers in named for number in numbers} - {0, ignore})
+    if not 1 <= len(foreground) <= 254:
+        raise InputError(f"{path}: cannot be used, names {len(foreground) + 1} classes, expected 2 to 255 with "
+                         f"background: {REMEDY}")
+    ending = values.get("file_ending")
+    if ending is not None and str(ending).lower() not in SUFFIXES:
+        raise InputError(f"{path}: its \"file_ending\" is {ending}, expected one of {', '.join(SUFFIXES)}: convert the "
+                         f"files, or {REMEDY}")
+    return Description(path, {0: 0} | {number: place for place, number in enumerate(foreground, 1)},
+                       tuple(_class_name(number, named) for number in foreground),
+                       {name: numbers for name, numbers in named if len(numbers) > 1}, ignore, channels, ending,
+                       listed, test)
+
+
+def _values(labels):
+    """[(name, values)] of "labels": nnU-Net's {name: value or values}, or the Decathlon's {"value": name}."""
+    if all(isinstance(value, str) for value in labels.values()) and all(key.strip().isdigit() for key in labels):
+        pairs = [(name, [int(value)]) for value, name in labels.items()]
+    else:       # a name may be a number, too
+        pairs = [(name, [int(number) for number in (values if isinstance(values, list | tuple) else [values])])
+                 for name, values in labels.items()]
+    for name, numbers in pairs:
+        if not numbers or min(numbers) < 0:
+            raise ValueError(f"the values of {name!a} are {numbers}")
+    return [(" ".join(name.split()), tuple(sorted(set(numbers)))) for name, numbers in pairs]
+
+
+def _class_name(number, named):
+    """A class's own name, or that of the smallest region it is part of with its value."""
+    name, numbers = min(((name, numbers) for name, numbers in named if number in numbers), key=lambda one: len(one[1]))
+    return name if len(numbers) == 1 else f"{name} {number}"
+
+
+def _of_nnunet(path, cases):
+    """nnU-Net's "dataset": {case: {"images": [a file per channel], "label": file}}, relative to dataset.json."""
+    return tuple(Listed(name, tuple(path.parent / image for image in case["images"]),
+                        path.parent / case["label"] if case.get("label") else None)
+                 for name, case in cases.items())
+
+
+def _of_decathlon(path, values):
+    """The Decathlon's "training": [{"image": file, "label": file}, ...], or files whose labels are in labelsTr."""
+    cases = []
+    for item in values.get("training") or ():
+        item = item if isinstance(item, dict) else {"image": item}
+        image = path.parent / item["image"]
+        label = path.parent / item["label"] if item.get("label") else find_scan(
+            path.parent / "labelsTr" / case_name(image))
+        cases.append(Listed(case_name(label or image), (image,), label))
+    return tuple(cases) or None
+
+
+def resolved(case: Listed, channels: Sequence[str], where: Path) -> Listed:
+    """The case with files that are there: nnU-Net lists <case>.nii.gz for <case>_0000.nii.gz, <case>_0001.nii.gz ...
+
+    InputError names the first file that is missing, or the name that cannot be a case's.
+    """
+    if not is_case_name(case.name):
+        raise InputError(f"{where}: {case.name!a} cannot be a case name; rename it with letters, digits, - and _")
+    images = case.images
+    if len(images) == 1 and not images[0].exists():
+        stems = [images[0].with_name(f"{case_name(images[0])}_{channel}") for channel in channels]
+        found = [find_scan(stem) for stem in stems]
+        if any(found):
+            images = tuple(file or Path(f"{stem}{suffix(images[0])}") for file, stem in zip(found, stems, strict=True))
+    for file in (*images, *([case.label] if case.label else [])):
+        if not file.is_file():
+            raise InputError(f"{file}: is missing, {where.name} lists it; copy it there, or take it off that list")
+    return Listed(case.name, images, case.label)

@@ -1,0 +1,222 @@
+"""Scans, labels, channels and classes as somebody's folder, or its dataset.json, has them."""
+import itertools
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from imaging.case_files import LABELS, NUMBER, contents, files_below, grouped, role_of
+from imaging.cases import Case, existing_folder, in_parallel, one_case_each, report_bad
+from imaging.descriptions import Description, Listed, read_description, resolved
+from imaging.scan_files import case_name, is_label, is_scan, values_in
+from runtime.errors import InputError
+
+
+@dataclass
+class Found:
+    """What there is to prepare."""
+
+    cases: list[Case]               # the labelled ones first
+    bad: dict[str, str]             # case -> one line of what is wrong with it
+    channels: tuple[str, ...] = ()  # endings of the channels' file names; none where scans have no such ending
+    aside: list[Path] = field(default_factory=list)     # files that are left out
+    description: Description | None = None
+
+    @property
+    def labelled(self) -> list[Case]:
+        return [case for case in self.cases if case.label]
+
+
+def find(images: Path | None, labels: Path | None, dataset_json: Path | None, channels: tuple[str, ...],
+         test_images: bool) -> Found:
+    """The cases of two folders, of one folder, or of a dataset.json. InputError where no scan has a label."""
+    path = dataset_json or (images and images / "dataset.json")
+    if path and (dataset_json or path.exists()):
+        found = _described(read_description(path), channels, test_images)
+    elif images is None or labels is None:
+        raise InputError("--images and --labels are needed, or a folder with a dataset.json: see --help")
+    else:
+        scans, masks, aside = _told_apart(images, labels)
+        found = _paired(scans, masks, _channels_of(scans, masks, 0, channels))
+        found.aside += aside
+    if not found.labelled:
+        report_bad(found.bad)
+        raise InputError("no scan has a label, training needs one at least; a label has its scan's file name, _seg, _gt, "
+                         f"_label or _mask behind it or not; of the scans' folder, {contents(images or path.parent)}"
+                         + (f"; of the labels', {contents(labels)}" if labels else ""))
+    return found
+
+
+def _files_in(folder, wanted=is_scan):
+    """The scans in a folder or, where it has none, in the folders below: one folder per case."""
+    files = [path for path in sorted(existing_folder(folder).iterdir()) if wanted(path) and not path.is_dir()]
+    return files or [path for path in files_below(folder) if wanted(path)]
+
+
+def _told_apart(images, labels):
+    """(scans, label maps, files left aside) of the two folders, which may be one: <case> and <case>_seg."""
+    if images.resolve() == labels.resolve():
+        files = _files_in(images, is_label)
+        masks = {path for path in files if role_of(case_name(path), LABELS) or not is_scan(path)}
+        if not masks:
+            raise InputError(f"--images {images} is the folder of --labels, too, and no file name there ends in _seg, "
+                             f"_gt, _label or _mask: scans and label maps cannot be told apart; {contents(images)}")
+        return [path for path in files if path not in masks], sorted(masks), []
+    scans = [path for path in _files_in(images) if not path.is_relative_to(labels)]
+    names = {case_name(path) for path in scans}
+    aside = {path for path in scans if (role := role_of(case_name(path), LABELS)) and role[0] in names}
+    return [path for path in scans if path not in aside], _files_in(labels, is_label), sorted(aside)
+
+
+def _channels_of(images: Sequence[Path], labels: Sequence[Path], described: int, asked: tuple[str, ...]
+                 ) -> tuple[str, ...]:
+    """Endings of the channels' file names; empty where a scan is one file without such an ending.
+
+    described: how many dataset.json names; asked: --channels.
+    """
+    names = {case_name(path) for path in images}
+    there = sorted({match[1] for name in names if (match := NUMBER.search(name))})
+    plain = names & {case_name(path) for path in labels} or not all(map(NUMBER.search, names))
+    if asked:
+        wanted = tuple(f"{int(end):04d}" if re.fullmatch(r"\d{1,4}", end) else end for end in asked)
+        if absent := [end for end in wanted if not any(role_of(name, (end,)) for name in names)]:
+            raise InputError(f"--channels {' '.join(asked)}: no file name ends in _{absent[0]}"
+                             + (f"; there are {' '.join(there)}" if there else ""))
+        return wanted
+    if plain or not there:
+        return _numbered(described) if described > 1 else ()     # all in one file, along its fourth axis
+    return _numbered(described) or tuple(there)
+
+
+def _numbered(count):
+    return tuple(f"{number:04d}" for number in range(count))
+
+
+def _paired(images, labels, channels):
+    """Scans with the labels of their names."""
+    alone = channels and not any(role_of(case_name(path), channels) for path in images)
+    if channels and not alone:
+        files, bad, aside = grouped(images, channels, "leave {channel} out of --channels")
+    else:
+        first, bad = one_case_each(_named(images))
+        files, aside = {name: (path,) for name, path in first.items()}, []
+    masks, bad_masks = one_case_each(_named(labels, {*files, *bad}))
+    bad |= bad_masks
+    for name, mask in masks.items():
+        if name not in files and name not in bad:
+            bad[name] = f"{mask}: has no scan of that name; rename or remove the label"
+    cases = [Case(name, files[name], masks.get(name)) for name in set(files) - set(bad)]
+    return Found(sorted(cases, key=_labelled_first), bad, channels, aside)
+
+
+def _named(files, known=frozenset()):
+    """(case, file) of each: its name, less a label's ending where only that names a `known` case; or its folder's name,
+    where several folders have files of one name."""
+    places = defaultdict(set)
+    for path in files:
+        places[case_name(path)].add(path.parent)
+    for path in files:
+        name, role = case_name(path), role_of(case_name(path), LABELS)
+        if name not in known and role and role[0] in known:
+            name = role[0]
+        elif len(places[name]) > 1 or (name not in known and path.parent.name in known):
+            name = path.parent.name
+        yield name, path
+
+
+def _labelled_first(case):
+    return case.label is None, case.name
+
+
+def _described(description, asked, test_images):
+    """The cases of a dataset.json: those that it lists, or what lies in imagesTr and labelsTr."""
+    folder, count = description.path.parent, len(description.channels)
+    tests = []
+    if test_images:
+        tests = list(description.test or _of_ending(description, _files_in(folder / "imagesTs")))
+    if description.training is None:
+        images = _of_ending(description, _files_in(folder / "imagesTr"))
+        labels = _of_ending(description, _files_in(folder / "labelsTr", is_label))
+        found = _paired(images + tests, labels, _channels_of(images + tests, labels, count, asked))
+    else:
+        found = _listed(description, asked, [Listed(case_name(path), (path,), None) for path in tests])
+    found.description = description
+    return found
+
+
+def _of_ending(description, files):
+    return [path for path in files if description.ending is None
+            or path.name.lower().endswith(description.ending.lower()) or not is_scan(path)]
+
+
+def _listed(description, asked, tests):
+    count = max([len(description.channels), 1, *(len(case.images) for case in description.training)])
+    channels, found = _numbered(count), Found([], {}, description=description)
+    taken = set()
+    for case in itertools.chain(description.training, tests):
+        try:
+            case = resolved(case, channels, description.path)
+            if len(case.images) not in (1, count):
+                raise InputError(f"{description.path}: {case.name} has {len(case.images)} images, expected {count}; "
+                                 "list one for each channel")
+            if case.name in taken:
+                raise InputError(f"{description.path}: lists {case.name} twice; take one of them off")
+            found.cases.append(Case(case.name, case.images, case.label))
+        except InputError as error:
+            found.bad[case.name] = str(error)
+        taken.add(case.name)
+    single = [case for case in found.cases if len(case.images) == 1]
+    if count > 1:
+        found.channels = channels
+    elif single and all(NUMBER.search(case_name(case.images[0])) for case in single):
+        found.channels = channels
+    if asked:
+        wanted = [int(end) if end.isdigit() else count for end in asked]
+        if (single and count > 1) or max(wanted) >= count:
+            raise InputError(f"--channels {' '.join(asked)}: {description.path} lists "
+                             f"{'one file for all' if single else count} channels; choose among 0 to {count - 1}, of "
+                             "cases with one file for each")
+        found.channels = tuple(channels[place] for place in wanted)
+        found.cases = [Case(case.name, tuple(case.images[place] for place in wanted), case.label)
+                       for case in found.cases]
+    used = {path for case in found.cases for path in case.images}
+    found.aside = [path for path in _files_in(description.path.parent / "imagesTr") if path not in used] if (
+        description.path.parent / "imagesTr").is_dir() else []
+    found.cases.sort(key=_labelled_first)
+    return found
+
+
+def label_classes(found: Found, label_map: Sequence[str], num_classes: int | None, workers: int) -> dict[int, int]:
+    """{value in the label files: class}. Where nothing else says so, classes end where the values have a gap."""
+    try:
+        mapped = {int(value): int(label) for value, label in (pair.split(":") for pair in label_map)}
+    except ValueError as error:
+        raise InputError(f"--label-map {' '.join(label_map)}: expected value:class, such as 255:1") from error
+    if num_classes is not None or found.description is None:
+        count = num_classes or _classes_met(found.labelled, mapped, workers)
+        classes = {value: value for value in range(count)}
+    else:
+        classes = found.description.labels
+        count = len(classes)
+    if any(not 0 <= label < count for label in mapped.values()):
+        raise InputError(f"--label-map {' '.join(label_map)}: classes go from 0 to {count - 1}")
+    return classes | mapped
+
+
+def _classes_met(cases, mapped, workers):
+    print("reading the labels for their values (--num-classes K saves this)")
+    results = [values for _, values in in_parallel(_label_values, cases, workers)]
+    met = set().union(*(values for values in results if isinstance(values, set)))
+    if cases and not met:       # else, an unreadable label is reported when its case is prepared
+        raise InputError(f"no label can be read: {min(results)}")
+    classes = {mapped.get(value, value) for value in met}
+    count = next(n for n in itertools.count() if n not in classes)
+    if count < 2:
+        raise InputError(f"the labels have the values {', '.join(map(str, sorted(met)))}, expected 0 for background, "
+                         "then 1, 2, ...; map them with, say, --label-map 255:1")
+    return count
+
+
+def _label_values(case):
+    return values_in(case.label)

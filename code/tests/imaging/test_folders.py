@@ -1,0 +1,264 @@
+"""prepare_folder.py: what a folder or its dataset.json says is taken, all of it, or refused in words."""
+import json
+
+import h5py
+import nibabel as nib
+import numpy as np
+import pytest
+
+import prepare_folder
+from imaging.descriptions import read_description
+from imaging.plan import read_plan
+from imaging.preprocess import Preprocessing, read_preprocessing
+from runtime.errors import InputError
+
+SHAPE = (12, 10, 8)
+
+
+def image(path, seed=0, channels=0):
+    shape = (*SHAPE, channels) if channels else SHAPE
+    save(path, np.random.default_rng(seed).integers(1, 200, shape).astype(np.int16))
+
+
+def label(path, values=(0, 1)):
+    save(path, np.resize(np.array(values, np.uint8), SHAPE))
+
+
+def save(path, array):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(nib.Nifti1Image(array, np.eye(4)), path)
+
+
+def decathlon(folder, names="abc", values=(0, 1), labels=None, **more):
+    """A folder with scans and labels, and its dataset.json."""
+    for number, name in enumerate(names):
+        image(folder / "imagesTr" / f"{name}.nii.gz", number)
+        label(folder / "labelsTr" / f"{name}.nii.gz", values)
+    content = {"labels": labels or {"0": "background", "1": "organ"}, "modality": {"0": "CT"}} | more
+    (folder / "dataset.json").write_text(json.dumps(content), encoding="utf-8")
+    return folder
+
+
+def prepare(*args):
+    """Exit code of prepare_folder.py."""
+    try:
+        return prepare_folder.main([str(arg) for arg in (*args, "--workers", "1")])
+    except SystemExit as stop:
+        return stop.code
+
+
+def prepared(out):
+    """{case: values of its label, or None}"""
+    cases = {}
+    for path in out.glob("*/mri_norm2.h5"):
+        with h5py.File(path) as file:
+            cases[path.parent.name] = np.unique(file["label"]).tolist() if "label" in file else None
+    return cases
+
+
+# ---- dataset.json ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("labels", "values", "names"), [
+    ({"0": "background", "1": "liver", "2": "tumour"}, {0: 0, 1: 1, 2: 2}, ("liver", "tumour")),
+    ({"background": 0, "liver": 1, "tumour": 2}, {0: 0, 1: 1, 2: 2}, ("liver", "tumour")),
+    ({"17": 1, "53": 2}, {0: 0, 1: 1, 2: 2}, ("17", "53")),             # names that are numbers, as of FreeSurfer
+    ({"0": "background", "1": "53"}, {0: 0, 1: 1}, ("53",)),
+    ({"background": "0", "left  kidney": "1"}, {0: 0, 1: 1}, ("left kidney",)),
+    ({"background": 0, "a": 2, "b": 5}, {0: 0, 2: 1, 5: 2}, ("a", "b")),
+    ({"0": "background", "255": "organ"}, {0: 0, 255: 1}, ("organ",)),
+    ({"background": 0, "whole": [1, 2, 3], "core": [2, 3], "enhancing": [3]}, {0: 0, 1: 1, 2: 2, 3: 3},
+     ("whole 1", "core 2", "enhancing")),
+    ({"background": 0, "whole": [1, 2], "core": 2}, {0: 0, 1: 1, 2: 2}, ("whole 1", "core")),
+    ({"background": 0, "organ": 1, "ignore": 2}, {0: 0, 1: 1}, ("organ",))])
+def test_classes_and_their_names(tmp_path, labels, values, names):
+    (tmp_path / "dataset.json").write_text(json.dumps({"labels": labels}), encoding="utf-8")
+    found = read_description(tmp_path / "dataset.json")
+    assert found.labels == values and found.class_names == names
+    assert found.ignore == (2 if "ignore" in labels else None)
+    assert set(found.regions) == {name for name, value in labels.items() if isinstance(value, list) and value[1:]}
+
+
+@pytest.mark.parametrize("content", [
+    {}, {"labels": {}}, {"labels": [1]}, {"labels": {"background": 0}}, {"labels": {"a": "b"}}, {"labels": {"a": []}},
+    {"labels": {"a": -1}}, {"labels": {"a": {"b": 1}}}, {"labels": {"a": None}},
+    {"labels": {"a": 1}, "training": [{"label": "a.nii"}]}, {"labels": {"a": 1}, "training": [3]},
+    {"labels": {"a": 1}, "dataset": {"case": {"label": "a.nii"}}}, {"labels": {"a": 1}, "dataset": [1]},
+    {"labels": {"a": 1}, "modality": [1]}, {"labels": {"a": 1}, "file_ending": ".png"},
+    {"labels": {str(number): number for number in range(300)}}])
+def test_what_is_no_description_is_refused(tmp_path, content):
+    (tmp_path / "dataset.json").write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(InputError, match="dataset.json: .*(correct it, or give --images and --labels)"):
+        read_description(tmp_path / "dataset.json")
+
+
+def test_the_training_list_is_what_is_trained_on(tmp_path, capsys):
+    folder = decathlon(tmp_path / "in", "abcde", training=[
+        {"image": f"./imagesTr/{name}.nii.gz", "label": f"./labelsTr/{name}.nii.gz"} for name in "ab"]
+        + ["./imagesTr/e.nii.gz"], test=["./imagesTs/t.nii.gz"])
+    image(folder / "imagesTs" / "t.nii.gz", 9)
+    image(folder / "imagesTs" / "u.nii.gz", 8)
+    assert prepare("--images", folder, "--output", tmp_path / "out") == 0
+    assert prepared(tmp_path / "out") == {name: [0, 1] for name in "abe"}
+    assert "2 files left aside, such as c.nii.gz: dataset.json does not list them" in capsys.readouterr().out
+    (folder / "labelsTr" / "e.nii.gz").unlink()
+    assert prepare("--images", folder, "--output", tmp_path / "more", "--test-images") == 0
+    assert prepared(tmp_path / "more") == {"a": [0, 1], "b": [0, 1], "e": None, "t": None}
+
+
+def test_listed_files_that_are_missing_are_named_and_numbered_channels_found(tmp_path, capsys):
+    folder = decathlon(tmp_path / "in", "ab", channel_names={"0": "T1", "1": "T2"}, modality={}, training=[
+        {"image": f"imagesTr/{name}.nii.gz", "label": f"labelsTr/{name}.nii.gz"} for name in "abx"])
+    for name in "ab":       # nnU-Net's first version lists <case>.nii.gz for these
+        (folder / "imagesTr" / f"{name}.nii.gz").rename(folder / "imagesTr" / f"{name}_0000.nii.gz")
+        image(folder / "imagesTr" / f"{name}_0001.nii.gz", 5)
+    assert prepare("--images", folder, "--output", tmp_path / "out") == 2
+    assert "bad case x: " in (error := capsys.readouterr().err) and "x.nii.gz: is missing, dataset.json lists" in error
+    assert set(prepared(tmp_path / "out")) == {"a", "b"}
+    assert read_preprocessing(tmp_path / "out").modalities == ("0000", "0001")
+
+
+def test_nnunets_dataset_of_paths(tmp_path):
+    """Files of any name anywhere, relative to dataset.json."""
+    folder = tmp_path / "in" / "Dataset001"
+    for number, name in enumerate(("one", "two")):
+        image(tmp_path / "in" / "elsewhere" / f"{name}-first.nii.gz", number)
+        image(tmp_path / "in" / "elsewhere" / f"{name}-second.nii.gz", number + 5)
+        label(tmp_path / "in" / "masks" / f"m{name}.nii.gz")
+    folder.mkdir()
+    (folder / "dataset.json").write_text(json.dumps({
+        "labels": {"background": 0, "organ": 1}, "channel_names": {"0": "CT", "1": "PET"}, "file_ending": ".nii.gz",
+        "dataset": {name: {"images": [f"../elsewhere/{name}-first.nii.gz", f"../elsewhere/{name}-second.nii.gz"],
+                           "label": f"../masks/m{name}.nii.gz"} for name in ("one", "two")}}), encoding="utf-8")
+    assert prepare("--dataset-json", folder / "dataset.json", "--output", tmp_path / "out") == 0
+    assert prepared(tmp_path / "out") == {"one": [0, 1], "two": [0, 1]}
+    with h5py.File(tmp_path / "out" / "one" / "mri_norm2.h5") as file:
+        assert file["image"].shape == (2, *SHAPE)
+
+
+def test_channels_in_one_file_of_four_axes(tmp_path):
+    """As the Decathlon's brain tumours and prostates are."""
+    folder = decathlon(tmp_path / "in", "ab", modality={"0": "T2", "1": "ADC"}, tensorImageSize="4D")
+    for number, name in enumerate("ab"):
+        image(folder / "imagesTr" / f"{name}.nii.gz", number, channels=2)
+    assert prepare("--images", folder, "--output", tmp_path / "out") == 0
+    assert prepared(tmp_path / "out") == {"a": [0, 1], "b": [0, 1]}
+    stored = nib.load(folder / "imagesTr" / "a.nii.gz").get_fdata()
+    with h5py.File(tmp_path / "out" / "a" / "mri_norm2.h5") as file:
+        for channel in range(2):
+            values = stored[..., channel]
+            np.testing.assert_allclose(file["image"][channel], (values - values.mean()) / values.std(), atol=1e-5)
+    assert read_preprocessing(tmp_path / "out").modalities == ("0000", "0001")
+
+
+def test_class_names_are_kept_in_the_record_and_the_plan(tmp_path):
+    folder = decathlon(tmp_path / "in", values=(0, 1, 2), labels={"background": 0, "17": 1, "53": 2})
+    assert prepare("--images", folder, "--output", tmp_path / "out") == 0
+    record = read_preprocessing(tmp_path / "out")
+    assert record.num_classes == 3 and record.class_names == ("17", "53")
+    assert read_plan(tmp_path / "out" / "plan.json")[0].class_names == ("17", "53")
+    assert record == Preprocessing.from_dict(record.to_dict()) and "class_names" not in record.to_dict()
+    assert prepare("--images", folder, "--output", tmp_path / "out", "--class-names", "left", "right") == 0
+    assert read_preprocessing(tmp_path / "out").class_names == ("left", "right")
+
+
+def test_regions_are_trained_as_their_classes_and_said(tmp_path, capsys):
+    folder = decathlon(tmp_path / "in", values=(0, 1, 2, 3), regions_class_order=[1, 2, 3], labels={
+        "background": 0, "whole tumour": [1, 2, 3], "core": [2, 3], "enhancing": [3]})
+    assert prepare("--images", folder, "--output", tmp_path / "out") == 0
+    out = capsys.readouterr().out
+    assert "regions (whole tumour is 1 2 3; core is 2 3) are trained as the classes that make them up: " in out
+    assert "whole tumour 1, core 2, enhancing" in out
+    assert prepared(tmp_path / "out")["a"] == [0, 1, 2, 3]
+
+
+def test_an_ignore_label_is_refused_where_it_is_drawn_and_says_what_can_be_done(tmp_path, capsys):
+    folder = decathlon(tmp_path / "in", labels={"background": 0, "organ": 1, "ignore": 2})
+    label(folder / "labelsTr" / "b.nii.gz", (0, 1, 2))
+    assert prepare("--images", folder, "--output", tmp_path / "out") == 2
+    error = capsys.readouterr().err
+    assert "b.nii.gz: has the label value 2, expected only 0, 1; 2 is dataset.json's ignore label" in error
+    assert prepared(tmp_path / "out") == {"a": [0, 1], "c": [0, 1]} and "--label-map 2:0" in error
+    assert prepare("--images", folder, "--output", tmp_path / "all", "--label-map", "2:0") == 0
+    assert prepared(tmp_path / "all") == {name: [0, 1] for name in "abc"}
+
+
+def test_the_file_ending_decides_between_formats(tmp_path):
+    folder = decathlon(tmp_path / "in", "ab", file_ending=".nii")
+    for name in "ab":
+        image(folder / "imagesTr" / f"{name}.nii", 3)
+        label(folder / "labelsTr" / f"{name}.nii")
+    assert prepare("--images", folder, "--output", tmp_path / "out") == 0
+    assert prepared(tmp_path / "out") == {"a": [0, 1], "b": [0, 1]}
+
+
+# ---- folders ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ending", ["_seg", "-seg", "_GT", "_mask", ".label", "_laendo"])
+@pytest.mark.parametrize("apart", [False, True])
+def test_scans_and_label_maps_are_told_apart_by_name(tmp_path, ending, apart):
+    """In one folder, or in two with the ending kept."""
+    masks = tmp_path / ("labels" if apart else "in")
+    for number, name in enumerate(("a", "b_2", "c")):
+        image(tmp_path / "in" / f"{name}.nii.gz", number)
+        if number < 2:
+            label(masks / f"{name}{ending}.nii.gz")
+    assert prepare("--images", tmp_path / "in", "--labels", masks, "--output", tmp_path / "out") == 0
+    assert prepared(tmp_path / "out") == {"a": [0, 1], "b_2": [0, 1], "c": None}
+
+
+def test_label_maps_beside_scans_are_left_aside_where_the_labels_are_elsewhere(tmp_path, capsys):
+    for number, name in enumerate("ab"):
+        image(tmp_path / "in" / f"{name}.nii.gz", number)
+        label(tmp_path / "in" / f"{name}_seg.nii.gz")
+        label(tmp_path / "labels" / f"{name}.nii.gz")
+    assert prepare("--images", tmp_path / "in", "--labels", tmp_path / "labels", "--output", tmp_path / "out") == 0
+    assert prepared(tmp_path / "out") == {"a": [0, 1], "b": [0, 1]}
+    assert "2 files left aside, such as a_seg.nii.gz: label maps by their names" in capsys.readouterr().out
+
+
+def test_one_folder_in_which_nothing_says_what_is_a_label_is_refused(tmp_path, capsys):
+    for name in ("a", "b"):
+        image(tmp_path / "in" / f"{name}.nii.gz")
+    assert prepare("--images", tmp_path / "in", "--labels", tmp_path / "in", "--output", tmp_path / "out") == 2
+    error = capsys.readouterr().err
+    assert "scans and label maps cannot be told apart" in error and "2 .nii.gz such as a.nii.gz" in error
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_one_folder_per_case(tmp_path, apart):
+    for number, name in enumerate(("p1", "p2", "p3")):
+        image(tmp_path / "in" / name / "scan.nii.gz", number)
+        if number < 2:
+            label(tmp_path / ("labels" if apart else "in") / name / "seg.nii.gz")
+    masks = tmp_path / ("labels" if apart else "in")
+    assert prepare("--images", tmp_path / "in", "--labels", masks, "--output", tmp_path / "out") == 0
+    assert prepared(tmp_path / "out") == {"p1": [0, 1], "p2": [0, 1], "p3": None}
+
+
+@pytest.mark.parametrize(("shape", "words"), [((12, 10), "is 2D"), ((12, 10, 8, 3), "is 4D")])
+def test_labels_that_cannot_be_read_are_the_reason(tmp_path, capsys, shape, words):
+    for name in "ab":
+        image(tmp_path / "in" / f"{name}.nii.gz")
+        save(tmp_path / "labels" / f"{name}.nii.gz", np.ones(shape, np.uint8))
+    assert prepare("--images", tmp_path / "in", "--labels", tmp_path / "labels", "--output", tmp_path / "out") == 2
+    error = capsys.readouterr().err
+    assert "no label can be read: " in error and f"a.nii.gz: {words}" in error
+
+
+def test_what_is_there_is_told_where_no_scan_has_a_label(tmp_path, capsys):
+    for name in ("a", "b"):
+        image(tmp_path / "in" / f"{name}.nii.gz")
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / "a.png").touch()
+    assert prepare("--images", tmp_path / "in", "--labels", tmp_path / "labels", "--output", tmp_path / "out") == 2
+    error = capsys.readouterr().err
+    assert "no scan has a label" in error and "1 .png such as a.png" in error and "2 .nii.gz such as a.nii.gz" in error
+
+
+def test_one_is_not_many(tmp_path, capsys):
+    image(tmp_path / "in" / "a.nii.gz")
+    label(tmp_path / "labels" / "a.nii.gz")
+    assert prepare("--images", tmp_path / "in", "--labels", tmp_path / "labels", "--output", tmp_path / "out") == 0
+    assert capsys.readouterr().out.startswith("1 case, 1 of them with a label\n")
