@@ -42,8 +42,8 @@ def find(images: Path | None, labels: Path | None, dataset_json: Path | None, ch
         found.aside += aside
     if not found.labelled:
         report_bad(found.bad)
-        raise InputError("no scan has a label, training needs one at least; a label has its scan's file name, _seg, _gt, "
-                         f"_label or _mask behind it or not; of the scans' folder, {contents(images or path.parent)}"
+        raise InputError("no scan has a label, training needs one at least; a label has its scan's file name, with or "
+                         f"without _seg, _gt, _label or _mask; of the scans' folder, {contents(images or path.parent)}"
                          + (f"; of the labels', {contents(labels)}" if labels else ""))
     return found
 
