@@ -49,8 +49,9 @@ from runtime.workers import end_with_parent
 
 VALIDATED = {"LA": 4, "ACDC": 20, "BraTS": 25}      # volumes a validation; LA's are those of --holdout-val 4
 # row -> at least so many times faster, at most this share of the plain recipe's memory
-TARGETS = {"metrics": (10, None), "sampling": (20, None), "components": (5, None), "ACDC-volume": (3, None),
-           "ACDC-step": (1.6, 0.7), "LA-step": (2.2, 0.6), "BraTS-step": (2.2, None), "LA-volume": (1.7, None)}
+TARGETS = {"metrics": (10, None), "surfaces": (3, None), "sampling": (20, None), "components": (5, None),
+           "ACDC-volume": (3, None), "ACDC-step": (1.6, 0.7), "LA-step": (2.2, 0.6), "BraTS-step": (2.2, None),
+           "LA-volume": (1.7, None)}
 VALIDATION_SHARE, CONVOLUTION_SHARE = 0.05, 0.6     # targets of `validation` and `limit`
 LIMITED = "-step", "ACDC-volume"                    # rows that `limit` looks at
 REPORTS = ("validation", "limit", "growth", "methods")

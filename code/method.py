@@ -140,3 +140,11 @@ class Method(nn.Module):
     def predict(self, x):
         """(B, in_channels, *S) -> {view: class probabilities (B, C, *S)}; the first view is the test row."""
         raise NotImplementedError
+
+    def predicted(self, x, views=()):
+        """`predict`'s first view, and of the others those that are named.
+
+        A method overrides it where views that nobody asks for would cost passes of their own.
+        """
+        first, *others = self.predict(x).items()
+        return dict([first, *((view, probs) for view, probs in others if view in views)])

@@ -17,20 +17,20 @@ import zlib
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 from runtime.script import reported
 
 import numpy as np
 import torch
+from nibabel.orientations import aff2axcodes
 from tqdm import tqdm
 
-from evaluation import plots
-from evaluation.components import largest_component
-from evaluation.inference import segment
+from evaluation import components, plots
+from evaluation.inference import WEIGHTS, segment, windows_of
 from imaging.case_files import scans_to_segment, told
 from imaging.cases import attempt, report_bad
-from imaging.preprocess import PUBLISHED, apply, read_preprocessing, restore, restore_labels
+from imaging.preprocess import PUBLISHED, Preprocessing, apply, read_preprocessing, restore, restore_labels
 from imaging.scan_files import SUFFIXES, WRITERS, format_of, mark_of, parts, read_scans, save_on_grid, tell_notes
 from methods import registry
 from runtime.command_line import parsed
@@ -40,8 +40,6 @@ from runtime.memory import check_fits
 from runtime.ranks import Ranks
 from training import datasets
 from training.trained import load_run
-
-VIEWS = 6           # of probabilities in memory at once: three, before and after they are put back on the scan's grid
 
 
 @dataclass(kw_only=True)
@@ -55,19 +53,36 @@ class Options:
     format: Literal["nifti", "nrrd"] | None = None
     checkpoint: Literal["last", "best", "pretrained"] = "last"
     device: str = "auto"            # auto | cpu | cuda | cuda:1 ...
+    stride: tuple[int, ...] = ()    # voxels between windows; by default half the patch
+    weights: Literal[WEIGHTS] | None = None     # of a window's voxels; by default gaussian, most in the middle
+    keep_largest: tuple[str, ...] = ()  # none, each, or the classes that keep one component; by default as in the test
     probabilities: bool = False     # also <case>_probabilities.nii.gz, float32 (X, Y, Z, classes)
     disagreement: bool = False      # also <case>_disagreement.nii.gz: how far the subnets are apart, 0 to 1
-    overlay: bool = False           # also <case>.png: image, both subnets, fused
+    overlay: bool = False           # also <case>.png: image, fused, both subnets
     keep_header: bool = False       # take over descriptions, names and extensions of the scan's header, too
     force: bool = False             # overwrite what another run, or another program, wrote there
 
 
+class Job(NamedTuple):
+    """What all cases of a call share."""
+
+    method: Any
+    recipe: Any
+    preprocessing: Preprocessing
+    options: Options
+    windows: dict           # of `segment`
+    keep_largest: Any       # as components.keep_largest takes it
+    views: tuple            # that are wanted beside the first one
+    values: np.ndarray      # of each class, in the files that are written
+    weights: int            # check sum of what a result depends on besides the scan
+
+
 def outputs(name, scan, options):
-    """{what: file} that a case gets, the label map last: with it, the case is finished."""
+    """{what: file} that a case gets, the label map first: nothing that fails later costs it."""
     end = WRITERS[options.format or format_of(scan).out][0]
     kinds = {"probabilities": f"_probabilities{end}", "disagreement": f"_disagreement{end}", "overlay": ".png"}
     files = {kind: options.output / f"{name}{end}" for kind, end in kinds.items() if getattr(options, kind)}
-    return files | {"labels": options.output / f"{name}{end}"}
+    return {"labels": options.output / f"{name}{end}"} | files
 
 
 def check_outputs(cases, options):
@@ -99,7 +114,7 @@ def checksum(paths, start=0):
 
 def is_there(files, mark):
     """Whether all outputs of a case were made with this mark; InputError where one was made with another."""
-    there = [path for path in files.values() if path.exists()]
+    there = [path for path in reversed(files.values()) if path.exists()]
     for path in there:
         if mark not in path.read_bytes().decode("latin-1") if path.suffix == ".png" else mark_of(path) != mark:
             raise InputError(f"{path}: was made by another run, from another scan or by something else; --force "
@@ -107,52 +122,87 @@ def is_there(files, mark):
     return len(there) == len(files)
 
 
-def segment_case(method, recipe, preprocessing, paths):
-    """Files of one case -> the first scan, {view: label map}, {view: probabilities (C, *N)}, on the scan's grid."""
-    scans = read_scans(paths, preprocessing.geometry, len(preprocessing.modalities))
-    image, _, geometry = apply(scans, preprocessing)
+def segment_case(job, paths):
+    """Files of one case -> the first scan, its Geometry, {view: probabilities (C, *S)} on the prepared grid."""
+    scans = read_scans(paths, job.preprocessing.geometry, len(job.preprocessing.modalities))
+    image, _, geometry = apply(scans, job.preprocessing)
     image = image[None] if image.ndim == 3 else image
-    voxels = max(image[0].size, scans[0].array.size)
-    check_fits(f"{paths[0]}: its {voxels} voxels need, segmented,", voxels * recipe.num_classes * VIEWS * 4,
+    check_fits(f"{paths[0]}: its {scans[0].array.size} voxels need, segmented,", memory(job, image, scans[0]),
                "crop or resample the scan, or use a machine with more memory")
-    views = segment(method, torch.from_numpy(image), recipe)
-    if not all(probs.isfinite().all() for probs in views.values()):
+    views = segment(job.method, torch.from_numpy(image), job.recipe, views=job.views, **job.windows)
+    if not all(share.isfinite().all() for probs in views.values() for share in probs):
         raise InputError(f"{paths[0]}: the network's probabilities are not numbers: its weights or this scan's values "
                          "are far from any in training; look at log.csv of the run, and at the scan")
-    post_process = [largest_component] if recipe.keep_largest else []
-    maps = {view: restore_labels((share.float().cpu().numpy() for share in probs), geometry, *post_process)
-            for view, probs in views.items()}
-    return scans[0], maps, {view: restore(probs.float().cpu().numpy(), geometry) for view, probs in views.items()}
+    return scans[0], geometry, views
 
 
-def write_case(files, mark, pair, values, scan, maps, probabilities, keep_header):
-    """The fused label map, of each class its value, and what else was asked for; pair: the views that are compared."""
-    headline = next(iter(maps))
+def memory(job, image, scan):
+    """Bytes that a scan takes at most: image, probabilities of the views, and two of their classes when they decide."""
+    voxels, own, classes = image[0].size, scan.array.size, job.recipe.num_classes
+    kept = voxels * 4 * (classes * (1 + len(job.views)) + 2 * len(image)) + own * (4 * len(image) + 20)
+    return kept + own * classes * 12 * job.options.probabilities
+
+
+def label_map(job, probabilities, geometry):
+    """Probabilities (C, *S) -> label map on the scan's own grid, post-processed."""
+    return restore_labels((share.float().cpu().numpy() for share in probabilities), geometry,
+                          partial(components.keep_largest, which=job.keep_largest))
+
+
+def write_case(job, files, mark, scan, geometry, views):
+    """The label map of the first view, then what else was asked for; what fails is raised when all is written."""
+    labels, failed = label_map(job, next(iter(views.values())), geometry), []
     for what, path in files.items():
-        if what == "overlay":
-            plots.overlay(path, scan.array, None, maps, int(np.argmax(scan.spacing)), mark)
-            continue
-        if what == "probabilities":
-            array = np.moveaxis(probabilities[headline], 0, -1)
-        elif what == "disagreement":
-            first, second = (probabilities[view] for view in pair)
-            array = np.abs(first - second).sum(0) / 2
-        else:
-            array = values[maps[headline]]
-        save_on_grid(path, array, scan, mark, keep_header)
+        try:
+            if what == "overlay":
+                others = list(views.items())[1:]
+                maps = {next(iter(views)): labels} | {view: label_map(job, probs, geometry) for view, probs in others}
+                plots.overlay(path, scan.array, None, maps, depth_axis(scan), body_axes(scan), mark)
+                continue
+            if what == "labels":
+                array = job.values[labels]
+            elif what == "probabilities":
+                array = np.moveaxis(restore(next(iter(views.values())).float().cpu().numpy(), geometry), 0, -1)
+            else:
+                array = disagreement(*(views[view] for view in job.method.pair), geometry)
+            save_on_grid(path, array, scan, mark, job.options.keep_header)
+        except Exception as error:
+            if what == "labels":
+                raise
+            failed.append(error)
+    if failed:
+        raise failed[0]
 
 
-def predict_case(name, paths, weights, method, recipe, preprocessing, values, options):
+def disagreement(first, second, geometry):
+    """Half the sum over the classes of the difference of two views' probabilities (C, *S) -> (*N), 0 to 1."""
+    return sum(np.abs(np.subtract(*(restore(share.float().cpu().numpy(), geometry) for share in pair)))
+               for pair in zip(first, second, strict=True)) / 2
+
+
+def depth_axis(scan):
+    """The axis that slices of a picture are cut along: the coarsest, or of equal ones the body's own."""
+    coarsest, axes = int(np.argmax(scan.spacing)), body_axes(scan)
+    upright = next((axis for axis, side in enumerate(axes or "") if side in "IS"), coarsest)
+    return coarsest if scan.spacing[coarsest] > 1.01 * scan.spacing[upright] else upright
+
+
+def body_axes(scan):
+    """Where the axes of a scan's array point, "RAS" say; None where its header gives no orientation."""
+    return None if "orientation" in scan.notes else "".join(aff2axcodes(scan.affine))
+
+
+def predict_case(job, name, paths):
     """Notes on the scan's header (path, {kind: sentence}); None where all that is asked for is there."""
     for path in paths:
         if not path.is_file():
             raise InputError(f"{path}: is no regular file; expected a scan ({', '.join(SUFFIXES)})")
-    mark = f"{weights:08x}{checksum(paths):08x}"
-    files = outputs(name, paths[0], options)
-    if not options.force and is_there(files, mark):
+    mark = f"{job.weights:08x}{checksum(paths):08x}"
+    files = outputs(name, paths[0], job.options)
+    if not job.options.force and is_there(files, mark):
         return None
-    scan, maps, probabilities = segment_case(method, recipe, preprocessing, paths)
-    write_case(files, mark, method.pair, values, scan, maps, probabilities, options.keep_header)
+    scan, geometry, views = segment_case(job, paths)
+    write_case(job, files, mark, scan, geometry, views)
     return scan.path, scan.notes
 
 
@@ -174,18 +224,22 @@ def main(args=None):
     values = np.arange(recipe.num_classes, dtype=np.uint8)
     if record and record.num_classes == recipe.num_classes:
         values = record.values
+    windows = windows_of(recipe, options.stride, options.weights, fast=True)
+    kept = components.asked_for(options.keep_largest, recipe.keep_largest, recipe.num_classes)
     cases, bad, aside = scans_to_segment(options.input, preprocessing.modalities)
     check_outputs(cases, options)
     make_folder(options.output)
     ranks = Ranks()
-    ranks.say(f"{len(cases)} scans; {options.checkpoint}.pt of {options.run}; preprocessing: {preprocessing.normalise}"
+    ranks.say(f"{len(cases)} scan{'s' * (len(cases) != 1)}; {options.checkpoint}.pt of {options.run}; preprocessing: "
+              f"{preprocessing.normalise}"
               f"{', whole scan' if preprocessing.crop in ('none', 'label') else f', crop to the {preprocessing.crop}'}"
               + (f"; {len(aside)} files left aside, which are not {' '.join(preprocessing.modalities)} of a case: "
                  f"{told(aside)}" if aside else ""))
-    what = json.dumps([recipe.fields(), preprocessing.to_dict()], sort_keys=True, default=str)
-    weights = checksum([options.run / f"{options.checkpoint}.pt"], zlib.crc32(what.encode()))
-    results = [attempt(partial(predict_case, name, cases[name], weights, method, recipe, preprocessing, values,
-                               options),
+    what = json.dumps([recipe.fields(), preprocessing.to_dict(), windows, kept], sort_keys=True, default=str)
+    job = Job(method, recipe, preprocessing, options, windows, kept,
+              (method.pair or ()) if options.overlay or options.disagreement else (), values,
+              checksum([options.run / f"{options.checkpoint}.pt"], zlib.crc32(what.encode())))
+    results = [attempt(partial(predict_case, job, name, cases[name]),
                        "crop or resample the scan, or use a machine with more memory")
                for name in tqdm(ranks.shard(list(cases)), "predict", unit="scan", disable=None if ranks.main else True)]
     results = dict(zip(cases, ranks.gather(results), strict=True))

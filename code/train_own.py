@@ -38,6 +38,7 @@ class OwnRecipe(Recipe):
     """Own data: 3D V-Net or, of slices, 2D U-Net; pre-training and self-training."""
 
     dataset = Own.dataset
+    window_weights = "gaussian"             # of a window's voxels at test                                    [O]
     GIVEN = {"data_dir": folder, "plan": folder, "labeled": int}
     PLUMBING = (*Recipe.PLUMBING, "plan", "class_names")
 

@@ -9,18 +9,20 @@ import io
 import itertools
 from dataclasses import replace
 from functools import partial
+from operator import itemgetter
 
 import h5py
 import numpy as np
 import torch
 from scipy import ndimage
+from scipy.spatial import cKDTree
 from skimage.measure import label as connected
 
 import dataloaders.components
 from dataloaders.phantom import draw_ACDC, draw_BraTS, draw_LA, write_phantoms
 from dataloaders.scans import Scan
 from evaluation.inference import likeliest, segment, window_starts
-from evaluation.metrics import class_metrics
+from evaluation.metrics import class_metrics, surface_metrics
 from method import Batch
 from methods import registry
 from runtime.device import Device
@@ -52,6 +54,14 @@ def plain_metrics(pred, ref, num_classes):
     import medpy.metric.binary  # here: for tests alone, and a machine with a GPU may lack it
     calls = [getattr(medpy.metric.binary, name) for name in ("dc", "jc", "hd95", "asd")]
     return [[call(pred == label, ref == label) for call in calls] for label in range(1, num_classes)]
+
+
+def plain_surfaces(pred, ref):
+    """hd95 and asd of two masks, their surfaces found in one box around both."""
+    box, = ndimage.find_objects((pred | ref).astype(np.uint8))
+    surfaces = [np.argwhere(mask[box] & ~ndimage.binary_erosion(mask[box])) for mask in (pred, ref)]
+    to_ref, to_pred = (cKDTree(other).query(own)[0] for own, other in (surfaces, surfaces[::-1]))
+    return float(np.percentile(np.concatenate([to_ref, to_pred]), 95)), float(to_ref.mean())
 
 
 def plain_read(path):
@@ -216,6 +226,16 @@ def metrics(variant, quick, data_dir=None):
     return lambda: [measure(*pair, 2) for pair in pairs]
 
 
+def surfaces(variant, quick):
+    """Surface distances of two compact objects at opposite ends of a large scan."""
+    shape, edge = ((64, 64, 48), 12) if quick else ((512, 512, 300), 40)
+    pred, ref = np.zeros((2, *shape), bool)
+    pred[(slice(4, 4 + edge),) * 3] = ref[(slice(-4 - edge, -4),) * 3] = True
+    if variant == "plain":
+        return lambda: plain_surfaces(pred, ref)
+    return lambda: itemgetter("hd95", "asd")(surface_metrics(pred, ref))
+
+
 def sampling(variant, quick, folder):
     """One LA batch, 8 patches: from memory, and from files."""
     data_class, recipe, _ = settings("LA", quick)
@@ -249,4 +269,4 @@ def maker_of(row, options, folder):
         if not options.data_dir:
             write_phantoms(folder, "LA", train=8, test=0, size=SHAPES["LA"][options.quick])
         return partial(sampling, folder=options.data_dir or folder)
-    return partial(metrics, data_dir=options.data_dir) if row == "metrics" else components
+    return {"metrics": partial(metrics, data_dir=options.data_dir), "surfaces": surfaces, "components": components}[row]

@@ -76,7 +76,7 @@ def agreement(trained, split):
     for name in tqdm(names, "agreement", unit="case"):
         [scan] = data.cases([name])
         with noting_cosines(method.tested) as cosines:
-            maps = label_maps(segment(method, scan.image, recipe), recipe.keep_largest)
+            maps = label_maps(segment(method, scan.image, recipe, views=method.pair), recipe.keep_largest)
         rows.append({"case": name, "dice": mean_overlap(*(maps[view] for view in method.pair), recipe.num_classes),
                      "cosine": torch.cat(cosines).mean().item() if cosines else math.nan})
     return rows

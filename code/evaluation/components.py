@@ -1,7 +1,8 @@
 """Post-processing of label maps: which classes keep their largest component alone."""
 from dataloaders.components import largest_component
+from runtime.errors import InputError
 
-__all__ = ["keep_largest", "kept_classes", "largest_component"]
+__all__ = ["asked_for", "keep_largest", "kept_classes", "largest_component"]
 
 
 def keep_largest(label_map, which):
@@ -10,6 +11,19 @@ def keep_largest(label_map, which):
     which: True (every class), False (none), or the numbers of the classes that keep one component alone.
     """
     return largest_component(label_map, which) if which else label_map
+
+
+def asked_for(words, usual, num_classes):
+    """What `--keep-largest none | each | CLASS ...` asks `keep_largest` for; `usual` without words."""
+    if not words:
+        return usual
+    if list(words) in (["none"], ["each"]):
+        return words[0] == "each"
+    numbers = tuple(int(word) for word in words if word.isdecimal() and 0 < int(word) < num_classes)
+    if len(numbers) < len(words):
+        raise InputError(f"--keep-largest {' '.join(words)}: expected none, each, or classes from 1 to "
+                         f"{num_classes - 1}")
+    return numbers
 
 
 def kept_classes(which):

@@ -1,7 +1,7 @@
 """Class probabilities of whole scans: the same functions choose checkpoints during training and fill the test row.
 
-Shapes: B patches, C classes, *S spatial. A model is a `Method`, or any network or function that maps
-(B, in_channels, *S) to logits (B, C, *S), to (logits, feature), or to two such pairs.
+Shapes: B patches, C classes, *S spatial. A model is a `Method`, a function (B, in_channels, *S) -> {view: probabilities
+(B, C, *S)}, or one of networks/, whose outputs `class_probabilities` reads.
 """
 import itertools
 import math
@@ -15,16 +15,21 @@ from torch import Tensor, nn
 from dataloaders.augment import resize_nearest, standardised
 from dataloaders.volumes import halved
 from evaluation.metrics import overlap_metrics
+from method import Method
 from networks.two_view import fuse
 from runtime.device import AT_ONCE, room_for
+from runtime.errors import InputError
 from runtime.fast_layers import folded
 from runtime.ranks import Ranks
 
-FILLED = {"cuda"}       # devices whose batches are filled up
+FILLED = {"cuda"}                   # devices whose batches are filled up
+WEIGHTS = "uniform", "gaussian"     # of the voxels of a window
+DEVIATION = 1 / 8                   # of the Gaussian, in edges of the window       [nnU-Net, there half a voxel off]
+AT_ONCE_DECIDED = 2 ** 22           # voxels
 
 
 def class_probabilities(output, fusion="softmax"):
-    """Output of a bare network or function -> {view: probabilities (B, C, *S)}, the headline first.
+    """Output of a network of networks/ -> {view: probabilities (B, C, *S)}, the headline first.
 
     Logits (B, C, *S) or (logits, feature): {"network": ...}. Two such pairs, as `networks.two_view` gives them:
     {"fused": ..., "subnet0": ..., "subnet1": ...}. A `Method` is never asked this way: it has `predict`.
@@ -51,21 +56,29 @@ def inference(model):
             module.training = training
 
 
-def predict(model, x, fusion="softmax"):
-    """{view: probabilities (B, C, *S)} of a Method (which knows its own fusion) or a bare network, on its device."""
+def predict(model, x, fusion="softmax", views=True):
+    """{view: probabilities (B, C, *S)} of a model, computed on its device.
+
+    views: True for all, or the names of those that are wanted beside the headline; a Method computes no more.
+    """
     weight = _weight(model, x)
     x = x.to(weight.device, weight.dtype)
-    return model.predict(x) if hasattr(model, "predict") else class_probabilities(model(x), fusion)
+    if isinstance(model, Method):
+        return model.predict(x) if views is True else model.predicted(x, views)
+    output = model(x)
+    parts = output if isinstance(output, dict) else class_probabilities(output, fusion)
+    return {view: probs for index, (view, probs) in enumerate(parts.items())
+            if views is True or not index or view in views}
 
 
-def _views(model, batch, size, fusion):
+def _predict_full(model, batch, size, fusion, views):
     """`predict` of up to `size` patches.
 
     On a GPU, where cuDNN tries its kernels anew for every shape, empty patches fill up a batch that is not full.
     """
     missing = size - len(batch) if _weight(model, batch).device.type in FILLED else 0
     full = torch.cat([batch, batch.new_zeros(missing, *batch.shape[1:])]) if missing else batch
-    return {view: probs[:len(batch)] for view, probs in predict(model, full, fusion).items()}
+    return {view: probs[:len(batch)] for view, probs in predict(model, full, fusion, views).items()}
 
 
 def _weight(model, otherwise):
@@ -79,44 +92,97 @@ def window_starts(extent, window, stride):
     return [min(stride * i, extent - window) for i in range(count)]
 
 
-def sliding_window(model, volume, patch_size, stride, *, batch_size=None, fusion="softmax", views=False):
+def window_weights(edge, kind):
+    """Weights of a window's voxels along one axis, (edge,) float64; a window's are the products over its axes.
+
+    'uniform': 1. 'gaussian': symmetric about the window's middle, 1 there, its deviation an eighth of the edge.
+    """
+    if kind not in WEIGHTS:
+        raise ValueError(f"weights {kind!r} are unknown: choose {' or '.join(WEIGHTS)}")
+    if kind == "uniform":
+        return torch.ones(edge, dtype=torch.float64)
+    places = torch.arange(edge, dtype=torch.float64) - (edge - 1) / 2
+    return torch.exp(-(places / (DEVIATION * edge)) ** 2 / 2)
+
+
+def windows_of(recipe, stride=(), weights=None, fast=False):
+    """{"stride", "weights"} for `segment`: those that are asked for, else the recipe's; {} of a network for slices.
+
+    fast: else half a patch apart with Gaussian weights, which costs a fraction. InputError for what leaves gaps.
+    """
+    asked = f"--stride {' '.join(map(str, stride))}" * bool(stride) or f"--weights {weights}" * bool(weights)
+    if recipe.stride is None:
+        if asked:
+            raise InputError(f"{asked}: this run's network takes whole slices and has no windows; leave it out")
+        return {}
+    if stride and (len(stride) != len(recipe.patch_size) or any(
+            not 0 < step <= edge for step, edge in zip(stride, recipe.patch_size, strict=True))):
+        raise InputError(f"{asked}: expected {len(recipe.patch_size)} numbers of voxels from 1 to the window's "
+                         f"{' '.join(map(str, recipe.patch_size))}")
+    usual = tuple(edge // 2 for edge in recipe.patch_size) if fast else tuple(recipe.stride)
+    return {"stride": tuple(stride) or usual,
+            "weights": weights or ("gaussian" if fast else recipe.window_weights)}
+
+
+def sliding_window(model, volume, patch_size, stride, *, batch_size=None, fusion="softmax", views=False,
+                   weights="uniform"):
     """Mean class probabilities over overlapping windows: volume (*S) or (in_channels, *S) -> (C, *S).
 
-    A volume smaller than the patch is padded with zeros on both sides, the odd voxel behind, and cut back. With
-    `views`, {view: (C, *S)} of all views in one pass, the headline first. `stride`: voxels, one per axis or one
-    for all. The result is where the model is, or on the CPU where a GPU has no room for it; the model's device also
-    says how many windows go at once unless `batch_size` does.
+    A volume smaller than the patch is padded with zeros on both sides, the odd voxel behind, and cut back. `views`:
+    False for the headline alone; True for {view: (C, *S)} of all in one pass, or the names of those that are wanted
+    beside the headline. `stride`: voxels, one per axis or one for all; `weights`: of a window's voxels, as in
+    `window_weights`. The result is where the model is, or on the CPU where a GPU has no room for it; the model's device
+    also says how many windows go at once unless `batch_size` does.
     """
+    parts = _window_views(model, volume, patch_size, stride, views or (), weights, batch_size, fusion)
+    return parts if views else next(iter(parts.values()))
+
+
+def _window_views(model, volume, patch_size, stride, views, weights, batch_size=None, fusion="softmax"):
     volume = torch.as_tensor(volume)
     if volume.ndim == len(patch_size):
         volume = volume[None]
     strides = (stride,) * len(patch_size) if isinstance(stride, int) else tuple(stride)
     shape = volume.shape[1:]
     short = [max(patch - extent, 0) for patch, extent in zip(patch_size, shape, strict=True)]
-    volume = F.pad(volume, [side for pad in reversed(short) for side in (pad // 2, pad - pad // 2)])
+    if any(short):
+        volume = F.pad(volume, [side for pad in reversed(short) for side in (pad // 2, pad - pad // 2)])
+    starts = list(map(window_starts, volume.shape[1:], patch_size, strides))
     boxes = [tuple(slice(start, start + patch) for start, patch in zip(corner, patch_size, strict=True))
-             for corner in itertools.product(*map(window_starts, volume.shape[1:], patch_size, strides))]
-    sums, counts = {}, torch.zeros(volume.shape[1:])
+             for corner in itertools.product(*starts)]
+    edges = [window_weights(edge, weights) for edge in patch_size]
+    sums = {}
     batch_size = batch_size or AT_ONCE[_weight(model, volume).device.type][len(patch_size)]
     with inference(model):
         for first in range(0, len(boxes), batch_size):
             batch = boxes[first:first + batch_size]
-            parts = _wanted(_views(model, torch.stack([volume[:, *box] for box in batch]), batch_size, fusion), views)
+            parts = _predict_full(model, torch.stack([volume[:, *box] for box in batch]), batch_size, fusion, views)
             sums = sums or _zeros(parts, volume.shape[1:])
             for view, probs in parts.items():
-                for box, prob in zip(batch, probs.to(sums[view].device), strict=True):
+                probs = probs.to(sums[view].device)
+                if weights != "uniform":
+                    probs = _times(probs, edges)
+                for box, prob in zip(batch, probs, strict=True):
                     sums[view][:, *box] += prob
-            for box in batch:
-                counts[box] += 1
-        counts = counts.to(next(iter(sums.values())).device)
         inside = tuple(slice(pad // 2, pad // 2 + extent) for pad, extent in zip(short, shape, strict=True))
-        means = {view: total.div_(counts)[:, *inside] for view, total in sums.items()}
-    return means if views else next(iter(means.values()))
+        totals = [_total(extent, firsts, edge) for extent, firsts, edge in
+                  zip(volume.shape[1:], starts, edges, strict=True)]
+        return {view: _times(total, [1 / along for along in totals])[:, *inside] for view, total in sums.items()}
 
 
-def _wanted(parts, views):
-    """All views, or the headline alone."""
-    return parts if views else dict(itertools.islice(parts.items(), 1))
+def _times(x, factors):
+    """x (..., *S) times one factor per voxel of each axis of S, in place."""
+    for axis, factor in zip(range(-len(factors), 0), factors, strict=True):
+        x *= factor.to(x.device, x.dtype).view(-1, *[1] * (-axis - 1))
+    return x
+
+
+def _total(extent, starts, weights):
+    """Sum of the windows' weights along one axis; over the volume the sums are the products of those of its axes."""
+    total = torch.zeros(extent, dtype=weights.dtype)
+    for start in starts:
+        total[start:start + len(weights)] += weights
+    return total
 
 
 def _zeros(parts, shape):
@@ -133,45 +199,56 @@ def slice_wise(model, volume, patch_size, *, batch_size=None, fusion="softmax", 
     Each slice is resized to `patch_size` (nearest) and its probabilities back [authors' release]; `views` and where
     the result is as in `sliding_window`.
     """
+    parts = _slice_views(model, volume, patch_size, views or (), batch_size, fusion)
+    return parts if views else next(iter(parts.values()))
+
+
+def _slice_views(model, volume, patch_size, views, batch_size=None, fusion="softmax"):
     volume = torch.as_tensor(volume)
     if volume.ndim == 3:
         volume = volume[None]
-    slices = resize_nearest(volume.transpose(0, 1), patch_size)
-    batch_size = batch_size or AT_ONCE[_weight(model, slices).device.type][2]
+    batch_size = batch_size or AT_ONCE[_weight(model, volume).device.type][2]
     stacks = {}
     with inference(model):
-        for first in range(0, len(slices), batch_size):
-            batch = slices[first:first + batch_size]
-            parts = _wanted(_views(model, batch, batch_size, fusion), views)
+        for first in range(0, volume.shape[1], batch_size):
+            batch = resize_nearest(volume[:, first:first + batch_size].transpose(0, 1), patch_size)
+            parts = _predict_full(model, batch, batch_size, fusion, views)
             stacks = stacks or _zeros({view: probs.float() for view, probs in parts.items()}, volume.shape[1:])
             for view, probs in parts.items():
                 stacks[view][:, first:first + len(batch)] = resize_nearest(
                     probs.float(), volume.shape[2:]).transpose(0, 1).to(stacks[view].device)
-    return stacks if views else next(iter(stacks.values()))
+    return stacks
 
 
-def segment(model, image, recipe, coarse=False):
+def segment(model, image, recipe, coarse=False, *, stride=None, weights="uniform", views=True):
     """{view: class probabilities (C, *S)} of a whole scan on its own grid; image (in_channels, *S), *S three axes.
 
     recipe: a train script's. Patches of three axes are windows, at half resolution where the recipe says so; of two
     axes, windows in slices along the first axis, or whole slices where the recipe has no stride. coarse: windows side
-    by side, for validation during training.
+    by side, for validation during training; else `stride`, by default the recipe's, and `weights`, as `windows_of`
+    gives them. views: True for all, or the names of those that are wanted beside the headline.
     """
     if recipe.normalise == "zscore":
         image = torch.from_numpy(standardised(image.numpy(), len(recipe.patch_size))[0])
     if recipe.stride is None:
-        return slice_wise(model, image, recipe.patch_size, views=True)
-    stride = recipe.patch_size if coarse else recipe.stride
+        return _slice_views(model, image, recipe.patch_size, views)
+    windows = {"patch_size": recipe.patch_size, "stride": recipe.patch_size if coarse else stride or recipe.stride,
+               "views": views, "weights": weights}
     if len(recipe.patch_size) == 2:
-        stacks = [sliding_window(model, image[:, k], recipe.patch_size, stride, views=True)
-                  for k in range(image.shape[1])]
-        return {view: torch.stack([probs[view] for probs in stacks], 1) for view in stacks[0]}
+        stacks = {}
+        with inference(model):
+            for k in range(image.shape[1]):
+                parts = _window_views(model, image[:, k], **windows)
+                stacks = stacks or _zeros({view: probs[None] for view, probs in parts.items()}, image.shape[1:])
+                for view, probs in parts.items():
+                    stacks[view][:, k] = probs
+        return stacks
     small = halved(image) if recipe.half_resolution else image
-    views = sliding_window(model, small, recipe.patch_size, stride, views=True)
+    parts = _window_views(model, small, **windows)
     if recipe.half_resolution:
-        views = {view: F.interpolate(probs[None], image.shape[1:], mode="trilinear", align_corners=False)[0]
-                 for view, probs in views.items()}
-    return views
+        parts = {view: F.interpolate(probs[None], image.shape[1:], mode="trilinear", align_corners=False)[0]
+                 for view, probs in parts.items()}
+    return parts
 
 
 def likeliest(probs):
@@ -180,17 +257,23 @@ def likeliest(probs):
 
 
 def _likeliest(probs):
-    return probs.max(0).indices.byte()      # many times faster than argmax over the first axis
+    """max is many times faster than argmax over the first axis; slab by slab, since it holds 12 bytes a voxel."""
+    labels = torch.empty(probs.shape[1:], dtype=torch.uint8, device=probs.device)
+    thick = max(1, AT_ONCE_DECIDED // max(1, probs[0, 0].numel()))
+    for first in range(0, len(labels), thick):
+        labels[first:first + thick] = probs[:, first:first + thick].max(0).indices
+    return labels
 
 
 def class_dice(pred, ref, num_classes):
-    """Dice of each foreground class of two label maps (*S), tensors on one device, as `overlap_metrics` has it.
+    """Dice of each foreground class of two label maps (*S), tensors on one device; NaN of a class that neither has.
 
     A GPU counts its voxels itself; on a CPU NumPy counts several times faster than PyTorch.
     """
     if pred.device.type == "cpu":
         pred, ref = pred.numpy(), ref.numpy()
-        return [overlap_metrics(pred == label, ref == label)["dice"] for label in range(1, num_classes)]
+        masks = [(pred == label, ref == label) for label in range(1, num_classes)]
+        return [overlap_metrics(*pair)["dice"] if any(mask.any() for mask in pair) else math.nan for pair in masks]
     return counted_dice(pred, ref, num_classes)
 
 
@@ -200,12 +283,14 @@ def counted_dice(pred, ref, num_classes):
     for label in range(1, num_classes):
         of_pred, of_ref = pred == label, ref == label
         counts.append(torch.stack([(of_pred & of_ref).sum(), of_pred.sum() + of_ref.sum()]))
-    return [2 * both / total if total else 1.0 for both, total in torch.stack(counts).tolist()]
+    return [2 * both / total if total else math.nan for both, total in torch.stack(counts).tolist()]
 
 
 def mean_dice(model, scans, segment, num_classes):
     """Validation: {view: mean foreground Dice} over scans and classes, on each scan's own grid, nothing removed.
 
+    Where neither the scan nor its prediction has a class they agree, 1; a class that no scan and no view has is left
+    out, as in the test's tables.
     segment(model, image) -> {view: probabilities (C, *S)}; scans have `image` and `label`. Of several processes
     each brings its shard of the scans and gets the mean over all.
     """
@@ -214,4 +299,7 @@ def mean_dice(model, scans, segment, num_classes):
         scores.append({view: class_dice(_likeliest(probs), scan.label.to(probs.device), num_classes)
                        for view, probs in segment(model, scan.image).items()})
     scores = Ranks().gather(scores)
-    return {view: float(np.mean([score[view] for score in scores])) for view in scores[0]}
+    dice = np.array([[score[view] for view in scores[0]] for score in scores])      # scans x views x classes
+    there = ~np.isnan(dice).all((0, 1))
+    means = np.where(np.isnan(dice), 1.0, dice)[..., there if there.any() else slice(None)].mean((0, 2))
+    return dict(zip(scores[0], map(float, means), strict=True))

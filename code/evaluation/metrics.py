@@ -11,52 +11,67 @@ from scipy.spatial import cKDTree
 def overlap_metrics(pred, ref):
     """Dice and Jaccard of two boolean masks; two empty masks agree: 1."""
     pred, ref = np.asarray(pred, bool), np.asarray(ref, bool)
-    both, total = int(np.count_nonzero(pred & ref)), int(np.count_nonzero(pred) + np.count_nonzero(ref))
+    return _overlap(int(np.count_nonzero(pred & ref)), int(np.count_nonzero(pred) + np.count_nonzero(ref)))
+
+
+def _overlap(both, total):
+    """Of the voxels that both masks have, and the sum of each one's."""
     if not total:
         return {"dice": 1.0, "jaccard": 1.0}
     return {"dice": 2 * both / total, "jaccard": both / (total - both)}
 
 
-def _surface(mask, spacing):
-    """Coordinates (N, ndim) of mask voxels with a neighbour (6 in 3D, 4 in 2D) outside the mask or the array."""
+def _surface(mask, box, spacing):
+    """Coordinates (N, ndim) of the voxels of a mask that lies in `box` with a neighbour (6 in 3D, 4 in 2D) outside it.
+
+    Outside the array is outside the mask.
+    """
+    mask = mask[box]
     inner = np.pad(mask, 1)
     border = np.zeros_like(mask)
     core = (slice(1, -1),) * mask.ndim
     for axis in range(mask.ndim):
         for shift in (slice(0, -2), slice(2, None)):
             border |= ~inner[(*core[:axis], shift, *core[axis + 1:])]
-    return np.argwhere(border & mask) * spacing
+    return (np.argwhere(border & mask) + [span.start for span in box]) * spacing
 
 
 def surface_metrics(pred, ref, spacing=None):
     """Dice, Jaccard, hd95 and asd of two masks (*S) of one class, as medpy computes them (DESIGN: voxels).
 
-    hd95 pools the surface distances of both directions and takes their 95th percentile; asd is the mean distance
-    from the prediction's surface to the reference's. `spacing`: mm per axis; distances are in voxels without it.
+    hd95 pools the surface distances of both directions and takes their 95th percentile (other packages: the larger of
+    the two directions' percentiles); asd is the mean distance from the prediction's surface to the reference's, one
+    way. Outside the array is background: the end slices of what reaches its edge are surface, of a single slice all
+    voxels. `spacing`: mm per axis; distances are in voxels without it.
     Where either mask is empty both distances are NaN. Raises ValueError when the shapes differ.
     """
-    pred, ref = np.asarray(pred) > 0, np.asarray(ref) > 0
+    pred, ref = (mask if mask.dtype == bool else mask > 0 for mask in map(np.asarray, (pred, ref)))
     if pred.shape != ref.shape:
         raise ValueError(f"prediction {pred.shape} and reference {ref.shape} differ in shape")
-    metrics = overlap_metrics(pred, ref) | {"hd95": math.nan, "asd": math.nan}
-    if not (pred.any() and ref.any()):
-        return metrics
-    box = _bounding_box(pred | ref)
+    boxes = _bounding_box(pred), _bounding_box(ref)
+    if None in boxes:
+        return overlap_metrics(pred, ref) | {"hd95": math.nan, "asd": math.nan}
+    sizes = sum(int(np.count_nonzero(mask[box])) for mask, box in zip((pred, ref), boxes, strict=True))
+    common = tuple(slice(max(one.start, other.start), max(one.start, other.start, min(one.stop, other.stop)))
+                   for one, other in zip(*boxes, strict=True))
     spacing = np.ones(pred.ndim) if spacing is None else np.broadcast_to(np.asarray(spacing, float), pred.ndim)
-    pred_surface, ref_surface = _surface(pred[box], spacing), _surface(ref[box], spacing)
+    pred_surface, ref_surface = (_surface(mask, box, spacing) for mask, box in zip((pred, ref), boxes, strict=True))
     to_ref = cKDTree(ref_surface).query(pred_surface)[0]
     to_pred = cKDTree(pred_surface).query(ref_surface)[0]
-    return metrics | {"hd95": float(np.percentile(np.concatenate([to_ref, to_pred]), 95)),
-                      "asd": float(to_ref.mean())}
+    return _overlap(int(np.count_nonzero(pred[common] & ref[common])), sizes) | {
+        "hd95": float(np.percentile(np.concatenate([to_ref, to_pred]), 95)), "asd": float(to_ref.mean())}
 
 
 def _bounding_box(mask):
-    """Slices around the True voxels of a mask that has some."""
-    spans = []
+    """Slices around the True voxels of a mask, None of an empty one; each axis is searched in the span of those before.
+    """
+    box = [slice(None)] * mask.ndim
     for axis in range(mask.ndim):
-        hits = np.flatnonzero(mask.any(tuple(a for a in range(mask.ndim) if a != axis)))
-        spans.append(slice(hits[0], hits[-1] + 1))
-    return tuple(spans)
+        hits = np.flatnonzero(mask[tuple(box)].any(tuple(other for other in range(mask.ndim) if other != axis)))
+        if not len(hits):
+            return None
+        box[axis] = slice(int(hits[0]), int(hits[-1]) + 1)
+    return tuple(box)
 
 
 def class_metrics(pred, ref, num_classes, spacing=None):

@@ -4,6 +4,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from nibabel.orientations import apply_orientation, axcodes2ornt, ornt_transform
 
 from runtime.files import Table, write_aside
 
@@ -91,35 +92,61 @@ def coloured(grey, labels, alpha=0.45):
     return np.where(labels[..., None] > 0, (1 - alpha) * picture + alpha * painted, picture)
 
 
-def overlay(path, image, reference, predictions, depth_axis, comment=""):
+def overlay(path, image, reference, predictions, depth_axis, axes=None, comment=""):
     """PNG in Figure 4's layout, one row per slice that matters: image, reference, every view, as contours.
 
-    image, reference (or None), predictions {view: label map}: all (*S); depth_axis: the axis slices are cut along.
+    image, reference (or None), predictions {view: label map}: all (*S); depth_axis: the axis slices are cut along;
+    axes: where the array's axes point, "LPS" say, by which slices stand upright with the body's sides at their edges,
+    or None where nothing says so, and slices are drawn as they are stored.
     The slices: with the most reference, and with the most error (without reference: most prediction, and where the
     first and the last view differ most).
     """
-    first, *_, last = [reference, *predictions.values()] if reference is not None else predictions.values()
-    headline = next(iter(predictions.values()))
+    maps = {"image": None, **({} if reference is None else {"reference": reference}), **predictions}
+    sides = ("", "")
+    if axes:
+        turn = ornt_transform(axcodes2ornt(axes), axcodes2ornt("LPS"))
+        image, *turned = (None if array is None else apply_orientation(array, turn)
+                          for array in (image, *maps.values()))
+        maps, depth_axis = dict(zip(maps, turned, strict=True)), int(turn[depth_axis, 0])
+        sides = ("A", "P") if depth_axis == 0 else ("R", "L")       # as a radiologist looks at them
+    first, *others = list(maps.values())[1:]
+    headline, last = maps[next(iter(predictions))], [first, *others][-1]
     planes = tuple(axis for axis in range(image.ndim) if axis != depth_axis)
-    area = np.count_nonzero(first if first is not None and first.any() else headline, axis=planes)
-    error = np.count_nonzero(headline != (reference if reference is not None else last), axis=planes)
+    area = np.count_nonzero(first if first.any() else headline, axis=planes)
+    error = np.count_nonzero(headline != (last if reference is None else first), axis=planes)
     middle = image.shape[depth_axis] // 2
     slices = dict.fromkeys(int(count.argmax()) if count.any() else middle for count in (area, error))
-    maps = {"image": None, **({} if reference is None else {"reference": reference}), **predictions}
     figure = Figure(figsize=(2.6 * len(maps), 2.8 * len(slices)))
     grid = figure.subplots(len(slices), len(maps), squeeze=False)
     low, high = np.percentile(image, (1, 99))
     for index, row in zip(slices, grid, strict=True):
-        for axes, (title, labels) in zip(row, maps.items(), strict=True):
-            axes.imshow(image.take(index, depth_axis), cmap="gray", vmin=low, vmax=high)
-            cut = None if labels is None else labels.take(index, depth_axis)
-            if cut is None or min(cut.shape) < 2:       # a line of voxels has no contour
-                cut = np.zeros((2, 2))
-            for label in np.unique(cut[cut > 0]):
-                axes.contour(cut == label, levels=[0.5], colors=[COLOURS[(label - 1) % len(COLOURS)]], linewidths=1.2)
-            axes.set_title(f"{title}, slice {index}" if title == "image" else title, fontsize=9)
-            axes.axis("off")
+        for panel, (title, labels) in zip(row, maps.items(), strict=True):
+            panel.imshow(_upright(image, index, depth_axis, axes), cmap="gray", vmin=low, vmax=high)
+            if labels is not None:
+                _contours(panel, _upright(labels, index, depth_axis, axes))
+            for place, side in zip((0.02, 0.98), sides, strict=True):
+                panel.text(place, 0.5, side, color="white", fontsize=8, transform=panel.transAxes, va="center",
+                           ha="left" if place < 0.5 else "right")
+            panel.set_title(f"{title}, slice {index}" if title == "image" else title, fontsize=9)
+            panel.axis("off")
     save(figure, path, Comment=comment)
+
+
+def _upright(array, index, depth_axis, axes):
+    """A slice (rows, columns) of an array whose axes point left, back and up: back or feet below; else as stored."""
+    cut = array.take(index, depth_axis)
+    if not axes:
+        return cut
+    return cut.T if depth_axis == 2 else cut.T[::-1]
+
+
+def _contours(panel, labels):
+    """The outline of every class of a slice (rows, columns), along the slice's edge too."""
+    rows, columns = (np.arange(-1, extent + 1) for extent in labels.shape)
+    for label in np.unique(labels[labels > 0]):
+        panel.contour(columns, rows, np.pad(labels == label, 1), levels=[0.5],
+                      colors=[COLOURS[(label - 1) % len(COLOURS)]], linewidths=1.2)
+    panel.set(xlim=(-0.5, labels.shape[1] - 0.5), ylim=(labels.shape[0] - 0.5, -0.5))
 
 
 def fits(path, curves):

@@ -1,6 +1,7 @@
 """From a run folder to its table row: predict every test case, measure, write the CSV, print beside the paper."""
 import csv
 import io
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -12,11 +13,14 @@ from tqdm import tqdm
 from dataloaders.scans import published_list
 from evaluation import plots, published, tables
 from evaluation.components import keep_largest as reduced
-from evaluation.inference import likeliest, segment
+from evaluation.components import kept_classes
+from evaluation.inference import WEIGHTS, likeliest, segment, windows_of
 from evaluation.metrics import class_metrics
+from imaging.preprocess import PUBLISHED, read_preprocessing
+from imaging.scan_files import mark_of
 from runtime.command_line import parsed
 from runtime.errors import DEBUG, InputError
-from runtime.files import inside, write_aside, write_text
+from runtime.files import check_writable, inside, write_aside, write_text
 from runtime.ranks import Ranks
 
 
@@ -31,7 +35,10 @@ class ReportOptions:
     data_dir: Path | None = None    # folder with the scans; by default the one of the run
     device: str = "auto"            # auto | cpu | cuda | cuda:1 ...
     spacing: Literal["voxel", "mm"] = "voxel"   # unit of the distances; mm needs data made by a prepare script
+    stride: tuple[int, ...] = ()    # voxels between windows; by default the recipe's
+    weights: Literal[WEIGHTS] | None = None     # of a window's voxels; by default uniform, of own data gaussian
     save_predictions: bool = False  # also write label maps (NIfTI) and overlays (PNG) to RUN/predictions/
+    force: bool = False             # replace predictions of other weights or scans, and the result of other cases
 
 
 def label_maps(views, keep_largest):
@@ -39,16 +46,18 @@ def label_maps(views, keep_largest):
     return {view: reduced(likeliest(probs), keep_largest) for view, probs in views.items()}
 
 
-def measure(method, recipe, data, names, options):
-    """One row a case and class: metrics of the headline view, then of every view with its name in front.
+def measure(trained, names, options, marks=None):
+    """One row a case and class: metrics of the headline view, then of every view with its name in front, then how.
 
-    Of several processes each measures its shard of the cases; all get all rows, in the list's order.
+    Of several processes each measures its shard of the cases; all get all rows, in the list's order. marks: of the
+    predictions that are to be saved, by case.
     """
-    ranks, cases = Ranks(), []
+    ranks, cases, recipe, data = Ranks(), [], trained.recipe, trained.data
+    windows, how = windows_of(recipe, options.stride, options.weights), settings(trained, names, options)
     for name in tqdm(ranks.shard(names), "test", unit="case", disable=not ranks.main):
         [scan] = data.cases([name])
         ref = scan.label.numpy()
-        maps = label_maps(segment(method, scan.image, recipe), recipe.keep_largest)
+        maps = label_maps(segment(trained.method, scan.image, recipe, **windows), recipe.keep_largest)
         spacing = data.spacing(name) if options.spacing == "mm" else None
         metrics = {view: class_metrics(labels, ref, recipe.num_classes, spacing) for view, labels in maps.items()}
         headline, rows = next(iter(maps)), []
@@ -56,20 +65,68 @@ def measure(method, recipe, data, names, options):
             row = {"case": name, **metrics[headline][index]}
             for view in maps:
                 row |= {f"{view}_{key}": value for key, value in metrics[view][index].items() if key != "class"}
-            rows.append(row)
+            rows.append(row | how)
         cases.append(rows)
-        if options.save_predictions:
-            save_prediction(options.run / "predictions", name, scan.image[0].numpy(), ref, maps, data.depth_axis)
+        if marks:
+            save_prediction(options.run / "predictions", name, scan, maps, data, marks[name])
     return [row for rows in ranks.gather(cases) for row in rows]
 
 
-def save_prediction(folder, name, image, ref, maps, depth_axis):
-    """NIfTI label maps of every view, on the prepared scan's grid, and an overlay in Figure 4's layout."""
+def settings(trained, names, options):
+    """How a test is made, the columns `tables.SETTINGS`."""
+    windows = window_words(windows_of(trained.recipe, options.stride, options.weights))
+    values = (options.split, options.checkpoint, options.spacing, windows, kept_classes(trained.recipe.keep_largest),
+              tables.check_sum(names))
+    return dict(zip(tables.SETTINGS, values, strict=True))
+
+
+def window_words(windows):
+    """What `windows_of` gives, as a result says it: "18x18x4 uniform", or "slices"."""
+    return f"{'x'.join(map(str, windows['stride']))} {windows['weights']}" if windows else "slices"
+
+
+# ---- predictions -------------------------------------------------------------------------------------------------
+
+
+def prediction_marks(trained, names, options):
+    """{case: mark of its predictions}, by weights, scan and windows; InputError where other ones are there already.
+
+    A map that somebody corrected, or that other weights made, is replaced with --force alone.
+    """
+    weights = zlib.crc32((trained.run / f"{options.checkpoint}.pt").read_bytes(),
+                         zlib.crc32(repr(windows_of(trained.recipe, options.stride, options.weights)).encode()))
+    marks = {name: f"{weights:08x}{zlib.crc32(repr(scan.content[:2]).encode()):08x}"
+             for name in names for scan in trained.data.cases([name])}
+    for name, mark in {} if options.force else marks.items():
+        for path in (options.run / "predictions").glob(f"{name}_*.nii"):
+            if mark_of(path) != mark:
+                raise InputError(f"{path}: was made with other weights, from another scan or by something else; "
+                                 "--force replaces it, or move the folder away")
+    return marks
+
+
+def save_prediction(folder, name, scan, maps, data, mark):
+    """NIfTI label maps of every view, on the prepared scan's grid, and an overlay in Figure 4's layout.
+
+    Maps that are there with this mark stay as they are.
+    """
     for view, labels in maps.items():
-        nifti = nibabel.Nifti1Image(labels, np.eye(4))
         path = inside(folder.parent, folder / f"{name}_{view}.nii")
-        write_aside(path, lambda file, nifti=nifti: file.write(nifti.to_bytes()))
-    plots.overlay(folder / f"{name}.png", image, ref, maps, depth_axis)
+        if not path.exists() or mark_of(path) != mark:
+            nifti = nibabel.Nifti1Image(labels, np.eye(4))
+            nifti.header["intent_name"] = mark
+            write_aside(path, lambda file, nifti=nifti: file.write(nifti.to_bytes()))
+    plots.overlay(folder / f"{name}.png", scan.image[0].numpy(), scan.label.numpy(), maps, data.depth_axis,
+                  body_axes(data))
+
+
+def body_axes(data):
+    """Where the axes of prepared scans point, "LPS" say, or None where nothing says so."""
+    record = read_preprocessing(data.recipe.data_dir) or PUBLISHED.get(data.dataset)
+    return record.orientation if record and record.orientation != "slices" else None
+
+
+# ---- the table ---------------------------------------------------------------------------------------------------
 
 
 def write_rows(path, rows):
@@ -93,19 +150,37 @@ def test(dataset_class, load, description, args=None):
         raise InputError("--run is missing: give the folder that the train script wrote, or --compare RUN1 RUN2 ...")
     trained = load(options.run, options.checkpoint, options.device, options.data_dir, dataset_class.dataset)
     recipe, data = trained.recipe, trained.data
+    windows_of(recipe, options.stride, options.weights)     # refused before anything is read
     names = getattr(data.split(), options.split)
     if not names:
         raise InputError(f"--split {options.split}: this run has no such cases; choose --split "
                          f"{'val' if options.split == 'test' else 'test'}, or add a list to the data folder")
+    ranks = Ranks()
+    if ranks.main:
+        check_result(result_path(options.run, options), names, options)
+    ranks.wait()
     if unlabelled := trained.check_unseen(names):
-        Ranks().say(f"{len(unlabelled)} of the {len(names)} cases were unlabelled scans of training, {unlabelled[0]} "
-                    "the first: the networks saw them without their labels")
-    rows = measure(trained.method, recipe, data, names, options)
-    if Ranks().main:
-        reference = paper_row(recipe, names, published_list(data.dataset, data.lists["test"]))
-        present(rows, recipe, len(names), options, reference)
-    Ranks().wait()
+        ranks.say(f"{len(unlabelled)} of the {len(names)} cases were unlabelled scans of training, {unlabelled[0]} "
+                  "the first: the networks saw them without their labels")
+    marks = prediction_marks(trained, names, options) if options.save_predictions else None
+    rows = measure(trained, names, options, marks)
+    if ranks.main:
+        published_names = published_list(data.dataset, data.lists["test"])
+        reference = paper_row(recipe, names, published_names) if is_as_published(rows[0], recipe) else None
+        present(rows, trained, len(names), options, reference)
+    ranks.wait()
     return rows
+
+
+def check_result(path, names, options):
+    """InputError, before the hour of measuring, where the result could not be kept or would replace other cases'."""
+    check_writable(path)
+    if path.exists() and not options.force:
+        rows = tables.read_rows(path)
+        there = {row["case"] for row in rows}
+        if there and tables.check_sum(there) != tables.check_sum(names):
+            raise InputError(f"{path}: is the result of {len(there)} other cases, and these are {len(names)}; --force "
+                             "replaces it, or move it away")
 
 
 def paper_row(recipe, names, published_names):
@@ -120,14 +195,40 @@ def paper_row(recipe, names, published_names):
     return f"paper, {recipe.labeled} labelled", (paper[0], None, *paper[1:])
 
 
-def present(rows, recipe, count, options, reference):
-    """Write the rows of `count` cases, print their table beside the paper's row, if there is one."""
-    path = result_path(options.run, options)
-    write_rows(path, rows)
-    print(f"\n{options.run.name}: {options.checkpoint}.pt on {count} {options.split} cases, mean ± std over "
-          f"cases{_warning(options, recipe)}\n")
+def is_as_published(how, recipe):
+    """Whether a test with these `settings` measures as the paper does: in voxels, its windows, trained to the end."""
+    return (how["unit"] == "voxel" and how["weights"] != "pretrained"
+            and how["windows"] == window_words(windows_of(recipe)))
+
+
+def present(rows, trained, count, options, reference):
+    """Print the table of `count` cases beside the paper's row, if there is one; write it and the rows."""
+    path, recipe = result_path(options.run, options), trained.recipe
+    cases = f"{count} {options.split} case{'s' * (count > 1)}"
+    print(f"\n{options.run.name}: {options.checkpoint}.pt on {cases}{', mean ± std over cases' * (count > 1)}"
+          f"{_warning(rows, trained, options)}\n")
     headings = [heading.replace("voxel", options.spacing) for heading in (*tables.HEADINGS, "empty")]
-    show(tables.run_lines(rows, recipe.classes, reference), headings, path)
+    lines = tables.run_lines(rows, recipe.classes, reference)
+    text = tables.markdown(lines, headings)
+    print(f"{text}\n\n{explained(rows)}")
+    write_rows(path, rows)
+    write_text(path.with_suffix(".md"), text + "\n")
+    write_text(path.with_suffix(".tex"), tables.latex(lines, headings) + "\n")
+    print(f"\nwrote {path}, {path.with_suffix('.md').name}, {path.with_suffix('.tex').name}")
+
+
+def explained(rows):
+    """What the words of a run's table mean."""
+    words = ["Bold: the view that counts, as the method is tested."]
+    views = tables.views_of(rows)
+    if {"fused", "subnet0", "subnet1"} <= set(views):
+        words.append("fused: mean of the probabilities of subnet0 and subnet1, the two subnets, which stand below it.")
+    words.append("empty: results with an undefined distance, since the prediction or the reference has no voxel of the "
+                 "class; 95HD and ASD leave them out, and the `paper` row counts them as 0, as the authors' release.")
+    if absent := sorted(tables.absent_classes(rows)):
+        words.append(f"Left out of all means: class {', '.join(f'{label:g}' for label in absent)}, which neither the "
+                     "reference nor a prediction of any case has.")
+    return "\n".join(words)
 
 
 def compare(options, dataset_class):
@@ -136,27 +237,28 @@ def compare(options, dataset_class):
     if len(runs) < len(options.compare) or len(runs) < 2:
         raise InputError("--compare takes two or more run folders with different names")
     lines = tables.compare_lines(runs, dataset_class.patient_of)
+    headings = [heading.replace("voxel", options.spacing) for heading in tables.COMPARE_HEADINGS]
     print(f"{options.checkpoint}.pt on the {options.split} cases; Δ and p against {options.compare[0].name}\n")
-    print(tables.markdown(lines, tables.COMPARE_HEADINGS))
+    print(tables.markdown(lines, headings))
     return lines
 
 
 def result_path(run, options):
-    return run / f"test_{options.split}_{options.checkpoint}.csv"
+    """RUN/test_<list>_<weights>.csv; another unit or other windows than the recipe's have a name of their own."""
+    tags = [options.spacing] * (options.spacing != "voxel")
+    tags += [f"stride{'x'.join(map(str, options.stride))}"] * bool(options.stride) + [options.weights or ""]
+    return run / f"{'_'.join(['test', options.split, options.checkpoint, *filter(None, tags)])}.csv"
 
 
-def show(lines, headings, path):
-    """Print a table; write it beside `path` as Markdown and LaTeX."""
-    text = tables.markdown(lines, headings)
-    print(text)
-    write_text(path.with_suffix(".md"), text + "\n")
-    write_text(path.with_suffix(".tex"), tables.latex(lines, headings) + "\n")
-    print(f"\nwrote {path}, {path.with_suffix('.md').name}, {path.with_suffix('.tex').name}")
-
-
-def _warning(options, recipe):
-    """Say when a checkpoint was chosen on the very cases it is tested on, or the paper's protocol is another one."""
+def _warning(rows, trained, options):
+    """Say when the weights were chosen on the very cases they are tested on, or the paper's protocol is another one."""
+    recipe = trained.recipe
     words = "" if recipe.preset == "paper" else f"; the {recipe.preset} protocol is not comparable with the paper's"
-    if options.checkpoint in ("best", "pretrained") and recipe.select_on == options.split:
-        words = f"; CHOSEN ON THESE {options.split.upper()} CASES{words}"
+    if trained.chose({row["case"] for row in rows}, options.split):
+        stages = trained.method.stages(recipe.pre_steps, recipe.self_steps)
+        chosen = f"CHOSEN ON THESE {options.split.upper()} CASES{words}"
+        if options.checkpoint != "last":
+            return f"; {chosen}"
+        if any(stage.name == "pre" for stage in stages):
+            return f"; THE WEIGHTS THAT SELF-TRAINING STARTED FROM WERE {chosen}"
     return words

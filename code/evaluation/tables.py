@@ -1,6 +1,12 @@
-"""Tables of tested runs: mean ± std over cases, per class and view, beside the paper; methods side by side."""
+"""Tables of tested runs: mean ± std over cases, per class and view, beside the paper; methods side by side.
+
+A row of a result says how it was made, in the columns SETTINGS; what differs there does not stand in one table.
+"""
 import csv
+import json
 import math
+import re
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +16,9 @@ from runtime.errors import InputError
 from runtime.files import is_case_name
 
 METRICS = ("dice", "jaccard", "hd95", "asd")
+# column -> its words; `data` is the check sum of the cases' names
+SETTINGS = {"list": "list of cases", "weights": "weights", "unit": "unit of distances", "windows": "windows",
+            "largest_component": "classes reduced to their largest component", "data": "cases"}
 HEADINGS = ("Dice (%) ↑", "Jaccard (%) ↑", "95HD (voxel) ↓", "ASD (voxel) ↓")
 
 
@@ -23,13 +32,30 @@ def views_of(rows):
     return [key.removesuffix("_dice") for key in rows[0] if key.endswith("_dice")]
 
 
-def statistics(rows, prefix="", empty_as=math.nan):
-    """{metric: (mean, std)} of the rows of one or several classes, and `empty`, the number of undefined distances.
+def check_sum(cases):
+    """Eight hexadecimal digits of a set of case names."""
+    return f"{zlib.crc32(chr(10).join(sorted(set(cases))).encode()):08x}"
 
-    Mean over the defined cases of each class, then over the classes; std over the cases' means. Dice and Jaccard
-    in percent. `empty_as`: what an undefined distance counts as (0 is the authors' release's convention).
+
+def absent_classes(rows):
+    """Classes that neither the reference nor any view's prediction has in any of the rows' cases."""
+    flags = [key for key in rows[0] if key.endswith(("empty_pred", "empty_ref"))] if rows else []
+    there = {row["class"] for row in rows if not all(row[flag] for flag in flags)}
+    return {row["class"] for row in rows} - there if flags else set()
+
+
+def statistics(rows, prefix="", empty_as=math.nan, absent=None):
+    """{metric: (mean, std)} of the rows of one or several classes; the numbers of `cases` and of undefined distances,
+    `empty`.
+
+    Mean over the defined cases of each class, then over the classes; std over the cases' means. Dice and Jaccard in
+    percent. `empty_as`: what an undefined distance counts as (0 is the authors' release's convention); `absent`:
+    classes that are left out, by default `absent_classes` of the rows.
     """
-    result = {"empty": sum(math.isnan(row[f"{prefix}hd95"]) for row in rows)}
+    absent = absent_classes(rows) if absent is None else absent
+    rows = [row for row in rows if row["class"] not in absent]
+    result = {"cases": len({row["case"] for row in rows}),
+              "empty": sum(math.isnan(row[f"{prefix}hd95"]) for row in rows)}
     for metric in METRICS:
         grid = _grid(rows, prefix + metric, "class")
         grid[np.isnan(grid)] = empty_as
@@ -50,9 +76,12 @@ def _grid(rows, key, column):
 
 
 def line(title, stats):
-    """A table row of `statistics`: title, four metrics, number of empties."""
-    return [title, *(f"{mean:.2f} ± {std:.2f}" for mean, std in (stats[metric] for metric in METRICS)),
-            str(stats["empty"])]
+    """A table row of `statistics`: title, four metrics, – where nothing defines one, number of empties."""
+    def cell(mean, std):
+        if math.isnan(mean):
+            return "–"
+        return f"{mean:.2f} ± {std:.2f}" if stats["cases"] > 1 else f"{mean:.2f}"
+    return [title, *(cell(*stats[metric]) for metric in METRICS), str(stats["empty"])]
 
 
 def markdown(lines, headings=(*HEADINGS, "empty")):
@@ -84,7 +113,9 @@ def run_lines(rows, class_names, reference=None):
     headline = views[0]
     lines = [line(f"**{view}**" if view == headline else view, statistics(rows, f"{view}_")) for view in views]
     if len(class_names) > 1:
-        lines += [line(f"{headline}, {name}", statistics([row for row in rows if row["class"] == label]))
+        absent = absent_classes(rows)
+        lines += [line(f"{headline}, {name}" + ", which nobody has" * (label in absent),
+                       statistics([row for row in rows if row["class"] == label]))
                   for label, name in enumerate(class_names, 1)]
     lines.append(line(f"{headline}, `paper` convention: empty is 0", statistics(rows, empty_as=0.0)))
     if reference:
@@ -94,12 +125,15 @@ def run_lines(rows, class_names, reference=None):
 
 
 def read_rows(path, columns=("case", "class", *METRICS)):
-    """The CSV that a test script wrote -> rows with numbers; InputError if it is missing or lacks a column."""
+    """The CSV that a test script wrote -> rows with numbers; InputError if it is missing or lacks a column.
+
+    SETTINGS that a file of an earlier version lacks are filled in: in voxels, the rest as the run's config.json has it.
+    """
     if not Path(path).exists():
         raise InputError(f"{path} does not exist: test that run first, with the same --split and --checkpoint")
     try:
         with open(path, newline="", encoding="utf-8") as file:
-            rows = [{key: value if key == "case" else float(value) for key, value in row.items()}
+            rows = [{key: value if key in ("case", *SETTINGS) else float(value) for key, value in row.items()}
                     for row in csv.DictReader(file)]
         if missing := set(columns) - set(*rows[:1]):
             raise ValueError(f"no {', '.join(sorted(missing))}")
@@ -107,7 +141,37 @@ def read_rows(path, columns=("case", "class", *METRICS)):
             raise ValueError(f"{strange[0]!r} cannot be the name of a case")
     except (OSError, TypeError, ValueError, csv.Error) as error:
         raise InputError(f"{path} is not a test script's CSV ({error}): test that run again") from error
+    of = re.fullmatch(r"test_(test|val)_(last|best|pretrained)", Path(path).stem)
+    if of and rows and "unit" not in rows[0]:
+        known = {"list": of[1], "weights": of[2], "unit": "voxel", **_recorded(Path(path).with_name("config.json")),
+                 "data": check_sum(row["case"] for row in rows)}
+        rows = [row | known for row in rows]
     return rows
+
+
+def _recorded(config):
+    """Settings of a test of before SETTINGS, by the run's config.json; {} where there is none to read."""
+    try:
+        recipe = json.loads(config.read_text(encoding="utf-8"))["recipe"]
+        windows = f"{'x'.join(map(str, recipe['stride']))} uniform" if "stride" in recipe else "slices"
+        return {"windows": windows, "largest_component": "each" if recipe["keep_largest"] else "none"}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def check_alike(results):
+    """InputError unless {name: rows} were measured in the same way on the same cases; what is unknown fits."""
+    for key, words in SETTINGS.items():
+        seen = {}
+        for name, rows in results.items():
+            for value in {row.get(key) for row in rows} - {None, ""}:
+                seen.setdefault(value, name)
+        if len(seen) > 1:
+            (one, first), (other, second) = list(seen.items())[:2]
+            if key == "data":
+                raise InputError(f"{first} and {second} were tested on different cases: test both on the same data")
+            raise InputError(f"{first} and {second} were not measured alike: {words} {one} and {other}; test both the "
+                             "same way")
 
 
 def compare_lines(runs, patient_of=str):
@@ -116,10 +180,13 @@ def compare_lines(runs, patient_of=str):
     The last two cells are `paired`'s. InputError if the runs were not tested on the same cases.
     """
     first, *_ = runs
+    check_alike(runs)
+    absent = absent_classes([row for rows in runs.values() for row in rows])
     lines = []
     for name, rows in runs.items():
         points, p = paired(rows, runs[first], patient_of, (name, first))
-        lines.append(line(name, statistics(rows)) + (["–", "–"] if name == first else [f"{points:+.2f}", f"{p:.3g}"]))
+        cells = ["–", "–"] if name == first else [f"{points:+.2f}", f"{p:.3g}"]
+        lines.append(line(name, statistics(rows, absent=absent)) + cells)
     return lines
 
 
@@ -132,7 +199,9 @@ def paired(rows, baseline, patient_of=str, names=("this run", "the baseline")):
     Paired over patients, both over a patient's mean Dice of classes and scans; rows of several seeds may stand
     together, and are averaged patient by patient. InputError if the cases differ.
     """
-    dice, other = _patient_dice(rows, patient_of), _patient_dice(baseline, patient_of)
+    check_alike({names[1]: baseline, names[0]: rows})
+    absent = absent_classes([*rows, *baseline])
+    dice, other = (_patient_dice(some, patient_of, absent) for some in (rows, baseline))
     if dice.keys() != other.keys():
         raise InputError(f"{names[1]} and {names[0]} were tested on different cases: test both on the same data")
     differences = [100 * (dice[patient] - other[patient]) for patient in other]
@@ -155,10 +224,10 @@ def signed_rank(differences):
     return min(1.0, 2 * float(min(share[:observed + 1].sum(), share[observed:].sum())))
 
 
-def _patient_dice(rows, patient_of):
-    """{patient: mean Dice over classes and scans}."""
+def _patient_dice(rows, patient_of, absent):
+    """{patient: mean Dice over scans and those classes that are not absent}."""
     values = {}
-    for row in rows:
+    for row in (row for row in rows if row["class"] not in absent):
         values.setdefault(patient_of(row["case"]), []).append(row["dice"])
     return {patient: float(np.mean(dice)) for patient, dice in values.items()}
 

@@ -103,8 +103,16 @@ class CMLPlus(CML):
         views = super().predict(x)
         if not self.hyper.averaged:
             return views
+        return self._averages(x) | {f"last_{view}": prob for view, prob in views.items()}
+
+    def predicted(self, x, views=()):
+        if not self.hyper.averaged or any(view.startswith("last_") for view in views):
+            return super().predicted(x, views)
+        return {view: probs for view, probs in self._averages(x).items() if view in ("fused", *views)}
+
+    def _averages(self, x):
         (logits0, _), (logits1, _) = self.average(x)
-        return two_view.fuse(logits0, logits1, self.fusion) | {f"last_{view}": prob for view, prob in views.items()}
+        return two_view.fuse(logits0, logits1, self.fusion)
 
 
 def perturb(x):

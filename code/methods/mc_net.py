@@ -81,6 +81,12 @@ class MCNet(Method):
         views = [widened(logits).softmax(1) for logits, _ in self.networks(x)]
         return named(views) | {"mean": sum(views) / len(views)}
 
+    def predicted(self, x, views=()):
+        if views:
+            return super().predicted(x, views)
+        first, *_ = self.networks.decoders
+        return {"decoder1": widened(first(self.networks.encoder(x))).softmax(1)}
+
 
 def named(views):
     return {f"decoder{number}": view for number, view in enumerate(views, 1)}

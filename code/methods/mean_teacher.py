@@ -66,4 +66,8 @@ class MeanTeacher(Method):
         return {}
 
     def predict(self, x):
-        return {"student": self.networks(x)[0].softmax(1), "teacher": self.teacher(x)[0].softmax(1)}
+        return self.predicted(x, ("teacher",))
+
+    def predicted(self, x, views=()):
+        networks = {"student": self.networks, "teacher": self.teacher}
+        return {view: network(x)[0].softmax(1) for view, network in networks.items() if view in ("student", *views)}

@@ -3,15 +3,12 @@
 Networks are written with torch.nn; `quicken` for a CPU and `quicken_on_gpu` exchange the classes of their layers, and
 nothing else: parameters, buffers and their names stay.
 """
-import itertools
 from contextlib import contextmanager
 from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 NUMBERS = 2 ** 21       # floats that are copied at once: the cache holds them
@@ -183,22 +180,92 @@ def _has(layer, groups, **geometry):
     return layer.groups == groups and all(set(getattr(layer, name)) == {value} for name, value in geometry.items())
 
 
+# ---- batch norms that cost nothing -----------------------------------------------------------------------------
+
+CONVOLUTIONS = {nn.Conv2d: F.conv2d, nn.Conv3d: F.conv3d, Conv2d: F.conv2d, Conv3d: F.conv3d,
+                nn.ConvTranspose2d: F.conv_transpose2d, nn.ConvTranspose3d: F.conv_transpose3d}
+NORMS = nn.BatchNorm2d, nn.BatchNorm3d, BatchNorm3d
+ACTIVATIONS = {nn.ReLU: "relu", nn.LeakyReLU: "leaky_relu"}     # oneDNN's names
+
+
 @contextmanager
 def folded(module):
-    """In evaluation mode, every batch norm is part of the convolution before it in a Sequential, until the end."""
-    pairs = [(parent, conv, name, norm) for parent in module.modules() if isinstance(parent, nn.Sequential)
-             for (_, conv), (name, norm) in itertools.pairwise(parent.named_children())
-             if isinstance(conv, _ConvNd) and isinstance(norm, _BatchNorm) and norm.running_mean is not None]
-    weights = [(conv.weight, conv.bias) for _, conv, _, _ in pairs]
+    """In evaluation mode, a Sequential computes a convolution, its batch norm and its activation as one, until the end.
+
+    Its layers stay what they are: called in any other way than through their Sequential, they do what they did. Left
+    alone are layers of any other type than torch's own or this file's, and those with hooks, a parametrisation or
+    settings under which the three are not one.
+    """
+    parents = [parent for parent in module.modules() if type(parent) is nn.Sequential]
     try:
-        for parent, conv, name, norm in pairs:
-            with torch.no_grad():
-                conv.weight, conv.bias = fuse_conv_bn_weights(
-                    conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias,
-                    transpose=isinstance(conv, _ConvTransposeNd))
-            setattr(parent, name, nn.Identity())
+        for parent in parents:
+            steps = _steps(list(parent))
+            if any(isinstance(step, _Step) for step in steps):
+                parent.__dict__["steps"] = steps        # past nn.Module: the layers are not registered twice
+                parent.__class__ = _Folded
         yield
     finally:
-        for (parent, conv, name, norm), (weight, bias) in zip(pairs, weights, strict=True):
-            conv.weight, conv.bias = weight, bias
-            setattr(parent, name, norm)
+        for parent in parents:
+            parent.__class__ = nn.Sequential
+            parent.__dict__.pop("steps", None)
+
+
+class _Folded(nn.Sequential):
+
+    def forward(self, x):
+        for step in vars(self).get("steps", self):      # a slice of it has the layers alone
+            x = step(x)
+        return x
+
+
+def _steps(layers):
+    """Layers of a Sequential, those that are one computation joined."""
+    steps = []
+    while layers:
+        if len(layers) > 1 and _is_pair(*layers[:2]):
+            conv, norm, *layers = layers
+            activation = layers.pop(0) if layers and _is_plain(layers[0], ACTIVATIONS) else None
+            steps.append(_Step(conv, norm, activation))
+        else:
+            steps.append(layers.pop(0))
+    return steps
+
+
+def _is_pair(conv, norm):
+    return (_is_plain(conv, CONVOLUTIONS) and _is_plain(norm, NORMS) and not norm.training
+            and norm.running_mean is not None and norm.num_features == conv.out_channels
+            and not (conv.transposed and conv.groups > 1) and conv.padding_mode == "zeros"
+            and conv.weight.dtype == norm.running_mean.dtype)
+
+
+def _is_plain(layer, types):
+    """Whether a call of the layer is its type's forward and nothing else."""
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return type(layer) in types and "forward" not in vars(layer) and not any(getattr(layer, name) for name in hooks)
+
+
+class _Step:
+    """A convolution with its batch norm's factor and shift in its weight and bias, and what acts on the result."""
+
+    def __init__(self, conv, norm, activation):
+        self.conv, self.activation = conv, activation
+        with torch.no_grad():
+            self.weight, self.bias = fuse_conv_bn_weights(
+                conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias,
+                transpose=conv.transposed)
+        # what PyTorch does with oneDNN, but for the shapes that it takes a slow path for, and the activation in one
+        self.at_once = (self.weight.device.type == "cpu" and self.weight.dtype == torch.float32 and not conv.transposed
+                        and not isinstance(conv.padding, str) and torch.backends.mkldnn.is_available()
+                        and hasattr(torch.ops.mkldnn, "_convolution_pointwise"))
+
+    def __call__(self, x):
+        conv, act = self.conv, self.activation
+        if self.at_once and x.dtype == torch.float32 and x.ndim == self.weight.ndim and len(x) \
+                and not torch.is_autocast_enabled("cpu") and torch.backends.mkldnn.enabled:
+            name = ACTIVATIONS[type(act)] if act else "none"
+            return torch.ops.mkldnn._convolution_pointwise(
+                x, self.weight, self.bias, conv.padding, conv.stride, conv.dilation, conv.groups, name,
+                [act.negative_slope] if name == "leaky_relu" else [], "")
+        more = (conv.output_padding, conv.groups, conv.dilation) if conv.transposed else (conv.dilation, conv.groups)
+        x = CONVOLUTIONS[type(conv)](x, self.weight, self.bias, conv.stride, conv.padding, *more)
+        return act(x) if act else x

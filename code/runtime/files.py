@@ -61,6 +61,17 @@ def _clear(path):
                 os.unlink(entry)
 
 
+def check_writable(path):
+    """InputError where a file could not be written there: said before the work of which it is the result."""
+    aside = Path(path).with_name(f".{Path(path).name}.{HOST}-{os.getpid()}.tmp")
+    with writing(path):
+        try:
+            aside.touch()
+        finally:
+            with suppress(OSError):
+                aside.unlink()
+
+
 def write_text(path, text):
     """As `write_aside`, in UTF-8; bytes of a file's name that are no UTF-8 are escaped."""
     write_aside(path, lambda file: file.write(text.encode("utf-8", "backslashreplace")))

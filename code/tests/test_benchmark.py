@@ -127,6 +127,8 @@ def test_the_plain_recipes_give_what_the_fast_ones_give():
     fast = workloads.class_metrics(pred, ref, 2)[0]
     assert [fast[key] for key in ("dice", "jaccard", "hd95", "asd")] == pytest.approx(
         workloads.plain_metrics(pred, ref, 2)[0], abs=1e-6)
+    plain, fast = (workloads.surfaces(variant, quick=True)() for variant in ("plain", "fast"))
+    assert fast == pytest.approx(plain) and fast[1] > 20
     plain, fast = (workloads.components(variant, quick=True)() for variant in ("plain", "fast"))
     assert np.array_equal(np.stack(plain), fast[0].numpy())
     for name in ("ACDC", "LA"):

@@ -9,6 +9,7 @@ import nrrd
 import numpy as np
 import pytest
 import torch
+from skimage.measure import label as connected
 
 import predict
 import prepare_folder
@@ -83,7 +84,8 @@ def test_the_label_map_is_what_the_test_script_would_segment(run, volume, tmp_pa
     trained = load_run(run, device="cpu")
     recipe, method = trained.recipe, trained.method
     image, _, _ = apply(read_scan_file(tmp_path / "scan.nrrd"), PUBLISHED["LA"])
-    probabilities = segment(method, torch.from_numpy(image[None]), recipe)["fused"].numpy()
+    windows = {"stride": (16, 16, 16), "weights": "gaussian"}        # half of the patch's 32
+    probabilities = segment(method, torch.from_numpy(image[None]), recipe, **windows)["fused"].numpy()
     assert np.allclose(np.moveaxis(labels["scan_probabilities.nii.gz"].get_fdata(), -1, 0), probabilities, atol=1e-6)
     kept = np.asarray(labels["scan.nii.gz"].dataobj) > 0
     assert not (kept & (probabilities.argmax(0) == 0)).any() and kept.any()
@@ -201,18 +203,75 @@ def test_scans_that_cannot_be_segmented_do_not_end_the_batch(run, volume, tmp_pa
     (scans / "huge.nii").write_bytes(content)
     original = predict.segment_case
 
-    def failing(method, recipe, preprocessing, paths):
+    def failing(job, paths):
         if paths[0].stem == "full":
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")
         if paths[0].stem == "odd":
             raise KeyError("ours")
-        return original(method, recipe, preprocessing, paths)
+        return original(job, paths)
     monkeypatch.setattr(predict, "segment_case", failing)
     code, labels = predicted(run, scans, tmp_path / "out")
     error = capsys.readouterr().err
     assert code == 2 and set(labels) == {"a.nii.gz"}
     assert "huge.nii: has 30000 x 30000 x 30000 voxels, which need about" in error
     assert "bad case full: out of memory: crop" in error and "bad case odd: KeyError: 'ours' (our mistake" in error
+
+
+@pytest.mark.parametrize("kind", ["overlay", "probabilities", "disagreement"])
+def test_an_output_that_fails_never_costs_the_label_map(run, volume, tmp_path, capsys, monkeypatch, kind):
+    nib.save(nib.Nifti1Image(volume, LPS), tmp_path / "scan.nii.gz")
+    words = "ours"
+    with monkeypatch.context() as patch:
+        if kind == "overlay":
+            patch.setattr(predict.plots, "overlay", lambda *_: 1 / 0)
+            words = "division by zero"
+        else:
+            patch.setattr(predict, "restore", lambda *_: {}["ours"])
+        asked = {"--overlay", "--probabilities"} if kind == "overlay" else {f"--{kind}", "--overlay"}
+        code, labels = predicted(run, tmp_path / "scan.nii.gz", tmp_path / "out", *asked)
+    assert code == 2 and words in capsys.readouterr().err and "scan.nii.gz" in labels
+    there = {path.name for path in (tmp_path / "out").iterdir()}
+    assert len(there) == 2 and ("scan.png" in there) == (kind != "overlay")      # the other one does not suffer either
+    code, _ = predicted(run, tmp_path / "scan.nii.gz", tmp_path / "out", *asked)    # made good the next time
+    assert code == 0 and len(list((tmp_path / "out").iterdir())) == 3
+
+
+def test_windows_and_components_can_be_chosen_and_are_part_of_what_a_prediction_is(run, volume, tmp_path, capsys):
+    nib.save(nib.Nifti1Image(volume, LPS), tmp_path / "scan.nii.gz")
+    fast = predicted(run, tmp_path / "scan.nii.gz", tmp_path / "out", "--probabilities")[1]
+    same = predicted(run, tmp_path / "scan.nii.gz", tmp_path / "same", "--probabilities", "--stride", "16", "16", "16",
+                     "--weights", "gaussian")[1]
+    fine = predicted(run, tmp_path / "scan.nii.gz", tmp_path / "fine", "--probabilities", "--stride", "8", "8", "8",
+                     "--weights", "uniform")[1]
+    maps = [files["scan_probabilities.nii.gz"].get_fdata() for files in (fast, same, fine)]
+    assert np.array_equal(maps[0], maps[1]) and not np.allclose(maps[0], maps[2], atol=1e-4)
+    capsys.readouterr()
+    assert predicted(run, tmp_path / "scan.nii.gz", tmp_path / "out", "--stride", "8", "8", "8")[0] == 2
+    assert "was made by another run" in capsys.readouterr().err
+    for words in (["none"], ["each"], ["1"]):
+        _, files = predicted(run, tmp_path / "scan.nii.gz", tmp_path / words[0], "--keep-largest", *words)
+        parts = connected(np.asarray(files["scan.nii.gz"].dataobj), connectivity=3).max()
+        assert parts <= 1 or words == ["none"]
+    for words, error in ((["--keep-largest", "2"], "expected none, each, or classes from 1 to 1"),
+                         (["--keep-largest", "none", "1"], "--keep-largest none 1: expected none"),
+                         (["--stride", "33", "16", "16"], "from 1 to the window's 32 32 32")):
+        with pytest.raises(SystemExit, match="2"):
+            predicted(run, tmp_path / "scan.nii.gz", tmp_path / "bad", *words)
+        assert error in capsys.readouterr().err and not (tmp_path / "bad").exists()
+
+
+@pytest.mark.parametrize(("shape", "axes", "spacing", "depth"), [
+    ((4, 6, 8), "RAS", (1, 1, 1), 2), ((4, 6, 8), "SPL", (1, 1, 1), 0), ((4, 6, 8), "RAS", (1, 5, 1), 1),
+    ((4, 6, 8), "ASR", (3, 1, 1), 0)])
+def test_a_picture_is_cut_along_the_coarsest_axis_or_the_bodys(tmp_path, shape, axes, spacing, depth):
+    ornt = nib.orientations.axcodes2ornt(axes)
+    affine = np.zeros((4, 4))
+    for axis, (place, flip) in enumerate(ornt):
+        affine[int(place), axis] = flip * spacing[axis]
+    affine[3, 3] = 1
+    nib.save(nib.Nifti1Image(np.zeros(shape, np.float32), affine), tmp_path / "scan.nii")
+    scan = read_scan_file(tmp_path / "scan.nii")
+    assert predict.body_axes(scan) == axes and predict.depth_axis(scan) == depth
 
 
 @pytest.mark.parametrize("shape", [(40, 36, 1), (1, 36, 34), (1, 1, 1)])

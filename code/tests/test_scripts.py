@@ -19,6 +19,8 @@ import test_LA
 import train_ACDC
 import train_BraTS
 import train_LA
+from dataloaders.acdc import ACDC
+from evaluation import report
 from runtime.files import ROOT
 
 TINY = ["--labeled-batch", "2", "--unlabeled-batch", "2", "--pre-steps", "2", "--self-steps", "3", "--eval-every", "3",
@@ -106,7 +108,7 @@ def test_rows_are_the_metrics_of_the_saved_predictions(trained, phantoms, capsys
 
 def test_checkpoints_and_splits_can_be_chosen_and_a_chosen_checkpoint_is_marked(trained, capsys):
     run = trained("ACDC")
-    for checkpoint, split, marked in (("best", "val", True), ("pretrained", "val", True), ("last", "val", False),
+    for checkpoint, split, marked in (("best", "val", True), ("pretrained", "val", True), ("last", "val", True),
                                       ("best", "test", False)):
         capsys.readouterr()
         rows = test_ACDC.main(["--run", str(run), "--checkpoint", checkpoint, "--split", split, "--device", "cpu"])
@@ -161,7 +163,8 @@ def test_scans_may_have_moved_since_training(trained, phantoms, tmp_path):
     assert repr(again) == repr(rows)
 
 
-TEST_OPTIONS = ["--run", "--compare", "--checkpoint", "--split", "--data-dir", "--spacing", "--save-predictions"]
+TEST_OPTIONS = ["--run", "--compare", "--checkpoint", "--split", "--data-dir", "--spacing", "--save-predictions",
+                "--stride", "--weights", "--force"]
 TRAIN_OPTIONS = ["--labeled", "--method", "--beta", "--lambda-unsup", "--lambda-dis", "--seed", "--out", "--data-dir"]
 
 
@@ -215,3 +218,123 @@ def test_scripts_start_from_the_root_and_from_code(phantoms, tmp_path):
     done = start(["test_ACDC.py", "--run", os.path.relpath(run, ROOT / "code")], ROOT / "code")
     assert done.returncode == 0 and "**fused**" in done.stdout, done.stderr
     shutil.rmtree(run)      # full width is not small
+
+
+# ---- what a result carries -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def own_run(trained, tmp_path):
+    """A copy of a run, to be tested in more than one way."""
+    return lambda dataset: shutil.copytree(trained(dataset), tmp_path / "copy", ignore=shutil.ignore_patterns("test_*"))
+
+
+def with_spacing(folder, tmp_path):
+    """A copy of phantoms whose files know their spacing."""
+    data = shutil.copytree(folder, tmp_path / "spaced")
+    for path in data.rglob("*.h5"):
+        with h5py.File(path, "a") as file:
+            file.attrs["geometry"] = json.dumps({"spacing": [0.5, 0.5, 2.0]})
+    return data
+
+
+def test_millimetres_and_other_windows_have_files_and_columns_of_their_own(own_run, phantoms, tmp_path, capsys):
+    run, data = own_run("LA"), with_spacing(phantoms("LA"), tmp_path)
+    test_LA.main(["--run", str(run), "--device", "cpu"])
+    kept = (run / "test_test_last.csv").read_bytes()
+    args = ["--run", str(run), "--device", "cpu", "--data-dir", str(data)]
+    capsys.readouterr()
+    test_LA.main([*args, "--spacing", "mm"])
+    assert "95HD (mm) ↓" in capsys.readouterr().out
+    test_LA.main([*args, "--stride", "32", "32", "32", "--weights", "gaussian"])
+    assert (run / "test_test_last.csv").read_bytes() == kept
+    names = {"test_test_last": ("voxel", "16x16x16 uniform"), "test_test_last_mm": ("mm", "16x16x16 uniform"),
+             "test_test_last_stride32x32x32_gaussian": ("voxel", "32x32x32 gaussian")}
+    assert {path.stem for path in run.glob("test_*.csv")} == set(names)
+    for name, (unit, windows) in names.items():
+        [how] = {tuple(row[key] for key in ("list", "weights", "unit", "windows", "largest_component"))
+                 for row in table(run / f"{name}.csv")}
+        assert how == ("test", "last", unit, windows, "each")
+    shutil.copy(run / "test_test_last_mm.csv", shutil.copytree(run, tmp_path / "mm") / "test_test_last.csv")
+    with pytest.raises(SystemExit, match="2"):
+        test_LA.main(["--compare", str(run), str(tmp_path / "mm")])
+    assert "were not measured alike: unit of distances voxel and mm" in capsys.readouterr().err
+
+
+def test_the_result_of_other_cases_is_not_replaced_unasked(own_run, phantoms, tmp_path, capsys):
+    run, data = own_run("LA"), shutil.copytree(phantoms("LA"), tmp_path / "data")
+    args = ["--run", str(run), "--device", "cpu", "--data-dir", str(data)]
+    test_LA.main(args)
+    kept = (run / "test_test_last.csv").read_bytes()
+    (data / "test.list").write_text((data / "test.list").read_text().split()[0])
+    capsys.readouterr()
+    with pytest.raises(SystemExit, match="2"):
+        test_LA.main(args)
+    assert "is the result of 2 other cases, and these are 1; --force" in capsys.readouterr().err
+    assert (run / "test_test_last.csv").read_bytes() == kept
+    test_LA.main([*args, "--force"])
+    shown = capsys.readouterr().out
+    assert "last.pt on 1 test case;" not in shown and "last.pt on 1 test case" in shown and "±" not in shown
+
+
+def test_predictions_of_other_weights_or_corrected_ones_are_not_replaced_unasked(own_run, capsys):
+    run = own_run("ACDC")
+    args = ["--run", str(run), "--device", "cpu", "--save-predictions"]
+    test_ACDC.main(args)
+    there = {path: path.read_bytes() for path in (run / "predictions").glob("*.nii")}
+    before = {path: path.stat().st_mtime_ns for path in there}
+    test_ACDC.main(args)                                    # the same again
+    assert {path: path.stat().st_mtime_ns for path in there} == before
+    first, *_ = there
+    corrected = nibabel.load(first)
+    nibabel.save(nibabel.Nifti1Image(np.asarray(corrected.dataobj), np.eye(4)), first)      # by another program
+    mine = first.read_bytes()
+    for more in ([], ["--checkpoint", "best"]):
+        with pytest.raises(SystemExit, match="2"):
+            test_ACDC.main([*args, *more])
+        error = capsys.readouterr().err
+        assert "was made with other weights, from another scan or by something else; --force" in error
+    assert first.read_bytes() == mine and not (run / "test_test_best.csv").exists()
+    test_ACDC.main([*args, "--checkpoint", "best", "--force"])
+    assert first.read_bytes() != mine
+
+
+def test_a_folder_that_may_not_be_written_is_said_before_the_cases_are_read(own_run, capsys, monkeypatch):
+    run = own_run("ACDC")
+    monkeypatch.setattr(ACDC, "cases", lambda *_: pytest.fail("read"))
+    monkeypatch.setattr(report.Path, "touch", lambda path: (_ for _ in ()).throw(PermissionError(13, "denied")))
+    with pytest.raises(SystemExit, match="2"):
+        test_ACDC.main(["--run", str(run), "--device", "cpu"])
+    assert "test_test_last.csv: cannot be written (denied)" in capsys.readouterr().err
+
+
+def test_words_of_the_table_are_explained_and_choices_are_marked(trained, capsys):
+    run = trained("ACDC")
+    for split, marked in (("test", False), ("val", True)):
+        test_ACDC.main(["--run", str(run), "--split", split, "--device", "cpu"])
+        shown = capsys.readouterr().out
+        words = "THE WEIGHTS THAT SELF-TRAINING STARTED FROM WERE CHOSEN ON THESE VAL CASES"
+        assert (words in shown) == marked
+        for word in ("Bold: the view that counts", "fused: mean of the probabilities", "empty: results with"):
+            assert word in shown
+    one_stage = trained("ACDC", "--method", "supervised")
+    test_ACDC.main(["--run", str(one_stage), "--split", "val", "--device", "cpu"])
+    shown = capsys.readouterr().out
+    assert "CHOSEN" not in shown and "fused" not in shown
+
+
+def test_last_weights_of_a_run_selected_on_test_cases_are_marked(trained, capsys):
+    run = trained("ACDC", "--select-on", "test")
+    test_ACDC.main(["--run", str(run), "--device", "cpu"])
+    assert "STARTED FROM WERE CHOSEN ON THESE TEST CASES" in capsys.readouterr().out
+
+
+def test_classes_that_no_case_has_are_left_out_and_said(trained, phantoms, capsys):
+    run = trained("LA", "--num-classes", "4", "--holdout-val", "1", "--labeled", "2")
+    rows = test_LA.main(["--run", str(run), "--device", "cpu"])
+    shown = capsys.readouterr().out
+    absent = {label for label in (2, 3) if all(row[f"{view}_empty_pred"] for row in rows if row["class"] == label
+                                               for view in ("fused", "subnet0", "subnet1"))}
+    assert ("Left out of all means" in shown) == bool(absent)
+    dice = [np.mean([row["dice"] for row in rows if row["class"] == label]) for label in {1, 2, 3} - absent]
+    assert f"| **fused** | {100 * np.mean(dice):.2f}" in shown

@@ -47,6 +47,7 @@ class Recipe:
 
     dataset: ClassVar[str]
     class_names: ClassVar[tuple] = ()           # of the foreground; classes without one are numbered
+    window_weights: ClassVar[str] = "uniform"   # of a window's voxels at test, as evaluation.inference names them
     stride: ClassVar[tuple | None] = None       # between windows; None: slices are resized to the patch, as ACDC's
     half_resolution: ClassVar[bool] = False
     # Fields that `planned` goes by, and their types

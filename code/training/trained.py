@@ -38,6 +38,14 @@ class Trained(NamedTuple):
         return [name for name, role in roles.items() if role == "unlabelled"]
 
 
+    def chose(self, names, split):
+        """Whether validation on some of these cases, of the list `split`, chose the run's best.pt and pretrained.pt."""
+        if self.content is None:
+            return self.recipe.select_on == split
+        patients = set(map(self.data.patient_of, names))
+        return any(self.data.patient_of(name) in patients for name in self.content.cases.get("validation", ()))
+
+
 def load_run(run, checkpoint="last", device="auto", data_dir=None, dataset=None):
     """A run folder and the name of its weights -> `Trained`; InputError says what does not fit.
 

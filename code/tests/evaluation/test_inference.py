@@ -9,10 +9,14 @@ from hypothesis import strategies as st
 from scipy import ndimage
 from torch import nn
 
+import train_ACDC
+import train_LA
 from dataloaders import augment
 from dataloaders.scans import Scan
 from evaluation import inference
+from method import Method
 from networks.two_view import build
+from runtime.errors import InputError
 
 
 class Views(nn.Module):
@@ -99,7 +103,7 @@ def test_windows_cover_the_axis_once_or_more(extra, window, stride):
     assert covered == set(range(extent)) and starts == sorted(set(starts))
 
 
-def brute_force(model, volume, patch, stride):
+def brute_force(model, volume, patch, stride, weights=1.0):
     """Mean probabilities of view 0, view 1 and both, every window by itself. volume (in_channels, *S)."""
     short = [max(p - n, 0) for p, n in zip(patch, volume.shape[1:], strict=True)]
     padded = np.pad(volume, [(0, 0), *((s // 2, s - s // 2) for s in short)])
@@ -112,8 +116,8 @@ def brute_force(model, volume, patch, stride):
             outputs = model(torch.from_numpy(padded[(slice(None), *box)])[None])
         for view, (logits, _) in enumerate(outputs):
             e = np.exp(logits[0].numpy())
-            total[(view, slice(None), *box)] += e / e.sum(0)
-        count[box] += 1
+            total[(view, slice(None), *box)] += weights * e / e.sum(0)
+        count[box] += weights
     inside = tuple(slice(s // 2, s // 2 + n) for s, n in zip(short, volume.shape[1:], strict=True))
     mean = (total / count)[(slice(None), slice(None), *inside)]
     return {"fused": mean.mean(0), "subnet0": mean[0], "subnet1": mean[1]}
@@ -145,13 +149,93 @@ def test_sliding_window_takes_a_volume_without_channels_and_one_stride():
 
 
 def test_a_method_predicts_with_its_own_views():
-    class Method(One):
+    class Own(Method):
         def predict(self, x):
-            return {"student": self(x).softmax(1), "teacher": 1 - self(x).softmax(1)}
+            return {"student": self.networks(x).softmax(1), "teacher": 1 - self.networks(x).softmax(1)}
 
-    views = inference.sliding_window(Method(2), np.ones((6, 6)), (4, 4), 2, views=True)
+    method = Own(One(2))
+    views = inference.sliding_window(method, np.ones((6, 6)), (4, 4), 2, views=True)
     assert list(views) == ["student", "teacher"]
     torch.testing.assert_close(views["student"], 1 - views["teacher"])
+    assert torch.equal(inference.sliding_window(method, np.ones((6, 6)), (4, 4), 2), views["student"])
+
+
+def test_a_function_gives_its_views_and_a_networks_own_predict_is_not_asked():
+    class Network(One):
+        def predict(self, x):
+            raise AssertionError("a network of somebody's, with a predict of its own")
+
+    network, volume = Network(3), np.random.default_rng(0).normal(size=(9, 7, 8))
+    views = {"one": lambda x: network(x).softmax(1), "other": lambda x: 1 - network(x).softmax(1)}
+
+    def function(x):
+        return {name: view(x) for name, view in views.items()}
+    expected = inference.sliding_window(network, volume, (4, 4, 4), 3)
+    with torch.no_grad():
+        given = inference.sliding_window(function, volume, (4, 4, 4), 3, views=True)
+        torch.testing.assert_close(inference.sliding_window(function, volume, (4, 4, 4), 3), expected)
+    assert list(given) == ["one", "other"]
+    torch.testing.assert_close(given["one"], expected)
+    torch.testing.assert_close(given["other"], 1 - expected)
+
+
+@pytest.mark.parametrize("views, kept", [(False, ["fused"]), (("subnet1",), ["fused", "subnet1"]),
+                                         (True, ["fused", "subnet0", "subnet1"])])
+def test_views_that_nobody_asked_for_are_not_kept(monkeypatch, views, kept):
+    made = []
+    monkeypatch.setattr(inference, "_zeros", lambda parts, shape: made.append(list(parts)) or {
+        view: torch.zeros(3, *shape, dtype=torch.float64) for view in parts})
+    inference.sliding_window(Views(3), np.ones((6, 6, 6)), (4, 4, 4), 2, views=views)
+    inference.slice_wise(Views(2), np.ones((3, 6, 6)), (4, 4), views=views)
+    assert made == [kept, kept]
+
+
+# ---- weights of a window's voxels --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("edge", [1, 4, 5, 32, 112])
+def test_gaussian_weights_are_symmetric_and_as_wide_as_nnunets(edge):
+    """nnU-Net filters a 1 at edge // 2 with a deviation of edge / 8: half a voxel off the middle of an even edge."""
+    weights = inference.window_weights(edge, "gaussian")
+    assert torch.equal(weights, weights.flip(0)) and (weights > 0).all() and weights.max() <= 1
+    if edge > 5:
+        point = np.zeros(2 * (edge // 2) + 1)
+        point[edge // 2] = 1
+        nnunets = ndimage.gaussian_filter1d(point, edge / 8, mode="constant")
+        shifted = np.exp(-((np.arange(edge) - edge // 2) / (edge / 8)) ** 2 / 2)
+        np.testing.assert_allclose(nnunets[:edge] / nnunets.max(), shifted, atol=1e-3)
+        np.testing.assert_allclose(weights, np.exp(-((np.arange(edge) - (edge - 1) / 2) / (edge / 8)) ** 2 / 2))
+    assert inference.window_weights(edge, "uniform").tolist() == [1] * edge
+
+
+@pytest.mark.parametrize("shape", [(13, 11, 9), (5, 12, 3)])
+def test_a_weighted_mean_equals_brute_force(shape):
+    model, volume = Views(3, in_channels=2), np.random.default_rng(0).normal(size=(2, *shape))
+    patch, stride = (6, 5, 4), (3, 2, 2)
+    weights = np.ones(1)
+    for edge in patch:
+        weights = np.multiply.outer(weights, inference.window_weights(edge, "gaussian").numpy())
+    expected = brute_force(model, volume, patch, stride, weights[0])
+    views = inference.sliding_window(model, volume, patch, stride, views=True, weights="gaussian", batch_size=3)
+    for view, probs in views.items():
+        np.testing.assert_allclose(probs, expected[view], rtol=1e-9)
+        assert not np.allclose(probs, brute_force(model, volume, patch, stride)[view], rtol=1e-3)
+
+
+def test_windows_are_the_recipes_or_what_is_asked_for():
+    paper = train_LA.PRESETS["paper"]
+    assert inference.windows_of(paper) == {"stride": (18, 18, 4), "weights": "uniform"}
+    assert inference.windows_of(paper, fast=True) == {"stride": (56, 56, 40), "weights": "gaussian"}
+    assert inference.windows_of(paper, (9, 9, 9), "gaussian") == {"stride": (9, 9, 9), "weights": "gaussian"}
+    assert inference.windows_of(paper, (), "uniform", fast=True) == {"stride": (56, 56, 40), "weights": "uniform"}
+    assert inference.windows_of(train_ACDC.PRESETS["paper"], fast=True) == {}
+    for recipe, stride, weights, words in (
+            (paper, (113, 18, 4), None, "--stride 113 18 4: expected 3 numbers of voxels from 1 to"),
+            (paper, (18, 18), None, "--stride 18 18: expected 3 numbers"), (paper, (18, 0, 4), None, "from 1 to"),
+            (train_ACDC.PRESETS["paper"], (18, 18), None, "--stride 18 18: this run's network takes whole slices"),
+            (train_ACDC.PRESETS["paper"], (), "gaussian", "--weights gaussian: this run's network takes whole")):
+        with pytest.raises(InputError, match=words):
+            inference.windows_of(recipe, stride, weights)
 
 
 def test_inference_paths_leave_the_model_training():
@@ -197,7 +281,8 @@ def test_sums_are_kept_for_the_views_that_are_asked_for_where_there_is_room(monk
 def test_dice_that_a_gpu_counts_is_the_same():
     pred, ref = torch.randint(0, 3, (2, 5, 6, 7), generator=torch.Generator().manual_seed(2)).byte()
     expected = inference.class_dice(pred, ref, 5)
-    assert inference.counted_dice(pred, ref, 5) == expected and expected[2:] == [1.0, 1.0]
+    np.testing.assert_equal(inference.counted_dice(pred, ref, 5), expected)
+    assert np.isnan(expected).tolist() == [False, False, True, True]
     assert 0 < expected[0] != expected[1] < 1
 
 
@@ -266,8 +351,23 @@ def test_mean_dice_averages_scans_and_foreground_classes_for_every_view():
     assert dice == pytest.approx({"fused": (2 / 3 + 1 + 0 + 2 / 3) / 4, "subnet0": 1})
 
 
+def test_validation_leaves_out_a_class_that_nobody_has():
+    """Of four classes one is real, and found to two thirds; a false voxel of another brings that one in."""
+    ref = torch.tensor([[[1, 1, 0, 0]]]).byte()
+    for found, dice in (([1, 0, 0, 0], 2 / 3), ([1, 0, 0, 3], (2 / 3 + 0) / 2)):
+        probs = nn.functional.one_hot(torch.tensor([[found]]), 5).movedim(-1, 0).float()
+        scans = [Scan("a", torch.zeros(1), ref)]
+        assert inference.mean_dice("model", scans, lambda *_, probs=probs: {"network": probs}, 5) == {
+            "network": pytest.approx(dice)}
+    nothing = nn.functional.one_hot(torch.zeros(1, 1, 4, dtype=int), 3).movedim(-1, 0).float()
+    assert inference.mean_dice("model", [Scan("a", torch.zeros(1), ref * 0)], lambda *_: {"network": nothing}, 3) == {
+        "network": 1}
+
+
 @pytest.mark.parametrize("classes", [2, 4])
-def test_the_likeliest_class_is_the_first_of_equals(classes):
+def test_the_likeliest_class_is_the_first_of_equals(classes, monkeypatch):
     probs = torch.randint(0, 3, (classes, 5, 6, 7), generator=torch.Generator().manual_seed(0)) / 2
     labels = inference.likeliest(probs.transpose(1, 2))
+    monkeypatch.setattr(inference, "AT_ONCE_DECIDED", 50)
+    assert np.array_equal(inference.likeliest(probs.transpose(1, 2)), labels)
     assert labels.dtype == np.uint8 and np.array_equal(labels, np.argmax(probs.transpose(1, 2).numpy(), 0))

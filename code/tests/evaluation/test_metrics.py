@@ -47,6 +47,21 @@ def test_metrics_equal_medpy_on_shapes(pred, ref, spaced):
     assert_equals_medpy(ref, pred, SPACINGS[pred.ndim][spaced])
 
 
+@pytest.mark.parametrize("spaced", [0, 1], ids=["voxels", "mm"])
+@pytest.mark.parametrize(("pred", "ref"), [
+    ((slice(0, 4), slice(0, 5), slice(0, 3)), (slice(20, 26), slice(21, 25), slice(10, 14))),
+    ((slice(3, 9), slice(4, 8), slice(2, 5)), (slice(9, 12), slice(8, 9), slice(5, 7))),
+    ((slice(2, 20), slice(2, 20), slice(1, 12)), (slice(5, 8), slice(6, 7), slice(3, 4))),
+    ((slice(0, 12), slice(3, 8), slice(2, 9)), (slice(8, 26), slice(5, 25), slice(0, 14))),
+], ids=["far apart", "corner to corner", "inside", "overlapping boxes"])
+def test_metrics_of_masks_in_boxes_of_their_own_equal_medpy(pred, ref, spaced):
+    masks = np.zeros((2, 26, 25, 14), bool)
+    masks[0][pred] = masks[1][ref] = True
+    masks[:, ::5, ::4, ::3] = False         # no plain boxes
+    for one, other in (masks, masks[::-1]):
+        assert_equals_medpy(one, other, SPACINGS[3][spaced])
+
+
 def test_metrics_by_hand():
     """Voxel 0 against voxels 0 and 10: asd runs from the prediction, hd95 pools [0] and [0, 10]."""
     pred, ref = np.zeros((2, 1, 12), np.uint8)

@@ -1,5 +1,6 @@
 """Statistics and the printed tables."""
 import csv
+import json
 import math
 from dataclasses import replace
 
@@ -206,3 +207,94 @@ def test_the_released_network_is_not_the_papers():
     assert report.paper_row(replace(own, hyper=own.complete().hyper), listed, listed)
     hyper = replace(own.complete().hyper, consistency=0.2)
     assert report.paper_row(replace(own, hyper=hyper), listed, listed) is None
+
+
+# ---- classes that nobody has, and single cases -------------------------------------------------------------------
+
+
+def flagged(case, label, dice, empty, view=0):
+    """A row whose class the prediction, the reference and another view's prediction have, or lack."""
+    pred, ref = empty, empty
+    return row(case, label, dice, dice, NAN if empty else 1.0, NAN if empty else 1.0) | {
+        "empty_pred": pred, "empty_ref": ref, "other_empty_pred": view, "other_empty_ref": ref}
+
+
+def test_a_class_that_nobody_has_is_left_out_of_every_mean():
+    """Binary data trained with four classes: the one that is real has 97.25 %, the others 100 % of nothing."""
+    rows = [flagged(case, label, 0.9725 if label == 1 else 1.0, int(label > 1), int(label > 1))
+            for case in ("a", "b") for label in (1, 2, 3)]
+    assert tables.absent_classes(rows) == {2, 3}
+    stats = tables.statistics(rows)
+    assert stats["dice"] == pytest.approx((97.25, 0)) and stats["empty"] == 0
+    lines = tables.run_lines([r | {f"fused_{key}": r[key] for key in (*tables.METRICS, "empty_pred", "empty_ref")}
+                              for r in rows], ["heart", "x", "y"])
+    assert lines[0][1] == "97.25 ± 0.00" and lines[2][0] == "fused, x, which nobody has" and lines[2][1] == "–"
+    points, p = tables.paired(rows, [r | {"dice": r["dice"] - 0.1 * (r["class"] == 1)} for r in rows])
+    assert points == pytest.approx(10)
+
+
+def test_a_class_that_one_run_or_view_predicts_counts_in_all_that_it_is_compared_with():
+    none = [flagged(case, label, 0.9 if label == 1 else 1.0, int(label == 2), int(label == 2))
+            for case in ("a", "b") for label in (1, 2)]
+    seen = [r | ({"dice": 0.0, "empty_pred": 0} if r["class"] == 2 and r["case"] == "a" else {}) for r in none]
+    first, second = tables.compare_lines({"none": none, "seen": seen})
+    assert first[1].split()[0] == "95.00" and second[1].split()[0] == "70.00" and second[-2] == "-25.00"
+    of_view = [r | ({"other_empty_pred": 0} if r["class"] == 2 and r["case"] == "b" else {}) for r in none]
+    assert tables.absent_classes(of_view) == set() and tables.statistics(of_view)["dice"][0] == pytest.approx(95)
+
+
+def test_rows_of_earlier_versions_without_flags_count_in_full():
+    assert tables.absent_classes(ROWS) == set() and tables.absent_classes([]) == set()
+
+
+def test_a_single_case_has_no_deviation():
+    lines = tables.run_lines(with_views([r for r in ROWS if r["case"] == "b"]), ["RV", "MYO"])
+    assert lines[0][1] == "60.00" and not any("±" in cell for line in lines for cell in line)
+
+
+# ---- how a result was made ---------------------------------------------------------------------------------------
+
+
+HOW = {"list": "test", "weights": "last", "unit": "voxel", "windows": "18x18x4 uniform", "largest_component": "each"}
+
+
+def with_how(values=BASELINE, **changes):
+    return [r | HOW | {"data": tables.check_sum(values)} | changes for r in rows_of(values)]
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    ({"unit": "mm"}, "base and ours were not measured alike: unit of distances voxel and mm"),
+    ({"windows": "56x56x40 gaussian"}, "windows 18x18x4 uniform and 56x56x40 gaussian"),
+    ({"largest_component": "none"}, "largest component each and none"),
+    ({"list": "val"}, "list of cases test and val"), ({"weights": "best"}, "weights last and best")])
+def test_what_was_not_measured_alike_does_not_stand_in_one_table(change, words):
+    assert len(tables.compare_lines({"base": with_how(), "ours": with_how()})) == 2
+    for compared in (tables.compare_lines, tables.check_alike):
+        with pytest.raises(InputError, match=words):
+            compared({"base": with_how(), "ours": with_how(**change)})
+    with pytest.raises(InputError, match="not measured alike"):
+        tables.paired(with_how(**change), with_how())
+    with pytest.raises(InputError, match="not measured alike"):     # seeds of one row of a table
+        tables.paired([*with_how(), *with_how(**change)], with_how())
+
+
+def test_cases_are_told_apart_by_their_names_whatever_their_order():
+    assert tables.check_sum(["b", "a", "a"]) == tables.check_sum(["a", "b"]) != tables.check_sum(["a", "c"])
+    with pytest.raises(InputError, match="base and ours were tested on different cases"):
+        tables.check_alike({"base": with_how(), "ours": with_how({**BASELINE, "f": 0.1})})
+
+
+def test_results_of_earlier_versions_are_read_as_they_were_made(tmp_path):
+    """In voxels; windows and post-processing by config.json; without it, they fit anything."""
+    path = tmp_path / "test_val_best.csv"
+    report.write_rows(path, rows_of(BASELINE))
+    known = {"list": "val", "weights": "best", "unit": "voxel", "data": tables.check_sum(BASELINE)}
+    assert all(known.items() <= r.items() and "windows" not in r for r in tables.read_rows(path))
+    tables.check_alike({"old": tables.read_rows(path), "new": with_how(list="val", weights="best")})
+    for recipe, words in (({"stride": [18, 18, 4], "keep_largest": True}, ("18x18x4 uniform", "each")),
+                          ({"keep_largest": False}, ("slices", "none"))):
+        (tmp_path / "config.json").write_text(json.dumps({"recipe": recipe}))
+        first, *_ = tables.read_rows(path)
+        assert (first["windows"], first["largest_component"]) == words
+    report.write_rows(path, with_how(unit="mm"))
+    assert {r["unit"] for r in tables.read_rows(path)} == {"mm"}      # what the file says counts

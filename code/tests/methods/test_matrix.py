@@ -160,7 +160,8 @@ def test_predict_segments_a_scan_on_its_own_grid(trained, narrow, tmp_path):
     nibabel.save(nibabel.Nifti1Image(scan, np.eye(4)), tmp_path / "scans" / name)
     args = ["--run", trained.run, "--input", tmp_path / "scans", "--output", tmp_path / "out", "--device", "cpu"]
     more = ["--disagreement"] if trained.method.pair else []
-    assert predict.main([*map(str, args), "--probabilities", *more]) == 0
+    assert predict.main([*map(str, args), "--probabilities", "--overlay", *more]) == 0
+    assert len(list((tmp_path / "out").glob("*.png"))) == 1
     probabilities = nibabel.load(next((tmp_path / "out").glob("*_probabilities.nii.gz"))).get_fdata()
     assert probabilities.shape == (*scan.shape, trained.recipe.num_classes)
     np.testing.assert_allclose(probabilities.sum(-1), 1, atol=1e-4)
@@ -169,6 +170,19 @@ def test_predict_segments_a_scan_on_its_own_grid(trained, narrow, tmp_path):
     else:
         with pytest.raises((InputError, SystemExit)):
             predict.main([*map(str, args), "--force", "--disagreement"])
+
+
+def test_views_that_nobody_asks_for_are_left_out_and_change_no_other(trained, narrow):
+    x = torch.randn(2, 1, *trained.recipe.patch_size)
+    method = trained.method.eval()
+    with torch.no_grad():
+        every = method.predict(x)
+        names = list(every)
+        for views in ((), names[1:2], names[-1:], method.pair or ()):
+            some = method.predicted(x, views)
+            assert list(some) == [view for view in names if view == names[0] or view in views]
+            for view, probabilities in some.items():
+                torch.testing.assert_close(probabilities, every[view])
 
 
 def test_agreement_compares_the_two_views_or_says_that_there_are_none(trained, narrow):
