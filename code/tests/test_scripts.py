@@ -266,7 +266,7 @@ def test_the_result_of_other_cases_is_not_replaced_unasked(own_run, phantoms, tm
     args = ["--run", str(run), "--device", "cpu", "--data-dir", str(data)]
     test_LA.main(args)
     kept = (run / "test_test_last.csv").read_bytes()
-    (data / "test.list").write_text((data / "test.list").read_text().split()[0])
+    (data / "test.list").write_text((data / "test.list").read_text(encoding="utf-8").split()[0], encoding="utf-8")
     capsys.readouterr()
     with pytest.raises(SystemExit, match="2"):
         test_LA.main(args)

@@ -293,7 +293,7 @@ def test_results_of_earlier_versions_are_read_as_they_were_made(tmp_path):
     tables.check_alike({"old": tables.read_rows(path), "new": with_how(list="val", weights="best")})
     for recipe, words in (({"stride": [18, 18, 4], "keep_largest": True}, ("18x18x4 uniform", "each")),
                           ({"keep_largest": False}, ("slices", "none"))):
-        (tmp_path / "config.json").write_text(json.dumps({"recipe": recipe}))
+        (tmp_path / "config.json").write_text(json.dumps({"recipe": recipe}), encoding="utf-8")
         first, *_ = tables.read_rows(path)
         assert (first["windows"], first["largest_component"]) == words
     report.write_rows(path, with_how(unit="mm"))
