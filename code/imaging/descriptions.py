@@ -9,6 +9,7 @@ from runtime.files import is_case_name
 from runtime.records import read_json
 
 REMEDY = "correct it, or give --images and --labels"
+LARGEST = 65535         # value in label files
 IGNORE = "ignore"       # nnU-Net's name for voxels that nobody has labelled
 
 
@@ -53,9 +54,9 @@ def read_description(path: Path) -> Description:
     ignore = next((numbers[0] for name, numbers in named if name.lower() == IGNORE), None)
     named = [(name, numbers) for name, numbers in named if name.lower() != IGNORE]
     foreground = sorted({number for _, numbers in named for number in numbers} - {0, ignore})
-    if not 1 <= len(foreground) <= 254:
-        raise InputError(f"{path}: cannot be used, names {len(foreground) + 1} classes, expected 2 to 255 with "
-                         f"background: {REMEDY}")
+    if not 1 <= len(foreground) <= 254 or foreground[-1] > LARGEST:
+        raise InputError(f"{path}: cannot be used, names {len(foreground) + 1} classes with values up to "
+                         f"{max(foreground, default=0)}, expected 2 to 255 with background, up to {LARGEST}: {REMEDY}")
     ending = values.get("file_ending")
     if ending is not None and str(ending).lower() not in SUFFIXES:
         raise InputError(f"{path}: its \"file_ending\" is {ending}, expected one of {', '.join(SUFFIXES)}: convert the "

@@ -42,15 +42,18 @@ def find(images: Path | None, labels: Path | None, dataset_json: Path | None, ch
         found.aside += aside
     if not found.labelled:
         report_bad(found.bad)
+        places = {"the scans' folder": images, "the labels'": labels}
+        if found.description:
+            places = {f"{path.name}'s folder, file_ending {found.description.ending}": path.parent}
         raise InputError("no scan has a label, training needs one at least; a label has its scan's file name, with or "
-                         f"without _seg, _gt, _label or _mask; of the scans' folder, {contents(images or path.parent)}"
-                         + (f"; of the labels', {contents(labels)}" if labels else ""))
+                         "without _seg, _gt, _label or _mask; "
+                         + "; ".join(f"of {what}, {contents(place)}" for what, place in places.items()))
     return found
 
 
 def _files_in(folder, wanted=is_scan):
     """The scans in a folder or, where it has none, in the folders below: one folder per case."""
-    files = [path for path in sorted(existing_folder(folder).iterdir()) if wanted(path) and not path.is_dir()]
+    files = [path for path in sorted(existing_folder(folder).iterdir()) if wanted(path)]
     return files or [path for path in files_below(folder) if wanted(path)]
 
 

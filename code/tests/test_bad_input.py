@@ -29,6 +29,7 @@ import test_LA as testing_LA
 import train_ACDC
 import train_BraTS
 import train_LA
+from imaging.scan_files import read_scan_file, save_on_grid
 from runtime.files import load_tensors
 
 pytestmark = pytest.mark.usefixtures("narrow", "no_curves")
@@ -886,7 +887,50 @@ BAD = {
                                       "dataset.json: cannot be used", "2 to 255"),
     "dataset.json of one class": (prepared(description(labels={"background": 0})), "names 1 classes", "2 to 255"),
     "dataset.json of two channels and scans of one": (prepared(description(
-        labels={"background": 0, "x": 1}, channel_names={"0": "T1", "1": "T2"})), "names 2 channels", "export each"),
+        labels={"background": 0, "x": 1}, channel_names={"0": "T1", "1": "T2"})), "is 3D", "expected 2 channels"),
+    **{f"dataset.json with {what}": (prepared(description(**{"labels": {"background": 0, "x": 1}} | content)), found,
+                                     remedy) for what, content, found, remedy in (
+        ("a training list of a missing scan", {"training": ["imagesTr/c.nii.gz"]}, "c.nii.gz: is missing",
+         "take it off"),
+        ("a training list of a missing label", {"training": [{"image": "imagesTr/a.nii.gz", "label": "a.nii.gz"}]},
+         "a.nii.gz: is missing", "take it off"),
+        ("a training list of numbers", {"training": [1, 2]}, "cannot be used", "give --images"),
+        ("a case twice", {"training": [{"image": "imagesTr/a.nii.gz"}] * 2}, "lists a twice", "take one of them off"),
+        ("paths that are missing", {"dataset": {"a": {"images": ["x.nii.gz"], "label": "y.nii.gz"}}},
+         "x.nii.gz: is missing", "take it off"),
+        ("paths without images", {"dataset": {"a": {"label": "y.nii.gz"}}}, "has no 'images'", "give --images"),
+        ("an odd case name", {"dataset": {"../a": {"images": ["imagesTr/a.nii.gz"]}}}, "cannot be a case name",
+         "rename"),
+        ("cases of one and of two images", {"dataset": {
+            "a": {"images": ["imagesTr/a.nii.gz"] * 2, "label": "labelsTr/a.nii.gz"},
+            "b": {"images": ["imagesTr/a.nii.gz"] * 3}}}, "a has 2 images, expected 3", "one for each channel"),
+        ("an unknown ending", {"file_ending": ".png"}, "is .png", "convert the files"),
+        ("an ending that no file has", {"file_ending": ".nrrd"}, "no scan has a label", "2 .nii.gz such as a.nii.gz"),
+        ("an ignore label that is drawn", {"labels": {"background": 0, "x": 2, "ignore": 1}},
+         "1 is dataset.json's ignore", "--label-map 1:0"),
+        ("a region without values", {"labels": {"background": 0, "x": []}}, "the values of 'x' are []",
+         "give --images"),
+        ("a negative value", {"labels": {"background": 0, "x": -1}}, "the values of 'x' are [-1]", "give --images"),
+        ("words for values", {"labels": {"background": 0, "x": "one"}}, "cannot be used", "give --images"),
+        ("other values", {"labels": {"background": 0, "x": 3}}, "has the label value 1, expected only 0, 3",
+         "--label-map"),
+        ("channels in a list", {"channel_names": ["T1"]}, "cannot be used", "give --images"))},
+    **{f"class names {' '.join(names)}": (prepared(nothing, "--class-names", *names), f"{len(names)} names, expected 1",
+                                          "but the background") for names in (["a", "b"], ["a", "b", "c"])},
+    "one folder of scans and labels": (prepared(lambda images, labels: ["--labels", images]), "cannot be told apart",
+                                       "_seg", "2 .nii.gz such as a.nii.gz"),
+    **{f"labels of {axes} axes": (prepared(lambda images, labels, shape=shape: [
+        nifti(np.ones(shape, np.uint8), name=name)(labels) for name in "ab"] and None), "no label can be read", found)
+       for axes, shape, found in ((2, (33, 34), "is 2D"), (4, (33, 34, 35, 2), "is 4D"))},
+    "label that is a prediction": (prepared(lambda images, labels: save_on_grid(
+        labels / "b.nii.gz", volume()[1].astype(np.uint8), read_scan_file(images / "b.nii.gz"), "0123456789abcdef")),
+        "b.nii.gz: is a label map of predict.py", "--accept-predictions"),
+    **{f"slices named {name}": (lists("ACDC", train_slices=f"{name}\n"), f"train_slices.list: {found}", "rename")
+       for name, found in (("p1_1", "p1_1 does not end in its slice"), ("p1_z3", "p1_z3 does not end in its slice"),
+                           ("p1_02_slice_3", "which patient p1_02_slice_3 is of"),
+                           ("p1_diastole_slice_3", "which patient p1_diastole_slice_3 is of"))},
+    "empty label, LA": (challenge(prepare_LA.main, two(la_case, lambda folder: nrrd.write(
+        str(folder / "in/CASE1/laendo.nrrd"), 0 * volume()[1]))), "laendo.nrrd: is empty", "--allow-empty"),
     "channel that is not there": (prepared(nothing, "--channels", "7"), "--channels 7: no file name ends in _0007"),
     "record of lists that is none": (prepared(lambda images, labels: (images.parent / "new").mkdir() or
         (images.parent / "new" / "lists.json").write_bytes(b"[")), "lists.json: cannot be read", "remove it"),
