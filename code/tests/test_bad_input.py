@@ -905,7 +905,7 @@ BAD = {
             "a": {"images": ["imagesTr/a.nii.gz"] * 2, "label": "labelsTr/a.nii.gz"},
             "b": {"images": ["imagesTr/a.nii.gz"] * 3}}}, "a has 2 images, expected 3", "one for each channel"),
         ("an unknown ending", {"file_ending": ".png"}, "is .png", "convert the files"),
-        ("an ending that no file has", {"file_ending": ".nrrd"}, "no scan has a label", "2 .nii.gz such as a.nii.gz"),
+        ("an ending that no file has", {"file_ending": ".nrrd"}, "file_ending .nrrd", "4 .nii.gz such as a.nii.gz"),
         ("an ignore label that is drawn", {"labels": {"background": 0, "x": 2, "ignore": 1}},
          "1 is dataset.json's ignore", "--label-map 1:0"),
         ("a region without values", {"labels": {"background": 0, "x": []}}, "the values of 'x' are []",
