@@ -41,6 +41,7 @@ EXACT = {
     "labelled alone": ("ACDC", {"lambda_unsup": 0.0, "lambda_dis": 0.0}),
     "supervised": ("ACDC", {"method": "supervised"}),
     "mean_teacher": ("ACDC", {"method": "mean_teacher", "self_steps": 2}),
+    "strong augmentation": ("ACDC", {"augment": "strong", "normalise": "zscore"}),
     "3D": ("LA", {}),
 }
 PATCHES = {"ACDC": (16, 16), "LA": (16, 16, 16)}
