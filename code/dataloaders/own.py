@@ -1,6 +1,7 @@
 """Own data, as prepare_folder.py writes them: volumes, or the slices of volumes, at their full resolution."""
 import numpy as np
 
+from dataloaders import strong
 from dataloaders.scans import Split, drawn, has_label, read_list
 from dataloaders.volumes import Volumes
 from runtime.errors import InputError
@@ -57,7 +58,7 @@ class Own(Volumes):
         """One augmented patch: image (in_channels, *P), label (*P) or None, as arrays.
 
         Of labelled scans, the share `foreground` of patches holds a random voxel of a random class. Quarter turns in
-        the plane and flips as the recipe allows.
+        the plane and flips as the recipe allows, which are nnU-Net's mirrors, too.
         """
         recipe, size = self.recipe, self.recipe.patch_size
         arrays = [*scan.image.numpy(), *([] if scan.label is None else [scan.label.numpy()])]
@@ -72,7 +73,12 @@ class Own(Volumes):
         if quarters % 2:
             size = (size[1], size[0], *size[2:])
         box, pads = window(arrays[0].shape, size, place, rng)
-        arrays = [np.rot90(np.pad(array[box], pads), quarters) for array in arrays]
+        if recipe.augment in strong.GEOMETRY:
+            starts = [part.start - before for part, (before, _) in zip(box, pads, strict=True)]
+            arrays = strong.distort(arrays, starts, size, rng, mirrors=())
+        else:
+            arrays = [np.pad(array[box], pads) for array in arrays]
+        arrays = [np.rot90(array, quarters) for array in arrays]
         flipped = [axis for axis in recipe.flips if rng.random() < 0.5]
         arrays = [np.flip(array, flipped) for array in arrays]
         channels, label = (arrays, None) if scan.label is None else (arrays[:-1], arrays[-1])

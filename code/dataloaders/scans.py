@@ -152,10 +152,10 @@ def read_scan(name, path, *, ndim, in_channels, num_classes, labelled):
 
 
 def normalised(scan, recipe):
-    """The scan as `recipe.normalise` has it: as stored, or each channel with mean 0 and deviation 1."""
+    """The scan as `recipe.normalise` has it: as stored, or with mean 0 and deviation 1, each slice or each volume."""
     if recipe.normalise == "stored":
         return scan
-    image, *_ = standardised(scan.image.numpy(), scan.image.ndim - 1)
+    image, *_ = standardised(scan.image.numpy(), len(recipe.patch_size))
     return replace(scan, image=torch.from_numpy(image))
 
 

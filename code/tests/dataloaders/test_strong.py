@@ -1,12 +1,15 @@
 """Strong augmentation: transforms as batchgeneratorsv2 computes them, draws as nnU-Net makes them, in every method."""
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from dataloaders import augment, strong
+from dataloaders.own import Own
+from dataloaders.scans import Scan
 from methods.registry import METHODS
 
 # What batchgeneratorsv2 0.3.6 made of two images and label maps; `batchgeneratorsv2s` makes it anew where it is there
@@ -190,6 +193,21 @@ def test_stored_intensities_of_slices_are_changed_as_standardised_ones(recipe, r
         one = data.changed(patch, np.random.default_rng(seed))
         other = data.changed(5 * patch - 3, np.random.default_rng(seed))
         np.testing.assert_allclose(5 * one - 3, other, atol=1e-4)
+
+
+@pytest.mark.parametrize("size", [(16, 16), (16, 16, 32)])
+def test_own_data_are_turned_and_scaled_with_their_labels(size):
+    volume = np.cumsum(np.ones((24, 24, 24), np.float32), 1)        # grows along the second axis, 0 is outside
+    scan = Scan("a", torch.tensor(volume[None]), torch.tensor(volume > 12).byte())
+    for augment_, moved in (("paper", False), ("geometry", True)):
+        own = Own(SimpleNamespace(patch_size=size, augment=augment_, foreground=0.5, flips=(0,), quarter_turns=False))
+        rng, kinds = np.random.default_rng(0), set()
+        for _ in range(40):
+            image, label = own.sample(scan, rng)
+            assert image.shape == (1, *size) and label.shape == size and image.dtype == np.float32
+            assert not label[image[0] < 0.5].any()
+            kinds.add(set(np.unique(image)) <= set(range(25)))
+        assert kinds == ({True, False} if moved else {True})
 
 
 @pytest.mark.parametrize("method", METHODS)
