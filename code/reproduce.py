@@ -23,6 +23,7 @@ import numpy as np
 import tyro
 
 from evaluation import agreement as subnets
+from evaluation import published
 from evaluation.report import write_rows
 from reproduction import columns, document, figures, page, runs
 from reproduction.experiments import PLACES
@@ -41,8 +42,8 @@ def _kept_in(results):
     return (results,) if results else runs.RESULTS
 
 
-def show(names: Names = (), preset: Preset = None, results: Path | None = None):
-    """What there is to run, place by place, and which of it is there."""
+def list_runs(names: Names = (), preset: Preset = None, results: Path | None = None):
+    """What there is to run, place by place, which of it is there, and what the paper reports of it."""
     read, counts = _kept_in(results), []
     for name in names or PLACES:
         if name not in PLACES:
@@ -53,11 +54,14 @@ def show(names: Names = (), preset: Preset = None, results: Path | None = None):
             if not runs.has_preset(row.experiment, place.at(preset)):
                 print(f"  no preset {'':20} {row.title}")
                 continue
+            paper = "" if not row.paper else "   paper: {:.2f} % Dice, {:.2f} 95HD, {:.2f} ASD".format(*row.paper)
             for run in runs.runs_of([name], preset):
                 if run.experiment == row.experiment:
                     status = "there" if runs.kept(run, read) else "missing"
-                    print(f"  {status:9} {run.name:50} {row.title}")
+                    print(f"  {status:9} {run.name:50} {row.title}{paper}")
                     counts.append(status)
+        if note := published.NOTES.get(name):
+            print(f"  {note}")
     print(f"\n{counts.count('there')} of {len(counts)} are there; `plan NAME` shows the missing commands, `run NAME` "
           "runs them. A run that answers several places is trained once.")
 
@@ -170,7 +174,7 @@ def publish(folders: Folders, results: Path = runs.RESULTS[0]):
 @reported
 def main(args=None):
     run_command({
-        "list": show, "plan": plan, "run": run, "collect": collect, "figures": figures.draw, "report": page.write,
+        "list": list_runs, "plan": plan, "run": run, "collect": collect, "figures": figures.draw, "report": page.write,
         "agreement": agreement, "pseudo-labels": pseudo_labels, "publish": publish}, args, description=__doc__)
 
 

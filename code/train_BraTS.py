@@ -2,7 +2,7 @@
 
     python code/train_BraTS.py --labeled 25       the paper's recipe: not yet run on a GPU; the paper has 85.26 % Dice
     python code/train_BraTS.py mini --labeled 25  half resolution, an hour on one CPU core, 1.5 GiB: run on other
-                                                  scans only (BraTS 2013, one of four tested: 69.8 %)
+                                                  scans only (BraTS 2013)
     python code/test_BraTS.py --run model/BraTS2019/cml_25_seed1337
 
 Two V-Nets look at the same scan. They are pre-trained on labelled pairs, then self-trained on both kinds. The

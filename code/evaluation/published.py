@@ -40,7 +40,7 @@ TABLES = {
         "cml": {25: (85.26, 9.08, 1.83), 50: (86.63, 7.83, 1.45)},
     },
 }
-NUMBERS = {"LA": 1, "ACDC": 2, "BraTS2019": 3}          # of the tables
+TABLE_NUMBERS = {"LA": 1, "ACDC": 2, "BraTS2019": 3}
 
 # Table 4: data set -> (whether L_dis is in, whether L_sup^u is in) -> row; L_sup^l always is
 TABLE4 = {

@@ -117,6 +117,8 @@ def against(title, heading="Δ to {} (p)", tested=None):
             return ""
         rows, baseline = ([row for seed in shared for row in one.cases(one.runs[seed], tested)]
                           for one in (line, other))
+        if not rows or not baseline:
+            return ""
         patient_of = DATASETS[line.row.experiment.dataset].data.patient_of
         points, p = tables.paired(rows, baseline, patient_of, (line.row.title, title))
         return f"{points:+.2f} ({p:.2g})"
@@ -155,17 +157,13 @@ def agreement():
 LAYOUTS = {
     "paper": lambda place: [seeds(), *(column for name, (heading, _) in METRICS.items() for column in (
         metric(name, heading), paper(name), difference(name)))],
-    "short": lambda place: [seeds(), *map(metric, tables.METRICS), empty(), *map(against, place.baselines), *subnets(),
-                            validation(), *agreement()],
-    "parts": lambda place: [seeds(), *map(metric, tables.METRICS), empty(), *map(against, place.baselines),
+    "short": lambda place: [seeds(), *map(metric, tables.METRICS), empty(), *map(against, place.baselines),
                             validation(), *(against(title, "validation: Δ to {} (p)", VALIDATION)
-                                            for title in place.baselines)],
+                                            for title in place.baselines), *subnets(), *agreement()],
     "mini": lambda place: [seeds(), *map(metric, tables.METRICS), empty(), *map(against, place.baselines), *subnets(),
                            settled(), metric("dice", "`best`: Dice", tested=("val", "best")),
                            metric("hd95", "`best`: 95HD", tested=("val", "best")), *agreement()],
     "plain": lambda place: [seeds(), *map(metric, tables.METRICS), empty(), *subnets()],
-    "held_out": lambda place: [seeds(), *map(metric, tables.METRICS), empty(), *map(against, place.baselines),
-                               *subnets(), *agreement()],
 }
 
 
@@ -180,7 +178,6 @@ def markdown(name, preset=None, results=RESULTS):
 def latex(name, preset=None, results=RESULTS):
     headings, rows = table(PLACES[name], preset, results)
     return tables.latex([[title, *cells] for title, cells, _ in rows], headings)
-
 
 
 def csv_text(name, preset=None, results=RESULTS):

@@ -4,75 +4,44 @@ A block stands between `<!-- collect: KIND NAME -->` and `<!-- collected -->`; t
 """
 import re
 
-import numpy as np
-
 from evaluation import published, tables
-from reproduction import columns, figures, passes
-from reproduction.experiments import METHODS, PLACES, STEPS
+from reproduction import columns, figures
+from reproduction.experiments import PLACES
 from reproduction.runs import RESULTS, kept, runs_of
 from runtime.errors import InputError
 from runtime.files import read_text, write_text
 
 BLOCK = re.compile(r"(<!-- collect: (\w+) ?(\w*) -->\n).*?(<!-- collected -->)", re.S)
-AFTER_STEPS, AFTER_IMAGES = (600, 1600, 2400, 3600), (15_000, 30_000, 45_000)       # milestones of `milestones`
+P_VALUE = re.compile(r"[+-]\d+\.\d\d \([\d.e-]+\)|\bp [\d.]+(e-\d+)?")       # of a cell or of a sentence
+# Kind of block -> how the headings begin that it shows of a place's table
+MEANS = "seeds", "Dice (", "95HD (", "ASD ("
+HEADINGS = {"table": (*MEANS, "empty", "Δ", "validation", "paper", "difference"), "brief": (*MEANS, "Δ"),
+            "means": (*MEANS, "empty", "last"), "views": ("Dice (", "subnet", "Dice between", "cosine")}
+PICTURES = {
+    "costs_ACDC": "ACDC, 3 labelled patients: Dice on the validation volumes during self-training, mean and range over "
+                  "seeds: against steps, images through each network, images in the losses",
+    "costs_LA": "LA, 8 labelled scans: Dice on the held-out scans during self-training: against steps, patches through "
+                "each network, patches in the losses",
+}
 
 
-def table(name, results):
-    """A place's table, and what the paper's numbers have of their own."""
-    note = published.NOTES.get(name)
-    return columns.markdown(name, results=results) + (f"\n\n{note}" if note else "")
-
-
-def brief(name, results):
-    """Seeds, metrics and differences of a place, for README."""
+def table(name, results, kind="table"):
+    """A place's rows that have runs, in the columns of the kind that hold something; and notes on the paper's."""
     headings, rows = columns.table(PLACES[name], results=results)
-    shown = [index for index, heading in enumerate(headings)
-             if heading in ("seeds", "Dice (%) ↑", "95HD (voxel) ↓", "ASD (voxel) ↓") or heading.startswith("Δ")]
-    return tables.markdown([[title, *(cells[index] for index in shown)] for title, cells, _ in rows],
-                           [headings[index] for index in shown])
+    rows = [(title, cells) for title, cells, line in rows if line.runs]
+    if not rows:
+        return f"No run of this table is there yet: `python code/reproduce.py run {name}` makes them."
+    shown = [index for index, heading in enumerate(headings) if heading.startswith(HEADINGS[kind])
+             and any(cells[index] for _, cells in rows)]
+    rows = [(title, cells) for title, cells in rows if any(cells[index] for index in shown[1:])]
+    note = published.NOTES.get(name)
+    return tables.markdown([[title, *(cells[index] for index in shown)] for title, cells in rows],
+                           [headings[index] for index in shown]) + (f"\n\n{note}" if note else "")
 
 
-def gpu(name, results):
-    """How a table's missing runs are made, and what they cost as far as that is known."""
-    runs = runs_of([name], "paper")
-    there = [found for run in runs if (found := kept(run, results))]
-    lines = [f"`python code/reproduce.py run {name}` makes the {len(runs)} runs ({len(there)} are there)."]
-    costs = [(found.hours, found.memory) for found in there]
-    lines.append("Hours and memory on a GPU: not yet measured." if not costs else
-                 "Hours a run and memory: {:.1f} h, {:.1f} GiB (medians).".format(*np.median(costs, 0)))
-    return " ".join(lines)
-
-
-def milestones(name, results):
-    """Dice on the validation volumes after so many steps of self-training, and after so many images."""
-    lines, rows = columns.lines_of(PLACES[name], results=results), []
-    for method in (*STEPS, "cml_plus"):
-        line = lines[METHODS[method][0]]
-        curves = [passes.curve(run, found) for run, found in passes.with_runs(line, PLACES[name].at(None))]
-        rows.append([line.row.title, str(len(curves)) if curves else "",
-                     *(columns.over_runs([passes.at(curve, "self_step", step) for curve in curves])
-                       for step in AFTER_STEPS),
-                     *(columns.over_runs([passes.at(curve, "images", count) for curve in curves])
-                       for count in AFTER_IMAGES)])
-    headings = ["seeds", *(f"{step:,} steps" for step in AFTER_STEPS), *(f"{n:,} images" for n in AFTER_IMAGES)]
-    return tables.markdown(rows, headings)
-
-
-def pseudo_labels(name, results):
-    """What `reproduce.py pseudo-labels` measured of the runs of a place."""
-    keys, lines = ("subnet0", "subnet1", "fused", "between"), []
-    for line in columns.lines_of(PLACES[name], results=results).values():
-        for seed, run in line.runs.items():
-            rows = run.rows("pseudo_labels", ("step", *keys))
-            lines += [[f"{line.row.title}, seed {seed}", f"{row['step']:.0f}",
-                       *(f"{100 * row[key]:.2f}" for key in keys)] for row in rows]
-    return tables.markdown(lines, ["step", "subnet 0: Dice (%)", "subnet 1: Dice", "fused: Dice",
-                                   "between the subnets: Dice"])
-
-
-def missing(name, results):
+def missing(preset, results):
     """Runs that a preset's places should have and have not."""
-    places = [place for place in PLACES if PLACES[place].preset == name]
+    places = [place for place in PLACES if PLACES[place].preset == preset]
     names = [f"`{run.name}`" for run in runs_of(places) if not kept(run, results)]
     return f"Not run yet: {', '.join(names) or 'none'}."
 
@@ -83,29 +52,32 @@ def picture(name, results):
     return f"![{PICTURES[name]}]({name}.png)" if there else f"{PICTURES[name]}: its runs are not there yet."
 
 
-PICTURES = {
-    "figure2_short": "ACDC, 3 labelled: Dice of each view on the validation volumes during self-training",
-    "figure6_short": "Dice of the methods: ACDC, 3 labelled, and LA, 8 labelled",
-    "costs_short": "Dice on the validation volumes during self-training, mean and range over seeds: against steps, "
-                   "images through each network, images in the losses",
-    "figure5_short": "ACDC, 3 labelled: Dice over β; ringed: the paper's value",
-    "figure2_mini": "ACDC, 7 labelled: Dice of each view on the validation volumes during self-training",
-    "figure6_mini": "Dice of the methods: ACDC, 7 labelled, and LA, 8 labelled",
-}
-KINDS = {"table": table, "brief": brief, "gpu": gpu, "milestones": milestones, "pseudo_labels": pseudo_labels,
-         "missing": missing, "picture": picture}
+def comparisons(text):
+    """How many p values a document has, and what that means."""
+    count = len(P_VALUE.findall(BLOCK.sub(lambda block: "" if block[2] == "comparisons" else block[0], text)))
+    return (f"This page has {count} p values, none corrected for being one of many: were there no difference anywhere, "
+            f"about {max(round(count / 20), 1)} of them would still be below 0.05.")
+
+
+KINDS = {**dict.fromkeys(HEADINGS, PLACES), "missing": ("short", "mini"), "picture": PICTURES, "comparisons": ("",)}
 
 
 def filled(text, where, results=RESULTS):
     """`text` with every block written anew; InputError names `where` and a block that nobody can write."""
     def block(found):
         begin, kind, name, end = found.groups()
-        names = {"missing": ("short", "mini"), "picture": PICTURES}.get(kind, PLACES)
-        if kind not in KINDS or name not in names:
+        if name not in (names := KINDS.get(kind, PLACES)) or kind not in KINDS:
             raise InputError(f"{where}: the block `collect: {kind} {name}` is unknown; kinds are {', '.join(KINDS)}, "
                              f"names {', '.join(names)}")
-        return f"{begin}{KINDS[kind](name, results)}\n{end}"
-    return BLOCK.sub(block, text)
+        if kind == "comparisons":
+            return found[0]         # it counts what the others have written
+        content = (table(name, results, kind) if kind in HEADINGS else
+                   picture(name, results) if kind == "picture" else missing(name, results))
+        return f"{begin}{content}\n{end}"
+
+    text = BLOCK.sub(block, text)
+    return BLOCK.sub(lambda found: f"{found[1]}{comparisons(text)}\n{found[4]}" if found[2] == "comparisons"
+                     else found[0], text)
 
 
 def fill(path, results=RESULTS):

@@ -42,7 +42,7 @@ class Place(NamedTuple):
 
 
 # method -> name in tables and figures, colour in all figures (told apart without red and green)
-METHODS = {
+APPEARANCE = {
     "supervised": ("supervised", "#7f7f7f"),
     "mean_teacher": ("mean teacher", "#e69f00"),
     "ua_mt": ("UA-MT", "#b8860b"),
@@ -71,7 +71,7 @@ def of(method, dataset, labeled, seeds=1, title=None, paper=None, **changes):
     """
     chosen = published.CHOSEN[dataset]
     changes = tuple((name.replace("__", "."), value) for name, value in changes.items() if chosen.get(name) != value)
-    return Row(title or METHODS[method][0], Experiment(dataset, method, labeled, changes), paper, seeds)
+    return Row(title or APPEARANCE[method][0], Experiment(dataset, method, labeled, changes), paper, seeds)
 
 
 def _compared(dataset):
@@ -80,7 +80,7 @@ def _compared(dataset):
             for labeled, row in ratios.items()]
     supervised = [row for row in rows if row[0] == "supervised"]
     others = sorted((row for row in rows if row[0] != "supervised"), key=lambda row: row[1])
-    return tuple(of(method, dataset, labeled, title=f"{METHODS[method][0]}, {labeled}", paper=paper)
+    return tuple(of(method, dataset, labeled, title=f"{APPEARANCE[method][0]}, {labeled}", paper=paper)
                  for method, labeled, paper in supervised + others)
 
 
@@ -131,14 +131,14 @@ def _several(methods, dataset, labeled, seeds=()):
 TEN = published.ABLATED
 STEPS = "cps", "cfl", "cml"             # towards CML, Section 4.6
 FIGURE4 = {"LA": ("ua_mt", "mc_net", "ss_net", "mcf", "cml"), "ACDC": ("ua_mt", "mc_net", "ss_net", "mcf", "cml")}
-COMPARED = tuple(name for name in METHODS if name != "cml_plus")     # all but ours
+COMPARED = tuple(name for name in APPEARANCE if name != "cml_plus")     # all but ours
 MAIN = "supervised", "mean_teacher", "cps", "cfl", "bcp", "cml", "cml_plus"
 THREE = {"cps": 3, "cml": 3, "cml_plus": 3}
 PARTS = "both_orders", "averaged", "perturbed"      # switches of cml_plus
 
 PLACES = {
     **{f"table{number}": Place(f"Table {number}: {dataset}", _compared(dataset))
-       for dataset, number in published.NUMBERS.items()},
+       for dataset, number in published.TABLE_NUMBERS.items()},
     "table4": Place("Table 4: terms of CML's objective, 10 % labelled", tuple(
         row for dataset, rows in published.TABLE4.items()
         for row in _terms(dataset, TEN[dataset], f"{dataset}: ", rows))),
@@ -155,34 +155,28 @@ PLACES = {
     "short_acdc3": Place("ACDC, 3 labelled patients, 40 test volumes", _several(MAIN, "ACDC", 3, THREE.items()),
                          "short", "short", ("CPS",)),
     "short_la8": Place("LA, 8 labelled scans, 8 held-out scans",
-                       _several(("supervised", "cps", "cfl", "cml", "cml_plus"), "LA", 8), "short", "held_out",
-                       ("CPS",)),
+                       _several(("supervised", "cps", "cfl", "cml", "cml_plus"), "LA", 8), "short", "short", ("CPS",)),
     "short_acdc7": Place("ACDC, 7 labelled patients, 40 test volumes",
                          _several(("cps", "cml", "cml_plus"), "ACDC", 7), "short", "short", ("CPS",)),
+    **{f"short_draw{draw}": Place(
+        f"ACDC, 3 other labelled patients: the first of the list's shuffle {draw}", tuple(
+            of(method, "ACDC", 3, labeled_draw=draw) for method in ("supervised", "cps", "cml", "cml_plus")),
+        "short", "short", ("CPS",)) for draw in (1, 2)},
     "short_terms": Place("ACDC, terms of CML's objective (Table 4), 3 labelled patients", _terms("ACDC", 3), "short",
                          "short", ("labelled",)),
     "short_beta": Place("ACDC, β (Figure 5c), 3 labelled patients", _sensitivity("ACDC", 3, ("beta",)), "short",
                         "short", ("β = 1/2",)),
-    "short_parts": Place("ACDC, the parts of CML+, 3 labelled patients", _parts("ACDC", 3), "short", "parts",
+    "short_parts": Place("ACDC, the parts of CML+, 3 labelled patients", _parts("ACDC", 3), "short", "short",
                          ("CML", "CML+ (ours)")),
     "short_long": Place("ACDC, three times the steps, 3 labelled patients", tuple(
-        of(method, "ACDC", 3, title=f"{METHODS[method][0]}, 3 × the steps", pre_steps=3600, self_steps=10800)
+        of(method, "ACDC", 3, title=f"{APPEARANCE[method][0]}, 3 × the steps", pre_steps=3600, self_steps=10800)
         for method in ("cps", "cml")), "short", "short", ("CPS, 3 × the steps",)),
+    "short_long_la8": Place("LA, three times the steps for CML, 8 labelled scans", (
+        of("cps", "LA", 8), of("cml", "LA", 8), of("cml", "LA", 8, title="CML, 3 × the steps", pre_steps=1800,
+                                                   self_steps=7200)), "short", "short", ("CPS",)),
     # ours: minutes a run, too short to rank methods
-    "mini_acdc7": Place("ACDC, 7 labelled patients, 20 validation volumes",
-                        _several(COMPARED, "ACDC", 7, {"supervised": 3, "cps": 3, "cml": 3}.items()), "mini", "mini",
-                        ("supervised", "CPS")),
-    "mini_terms": Place("ACDC, terms of CML's objective (Table 4), 7 labelled patients", _terms("ACDC", 7), "mini",
-                        "mini", ("labelled",)),
-    "mini_budget": Place("ACDC, as many images in CML's losses as in those of CPS, 7 labelled patients", (
-        of("cps", "ACDC", 7), of("cml", "ACDC", 7),
-        of("cml", "ACDC", 7, title="CML, twice the batch", labeled_batch=12, unlabeled_batch=12),
-        of("cml", "ACDC", 7, title="CML, twice the self-training", self_steps=2400)), "mini", "mini", ("CPS",)),
-    "mini_released": Place("ACDC, the release's network and fusion, 7 labelled patients", (
-        of("cml", "ACDC", 7), of("cml", "ACDC", 7, title="CML, the release's network and fusion", fusion="logits",
-                                 network="released")), "mini", "mini", ("CML",)),
-    "mini_la8": Place("LA, 8 labelled scans, 8 held-out scans", _several(("supervised", *STEPS), "LA", 8), "mini",
-                      "held_out", ("supervised", "CPS")),
+    "mini_acdc7": Place("ACDC, 7 labelled patients, 20 validation volumes: does every method run and learn?",
+                        _several(COMPARED, "ACDC", 7), "mini", "mini", ("supervised", "CPS")),
 }
 
 

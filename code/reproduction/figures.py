@@ -14,7 +14,7 @@ from skimage.measure import marching_cubes
 from evaluation import plots, published
 from reproduction import passes
 from reproduction.columns import lines_of, means
-from reproduction.experiments import FIGURE4, METHODS, PLACES, SEEDS, STEPS, SYMBOLS, Experiment, fraction
+from reproduction.experiments import APPEARANCE, FIGURE4, PLACES, SEEDS, STEPS, SYMBOLS, Experiment, fraction
 from reproduction.runs import MODEL, RESULTS, Run, has_preset, views_of
 from reproduction.segmentations import has_weights, ranked, segmented
 from runtime.files import make_folder
@@ -41,7 +41,7 @@ def training(lines):
     for panel, (title, line) in zip(axes, lines.items(), strict=True):
         rows = [row for row in first_val(line) if row["stage"] == "self"]
         for place, view in enumerate(views_of(rows[0]) if rows else ()):
-            colour = METHODS[line.row.experiment.method][1] if not place else f"{0.2 + 0.2 * place}"
+            colour = APPEARANCE[line.row.experiment.method][1] if not place else f"{0.2 + 0.2 * place}"
             panel.plot([row["step"] for row in rows], [100 * row[view] for row in rows], STYLES[place],
                        label=view, color=colour, linewidth=1.2 if place else 2)
         panel.set(title=title, xlabel="step of self-training")
@@ -67,12 +67,12 @@ def bars(groups):
         for place, line in enumerate(lines.values()):
             dice = means(line)
             panel.bar(place, np.mean(dice), yerr=np.std(dice, ddof=1) if len(dice) > 1 else None, capsize=4,
-                      color=METHODS[line.row.experiment.method][1], edgecolor="black", linewidth=0.6)
+                      color=APPEARANCE[line.row.experiment.method][1], edgecolor="black", linewidth=0.6)
             panel.plot([place] * len(dice), dice, "k.", markersize=4)
             panel.annotate(f"{np.mean(dice):.1f}", (place, 0), (0, 5), textcoords="offset points", ha="center",
                            color="black", fontsize=9, bbox={"boxstyle": "round,pad=0.15", "fc": "white", "ec": "none"})
         panel.set(title=name, ylabel="Dice (%)", xticks=range(len(lines)), xlim=(-0.6, len(lines) - 0.4), ylim=(0, 100))
-        panel.set_xticklabels([METHODS[line.row.experiment.method][0].replace(" ", "\n") for line in lines.values()],
+        panel.set_xticklabels([APPEARANCE[line.row.experiment.method][0].replace(" ", "\n") for line in lines.values()],
                               fontsize=8)
         panel.set_axisbelow(True)
         panel.grid(axis="y", alpha=0.3)
@@ -117,7 +117,7 @@ def sensitivity(lines):
 
 
 def costs(lines, preset):
-    """Dice on the validation cases during self-training against what it cost: mean over seeds, and their range."""
+    """Dice on the watched cases during self-training against what it cost: mean over seeds, and their range."""
     lines = {title: line for title, line in lines.items() if first_val(line)}
     if not lines:
         return None
@@ -127,7 +127,7 @@ def costs(lines, preset):
                  for run, found in passes.with_runs(line, preset)]
         points = list(zip(*seeds, strict=False))            # of each validation, that of every seed
         dice = np.array([[point.dice for point in seed] for seed in points])
-        colour = METHODS[line.row.experiment.method][1]
+        colour = APPEARANCE[line.row.experiment.method][1]
         for panel, key in zip(axes, ("step", "images", "learned"), strict=True):
             amounts = [getattr(first, key) for first, *_ in points]
             panel.plot(amounts, dice.mean(1), color=colour, label=title, linewidth=1.6, linestyle=STYLES[place % 4])
@@ -213,7 +213,7 @@ def weights_of(folders, preset=None, model=MODEL):
     if folders:
         for folder in folders:
             config = read_config(folder)
-            title = METHODS.get(config["recipe"]["method"], (config["recipe"]["method"],))[0]
+            title = APPEARANCE.get(config["recipe"]["method"], (config["recipe"]["method"],))[0]
             runs = found.setdefault(config["dataset"], {})
             runs[title if title not in runs else folder.name] = folder
         return found
@@ -273,20 +273,15 @@ def draw(names: Names = (), preset: Literal["paper", "short", "mini"] | None = N
 
 def own(name, results=RESULTS):
     """The matplotlib figure of a name in OWN, or None without runs."""
-    def lines(place, *methods):
-        every = lines_of(PLACES[place], results=results)
-        return {METHODS[method][0]: every[METHODS[method][0]] for method in methods} or every
-    return OWN[name](lines)
+    place = PLACES[OWN[name]]
+    every = lines_of(place, results=results)
+    titles = [APPEARANCE[method][0] for method in (*STEPS, "cml_plus")]
+    return costs({title: every[title] for title in titles}, place.preset)
 
 
-OWN = {     # of our own protocols, for the documents and the page
-    "figure2_short": lambda lines: training(lines("short_acdc3", "mean_teacher", "cps", "cml")),
-    "figure6_short": lambda lines: bars({"ACDC, 3 labelled": lines("short_acdc3"),
-                                         "LA, 8 labelled": lines("short_la8")}),
-    "costs_short": lambda lines: costs(lines("short_acdc3", *STEPS, "cml_plus"), "short"),
-    "figure5_short": lambda lines: sensitivity(lines("short_beta")),
-    "figure2_mini": lambda lines: training(lines("mini_acdc7", "mean_teacher", "cps", "cml")),
-    "figure6_mini": lambda lines: bars({"ACDC, 7 labelled": lines("mini_acdc7"), "LA, 8 labelled": lines("mini_la8")}),
+OWN = {     # of our own protocols, for the documents and the page: name -> place, of which the methods towards CML
+    "costs_ACDC": "short_acdc3",
+    "costs_LA": "short_la8",
 }
 
 

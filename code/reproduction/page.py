@@ -13,7 +13,7 @@ from evaluation import plots, published
 from evaluation.metrics import overlap_metrics
 from methods import registry
 from reproduction import columns, figures
-from reproduction.experiments import METHODS, PLACES
+from reproduction.experiments import APPEARANCE, PLACES
 from reproduction.runs import MODEL, RESULTS
 from reproduction.segmentations import ranked, segmented, tested
 from runtime.files import ROOT, read_text, write_text
@@ -90,11 +90,11 @@ def _curves(tables):
                 points = [[int(one["step"] + pre * (one["stage"] != "pre")), round(dice, 2)]
                           for one, dice in zip(rows, found.headlines, strict=True) if math.isfinite(dice)]
                 if points:
-                    yield {"name": run["name"], "colour": METHODS[row["method"]][1], "points": points}
+                    yield {"name": run["name"], "colour": APPEARANCE[row["method"]][1], "points": points}
 
 
 CAPTIONS = {"figure2": "Figure 2: Dice of each view over the steps", "figure5": "Figure 5: sensitivity",
-            "figure6": "Figure 6: Dice of the methods", "costs": "Dice on the validation cases against what it cost",
+            "figure6": "Figure 6: Dice of the methods", "costs": "Dice on the watched cases against what it cost",
             "figure4": "Figure 4: segmentations; white outline: reference"}
 
 
@@ -131,7 +131,7 @@ def _browser(folders, count, device, data_dir):
     for folder in folders:
         config, (split, names) = read_config(folder), ranked(folder)
         method = config["recipe"]["method"]
-        listed.append({"name": f"{folder.parent.name}/{folder.name}", "method": METHODS.get(method, (method,))[0],
+        listed.append({"name": f"{folder.parent.name}/{folder.name}", "method": APPEARANCE.get(method, (method,))[0],
                        "dataset": config["dataset"], "split": split, "tested": len(names), "cases": [],
                        "pair": registry.method_class(method).pair,
                        "classes": load_recipe(folder, datasets.of_run(folder).recipe).classes})

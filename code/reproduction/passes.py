@@ -68,11 +68,6 @@ def curve(run, found):
     return points
 
 
-def at(points, axis, amount):
-    """Dice of the last point whose `axis` is no more than `amount`; nan if there is none."""
-    return next((point.dice for point in reversed(points) if getattr(point, axis) <= amount), float("nan"))
-
-
 def with_runs(line, preset):
     """(Run, Kept) of a table's line."""
     return [(Run(line.row.experiment, preset, seed), found) for seed, found in line.runs.items()]

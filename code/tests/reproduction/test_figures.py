@@ -6,7 +6,7 @@ from matplotlib.colors import to_rgb
 import reproduce
 from reproduction import figures
 from reproduction.columns import lines_of
-from reproduction.experiments import METHODS, PLACES
+from reproduction.experiments import APPEARANCE, PLACES
 
 VAL = "stage,step,split,fused,subnet0,subnet1\npre,2,val,0.1,0.1,0.1\nself,1,val,0.5,0.4,0.3\nself,2,val,0.7,0.6,0.5\n"
 
@@ -21,7 +21,7 @@ def test_figure_2_has_each_view_over_the_steps_of_self_training(results):
     assert panel.get_title() == "CML"
     curves = {line.get_label(): line.get_xydata().tolist() for line in panel.lines}
     assert curves == {"fused": [[1, 50], [2, 70]], "subnet0": [[1, 40], [2, 60]], "subnet1": [[1, 30], [2, 50]]}
-    assert to_rgb(panel.lines[0].get_color()) == to_rgb(METHODS["cml"][1])
+    assert to_rgb(panel.lines[0].get_color()) == to_rgb(APPEARANCE["cml"][1])
     assert len({line.get_linestyle() for line in panel.lines}) == 3     # told apart in print
 
 
@@ -29,7 +29,7 @@ def test_figure_6_has_means_deviations_and_each_seed(results):
     [panel] = figures.bars({"ACDC": lines("mini_acdc7", results), "LA": {}}).axes
     assert [label.get_text() for label in panel.get_xticklabels()] == ["supervised", "CML"]
     assert [bar.get_height() for bar in panel.patches] == pytest.approx([51, 66])
-    assert [to_rgb(bar.get_facecolor()) for bar in panel.patches] == [to_rgb(METHODS[method][1])
+    assert [to_rgb(bar.get_facecolor()) for bar in panel.patches] == [to_rgb(APPEARANCE[method][1])
                                                                       for method in ("supervised", "cml")]
     points = [line.get_ydata().tolist() for line in panel.lines if line.get_marker() == "."]
     assert points == [pytest.approx([50, 52]), pytest.approx([62, 60, 76])]
@@ -62,7 +62,7 @@ def test_figures_are_png_and_pdf(results, write, tmp_path):
 
 
 def test_the_methods_have_colours_of_their_own():
-    assert len({colour for _, colour in METHODS.values()}) == len(METHODS)
+    assert len({colour for _, colour in APPEARANCE.values()}) == len(APPEARANCE)
 
 
 @pytest.mark.parametrize("dataset", [pytest.param("LA", marks=pytest.mark.slow), "ACDC"])

@@ -56,13 +56,20 @@ def test_the_list_names_every_experiment_and_whether_it_is_there(results, capsys
     lines = listed(capsys, "--results", str(results))
     assert len(lines) >= sum(len(place.rows) for place in PLACES.values())
     status = {line[1]: line[0] for line in lines}
-    assert status["ACDC/cml_7_seed1338_mini"] == "there" and status["ACDC/cps_7_seed1338_mini"] == "missing"
-    (results / "ACDC/cml_7_seed1338_mini/test_val_best.csv").unlink()
+    assert status["ACDC/cml_7_seed1337_mini"] == "there" and status["ACDC/cps_7_seed1337_mini"] == "missing"
+    assert "missing LA/cml_8_seed1337 CML, 8 paper: 90.36 % Dice, 6.06 95HD, 1.68 ASD" in map(" ".join, lines)
+    (results / "ACDC/cml_7_seed1337_mini/test_val_best.csv").unlink()
     lines = listed(capsys, "mini_acdc7", "--results", str(results))
-    assert ["missing", "ACDC/cml_7_seed1338_mini", "CML"] in lines
+    assert ["missing", "ACDC/cml_7_seed1337_mini", "CML"] in lines
 
 
-def test_a_plan_has_the_missing_commands_and_their_hours(results, capsys, monkeypatch, tmp_path):
+@pytest.fixture
+def mini_terms(monkeypatch):
+    """A place of four runs, CML's among them."""
+    monkeypatch.setitem(PLACES, "mini_terms", Place("terms", PLACES["table4"].rows[4:], "mini", "mini"))
+
+
+def test_a_plan_has_the_missing_commands_and_their_hours(results, capsys, monkeypatch, tmp_path, mini_terms):
     monkeypatch.setattr(runs, "MODEL", tmp_path)
     folder = results / "ACDC/cml_7_seed1337_mini"
     (folder / "log.csv").write_bytes(b"stage,step,seconds\npre,1,0.9\npre,2,0.9\nself,1,1.8\nself,2,1.8\n")
@@ -198,7 +205,7 @@ def shown(results, name):
 @pytest.mark.parametrize(("moved_to", "words"), [
     ("cml_7_seed1340_mini", "seed is 1337, not 1340"), ("cps_7_seed1337_mini", "method is cml, not cps"),
     ("cml_7_seed1337_mini_lambda_dis0", "lambda_dis is 0.1, not 0.0"),
-    ("cml_7_seed1337_mini_self_steps2400", "self_steps is 1200, not 2400")])
+    ("cml_7_seed1337_mini_beta0.6667", "beta is 0.5, not 0.666")])
 def test_a_copied_folder_is_not_the_run_of_its_new_name(results, moved_to, words, capsys):
     shutil.copytree(results / "ACDC/cml_7_seed1337_mini", results / "ACDC" / moved_to)
     assert shown(results, "ACDC/cml_7_seed1337_mini") and shown(results, f"ACDC/{moved_to}") is None
@@ -344,7 +351,7 @@ def test_a_table_in_latin_1_is_one_line(finished, tmp_path, name, capsys):
 @pytest.mark.parametrize(("log", "config"), [
     ("stage;step\nself;1\n", {}), ("stage,step,seconds\nself,1,0,5\n", {}), ("stage,step,seconds\nself,1,fast\n", {}),
     ("stage,step,seconds\nself,1,1\n", {"recipe": 1}), (b"stage,step,seconds\n\xe9,1,1\n", {})])
-def test_foreign_logs_are_left_out_of_the_hours(results, tmp_path, log, config, capsys, monkeypatch):
+def test_foreign_logs_are_left_out_of_the_hours(results, tmp_path, log, config, capsys, monkeypatch, mini_terms):
     monkeypatch.setattr(runs, "MODEL", tmp_path)
     for name, text in (("cml_7_seed1337_mini", "stage,step,seconds\npre,1,0.9\nself,1,1.8\n"), ("mine", log)):
         folder = results / "ACDC" / name
@@ -372,4 +379,4 @@ def test_hours_come_from_the_runs_with_the_nearest_options(results, tmp_path):
 
 def test_an_unknown_place_is_named():
     with pytest.raises(InputError, match="'tabel1' is unknown: choose of table1, "):
-        reproduce.show(("tabel1",))
+        reproduce.list_runs(("tabel1",))
