@@ -12,7 +12,8 @@ import numpy as np
 
 from evaluation import tables
 from reproduction.experiments import PLACES, SEEDS, Row
-from reproduction.runs import RESULTS, Run, has_preset, kept
+from reproduction.results import RESULTS
+from reproduction.runs import Run, has_preset, kept
 from training.datasets import DATASETS
 
 VALIDATION = "val", "last"          # list and weights of the columns headed "validation"

@@ -7,7 +7,8 @@ import re
 from evaluation import published, tables
 from reproduction import columns, figures
 from reproduction.experiments import PLACES
-from reproduction.runs import RESULTS, kept, runs_of
+from reproduction.results import RESULTS
+from reproduction.runs import kept, runs_of
 from runtime.errors import InputError
 from runtime.files import read_text, write_text
 

@@ -15,7 +15,8 @@ from evaluation import plots, published
 from reproduction import passes
 from reproduction.columns import lines_of, means
 from reproduction.experiments import APPEARANCE, FIGURE4, PLACES, SEEDS, STEPS, SYMBOLS, Experiment, fraction
-from reproduction.runs import MODEL, RESULTS, Run, has_preset, views_of
+from reproduction.results import RESULTS, views_of
+from reproduction.runs import MODEL, Run, has_preset
 from reproduction.segmentations import has_weights, ranked, segmented
 from runtime.files import make_folder
 from training.recipe import read_config

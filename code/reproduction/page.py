@@ -14,7 +14,8 @@ from evaluation.metrics import overlap_metrics
 from methods import registry
 from reproduction import columns, figures
 from reproduction.experiments import APPEARANCE, PLACES
-from reproduction.runs import MODEL, RESULTS
+from reproduction.results import RESULTS
+from reproduction.runs import MODEL
 from reproduction.segmentations import ranked, segmented, tested
 from runtime.files import ROOT, read_text, write_text
 from training import datasets

@@ -13,7 +13,7 @@ from PIL import Image
 import reproduce
 import test_ACDC
 from reproduction import page
-from reproduction.runs import Kept
+from reproduction.results import Kept
 from reproduction.segmentations import Segmented
 from runtime.device import Device
 from runtime.errors import InputError
