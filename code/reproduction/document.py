@@ -41,10 +41,14 @@ def table(name, results, kind="table"):
 
 
 def missing(preset, results):
-    """Runs that a preset's places should have and have not."""
-    places = [place for place in PLACES if PLACES[place].preset == preset]
-    names = [f"`{run.name}`" for run in runs_of(places) if not kept(run, results)]
-    return f"Not run yet: {', '.join(names) or 'none'}."
+    """How many runs a preset's places should have and have not."""
+    counts = {}
+    for place in PLACES:
+        if PLACES[place].preset == preset:
+            runs = runs_of([place])
+            counts[place] = sum(not kept(run, results) for run in runs), len(runs)
+    words = [f"{absent} of {every} of `{place}`" for place, (absent, every) in counts.items() if absent]
+    return f"Not run yet: {', '.join(words) or 'nothing'}. `reproduce.py list NAME` names them."
 
 
 def picture(name, results):

@@ -134,6 +134,8 @@ FIGURE4 = {"LA": ("ua_mt", "mc_net", "ss_net", "mcf", "cml"), "ACDC": ("ua_mt", 
 COMPARED = tuple(name for name in APPEARANCE if name != "cml_plus")     # all but ours
 MAIN = "supervised", "mean_teacher", "cps", "cfl", "bcp", "cml", "cml_plus"
 THREE = {"cps": 3, "cml": 3, "cml_plus": 3}
+AUGMENTATIONS = {"strong": {"augment": "strong"}, "geometry alone": {"augment": "geometry"},
+                 "intensities alone": {"augment": "intensity"}, "z-scored scans": {"normalise": "zscore"}}
 PARTS = "both_orders", "averaged", "perturbed"      # switches of cml_plus
 
 PLACES = {
@@ -155,13 +157,24 @@ PLACES = {
     "short_acdc3": Place("ACDC, 3 labelled patients, 40 test volumes", _several(MAIN, "ACDC", 3, THREE.items()),
                          "short", "short", ("CPS",)),
     "short_la8": Place("LA, 8 labelled scans, 8 held-out scans",
-                       _several(("supervised", "cps", "cfl", "cml", "cml_plus"), "LA", 8), "short", "short", ("CPS",)),
+                       (*_several(("supervised", "cps", "cfl", "cml", "cml_plus"), "LA", 8),
+                        of("cml_plus", "LA", 8, title="CML+, strong augmentation", augment="strong")),
+                       "short", "short", ("CPS",)),
     "short_acdc7": Place("ACDC, 7 labelled patients, 40 test volumes",
                          _several(("cps", "cml", "cml_plus"), "ACDC", 7), "short", "short", ("CPS",)),
     **{f"short_draw{draw}": Place(
         f"ACDC, 3 other labelled patients: the first of the list's shuffle {draw}", tuple(
             of(method, "ACDC", 3, labeled_draw=draw) for method in ("supervised", "cps", "cml", "cml_plus")),
         "short", "short", ("CPS",)) for draw in (1, 2)},
+    "short_augment": Place("ACDC, what augmentation the labelled patients alone gain from, 3 labelled patients", (
+        of("supervised", "ACDC", 3), *(of("supervised", "ACDC", 3, title=f"supervised, {title}", **changes)
+                                       for title, changes in AUGMENTATIONS.items())),
+        "short", "short", ("supervised",)),
+    "short_strong": Place("ACDC, strong augmentation, 3 labelled patients", (
+        *(of(method, "ACDC", 3, 1 if method == "supervised" else 2, augment="strong")
+          for method in ("supervised", "cps", "bcp", "cml", "cml_plus")),
+        of("cml_plus", "ACDC", 3, title="CML+ without perturbed", augment="strong", hyper__perturbed=False)),
+        "short", "short", ("CPS",)),
     "short_terms": Place("ACDC, terms of CML's objective (Table 4), 3 labelled patients", _terms("ACDC", 3), "short",
                          "short", ("labelled",)),
     "short_beta": Place("ACDC, β (Figure 5c), 3 labelled patients", _sensitivity("ACDC", 3, ("beta",)), "short",

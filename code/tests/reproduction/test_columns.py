@@ -262,7 +262,7 @@ def test_collect_writes_the_blocks_and_leaves_the_rest(results, tmp_path, monkey
     reproduce.main(command)
     once = (tmp_path / "README.md").read_text(encoding="utf-8")
     assert once.startswith("before\n") and "between\n" in once and once.endswith("after\n") and "old" not in once
-    assert "| 66.00 ± 8.72 |" in once and "Not run yet: `ACDC/mean_teacher_7_seed1337_mini`, " in once
+    assert "| 66.00 ± 8.72 |" in once and "Not run yet: 14 of 16 of `mini_acdc7`." in once
     reproduce.main(command)
     for name in ("README.md", "docs/results.md"):
         assert (tmp_path / name).read_text(encoding="utf-8") == once
