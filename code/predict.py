@@ -14,6 +14,7 @@ import itertools
 import json
 import sys
 import zlib
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -34,8 +35,9 @@ from imaging.preprocess import PUBLISHED, Preprocessing, apply, read_preprocessi
 from imaging.scan_files import SUFFIXES, WRITERS, format_of, mark_of, parts, read_scans, save_on_grid, tell_notes
 from methods import registry
 from runtime.command_line import parsed
-from runtime.errors import DEBUG, InputError
-from runtime.files import RESTORE, make_folder
+from runtime.errors import DEBUG, InputError, counted
+from runtime.files import RESTORE, check_readable
+from runtime.locks import locked
 from runtime.memory import check_fits
 from runtime.ranks import Ranks
 from training import datasets
@@ -108,6 +110,7 @@ def check_outputs(cases, options):
 def checksum(paths, start=0):
     """CRC-32 of the files' bytes, one after the other, with those that hold the voxels of a header."""
     for path in itertools.chain.from_iterable(map(parts, paths)):
+        check_readable(path)
         start = zlib.crc32(path.read_bytes(), start)
     return start
 
@@ -116,6 +119,7 @@ def is_there(files, mark):
     """Whether all outputs of a case were made with this mark; InputError where one was made with another."""
     there = [path for path in reversed(files.values()) if path.exists()]
     for path in there:
+        check_readable(path)
         if mark not in path.read_bytes().decode("latin-1") if path.suffix == ".png" else mark_of(path) != mark:
             raise InputError(f"{path}: was made by another run, from another scan or by something else; --force "
                              "overwrites it, another --output keeps it")
@@ -153,6 +157,8 @@ def write_case(job, files, mark, scan, geometry, views):
     """The label map of the first view, then what else was asked for; what fails is raised when all is written."""
     labels, failed = label_map(job, next(iter(views.values())), geometry), []
     for what, path in files.items():
+        if not job.options.force:
+            is_there(files, mark)       # another program may have written since
         try:
             if what == "overlay":
                 others = list(views.items())[1:]
@@ -228,21 +234,23 @@ def main(args=None):
     kept = components.asked_for(options.keep_largest, recipe.keep_largest, recipe.num_classes)
     cases, bad, aside = scans_to_segment(options.input, preprocessing.modalities)
     check_outputs(cases, options)
-    make_folder(options.output)
     ranks = Ranks()
-    ranks.say(f"{len(cases)} scan{'s' * (len(cases) != 1)}; {options.checkpoint}.pt of {options.run}; preprocessing: "
-              f"{preprocessing.normalise}"
+    ranks.say(f"{counted(len(cases), 'scan')}; {options.checkpoint}.pt of {options.run}; "
+              f"preprocessing: {preprocessing.normalise}"
               f"{', whole scan' if preprocessing.crop in ('none', 'label') else f', crop to the {preprocessing.crop}'}"
-              + (f"; {len(aside)} files left aside, which are not {' '.join(preprocessing.modalities)} of a case: "
+              + (f"; {counted(len(aside), 'file')} left aside, not {' '.join(preprocessing.modalities)} of a case: "
                  f"{told(aside)}" if aside else ""))
     what = json.dumps([recipe.fields(), preprocessing.to_dict(), windows, kept], sort_keys=True, default=str)
     job = Job(method, recipe, preprocessing, options, windows, kept,
               (method.pair or ()) if options.overlay or options.disagreement else (), values,
               checksum([options.run / f"{options.checkpoint}.pt"], zlib.crc32(what.encode())))
-    results = [attempt(partial(predict_case, job, name, cases[name]),
-                       "crop or resample the scan, or use a machine with more memory")
-               for name in tqdm(ranks.shard(list(cases)), "predict", unit="scan", disable=None if ranks.main else True)]
-    results = dict(zip(cases, ranks.gather(results), strict=True))
+    with locked(options.output, "--output") if ranks.main else nullcontext():
+        ranks.wait()        # nobody writes before the folder is ours
+        results = [attempt(partial(predict_case, job, name, cases[name]),
+                           "crop or resample the scan, or use a machine with more memory")
+                   for name in tqdm(ranks.shard(list(cases)), "predict", unit="scan",
+                                    disable=None if ranks.main else True)]
+        results = dict(zip(cases, ranks.gather(results), strict=True))
     bad |= {name: result for name, result in results.items() if isinstance(result, str)}
     done = [result for name, result in results.items() if name not in bad]
     ranks.say(f"{len(done) - done.count(None)} segmented, {done.count(None)} skipped (there already, the same), "

@@ -28,7 +28,7 @@ from evaluation.report import write_rows
 from reproduction import columns, document, figures, page, runs
 from reproduction.experiments import PLACES
 from runtime.command_line import run_command
-from runtime.errors import InputError, one_line
+from runtime.errors import InputError, counted, one_line
 from runtime.files import ROOT, make_folder, write_text
 from training.trained import load_run
 
@@ -89,7 +89,7 @@ def plan(names: Names = (), preset: Preset = None, seeds: int | None = None, slu
         cost = "hours unknown" if np.isnan(hours) else f"{hours:.1f} h" + ("" if own else ", as other methods")
         where = f" --data-dir {shlex.quote(str(data_dir / run.dataset))}" if data_dir else ""
         print(f"{run.command}{where}    # {cost}")
-    print(f"\n{len(todo)} runs, {total:.1f} hours of training by runs that are there"
+    print(f"\n{counted(len(todo), 'run')}, {total:.1f} hours of training by runs that are there"
           + (f", and {unknown} of unknown length" if unknown else ""))
 
 

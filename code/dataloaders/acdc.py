@@ -16,7 +16,7 @@ from dataloaders.scans import (
     read_scans,
     read_spacing,
 )
-from runtime.errors import InputError
+from runtime.errors import InputError, counted
 
 SLICE = re.compile(r"[_-]slice[_-]?\d+$", re.IGNORECASE)
 PHASE = re.compile(r"[_-](ed|es|(phase|time|t)[_-]?\d+)$", re.IGNORECASE)
@@ -60,8 +60,8 @@ class ACDC:
             check_names(names, self.lists[role], slices=role == "train")
         patients = list(dict.fromkeys(map(patient_of, slices)))
         if not 0 < recipe.labeled <= len(patients):
-            raise InputError(f"--labeled {recipe.labeled}: {self.lists['train']} has {len(patients)} patients; choose "
-                             "no more than that")
+            raise InputError(f"--labeled {recipe.labeled}: {self.lists['train']} has "
+                             f"{counted(len(patients), 'patient')}; choose no more than that")
         chosen = set(drawn(patients, recipe.labeled_draw)[:recipe.labeled])
         of = {role: set(map(patient_of, names)) for role, names in lists.items()}
         for one, other in itertools.combinations(self.lists, 2):
@@ -91,9 +91,9 @@ class ACDC:
         slices = self._read(names, 2, labelled, "labelled" if labelled else "unlabelled")
         return [normalised(scan, self.recipe) for scan in slices]
 
-    def check_test(self, names):
-        """InputError for a test case that is here and has no label."""
-        check_labelled(names, self.path_of)
+    def check_measured(self, names, role):
+        """InputError for a case of the `role` test or val that is here and has no label."""
+        check_labelled(names, self.path_of, role)
 
     def cases(self, names):
         """Validation or test volumes (D, H, W) with labels, on their own grid."""

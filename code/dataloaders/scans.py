@@ -13,8 +13,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dataloaders.augment import standardised
-from runtime.errors import InputError, one_line
-from runtime.files import ROOT, is_case_name
+from runtime.errors import Denied, InputError, one_line
+from runtime.files import ROOT, check_readable, is_case_name
 from runtime.memory import check_fits
 from runtime.ranks import Ranks
 from runtime.records import read_json
@@ -100,6 +100,7 @@ def drawn(names, draw):
 
 def read_list(path):
     """Case names in a split list: one a line, an `.h5` suffix tolerated; InputError for what is no case's name."""
+    check_readable(path)
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -159,8 +160,8 @@ def normalised(scan, recipe):
     return replace(scan, image=torch.from_numpy(image))
 
 
-def check_labelled(names, path_of):
-    """InputError for a test case without a label: training would run to its end, and the test fail.
+def check_labelled(names, path_of, role):
+    """InputError for a case of a role, test or val, without a label: training would run to its end, and the test fail.
 
     Labels are not opened, and files that are not here are passed over: the test may take place elsewhere.
     """
@@ -170,8 +171,8 @@ def check_labelled(names, path_of):
         except InputError:
             continue
         if not has_label(path):
-            raise InputError(f"{path}: is a test case without `label`, and cannot be tested on: take it out of the "
-                             "test list or of --holdout-test, or prepare it again with its label")
+            raise InputError(f"{path}: is a {role} case without `label`, and cannot be measured: take it out of the "
+                             f"{role} list or of --holdout-{role}, or prepare it again with its label")
 
 
 def has_label(path):
@@ -183,12 +184,15 @@ def has_label(path):
 @contextmanager
 def _opened(path, expected):
     """The HDF5 file to read; whatever HDF5 says of a damaged one becomes an InputError."""
+    check_readable(path)
     try:
         with h5py.File(path, "r") as file:
             yield file
     except InputError:
         raise
     except (OSError, KeyError, RuntimeError, ValueError, TypeError) as error:
+        if "unable to lock file" in str(error):
+            raise Denied(f"{path}: another program has it open for writing; close it there, and start again") from error
         raise InputError(f"{path}: cannot be read ({one_line(error)}); it should be HDF5 with {expected}: prepare this "
                          "case again") from error
 

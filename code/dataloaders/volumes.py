@@ -17,7 +17,7 @@ from dataloaders.scans import (
     read_spacing,
 )
 from imaging.resample import resample_label
-from runtime.errors import InputError
+from runtime.errors import InputError, counted
 
 
 def half(shape):
@@ -67,7 +67,7 @@ class Volumes:
                 train, held = train[:-count], train[-count:]
                 test, val = (held, val) if role == "test" else (test, held)
         if not 0 < recipe.labeled <= len(train):
-            raise InputError(f"--labeled {recipe.labeled}: {self.lists['train']} has {len(train)} cases"
+            raise InputError(f"--labeled {recipe.labeled}: {self.lists['train']} has {counted(len(train), 'case')}"
                              f"{' after the hold-outs' if recipe.holdout_test or recipe.holdout_val else ''}; choose "
                              "no more than that")
         train = drawn(train, recipe.labeled_draw)
@@ -85,9 +85,9 @@ class Volumes:
             return self._shrunk(normalised(self._read(name, path, labelled), self.recipe))
         return read_scans(names, self.path_of, read, what)
 
-    def check_test(self, names):
-        """InputError for a test case that is here and has no label."""
-        check_labelled(names, self.path_of)
+    def check_measured(self, names, role):
+        """InputError for a case of the `role` test or val that is here and has no label."""
+        check_labelled(names, self.path_of, role)
 
     def cases(self, names):
         """Validation or test scans with labels, on their own grid."""

@@ -13,7 +13,7 @@ import numpy as np
 from scipy.stats import rankdata
 
 from runtime.errors import InputError
-from runtime.files import is_case_name
+from runtime.files import check_readable, is_case_name
 
 METRICS = ("dice", "jaccard", "hd95", "asd")
 # column -> its words; `data` is the check sum of the cases' names
@@ -131,6 +131,7 @@ def read_rows(path, columns=("case", "class", *METRICS)):
     """
     if not Path(path).exists():
         raise InputError(f"{path} does not exist: test that run first, with the same --split and --checkpoint")
+    check_readable(path)
     try:
         with open(path, newline="", encoding="utf-8") as file:
             rows = [{key: value if key in ("case", *SETTINGS) else float(value) for key, value in row.items()}

@@ -14,7 +14,7 @@ from nibabel.affines import voxel_sizes
 
 from imaging import metaimage, nifti, nrrd_files, segmentations
 from imaging.grids import ScanFile, check_same_grid, check_same_shape
-from runtime.errors import InputError, one_line, printable
+from runtime.errors import InputError, counted, one_line, printable
 from runtime.files import write_aside
 
 FLAT = 1e-6     # volume that the directions of three axes span, below which they lie in a plane
@@ -139,7 +139,7 @@ def tell_notes(scans: Iterable[tuple[Path, dict[str, str]]]) -> None:
             kinds.setdefault(kind, {})[path] = notes[kind]
     for kind, files in kinds.items():
         path = min(files)
-        print(printable(f"{kind} of {len(files)} files, such as {path.name}: {files[path]}"))
+        print(printable(f"{kind} of {counted(len(files), 'file')}, such as {path.name}: {files[path]}"))
 
 
 def values_in(path: Path) -> set[int]:

@@ -8,6 +8,10 @@ class InputError(ValueError):
     """Bad input: the message names the file or option, what was found, what was expected, and the remedy."""
 
 
+class Denied(InputError):
+    """A file that is there and may not be read, by this user or at this moment: no reason to take it for damaged."""
+
+
 def is_out_of_memory(error):
     """Whether an exception is Python's, NumPy's or PyTorch's way to say so."""
     return isinstance(error, MemoryError) or (

@@ -5,6 +5,7 @@ import os
 import pickle
 import platform
 import re
+import stat
 import zipfile
 import zlib
 from contextlib import contextmanager, suppress
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import psutil
 
-from runtime.errors import InputError, one_line
+from runtime.errors import Denied, InputError, one_line
 
 ROOT = Path(__file__).resolve().parents[2]      # of the repository
 HOST = f"{zlib.crc32(platform.node().encode()):08x}"
@@ -77,8 +78,29 @@ def write_text(path, text):
     write_aside(path, lambda file: file.write(text.encode("utf-8", "backslashreplace")))
 
 
+def check_readable(path):
+    """Denied where something is there that may not be read, or whose end may never come: a pipe, a socket, a device."""
+    try:
+        kind = os.stat(path).st_mode
+    except OSError:     # whoever opens it says so
+        return
+    if not stat.S_ISREG(kind) and not stat.S_ISDIR(kind):
+        raise Denied(f"{path}: is no regular file, which was expected there; remove it, or name another path")
+    if not os.access(path, os.R_OK):
+        raise Denied(f"{path}: may not be read by this user; mend its permissions (chmod u+r), or run as its owner")
+
+
+def expanded(path, option):
+    """An absolute path, `~` and `~user` in front replaced; InputError where there is no such user."""
+    try:
+        return Path(path).expanduser().resolve()
+    except (RuntimeError, OSError, ValueError) as error:    # no such user; a circle of links; a NUL
+        raise InputError(f"{option} {path}: is no path here ({one_line(error)}); name another one") from error
+
+
 def read_text(path):
     """The text of a UTF-8 file; InputError where it cannot be read or is in another encoding."""
+    check_readable(path)
     try:
         return Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -146,6 +168,7 @@ def load_tensors(path, keys=()):
     with NaN or infinities.
     """
     import torch
+    check_readable(path)
     try:
         with zipfile.ZipFile(path) as file:
             if damaged := file.testzip():
@@ -200,6 +223,7 @@ class Table:
         """Cells of each line, the heading's first; a half-written last line is left out."""
         if not self.path.exists():
             return
+        check_readable(self.path)
         try:
             with self.path.open(newline="", encoding="utf-8") as file:
                 yield from csv.reader(line for line in file if line.endswith("\n"))

@@ -28,6 +28,9 @@ def locked(folder, option="--out"):
     new = not folder.exists()
     make_folder(folder)
     path = folder / LOCK
+    if path.exists() and (path.stat().st_nlink > 1 or not path.is_file()) and not path.is_symlink():
+        raise InputError(f"{path}: is another name of some file, or no file, and would be written to; remove it, or "
+                         f"choose another {option}")
     lock = FileLock(path, blocking=False, is_singleton=True, fallback_to_soft=False, on_acquired=_sign)
     try:
         lock.acquire()

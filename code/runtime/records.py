@@ -6,10 +6,12 @@ from dataclasses import fields
 from pathlib import Path
 
 from runtime.errors import InputError, one_line
+from runtime.files import check_readable
 
 
 def read_json(path, remedy):
     """The object in a JSON file as a dict; InputError ending in `remedy` for anything else."""
+    check_readable(path)
     try:
         values = json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:

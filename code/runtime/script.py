@@ -1,4 +1,5 @@
 """How every script ends: well, or with one line. Imported before the packages that take seconds to load."""
+import errno
 import functools
 import sys
 import traceback
@@ -7,6 +8,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from runtime.errors import InputError, is_out_of_memory, one_line, printable
 from runtime.streams import Lasting, open_closed_ones
 
+NO_NAME = errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL, errno.ENOTDIR, errno.EISDIR     # of a path, whoever asks
 INTERRUPTED = "interrupted: the same command starts again"
 
 
@@ -57,8 +59,9 @@ def _message(error):
         return (f"out of memory ({one_line(error)[:200]}): close other programs, or ask for less: smaller batches or "
                 "patches, fewer --workers; what is finished is kept")
     if isinstance(error, OSError):
-        return (f"{error.filename or 'a file'}: {error.strerror or one_line(error)}; free space or mend "
-                "permissions, and start the same command again")
+        remedy = ("name another path" if error.errno in NO_NAME else
+                  "free space or mend permissions, and start the same command again")
+        return f"{error.filename or 'a file'}: {error.strerror or one_line(error)}; {remedy}"
     if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):
         return ("a loader process was killed, for want of memory perhaps: the same command goes on from the last "
                 "checkpoint; --workers 0 does without such processes")

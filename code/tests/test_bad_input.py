@@ -3,6 +3,7 @@
 And nothing of it is executed, or leads to a file outside the output folder.
 """
 import errno
+import fcntl
 import gzip
 import json
 import os
@@ -495,6 +496,60 @@ def channels_of_run(*names):
     return record(dataset="folder", orientation="RAS", modalities=names)
 
 
+def unreadable(command, name):
+    """A file of this name may not be read by the user; the superuser, who may be testing, may read all."""
+    def without_permission(request, folder):
+        main, args = command(request, folder)
+        access = os.access
+
+        def denied(path, mode, **how):
+            return pathlib.Path(path).name != name and access(path, mode, **how)
+        request.getfixturevalue("monkeypatch").setattr(os, "access", denied)
+        return main, args
+    return without_permission
+
+
+def opened_elsewhere(command):
+    """Another program has the first scan open for writing: HDF5 locks it."""
+    def while_open(request, folder):
+        main, args = command(request, folder)
+        file = listed(pathlib.Path(args[args.index("--data-dir") + 1]), 0).open("rb")
+        request.addfinalizer(file.close)
+        fcntl.flock(file, fcntl.LOCK_EX)
+        return main, args
+    return while_open
+
+
+def second_name(path):
+    """`path` is another name of somebody's file."""
+    path.parent.mkdir(exist_ok=True)
+    home = next(parent for parent in path.parents if (parent / "outside").exists())
+    os.link(home / "outside" / "precious.txt", path)
+
+
+def without_label(listed_in, count=1):
+    """The last cases of a list have no label."""
+    def damage(root):
+        for name in (root / f"{listed_in}.list").read_text(encoding="utf-8").split()[-count:]:
+            with h5py.File(root / "2018LA_Seg_Training Set" / name / "mri_norm2.h5", "r+") as file:
+                del file["label"]
+    return damage
+
+
+def strip_label(path):
+    with h5py.File(path, "r+") as file:
+        del file["label"]
+
+
+def in_new(change, name):
+    """`change` is done to a file of the output folder, before the script starts."""
+    def damage(folder, *_):
+        home = next(parent for parent in (folder, *folder.parents) if (parent / "outside").exists())
+        (home / "new").mkdir(exist_ok=True)
+        change(home / "new" / name)
+    return damage
+
+
 # ---- the table -------------------------------------------------------------------------------------------------
 
 
@@ -959,6 +1014,67 @@ BAD = {
     "prepared case that is a link": (prepared(linked("new/a", "new/b")), "leads out of", "remove that link"),
     "predictions that are a link": (on_run(linked("run/predictions"), "--save-predictions"), "leads out of",
                                     "remove that link"),
+
+    # what may not be read, or has no end: pipes where files are expected, other users' files, files in use
+    **{f"pipe: {name} of a run, {what}": (command(lambda home, name=name: pipe(home / name)), name,
+                                         "is no regular file")
+       for what, command, names in (
+           ("test", on_run, ("config.json", "last.pt")),
+           ("predict", predicted, ("config.json", "last.pt", "preprocessing.json")),
+           ("resume", resumed, ("checkpoint.pt", "log.csv", "val.csv", "data.json"))) for name in names},
+    **{f"pipe: {name}": (training(lambda root, name=name: pipe(root / name)), name, "is no regular file")
+       for name in ("train.list", "test.list", "preprocessing.json")},
+    "pipe: val.list": (training(lambda root: pipe(root / "val.list"), dataset="ACDC"), "val.list", "no regular file"),
+    "pipe: table to compare": (on_run(lambda home: [pipe(home / "test_test_last.csv"), "--compare", home,
+                                                    shutil.copytree(home, home.parent / "other", ignore=lambda *_: [
+                                                        "test_test_last.csv"])][1:]), "csv", "is no regular file"),
+    "pipe: config.json to repeat": (training(lambda root: [pipe(root / "config.json"), "--from-config",
+                                                           root / "config.json"][1:]), "is no regular file"),
+    "pipe: lists.json": (prepared(in_new(pipe, "lists.json")), "lists.json", "is no regular file"),
+    "pipe: record of preparation": (prepared(in_new(pipe, "preprocessing.json")), "preprocessing.json", "no regular"),
+    "pipe: dataset.json": (prepared(lambda images, labels: [pipe(images / "dataset.json"), "--dataset-json",
+                                                            images / "dataset.json"][1:]), "is no regular file"),
+    "pipe in the place of a label map": (predicted(nothing, in_new(pipe, "good.nii.gz")), "good.nii.gz",
+                                         "is no regular file"),
+    "pipe in the place of an overlay": (predicted(nothing, in_new(pipe, "good.png"), "--overlay"), "good.png",
+                                        "is no regular file"),
+    **{f"unreadable {name}, {what}": (unreadable(command, name), name, "may not be read by this user", "chmod u+r")
+       for what, command, names in (
+           ("test", on_run(nothing), ("config.json", "last.pt", "mri_norm2.h5", "test.list")),
+           ("predict", predicted(), ("config.json", "last.pt")),
+           ("train", option(), ("train.list", "mri_norm2.h5")),
+           ("resume", resumed(nothing), ("checkpoint.pt", "log.csv", "data.json"))) for name in names},
+    "scan that another program writes": (opened_elsewhere(option()), "another program has it open", "close it there"),
+    **{f"lock that is another name of a file, {what}": (command, ".lock", "would be written to", "remove it", option_)
+       for what, option_, command in (
+           ("train", "--out", training(in_new(second_name, ".lock"))),
+           ("predict", "--output", predicted(nothing, in_new(second_name, ".lock"))),
+           ("prepare", "--output", prepared(in_new(second_name, ".lock"))))},
+    "lock that is a pipe": (predicted(nothing, in_new(pipe, ".lock")), ".lock", "or no file", "--output"),
+
+    # paths and numbers that no run could start with
+    **{f"{option_} of nobody's home": (training(nothing, option_, "~nosuchuser/x"), f"{option_} ~nosuchuser/x",
+                                       "is no path here", "name another")
+       for option_ in ("--data-dir", "--out")},
+    "circle of links": (training(lambda root: [(root / "circle").symlink_to(root / "circle"), "--out",
+                                               root / "circle" / "run"][1:]), "--out", "name another"),
+    **{f"config with the data folder {what}": (on_run(in_config(data_dir=path)), found)
+       for what, path, found in (("of a NUL", "a\0b", "does not exist"),
+                                 ("of 300 letters", "x" * 300, "File name too long; name"))},
+    **{f"{' '.join(args)}, odd": (option(*args), args[0], remedy) for *args, remedy in (
+        ("--beta", "nan", "2/3"), ("--beta", "1e400", "2/3"), ("--beta", "-1/3", "between 0 and 1"),
+        ("--drop-every", "1e400", "2/3"), ("--drop-every", "inf", "2/3"),
+        ("--drop-every", "0", "steps between drops"), ("--lr", "nan", "above 0"), ("--lr", "1,5", "float"),
+        ("--momentum", "nan", "below 1"), ("--weight-decay", "inf", "0 or more"), ("--checkpoint-minutes", "nan",
+                                                                                   "above 0"),
+        ("--labeled", "1e3", "invalid literal"), ("--labeled-draw", "-1", "0 or more"), ("--in-channels", "-1",
+                                                                                       "1 or more"),
+        ("--lambda-unsup", "-0.1", "0 or more"), ("--eval-every", "-5", "1 or more"))},
+    **{f"{role} case without a label": (training(without_label("train", 2), f"--holdout-{role}", "2"),
+                                        f"is a {role} case without `label`", f"--holdout-{role}")
+       for role in ("val", "test")},
+    "validation case without a label": (training(lambda root: strip_label(root / "data" / "patient701_frame01.h5"),
+                                                 dataset="ACDC"), "is a val case without `label`", "val list"),
 
     # the disk
     **{f"{what}, {name}": (refusing(command, call, number), "cannot be written", *UNHARMED, "start the same command")

@@ -1,7 +1,7 @@
 """What of a run survives a kill: checkpoint.pt, from which it goes on, and the weights of its milestones."""
 import warnings
 
-from runtime.errors import InputError, one_line
+from runtime.errors import Denied, InputError, one_line
 from runtime.files import RESTORE, load_tensors, load_weights, save_tensors, writing
 from runtime.ranks import Ranks
 
@@ -19,6 +19,8 @@ def is_finished(run):
         return False
     try:
         load_tensors(path, ["method"])
+    except Denied:
+        raise
     except InputError as error:
         if not any((run / name).exists() for name in NAMES):
             raise
@@ -62,6 +64,8 @@ class Checkpoints:
             if (self.path / name).exists():
                 try:
                     state = load_tensors(self.path / name, CONTENT)
+                except Denied:
+                    raise
                 except InputError as error:
                     warnings.warn(f"{error}; going on from an earlier checkpoint, or from the start", stacklevel=2)
                     continue

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from imaging.preprocess import read_preprocessing
-from runtime.errors import InputError
+from runtime.errors import InputError, counted
 from runtime.ranks import Ranks
 
 
@@ -67,7 +67,8 @@ class Material:
             raise InputError(f"--labeled {recipe.labeled} leaves no unlabelled scans: use --method supervised")
         if recipe.select_on == "test" and not split.test:
             raise InputError("--select-on test: there are no test cases; see --holdout-test")
-        data.check_test(split.test)
+        for role in ("val", "test"):
+            data.check_measured(getattr(split, role), role)
         self.labelled = data.train_scans(split.labelled, labelled=True)
         self.unlabelled = data.train_scans(split.unlabelled, labelled=False) if semi_supervised else []
         choosing = split.test if recipe.select_on == "test" else split.val
@@ -106,4 +107,5 @@ class Material:
 
     def __str__(self):
         choosing = len(self.content.cases["validation"])
-        return f"{len(self.labelled)} labelled, {len(self.unlabelled)} unlabelled, {choosing} validation scans"
+        return (f"{len(self.labelled)} labelled, {len(self.unlabelled)} unlabelled, "
+                f"{counted(choosing, 'validation scan')}")

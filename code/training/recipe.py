@@ -3,6 +3,7 @@ import contextlib
 import dataclasses
 import math
 import sys
+import zlib
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -14,7 +15,7 @@ from dataloaders.scans import check_published
 from methods import protocols, registry
 from runtime.command_line import parsed
 from runtime.errors import DEBUG, InputError
-from runtime.files import RESTORE, ROOT, is_case_name
+from runtime.files import RESTORE, ROOT, expanded, is_case_name
 from runtime.ranks import Ranks
 from runtime.records import build, read_json
 from training.checkpoints import is_finished
@@ -23,7 +24,7 @@ from training.checkpoints import is_finished
 def _fraction(text):
     try:
         return float(Fraction(text))
-    except (ValueError, ZeroDivisionError):
+    except (ValueError, ZeroDivisionError, OverflowError):
         raise ValueError(f"{text!r} is neither a number nor a fraction such as 2/3") from None
 
 
@@ -38,6 +39,7 @@ LEAST = {1: ("labeled", "labeled_batch", "unlabeled_batch", "in_channels", "patc
          0: ("seed", "labeled_draw", "pre_steps", "workers", "holdout_val", "holdout_test", "weight_decay",
              "lambda_unsup", "lambda_dis")}     # smallest value of an option
 
+LONGEST_NAME = 100      # letters of a run folder's name; the end of a longer one is its check sum, config.json says all
 UNSAID = {"drop_every": 1 / 6, "components": True}      # what records from before these fields meant
 
 
@@ -51,7 +53,7 @@ class Recipe:
     stride: ClassVar[tuple | None] = None       # between windows; None: slices are resized to the patch, as ACDC's
     half_resolution: ClassVar[bool] = False
     # Fields that `planned` goes by, and their types
-    GIVEN: ClassVar[dict] = {"data_dir": lambda text: Path(text).expanduser()}
+    GIVEN: ClassVar[dict] = {"data_dir": lambda text: expanded(text, "--data-dir")}
     # Fields that do not change what is computed: left out of the run's name, and free to differ on resume
     PLUMBING: ClassVar[tuple] = ("data_dir", "out", "name", "device", "workers", "deterministic", "compile",
                                  "monitor", "checkpoint_steps", "checkpoint_minutes")
@@ -173,7 +175,10 @@ class Recipe:
         tags += [f"{name.removeprefix('hyper.')}{_short(value)}" for name, value in self.fields().items()
                  if name not in named and value != preset[name]]
         name = "_".join([self.method, str(self.labeled), f"seed{self.seed}", *tags])
-        return ROOT / "model" / self.home / name
+        home = ROOT / "model" / self.home
+        if len(name) > LONGEST_NAME and not (home / name).exists():
+            name = f"{name[:LONGEST_NAME - 9]}_{zlib.crc32(name.encode()):08x}"
+        return home / name
 
     def to_json(self):
         values = dataclasses.asdict(self)
@@ -236,8 +241,8 @@ def command_line(presets, description, args=None):
     recipe = _parsed(default, presets[default.preset], args, usage).check()
     if note := protocols.note(recipe):
         Ranks().say(note)
-    recipe = dataclasses.replace(recipe, data_dir=recipe.data_dir.expanduser().resolve())
-    home = recipe.folder(presets).expanduser().resolve()
+    recipe = dataclasses.replace(recipe, data_dir=expanded(recipe.data_dir, "--data-dir"))
+    home = expanded(recipe.folder(presets), "--out")
     if source and home == config_path(source).parent.resolve() and is_finished(home):
         raise InputError(f"--from-config {source}: {home} is that run itself and finished; give its repetition a new "
                          "folder with --out")

@@ -15,8 +15,9 @@ import torch
 
 from imaging.cases import write_case
 from imaging.scan_files import ScanFile, save_on_grid
-from runtime.errors import InputError
+from runtime.errors import Denied, InputError, counted
 from runtime.files import HOST, Table, inside, is_case_name, load_tensors, save_tensors, write_text
+from training.checkpoints import Checkpoints, is_finished
 
 
 def test_text_is_written_and_replaced(tmp_path):
@@ -189,3 +190,43 @@ def test_a_table_is_replaced_as_a_whole(tmp_path):
     table.append({"step": 9, "loss": 9})
     assert [row["step"] for row in table.rows()] == ["0", "1", "9"]
     assert [path.name for path in tmp_path.iterdir()] == ["log.csv"]
+
+
+def test_a_file_of_another_user_is_refused_as_such(tmp_path):
+    """As an unprivileged user, in a process of its own: the superuser may read all."""
+    path = tmp_path / "last.pt"
+    path.write_bytes(b"theirs")
+    path.chmod(0o600)
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            os.chdir(tmp_path)      # whose parents are closed to others
+            if os.geteuid() == 0:
+                os.setuid(65534)
+            else:
+                path.chmod(0)
+            load_tensors("last.pt")
+        except Denied:
+            code = 0
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_what_may_not_be_read_is_not_taken_for_damaged(tmp_path, monkeypatch):
+    """Nor made again in its place: neither last.pt from a checkpoint, nor an older checkpoint taken for the newest."""
+    for name in ("last.pt", "checkpoint.pt", "checkpoint_prev.pt"):
+        save_tensors(tmp_path / name, {"method": {}, "optimizer": {}, "stage": 0, "step": 0, "best": 0.0,
+                                       "last_dice": None})
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name not in ("last.pt", "checkpoint.pt"))
+    with pytest.raises(Denied, match="last.pt: may not be read"):
+        is_finished(tmp_path)
+    with pytest.raises(Denied, match="checkpoint.pt: may not be read"):
+        Checkpoints(tmp_path, None, None).load()
+
+
+@pytest.mark.parametrize(("number", "noun", "words"), [(0, "scan", "0 scans"), (1, "scan", "1 scan"),
+                                                       (2, "case", "2 cases")])
+def test_one_thing_is_not_several(number, noun, words):
+    assert counted(number, noun) == words

@@ -131,6 +131,14 @@ def folder(script, *args):
     return command_line(script.PRESETS, "", args).folder(script.PRESETS)
 
 
+def test_a_run_folder_has_a_name_that_file_systems_and_people_can_take():
+    many = ["--method", "cml_plus", "--hyper.both-orders", "False", "--hyper.perturbed", "False", "--lr", "0.003",
+            "--momentum", "0.8", "--weight-decay", "0.001", "--pre-steps", "123", "--self-steps", "4567"]
+    names = [folder(train_LA, *many, "--labeled-draw", str(draw)).name for draw in (1, 2)]
+    assert all(len(name) <= 100 for name in names) and len(set(names)) == 2
+    assert all(name.startswith("cml_plus_8_seed1337_") for name in names)
+
+
 def test_the_run_folder_is_named_after_the_recipe():
     home = ROOT / "model"
     assert folder(train_LA) == home / "LA/cml_8_seed1337"
