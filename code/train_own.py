@@ -17,7 +17,7 @@ from dataloaders.own import Own
 from imaging.plan import PLAN, read_plan, shrunk
 from imaging.preprocess import read_preprocessing
 from runtime.errors import InputError
-from runtime.files import ROOT, is_case_name
+from runtime.files import ROOT, expanded, is_case_name
 from training.fit import train
 from training.recipe import MethodName, Ratio, Recipe, Schedule, command_line
 
@@ -29,7 +29,7 @@ SIZES = {"paper": ((112 * 112 * 80, 4), (256 * 256, 12)), "short": ((48 * 48 * 3
 
 
 def folder(text):
-    return Path(text).expanduser()
+    return expanded(text, "--data-dir or --plan")
 
 
 # Where a value comes from: [P] the paper, [C] the authors' code only, [O] ours, [plan] the data folder's plan.json

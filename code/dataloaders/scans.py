@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from dataloaders.augment import standardised
 from runtime.errors import Denied, InputError, one_line
-from runtime.files import ROOT, check_readable, is_case_name
+from runtime.files import ROOT, check_readable, expanded, is_case_name
 from runtime.memory import check_fits
 from runtime.ranks import Ranks
 from runtime.records import read_json
@@ -81,7 +81,7 @@ def read_lists(data_dir, dataset, files):
 
 def check_published(data_dir, dataset):
     """InputError for a folder that prepare_folder.py wrote, which is none of the published sets."""
-    record = Path(data_dir).expanduser() / "preprocessing.json"
+    record = expanded(data_dir, "--data-dir") / "preprocessing.json"
     if record.exists() and read_json(record, "prepare the data again").get("dataset") == "folder":
         raise InputError(f"--data-dir {data_dir}: holds scans of your own, made by prepare_folder.py, and this script "
                          f"is for {dataset}: use code/train_own.py and code/test_own.py")

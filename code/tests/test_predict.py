@@ -305,7 +305,7 @@ def test_another_channel_is_not_segmented(run, volume, tmp_path, capsys, modalit
         assert code == 2 and not labels and "by its name" in capsys.readouterr().err
     nib.save(nib.Nifti1Image(volume, LPS), scans / f"{right}.nii.gz")
     code, labels = predicted(run, scans, tmp_path / "out")
-    assert code == 0 and set(labels) == {"a.nii.gz"} and "1 files left aside" in capsys.readouterr().out
+    assert code == 0 and set(labels) == {"a.nii.gz"} and "1 file left aside" in capsys.readouterr().out
 
 
 def test_channels_of_one_case_are_not_taken_for_cases_by_a_network_of_one(run, volume, tmp_path, capsys):

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from methods import registry
 from runtime.device import Device
-from runtime.errors import InputError
+from runtime.errors import InputError, counted
 from runtime.files import load_tensors, load_weights
 from training import datasets
 from training.material import Content
@@ -32,7 +32,8 @@ class Trained(NamedTuple):
         role_of = self.content.finder(self.data.patient_of)
         roles = {name: role_of(scan) for name in names for scan in self.data.cases([name])}
         if trained := [name for name, role in roles.items() if role == "labelled"]:
-            raise InputError(f"{self.run}: was trained on the labels of {len(trained)} of these {len(names)} cases, "
+            raise InputError(f"{self.run}: was trained on the labels of {len(trained)} of these "
+                             f"{counted(len(names), 'case')}, "
                              f"{', '.join(trained[:3])}{', ...' if trained[3:] else ''}, and is not tested on them: "
                              "take them out of the list, or train again with the lists as they are now")
         return [name for name, role in roles.items() if role == "unlabelled"]

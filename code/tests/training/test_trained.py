@@ -100,7 +100,7 @@ def test_a_case_is_known_by_its_voxels_under_another_name(phantoms, recipe, runs
     (data / "test.list").write_text("copy\n", encoding="utf-8")
     with pytest.raises(SystemExit, match="2"):
         test_LA.main(["--run", str(run), "--device", "cpu"])
-    assert "was trained on the labels of 1 of these 1 cases, copy" in capsys.readouterr().err
+    assert "was trained on the labels of 1 of these 1 case, copy" in capsys.readouterr().err
 
 
 def test_the_volume_of_a_labelled_patient_is_refused(phantoms, recipe, runs, narrow, no_curves, tmp_path, capsys):
@@ -116,7 +116,7 @@ def test_the_volume_of_a_labelled_patient_is_refused(phantoms, recipe, runs, nar
         (data / "test.list").write_text(f"{name}\n", encoding="utf-8")
         with pytest.raises(SystemExit, match="2"):
             test_ACDC.main(["--run", str(run), "--device", "cpu"])
-        assert f"was trained on the labels of 1 of these 1 cases, {name}" in capsys.readouterr().err
+        assert f"was trained on the labels of 1 of these 1 case, {name}" in capsys.readouterr().err
 
 
 def test_a_run_without_a_record_of_its_data_is_tested(swap):
