@@ -17,7 +17,7 @@ from runtime.script import reported
 from imaging.cases import Case, Options, command_line, copy_lists, existing_folder, one_case_each, prepare_cases, shown
 from imaging.preprocess import PUBLISHED
 from imaging.scan_files import find_scan
-from runtime.errors import InputError
+from runtime.errors import InputError, counted
 from runtime.files import ROOT
 from runtime.locks import locked
 
@@ -85,7 +85,7 @@ def find_cases(folder: Path) -> tuple[list[Case], dict[str, str]]:
 def main(args=None) -> int:
     options = command_line(ACDCOptions, __doc__, args)
     cases, bad = find_cases(options.input)
-    print(f"ACDC: {len(cases) + len(bad)} volumes below {options.input}")
+    print(f"ACDC: {counted(len(cases) + len(bad), 'volume')} below {options.input}")
     with locked(options.output, "--output"):
         return prepare(cases, bad, options)
 

@@ -2,11 +2,12 @@
 
     python code/prepare_BraTS.py --input MICCAI_BraTS_2019_Data_Training
 
-Reads <case>_flair.nii(.gz) and <case>_seg.nii(.gz) at any depth below --input, in HGG and LGG, say, and
-writes, below --output, data/<case>.h5 with `image` (x, y, z), or (C, x, y, z) with several modalities, and
-`label`, 1 for any tumour label. Brain is what differs from the value in the scan's corner, whatever that
-value is: crop to the brain's box (a label reaching beyond widens it), clip at the 99.9 % intensity, z-score
-over the brain, 0 outside. A scan without _seg is prepared without `label`, to be used unlabelled.
+Reads <case>_flair.nii(.gz) and <case>_seg.nii(.gz), or <case>-t2f and <case>-seg as of 2023, at any depth below
+--input, in HGG and LGG, say, and writes, below --output, data/<case>.h5 with `image` (x, y, z), or (C, x, y, z) with
+several modalities, and `label`, 1 for any tumour label. Brain is what differs from the value in the scan's corner,
+whatever that value is: crop to the brain's box (a label reaching beyond widens it), clip at the 99.9 % intensity,
+z-score over the brain, the background along with it. A scan without _seg is prepared without `label`, to be used
+unlabelled.
 """
 import sys
 from dataclasses import dataclass, replace
@@ -15,7 +16,7 @@ from typing import Literal
 
 from runtime.script import reported
 
-from imaging.case_files import files_below, grouped
+from imaging.case_files import files_below, grouped, role_of
 from imaging.cases import (
     Case,
     Options,
@@ -26,7 +27,8 @@ from imaging.cases import (
     shown,
 )
 from imaging.preprocess import PUBLISHED
-from imaging.scan_files import is_label, is_scan
+from imaging.scan_files import case_name, is_label, is_scan
+from runtime.errors import counted
 from runtime.files import ROOT
 from runtime.locks import locked
 
@@ -47,6 +49,10 @@ def find_cases(folder: Path, modalities: tuple[str, ...]) -> tuple[list[Case], d
     images, bad, _ = grouped(filter(is_scan, files), modalities, "leave {channel} out of --modalities")
     masks, bad_masks, _ = grouped(files, ("seg",))
     masks = {name: mask for name, (mask,) in masks.items()}
+    # one label of 2020 has another name, W39_1998.09.19_Segm.nii, in its case's folder
+    others = {path.parent: path for path in files if role_of(case_name(path), ("segm",))}
+    masks |= {name: others[paths[0].parent] for name, paths in images.items()
+              if name not in masks and paths[0].parent in others}
     bad |= {name: line for name, line in bad_masks.items() if name in images}
     return [Case(name, paths, masks.get(name)) for name, paths in images.items() if name not in bad], bad
 
@@ -57,7 +63,7 @@ def main(args=None) -> int:
     preprocessing = replace(PUBLISHED["BraTS2019"], modalities=tuple(options.modalities.split(",")),
                             background=options.background)
     cases, bad = find_cases(options.input, preprocessing.modalities)
-    print(f"BraTS: {len(cases) + len(bad)} cases below {options.input}, {options.modalities}")
+    print(f"BraTS: {counted(len(cases) + len(bad), 'case')} below {options.input}, {options.modalities}")
     with locked(options.output, "--output"):
         return prepare(cases, bad, preprocessing, options)
 
@@ -70,7 +76,7 @@ def prepare(cases, bad, preprocessing, options) -> int:
         if case["outside"]:
             print(f"{name}: {case['outside']} label voxels lie outside the brain (kept)")
     if unlabelled := [name for name, case in outcome.good.items() if case["classes"] is None]:
-        print(f"{len(unlabelled)} cases have no _seg file and no label: {', '.join(unlabelled[:5])}")
+        print(f"{counted(len(unlabelled), 'case')} without a _seg file and a label: {', '.join(unlabelled[:5])}")
     copy_lists("BraTS2019", options, set(outcome.good))
     channels = len(preprocessing.modalities)
     print(f"next: python code/train_BraTS.py --labeled 25 --data-dir {shown(options.output)}"

@@ -15,6 +15,7 @@ from runtime.script import reported
 
 from imaging.cases import Case, Options, command_line, copy_lists, existing_folder, one_case_each, prepare_cases, shown
 from imaging.preprocess import PUBLISHED
+from runtime.errors import counted
 from runtime.files import ROOT
 from runtime.locks import locked
 
@@ -58,7 +59,7 @@ def main(args=None) -> int:
     options = command_line(LAOptions, __doc__, args)
     cases, bad = find_cases(options.input, needs_label=options.crop == "label")
     preprocessing = replace(PUBLISHED["LA"], crop=options.crop, seed=options.seed)
-    print(f"LA: {len(cases) + len(bad)} cases below {options.input}\n{CROPS[options.crop]}")
+    print(f"LA: {counted(len(cases) + len(bad), 'case')} below {options.input}\n{CROPS[options.crop]}")
     with locked(options.output, "--output"):
         return prepare(cases, bad, preprocessing, options)
 
@@ -68,7 +69,7 @@ def prepare(cases, bad, preprocessing, options) -> int:
     outcome = prepare_cases(cases, bad, preprocessing, options, "2018LA_Seg_Training Set/{case}/mri_norm2.h5",
                             same_affine=False)
     if cut := {name: case["outside"] for name, case in outcome.good.items() if case["outside"]}:
-        print(f"the crop cuts label voxels away in {len(cut)} cases, {max(cut.values())} at most: "
+        print(f"the crop cuts label voxels away in {counted(len(cut), 'case')}, {max(cut.values())} at most: "
               f"{', '.join(list(cut)[:5])}")
     copy_lists("LA", options, set(outcome.good))
     print(f"next: python code/train_LA.py --labeled 8 --data-dir {shown(options.output)}")

@@ -174,8 +174,8 @@ def prepare(found, options) -> int:
     labelled, unlabelled, test = write_lists(outcome.good, options)
     if options.spacing is None:
         tell_spacings(outcome.good)
-    print(f"train.list: {labelled} labelled cases, then {unlabelled} unlabelled"
-          f"{f'; test.list: {test} labelled cases' if test else ''}")
+    tested = f"; test.list: {counted(test, 'labelled case')}" if test else ""
+    print(f"train.list: {counted(labelled, 'labelled case')}, then {unlabelled} unlabelled{tested}")
     if not labelled:
         raise InputError(f"{options.output / 'train.list'}: its first case has no label; move labelled ones to its "
                          "top, since the first ones are trained on with their labels")

@@ -1,8 +1,8 @@
 """Scans in, network input out, and back: the one place where preprocessing is defined.
 
 The prepare scripts push challenge files and anybody's scans, as scan_files.py reads them, through `apply` into HDF5
-(prepare.py takes care of many); predict.py pushes a new scan through the same `apply` and its label map back through
-`restore`. What was done to a dataset is a `Preprocessing`, kept beside the data as preprocessing.json; what
+(cases.py takes care of many); predict.py pushes a new scan through the same `apply`, and its probabilities back through
+`restore_labels`. What was done to a dataset is a `Preprocessing`, kept beside the data as preprocessing.json; what
 was done to one scan is a `Geometry`, kept as an attribute of its HDF5 file.
 
 Shapes: *N a scan's own grid as stored in its file, *S the prepared grid, C modalities (in) or classes (out).

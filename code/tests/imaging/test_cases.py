@@ -361,7 +361,7 @@ def test_brats_end_to_end(tmp_path, capsys):
     assert read(target / "data/unlabelled.h5")[1] is None
     out = capsys.readouterr().out
     assert "BraTS19_A_1: 3 label voxels lie outside the brain (kept)" in out
-    assert "1 cases have no _seg file and no label: unlabelled" in out
+    assert "1 case without a _seg file and a label: unlabelled" in out
     assert "none of the published BraTS2019 cases are here" in out and "train.txt" in out
     capsys.readouterr()
     assert run(prepare_BraTS.main, "--input", source, "--output", target, "--workers", 1) == 2     # as published
@@ -369,6 +369,30 @@ def test_brats_end_to_end(tmp_path, capsys):
     assert run(prepare_BraTS.main, "--input", source, "--output", target, "--workers", 1, "--force") == 0
     published = read(target / "data/BraTS19_A_1.h5")[0]
     assert np.array_equal(published[1:], prepared[1:]) and (published[0] < published[1:].min()).all()
+
+
+@pytest.mark.parametrize(("name", "flair", "t1ce", "seg", "value"), [
+    ("Brats18_2013_1_1", "_flair", "_t1ce", "_seg", 4), ("BraTS19_CBICA_AAB_1", "_flair", "_t1ce", "_seg", 4),
+    ("BraTS20_Training_001", "_flair", "_t1ce", "_seg", 4), ("BraTS2021_00000", "_flair", "_t1ce", "_seg", 4),
+    ("BraTS-GLI-00000-000", "-t2f", "-t1c", "-seg", 3), ("brats_2013_pat0001_1", "_FLAIR", "_T1ce", "_Seg", 3)])
+def test_brats_of_every_year(name, flair, t1ce, seg, value, tmp_path):
+    image, target = brats_case(tmp_path / "source", "x", ("flair", "t1ce", "t2"))
+    target[target == 4] = value
+    for end, array in ((flair, image), (t1ce, image + 1), ("_t2", image), (seg, target)):
+        nifti(tmp_path / "in" / name / f"{name}{end}.nii.gz", array.astype(np.int16))
+    assert run(prepare_BraTS.main, "--input", tmp_path / "in", "--output", tmp_path / "out", "--workers", 1,
+               "--modalities", "flair,t1ce") == 0
+    prepared, classes, geometry = read(tmp_path / f"out/data/{name}.h5")
+    assert prepared.shape == (2, 12, 10, 8) and np.array_equal(restore(classes, geometry), target > 0)
+
+
+def test_the_odd_label_of_brats_2020_is_found(tmp_path):
+    image, target = brats_case(tmp_path / "in", "BraTS20_Training_355")
+    folder = tmp_path / "in" / "BraTS20_Training_355"
+    (folder / "BraTS20_Training_355_seg.nii.gz").rename(folder / "W39_1998.09.19_Segm.nii.gz")
+    assert run(prepare_BraTS.main, "--input", tmp_path / "in", "--output", tmp_path / "out", "--workers", 1) == 0
+    _, classes, geometry = read(tmp_path / "out/data/BraTS20_Training_355.h5")
+    assert np.array_equal(restore(classes, geometry), target > 0)
 
 
 def test_brats_modalities_are_channels(tmp_path, capsys):
