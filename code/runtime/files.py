@@ -151,14 +151,31 @@ def save_tensors(path, content):
 def not_finite(content):
     """The key of a tensor with NaN or infinite values in nested dicts and lists, or None."""
     import torch
-    items = content.items() if isinstance(content, dict) else enumerate(content)
-    for key, value in items:
-        if isinstance(value, torch.Tensor):
-            if not torch.isfinite(value).all():
-                return str(key)
-        elif isinstance(value, dict | list | tuple) and (found := not_finite(value)):
-            return f"{key}.{found}"
-    return None
+    return next((key for key, value in _leaves(content)
+                 if isinstance(value, torch.Tensor) and not torch.isfinite(value).all()), None)
+
+
+def _leaves(content, key="", above=()):
+    """(key, value) of everything in nested dicts and lists, keys joined by dots; ValueError where one holds itself."""
+    if isinstance(content, dict | list | tuple):
+        if id(content) in above:
+            raise ValueError(f"{key} holds itself")
+        for name, value in content.items() if isinstance(content, dict) else enumerate(content):
+            yield from _leaves(value, f"{key}.{name}" if key else str(name), (*above, id(content)))
+    else:
+        yield key, content
+
+
+def _foreign(value):
+    """What a checkpoint's value is, in words, where this program writes no such thing; else None."""
+    import torch
+    if not isinstance(value, torch.Tensor):
+        return None if isinstance(value, str | int | float | None) else f"a {type(value).__name__}"
+    if value.device.type != "cpu" or value.layout != torch.strided or value.is_quantized:
+        kind = "quantized" if value.is_quantized else value.layout if value.device.type == "cpu" else value.device.type
+        return f"a tensor that is {str(kind).removeprefix('torch.')}"
+    return None if value.dtype in (torch.float32, torch.float64, torch.int64, torch.bool, torch.uint8) else (
+        f"of type {value.dtype}".replace("torch.", ""))
 
 
 def load_tensors(path, keys=()):
@@ -184,8 +201,15 @@ def load_tensors(path, keys=()):
     missing = [key for key in keys if not isinstance(content, dict) or key not in content]
     if missing:
         raise InputError(f"{path} is damaged or no checkpoint (it has no {', '.join(missing)}): {RESTORE}")
-    if isinstance(content, dict | list) and (key := not_finite(content)):
-        raise InputError(f"{path} is damaged (NaN or infinite values in {key}): {RESTORE}")
+    try:
+        if strange := next((f"{key} is {kind}" for key, value in _leaves(content) if (kind := _foreign(value))), None):
+            raise InputError(f"{path} is no checkpoint of this program ({strange}): {RESTORE}")
+        if key := not_finite(content):
+            raise InputError(f"{path} is damaged (NaN or infinite values in {key}): {RESTORE}")
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path} is no checkpoint of this program ({one_line(error)}): {RESTORE}") from error
     return content
 
 
@@ -201,6 +225,9 @@ def load_weights(module, state, path):
     wrong += [f"left over {key}" for key in state if key not in own]
     wrong += [f"{key} is {'no tensor' if shape[key] is None else tuple(shape[key])}, expected {tuple(value.shape)}"
               for key, value in own.items() if key in state and hasattr(value, "shape") and shape[key] != value.shape]
+    wrong += [f"{key} is of type {state[key].dtype}, expected {value.dtype}".replace("torch.", "")
+              for key, value in own.items() if shape[key] is not None and shape[key] == getattr(value, "shape", None)
+              and state[key].dtype != value.dtype]
     if wrong:
         raise InputError(f"{path} does not fit the network of this recipe: {'; '.join(wrong[:4])}"
                          f"{f' and {len(wrong) - 4} more' if len(wrong) > 4 else ''}: was it trained with another "

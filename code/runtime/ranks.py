@@ -2,12 +2,15 @@
 
     torchrun --standalone --nproc-per-node 2 -- code/train_LA.py --labeled 8
 
-A rank is the number of a process, from 0; rank 0 writes and prints. Every rank must come to every call below that talks
-to the others.
+A rank is the number of a process, from 0; rank 0 writes and prints. Communicating methods are collective: every rank
+must call them, in the same order.
 """
+import functools
 import itertools
 import os
 import re
+import sys
+import threading
 from datetime import timedelta
 
 import torch
@@ -19,9 +22,27 @@ from runtime.errors import InputError, one_line
 
 # A wait lasts as long as the slowest rank's test cases; where a rank died, torchrun ends the others at once
 TIMEOUT = timedelta(hours=12)
+MEETING = timedelta(minutes=10)     # for the others to start
+PATIENCE = 10                       # seconds until a process says that it waits for them
+
+TORCHRUN = ("start several processes with torchrun --nproc-per-node N -- SCRIPT, or for one unset RANK, LOCAL_RANK and "
+            "WORLD_SIZE")
+LOST = "Connection closed", "Connection reset", "Broken pipe", "NCCL", "imed out", "Read error"   # of a rank that ended
 
 
-TORCHRUN = "start several processes with torchrun --nproc-per-node N -- SCRIPT, or unset WORLD_SIZE for one"
+def collective(function):
+    """Decorate a method that talks to the other ranks: where one of them has ended, InputError says so."""
+    @functools.wraps(function)
+    def together(self, *args):
+        try:
+            return function(self, *args)
+        except RuntimeError as error:
+            if not any(word in str(error) for word in LOST):
+                raise
+            raise InputError(f"process {self.rank} of {self.world} has lost another one of this run "
+                             f"({one_line(error)[:150]}): see what that one said; the same command goes on from the "
+                             "last checkpoint") from error
+    return together
 
 
 class Ranks:
@@ -32,6 +53,12 @@ class Ranks:
         self.world, self.local_world = (_number(name, 1) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
         if self.world > 1 and (missing := [name for name in ("RANK", "LOCAL_RANK") if name not in os.environ]):
             raise InputError(f"WORLD_SIZE={self.world} without {' and '.join(missing)}: {TORCHRUN}")
+        if self.world < 1 or self.rank >= self.world:
+            raise InputError(f"RANK={self.rank} of WORLD_SIZE={self.world}: ranks count from 0, so there is no such "
+                             f"process; {TORCHRUN}")
+        if "LOCAL_WORLD_SIZE" in os.environ and self.local >= self.local_world:
+            raise InputError(f"LOCAL_RANK={self.local} of LOCAL_WORLD_SIZE={self.local_world}: ranks count from 0, so "
+                             f"there is no such process; {TORCHRUN}")
         self.main = self.rank == 0
 
     @property
@@ -75,19 +102,44 @@ class Ranks:
         """
         if self.world == 1 or dist.is_initialized():
             return
+        say = threading.Timer(PATIENCE, lambda: print(
+            f"process {self.rank} of {self.world} waits for the others, {MEETING.seconds // 60} minutes at most; "
+            f"otherwise: {TORCHRUN}", file=sys.stderr, flush=True))
+        say.daemon = True
+        say.start()
         try:
-            if device.type == "cuda":
-                dist.init_process_group("nccl", timeout=TIMEOUT, device_id=device)
-            else:
-                dist.init_process_group("gloo", timeout=TIMEOUT)
-        except ValueError as error:     # no MASTER_ADDR, say
-            raise InputError(f"WORLD_SIZE={self.world}: {one_line(error)}; {TORCHRUN}") from error
+            store, rank, world = next(dist.rendezvous("env://", timeout=MEETING))
+            store.set_timeout(MEETING)
+            backend = {"backend": "nccl", "device_id": device} if device.type == "cuda" else {"backend": "gloo"}
+            dist.init_process_group(store=store, rank=rank, world_size=world, timeout=TIMEOUT, **backend)
+        except (ValueError, RuntimeError) as error:     # no MASTER_ADDR, say, or nobody came
+            raise InputError(f"WORLD_SIZE={self.world}: {one_line(error)[:200]}; {TORCHRUN}") from error
+        finally:
+            say.cancel()
 
+    @collective
+    def check_alike(self, values):
+        """InputError on every rank unless all have the same {what: value}: each of them would go its own way."""
+        if self.world == 1:
+            return
+        everyone = [None] * self.world
+        dist.all_gather_object(everyone, values)
+        first = everyone[0]
+        for rank, other in enumerate(everyone):
+            differing = [what for what in {**first, **other} if first.get(what) != other.get(what)]
+            if differing:
+                values = [(what, *(_shown(values.get(what)) for values in (first, other))) for what in differing[:3]]
+                words = "; ".join(f"{what} is {one} in process 0, {two} in process {rank}" for what, one, two in values)
+                more = f"; and {len(differing) - 3} more" if len(differing) > 3 else ""
+                raise InputError(f"the processes of a run need the same options and the same data: {words}{more}")
+
+    @collective
     def wait(self):
         """Until every rank is here."""
         if self.world > 1:
             dist.barrier()
 
+    @collective
     def gather(self, items):
         """What every rank made of its `shard` of a list -> that of the whole list, in the list's order."""
         if self.world == 1:
@@ -99,6 +151,7 @@ class Ranks:
             whole[rank::self.world] = part
         return whole
 
+    @collective
     def stack(self, values):
         """Tensor (n,) of each rank -> (world, n)."""
         if self.world == 1:
@@ -107,6 +160,7 @@ class Ranks:
         dist.all_gather(rows, values)
         return torch.stack(rows)
 
+    @collective
     def share_buffers(self, module):
         """Rank 0's running statistics for all: the ones that validation uses and checkpoints hold."""
         if self.world > 1:
@@ -115,6 +169,7 @@ class Ranks:
 
     # ---- gradients ---------------------------------------------------------------------------------------------
 
+    @collective
     def distribute(self, method):
         """Start all ranks from rank 0's weights; on GPUs, batch norm sees the whole batch, as in one process.
 
@@ -127,6 +182,7 @@ class Ranks:
         if next(method.parameters()).device.type == "cuda":
             _synchronise_batch_norms(method)
 
+    @collective
     def average_gradients(self, parameters):
         """Each parameter's gradient becomes its mean over the ranks, in one exchange for each precision."""
         if self.world == 1:
@@ -143,6 +199,7 @@ class Ranks:
             for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
                 gradient.copy_(mean.view(gradient.shape))
 
+    @collective
     def mean(self, value):
         """A tensor's mean over the ranks: for decisions that all must take alike."""
         if self.world == 1:
@@ -150,6 +207,12 @@ class Ranks:
         value = value.clone()
         dist.all_reduce(value)
         return value / self.world
+
+
+def _shown(value):
+    """A value in a message; what is long by its beginning."""
+    text = str(value)
+    return text if len(text) < 60 else f"{text[:56]} ..."
 
 
 def _number(name, default):

@@ -1,4 +1,5 @@
 """What of a run survives a kill: checkpoint.pt, from which it goes on, and the weights of its milestones."""
+import math
 import warnings
 
 from runtime.errors import Denied, InputError, one_line
@@ -30,10 +31,14 @@ def is_finished(run):
 
 
 class Checkpoints:
-    """The .pt files of the run folder `path`; of several processes, rank 0 writes and all read."""
+    """The .pt files of the run folder `path`; of several processes, rank 0 writes and all read.
 
-    def __init__(self, path, method, optimizer):
+    lengths: steps of each of the method's stages.
+    """
+
+    def __init__(self, path, method, optimizer, lengths):
         self.path, self.method, self.optimizer, self.ranks = path, method, optimizer, Ranks()
+        self.lengths = lengths
 
     def save_weights(self, name, step, optimizer=False):
         """The method's state, and the optimiser's if asked, as `name`; step: since the start of training."""
@@ -64,6 +69,7 @@ class Checkpoints:
             if (self.path / name).exists():
                 try:
                     state = load_tensors(self.path / name, CONTENT)
+                    self._check_progress(state, self.path / name)
                 except Denied:
                     raise
                 except InputError as error:
@@ -73,13 +79,29 @@ class Checkpoints:
                 return state
         return None
 
+    def _check_progress(self, state, path):
+        """InputError for a place that this run cannot have reached."""
+        stage, step, best, last_dice = (state[name] for name in ("stage", "step", "best", "last_dice"))
+        lengths = [*self.lengths, 0]        # when all stages are done
+        if type(stage) is not int or not 0 <= stage < len(lengths) or type(step) is not int or (
+                not 0 <= step <= lengths[stage]):
+            raise InputError(f"{path} is damaged (it stands at step {step!r} of stage {stage!r}, and this run has "
+                             f"{len(self.lengths)} of {' and '.join(map(str, self.lengths))} steps): {RESTORE}")
+        if type(best) is not float or math.isnan(best) or type(last_dice) not in (float, type(None)):
+            raise InputError(f"{path} is damaged (best Dice {best!r}, last {last_dice!r}): {RESTORE}")
+
     def _take_over(self, state, name):
         path = self.path / name
         load_weights(self.method, state["method"], path)
-        fused = self.optimizer.param_groups[0]["fused"]     # which depends on the device, and this may be another one
+        own = [{key: value for key, value in group.items() if key != "params"}
+               for group in self.optimizer.param_groups]
         try:
             self.optimizer.load_state_dict(state["optimizer"])
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise InputError(f"{path} does not fit the optimiser ({one_line(error)}): {RESTORE}") from error
-        for group in self.optimizer.param_groups:
-            group["fused"] = fused
+        for group, values in zip(self.optimizer.param_groups, own, strict=True):
+            group.update(values)        # the recipe's and, whether it is fused, this device's
+        for parameter, moments in self.optimizer.state.items():
+            momentum = moments.get("momentum_buffer") if isinstance(moments, dict) else moments
+            if momentum is not None and getattr(momentum, "shape", None) != getattr(parameter, "shape", None):
+                raise InputError(f"{path} does not fit the optimiser (a momentum of another shape): {RESTORE}")

@@ -62,6 +62,9 @@ def rate_at(recipe, stage, step):
 def train(recipe, data):
     """Run the recipe in its run folder `recipe.out`, from its checkpoint if there is one; returns the folder's path."""
     recipe, ranks = recipe.complete(), Ranks()
+    if ranks.world > 1:
+        device_of(recipe)       # where they meet
+        ranks.check_alike(recipe.fields() | {"data set": recipe.dataset})
     folder = RunFolder(recipe.out, recipe)
     ranks.say(f"run folder: {folder.path}")
     with folder.held():
@@ -73,6 +76,11 @@ def train(recipe, data):
     return folder.path
 
 
+def device_of(recipe):
+    """The Device that a recipe trains on."""
+    return Device(recipe.device, len(recipe.patch_size), recipe.amp, recipe.deterministic)
+
+
 class Fit:
     """The state of a run: its method and optimiser, its scans, where it stands and what was best.
 
@@ -81,7 +89,7 @@ class Fit:
 
     def __init__(self, recipe, data, folder):
         self.recipe, self.data, self.folder, self.ranks = recipe, data, folder, Ranks()
-        self.device = Device(recipe.device, len(recipe.patch_size), recipe.amp, recipe.deterministic)
+        self.device = device_of(recipe)
         torch.manual_seed(recipe.seed)
         self.method = self.device.place(registry.build(recipe))
         if recipe.compile:
@@ -102,7 +110,8 @@ class Fit:
             self.ranks.say(f"no {name} case has class {', '.join(map(str, classes))} of 1 to {recipe.num_classes - 1}: "
                            + ("the network does not learn it; is --num-classes right?" if name == "labelled" else
                               "the mean Dice leaves it out as long as nothing predicts it either"))
-        self.checkpoints = Checkpoints(folder.path, self.method, self.optimizer)
+        self.checkpoints = Checkpoints(folder.path, self.method, self.optimizer,
+                                       [stage.steps for stage in self.stages])
         self.stage, self.step, self.best = 0, 0, -math.inf
         self.logbook = None                                         # from `run` on
         self.noted_signal, self.saved_at = 0, time.monotonic()      # of this process ...

@@ -124,8 +124,12 @@ def _drop(table, after):
     rows = table.rows()
     try:
         kept = [row for row in rows if not after(row)]
+        for row in kept:
+            for name, cell in row.items():
+                if cell and name not in ("stage", "split"):
+                    float(cell)
     except (KeyError, ValueError) as error:
-        raise InputError(f"{table.path} is damaged ({one_line(error)} is no stage or step): restore it from a "
+        raise InputError(f"{table.path} is damaged ({one_line(error)} is no stage, step or number): restore it from a "
                          "copy, or delete it and go on without its rows") from error
     if table.columns:
         table.write(kept)

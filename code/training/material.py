@@ -69,6 +69,7 @@ class Material:
             raise InputError("--select-on test: there are no test cases; see --holdout-test")
         for role in ("val", "test"):
             data.check_measured(getattr(split, role), role)
+        ranks.check_alike({f"the list of {role} cases": names for role, names in vars(split).items()})
         self.labelled = data.train_scans(split.labelled, labelled=True)
         self.unlabelled = data.train_scans(split.unlabelled, labelled=False) if semi_supervised else []
         choosing = split.test if recipe.select_on == "test" else split.val
@@ -81,6 +82,9 @@ class Material:
             "labelled": {scan.name: scan.content for scan in self.labelled},
             "unlabelled": {scan.name: scan.content for scan in self.unlabelled},
             "validation": dict(zip(choosing, ranks.gather(own), strict=True))})
+        ranks.check_alike({"preprocessing": self.content.preprocessing, **{
+            f"{role} scan {name}": content for role, scans in self.content.cases.items()
+            for name, content in scans.items()}})
         self._check_validation(data, ranks)
 
     def _check_validation(self, data, ranks):

@@ -16,7 +16,7 @@ import torch
 from imaging.cases import write_case
 from imaging.scan_files import ScanFile, save_on_grid
 from runtime.errors import Denied, InputError, counted
-from runtime.files import HOST, Table, inside, is_case_name, load_tensors, save_tensors, write_text
+from runtime.files import HOST, Table, inside, is_case_name, load_tensors, load_weights, save_tensors, write_text
 from training.checkpoints import Checkpoints, is_finished
 
 
@@ -223,10 +223,45 @@ def test_what_may_not_be_read_is_not_taken_for_damaged(tmp_path, monkeypatch):
     with pytest.raises(Denied, match="last.pt: may not be read"):
         is_finished(tmp_path)
     with pytest.raises(Denied, match="checkpoint.pt: may not be read"):
-        Checkpoints(tmp_path, None, None).load()
+        Checkpoints(tmp_path, None, None, [1]).load()
 
 
 @pytest.mark.parametrize(("number", "noun", "words"), [(0, "scan", "0 scans"), (1, "scan", "1 scan"),
                                                        (2, "case", "2 cases")])
 def test_one_thing_is_not_several(number, noun, words):
     assert counted(number, noun) == words
+
+
+def looped():
+    holder = [1]
+    holder.append(holder)
+    return holder
+
+
+STRANGE = {
+    "sparse": (lambda: torch.eye(3).to_sparse(), "w is a tensor that is sparse_coo"),
+    "sparse rows": (lambda: torch.eye(3).to_sparse_csr(), "w is a tensor that is sparse_csr"),
+    "quantized": (lambda: torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8), "is quantized"),
+    "float8": (lambda: torch.ones(3).to(torch.float8_e4m3fn), "of type float8_e4m3fn"),
+    "half": (lambda: torch.ones(3).half(), "of type float16"), "int8": (lambda: torch.ones(3).char(), "of type int8"),
+    "complex": (lambda: torch.ones(3, dtype=torch.complex64), "of type complex64"),
+    "meta": (lambda: torch.ones(3, device="meta"), "is meta"),
+    "bytes": (lambda: bytearray(b"x"), "is a bytearray"), "complex number": (lambda: 1j, "is a complex"),
+    "a list that holds itself": (looped, "w.1 holds itself"),
+}
+
+
+@pytest.mark.parametrize("name", STRANGE)
+def test_what_this_program_does_not_write_is_refused_by_name(tmp_path, name):
+    make, words = STRANGE[name]
+    torch.save({"method": {"w": make()}, "step": 1}, tmp_path / "last.pt")
+    with pytest.raises(InputError, match=rf"last\.pt .*{words}.*restore the file"):
+        load_tensors(tmp_path / "last.pt")
+
+
+@pytest.mark.parametrize("kind", [torch.float64, torch.int64, torch.uint8])
+def test_weights_of_another_type_are_not_cast(kind):
+    network = torch.nn.Linear(2, 2)
+    state = network.state_dict() | {"weight": torch.ones(2, 2, dtype=kind)}
+    with pytest.raises(InputError, match=f"weight is of type {str(kind)[6:]}, expected float32"):
+        load_weights(network, state, "last.pt")

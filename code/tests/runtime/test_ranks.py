@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -342,6 +343,89 @@ def test_every_process_takes_a_gpu_of_its_own(among, monkeypatch):
         monkeypatch.setattr(torch.cuda, "device_count", lambda gpus=gpus: gpus)
         with pytest.raises(InputError, match=f"2 processes take a GPU each, and this PyTorch sees {gpus}"):
             Device(name)
+
+
+@pytest.mark.parametrize(("variables", "found"), [
+    ({"RANK": "1"}, "RANK=1 of WORLD_SIZE=1"), ({"RANK": "5", "LOCAL_RANK": "0", "WORLD_SIZE": "2"}, "RANK=5 of WORLD"),
+    ({"WORLD_SIZE": "0"}, "RANK=0 of WORLD_SIZE=0"), ({"RANK": "3", "WORLD_SIZE": "1"}, "RANK=3 of WORLD_SIZE=1"),
+    ({"RANK": "1", "LOCAL_RANK": "2", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}, "LOCAL_RANK=2 of LOCAL_"),
+    ({"WORLD_SIZE": "2"}, "WORLD_SIZE=2 without RANK and LOCAL_RANK")])
+def test_stray_variables_are_refused_at_once(monkeypatch, variables, found):
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match=f"^{found}.*torchrun"):
+        Ranks()
+
+
+@pytest.mark.parametrize("variables", [{}, {"RANK": "0"}, {"LOCAL_RANK": "0"}, {"RANK": "0", "WORLD_SIZE": "1"}])
+def test_variables_of_one_process_are_fine(monkeypatch, variables):
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert Ranks().main and Ranks().world == 1
+
+
+@pytest.mark.parametrize(("others", "found"), [
+    ({"lr": 0.02, "seed": 1}, "lr is 0.01 in process 0, 0.02 in process 1$"),
+    ({"lr": 0.01}, "seed is 1 in process 0, None in process 1"),
+    ({"lr": 0.01, "seed": 1, "labelled scan a": (1, 2)}, r"scan a is None in process 0, \(1, 2\) in process 1")])
+def test_processes_that_differ_are_refused_by_all(among, monkeypatch, others, found):
+    """Options and data alike; equal ones are not."""
+    own, told = {"lr": 0.01, "seed": 1}, []
+
+    def exchange(everyone, values):
+        told.append(values)
+        everyone[:] = [own, *others_of]
+    monkeypatch.setattr(torch.distributed, "all_gather_object", exchange)
+    ranks, others_of = among(2), [own]
+    ranks.check_alike(own)
+    others_of = [others]
+    with pytest.raises(InputError, match=f"the same options and the same data: .*{found}"):
+        ranks.check_alike(own)
+    assert told == [own, own]
+
+
+@pytest.mark.parametrize("words", ["[..] Connection closed by peer [127.0.0.1]:3", "NCCL communicator was aborted",
+                                   "Timed out waiting 43200000ms for recv operation"])
+def test_a_process_that_has_lost_another_says_so_in_one_line(among, monkeypatch, words):
+    def barrier(*_):
+        raise RuntimeError(words)
+    monkeypatch.setattr(torch.distributed, "barrier", barrier)
+    with pytest.raises(InputError, match="process 1 of 2 has lost another one .*same command"):
+        among(2).wait()
+    words = "a fault of ours"
+    with pytest.raises(RuntimeError, match=words):
+        among(2).wait()
+
+
+ALONE = """
+import sys
+sys.path.insert(0, {code!r})
+from datetime import timedelta
+import torch
+from runtime import ranks
+from runtime.script import reported
+ranks.MEETING, ranks.PATIENCE = timedelta(seconds=3), 0.5
+reported(lambda args: ranks.Ranks().start(torch.device("cpu")))([])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_a_process_whose_others_do_not_come_says_that_it_waits_and_gives_up(rank):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
+                   "MASTER_PORT": str(port)}
+    done = subprocess.run([sys.executable, "-c", ALONE.format(code=str(CODE))], env={**os.environ, **environment},
+                          capture_output=True, text=True, timeout=120)
+    lines = [line for line in done.stderr.splitlines() if line.startswith(("process", "error"))]
+    assert done.returncode == 2 and len(lines) == 2
+    assert lines[0].startswith(f"process {rank} of 2 waits for the others") and "torchrun" in lines[1]
 
 
 # ---- as a user starts them -----------------------------------------------------------------------------------------

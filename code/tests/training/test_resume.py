@@ -1,4 +1,5 @@
 """A run that is stopped, killed or sick: what it leaves, and how it goes on."""
+import csv
 import dataclasses
 import math
 import os
@@ -264,3 +265,18 @@ def test_curves_draw_every_stage_and_an_unfinished_log(recipe, runs, killed_at):
     (folder / "curves.png").unlink()
     plots.curves(folder)
     assert (folder / "curves.png").read_bytes()[:4] == b"\x89PNG"
+
+
+@pytest.mark.parametrize("cell", ["0,5", "half", "1.2.3"])
+def test_a_log_whose_numbers_are_none_is_refused_in_one_line(recipe, runs, killed_at, cell):
+    """Decimal commas of a spreadsheet, say."""
+    own = recipe()
+    folder = killed_at(own, "self", 3)
+    rows = runs.rows(folder)
+    rows[1]["loss"] = cell
+    with (folder / "log.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    with pytest.raises(InputError, match=rf"log\.csv is damaged .*{cell}.*no stage, step or number.*delete it"):
+        runs.train(own)
