@@ -274,7 +274,7 @@ def test_a_log_whose_numbers_are_none_is_refused_in_one_line(recipe, runs, kille
     folder = killed_at(own, "self", 3)
     rows = runs.rows(folder)
     rows[1]["loss"] = cell
-    with (folder / "log.csv").open("w", newline="") as file:
+    with (folder / "log.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
         writer.writerows(rows)
