@@ -422,7 +422,7 @@ def test_a_process_whose_others_do_not_come_says_that_it_waits_and_gives_up(rank
     environment = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
                    "MASTER_PORT": str(port)}
     done = subprocess.run([sys.executable, "-c", ALONE.format(code=str(CODE))], env={**os.environ, **environment},
-                          capture_output=True, text=True, timeout=120)
+                          capture_output=True, encoding="utf-8", timeout=120)
     lines = [line for line in done.stderr.splitlines() if line.startswith(("process", "error"))]
     assert done.returncode == 2 and len(lines) == 2
     assert lines[0].startswith(f"process {rank} of 2 waits for the others") and "torchrun" in lines[1]
