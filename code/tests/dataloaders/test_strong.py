@@ -1,5 +1,6 @@
 """Strong augmentation: transforms as batchgeneratorsv2 computes them, draws as nnU-Net makes them, in every method."""
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,7 +11,8 @@ import torch
 from dataloaders import augment, strong
 from dataloaders.own import Own
 from dataloaders.scans import Scan
-from methods.registry import METHODS
+from evaluation.inference import segment
+from methods import registry
 
 # What batchgeneratorsv2 0.3.6 made of two images and label maps; `batchgeneratorsv2s` makes it anew where it is there
 REFERENCE = Path(__file__).with_name("batchgeneratorsv2.npz")
@@ -195,6 +197,19 @@ def test_stored_intensities_of_slices_are_changed_as_standardised_ones(recipe, r
         np.testing.assert_allclose(5 * one - 3, other, atol=1e-4)
 
 
+@pytest.mark.parametrize("dataset", ["ACDC", "LA"])
+def test_with_zscore_training_and_test_see_mean_0_and_deviation_1(recipe, runs, narrow, dataset):
+    own = recipe(dataset, normalise="zscore")
+    data, axes = runs.data(own), tuple(range(1, len(own.patch_size) + 1))
+    for scan in data.train_scans(data.split().labelled[:3], labelled=True):
+        assert scan.image.mean(axes).abs().max() < 1e-5 and (scan.image.std(axes, correction=0) - 1).abs().max() < 1e-4
+    method, (scan,) = registry.build(own.complete()), data.cases(data.split().test[:1])
+    for normalise, same in (("zscore", True), ("stored", False)):
+        one, other = (segment(method, image, replace(own, normalise=normalise))["fused"]
+                      for image in (scan.image, 5 * scan.image - 2))
+        assert torch.allclose(one, other, atol=1e-4) == same
+
+
 @pytest.mark.parametrize("size", [(16, 16), (16, 16, 32)])
 def test_own_data_are_turned_and_scaled_with_their_labels(size):
     volume = np.cumsum(np.ones((24, 24, 24), np.float32), 1)        # grows along the second axis, 0 is outside
@@ -210,7 +225,7 @@ def test_own_data_are_turned_and_scaled_with_their_labels(size):
         assert kinds == ({True, False} if moved else {True})
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", registry.METHODS)
 def test_every_method_trains_with_it(recipe, runs, narrow, no_curves, method):
     run = runs.train(recipe(method=method, augment="strong", normalise="zscore", pre_steps=2, self_steps=2,
                             eval_every=4))
