@@ -91,6 +91,20 @@ def test_the_label_map_is_what_the_test_script_would_segment(run, volume, tmp_pa
     assert not (kept & (probabilities.argmax(0) == 0)).any() and kept.any()
 
 
+@pytest.mark.parametrize(("spacing", "axes"), [((1.4, 0.8, 1.3), "LPS"), ((0.7, 1.5, 1.0), "SAR")])
+def test_a_resampled_label_map_is_the_argmax_of_the_probabilities_beside_it(run, volume, tmp_path, spacing, axes):
+    """Put back voxel by voxel after the decision, it would not be."""
+    (run / "preprocessing.json").write_text(json.dumps({
+        "dataset": "folder", "orientation": "RAS", "normalise": "zscore", "spacing": spacing}), encoding="utf-8")
+    nib.save(turned(volume, LPS, axes), tmp_path / "scan.nii.gz")
+    code, files = predicted(run, tmp_path / "scan.nii.gz", tmp_path / "out", "--probabilities", "--keep-largest",
+                            "none")
+    probabilities = files["scan_probabilities.nii.gz"].get_fdata()
+    labels = np.asarray(files["scan.nii.gz"].dataobj)
+    assert code == 0 and np.isfinite(probabilities).all() and np.allclose(probabilities.sum(-1), 1, atol=1e-5)
+    assert np.array_equal(labels, probabilities.argmax(-1)) and len(np.unique(labels)) == 2
+
+
 def test_scans_smaller_than_the_patch_and_what_is_asked_for_beside_the_labels(run, volume, tmp_path):
     nib.save(nib.Nifti1Image(volume[:20, :36, :9], np.diag([2, 1, 3, 1])), tmp_path / "small.nii")
     code, files = predicted(run, tmp_path / "small.nii", tmp_path / "out", "--probabilities", "--disagreement",
