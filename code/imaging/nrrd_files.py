@@ -27,7 +27,8 @@ STORAGE = ("type", "dimension", "sizes", "endian", "encoding", "data file", "dat
            "byte skip", "byteskip", "min", "max", "old min", "oldmin", "old max", "oldmax", "block size", "blocksize",
            "kinds", "thicknesses", "labels", "units")
 MARK = "made_from"      # field of a file that we wrote
-TEXT = 64               # bytes: no number in a text is longer
+TEXT = "ascii", "text", "txt"
+DIGITS = 64             # bytes: no number in a text is longer
 
 
 def read_header(path: Path) -> tuple[dict, int]:
@@ -110,7 +111,8 @@ def read_voxels(path: Path, header: dict, start: int) -> np.ndarray:
     file = voxel_file(path, header)
     lines, skip = (header.get(f"{what} skip", header.get(f"{what}skip", 0)) for what in ("line", "byte"))
     encoding = header["encoding"].lower()
-    plain = {key: value for key, value in header.items() if key in ("type", "endian", "dimension", "sizes")}
+    plain = {"endian": "little"} if encoding in TEXT else {}
+    plain |= {key: value for key, value in header.items() if key in ("type", "endian", "dimension", "sizes")}
     dtype = nrrd.read_data(plain | {"encoding": "raw", "dimension": 1, "sizes": np.ones(1, int)},
                            io.BytesIO(bytes(16))).dtype
     count = int(np.prod(header["sizes"], dtype=object))
@@ -131,7 +133,7 @@ def read_voxels(path: Path, header: dict, start: int) -> np.ndarray:
                 raise InputError(f"{path}: {file.name} holds more bytes than its voxels need; copy or export it again")
         else:
             raw.seek(skip, io.SEEK_CUR)
-            return nrrd.read_data(plain | {"encoding": encoding}, io.BytesIO(raw.read(count * TEXT)))
+            return nrrd.read_data(plain | {"encoding": encoding}, io.BytesIO(raw.read(count * DIGITS)))
     return nrrd.read_data(plain | {"encoding": "raw"}, io.BytesIO(content))
 
 

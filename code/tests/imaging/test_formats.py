@@ -1,0 +1,260 @@
+"""Every format in and out: other programs' files come in with their voxels and places, our maps open on their space."""
+import itertools
+import shutil
+
+import nibabel as nib
+import nrrd
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from scipy.spatial.transform import Rotation
+
+from imaging import scan_files
+from imaging.scan_files import read_channels, read_label, read_scan_file, save_on_grid
+from runtime.errors import InputError
+
+SHAPE = 7, 6, 5
+LPS = np.diag([-1.0, -1, 1, 1])
+
+
+def affine_of(directions, spacing=(1.1, 1.3, 2.7), origin=(-101.23456789, 57.1111111, 912.7654321)):
+    """RAS+ affine; the origin has more digits than a float32 holds."""
+    affine = np.eye(4)
+    affine[:3, :3] = np.asarray(directions, float) * spacing
+    affine[:3, 3] = origin
+    return affine
+
+
+GRIDS = {"straight": affine_of(np.diag([-1, -1, 1])),
+         "oblique": affine_of(Rotation.from_euler("xyz", (12, -7, 33), degrees=True).as_matrix()),
+         "sagittal": affine_of([[0, 0, 1], [-1, 0, 0], [0, -1, 0]])}
+for axes, flips in itertools.product(itertools.permutations(range(3)), itertools.product((1, -1), repeat=3)):
+    GRIDS["{}{}{} {:+}{:+}{:+}".format(*axes, *flips)] = affine_of(np.eye(3)[list(axes)] * flips)
+
+
+def volume():
+    return np.random.default_rng(0).integers(-900, 900, SHAPE).astype(np.int16)
+
+
+def itk_image(array, affine):
+    image, lps = sitk.GetImageFromArray(array.transpose(2, 1, 0)), LPS @ affine
+    spacing = np.linalg.norm(lps[:3, :3], axis=0)
+    image.SetSpacing(spacing)
+    image.SetDirection((lps[:3, :3] / spacing).ravel())
+    image.SetOrigin(lps[:3, 3])
+    return image
+
+
+def by_simpleitk(path, array, affine, compressed=False):
+    sitk.WriteImage(itk_image(array, affine), str(path), compressed)
+
+
+def by_nibabel(path, array, affine, kind=nib.Nifti1Image):
+    image = kind(array, affine)
+    image.set_qform(affine, 1)
+    image.set_sform(affine, 1)
+    image.to_filename(str(path))
+
+
+def by_pynrrd(path, array, affine, **fields):
+    lps = LPS @ affine
+    nrrd.write(str(path), array, {"space": "left-posterior-superior", "space directions": lps[:3, :3].T,
+                                  "space origin": lps[:3, 3], "encoding": "gzip"} | fields)
+
+
+WRITERS = {
+    **{f"SimpleITK {suffix}": (suffix, by_simpleitk, {}) for suffix in (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha",
+                                                                         ".mhd", ".hdr")},
+    **{f"SimpleITK {suffix}, compressed": (suffix, by_simpleitk, {"compressed": True})
+       for suffix in (".nrrd", ".nhdr", ".mha", ".mhd")},
+    "nibabel .nii": (".nii", by_nibabel, {}), "nibabel .nii.gz": (".nii.gz", by_nibabel, {}),
+    "nibabel NIfTI-2": (".nii", by_nibabel, {"kind": nib.Nifti2Image}),
+    "nibabel pair": (".hdr", by_nibabel, {"kind": nib.Nifti1Pair}),
+    **{f"pynrrd {encoding} {suffix}": (suffix, by_pynrrd, {"encoding": encoding})
+       for encoding in ("raw", "gzip", "bzip2", "ascii") for suffix in (".nrrd", ".nhdr")}}
+
+
+def assert_one_space(scan, labels):
+    """SimpleITK takes both for one space and counts the right voxels."""
+    image, mask = sitk.ReadImage(str(scan)), sitk.ReadImage(str(labels))
+    masked = sitk.GetArrayFromImage(sitk.Mask(image, mask)).transpose(2, 1, 0)
+    statistics = sitk.LabelStatisticsImageFilter()
+    statistics.Execute(image, mask)
+    array, drawn = volume(), label_map()
+    np.testing.assert_array_equal(masked, np.where(drawn, array, 0))
+    for label in (1, 2):
+        assert statistics.GetCount(label) == (drawn == label).sum()
+        assert statistics.GetMean(label) == pytest.approx(array[drawn == label].mean())
+
+
+def label_map():
+    return np.random.default_rng(1).integers(0, 3, SHAPE).astype(np.uint8)
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+@pytest.mark.parametrize("grid", ["straight", "oblique", "sagittal"])
+def test_a_file_of_another_program_comes_in_as_it_is_and_our_map_lies_on_it(tmp_path, grid, writer):
+    suffix, write, options = WRITERS[writer]
+    write(tmp_path / f"a{suffix}", volume(), GRIDS[grid], **options)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    scan = read_scan_file(tmp_path / f"a{suffix}")
+    np.testing.assert_array_equal(scan.array, volume())
+    np.testing.assert_allclose(scan.affine, GRIDS[grid], rtol=1e-6, atol=1e-4 if "n" in suffix[:3] else 1e-10)
+    np.testing.assert_allclose(scan.spacing, (1.1, 1.3, 2.7), rtol=1e-6)
+    assert scan.notes == {}
+    out = tmp_path / f"map{scan_files.WRITERS[scan_files.format_of(scan.path).out][0]}"
+    save_on_grid(out, label_map(), scan, "mark")
+    if writer != "nibabel NIfTI-2" and "bzip2" not in writer:     # which SimpleITK does not read
+        assert_one_space(scan.path, out)
+    back = read_scan_file(out)
+    np.testing.assert_array_equal(back.array, label_map())
+    assert scan_files.mark_of(out) == "mark"
+    np.testing.assert_array_equal(read_label(out, scan, {0: 0, 1: 1, 2: 2}), label_map())
+    assert {path: path.read_bytes() for path in before} == before
+
+
+@pytest.mark.parametrize("grid", [name for name in GRIDS if name[0].isdigit()])
+def test_maps_of_nrrd_and_mha_scans_lie_on_them_in_every_orientation(tmp_path, grid):
+    for suffix in (".nrrd", ".mha"):
+        by_simpleitk(tmp_path / f"a{suffix}", volume(), GRIDS[grid])
+        scan = read_scan_file(tmp_path / f"a{suffix}")
+        np.testing.assert_allclose(scan.affine, GRIDS[grid], rtol=1e-12)
+        save_on_grid(tmp_path / "map.nrrd", label_map(), scan)
+        assert_one_space(scan.path, tmp_path / "map.nrrd")
+
+
+@pytest.mark.parametrize("degrees", [0.01, 0.5, 8])
+@pytest.mark.parametrize("suffix", [".nrrd", ".mha"])
+def test_maps_of_sheared_scans_lie_on_them(tmp_path, degrees, suffix):
+    """A gantry tilt, say; NIfTI's sform could hold it, and ITK would not read it."""
+    sheared = GRIDS["oblique"] @ np.array([[1, 0, 0, 0], [0, 1, np.tan(np.radians(degrees)), 0], [0, 0, 1, 0],
+                                           [0, 0, 0, 1]])
+    by_simpleitk(tmp_path / f"a{suffix}", volume(), sheared)
+    scan = read_scan_file(tmp_path / f"a{suffix}")
+    np.testing.assert_allclose(scan.affine, sheared, rtol=1e-10)
+    save_on_grid(tmp_path / "map.nrrd", label_map(), scan)
+    assert_one_space(scan.path, tmp_path / "map.nrrd")
+
+
+@pytest.mark.parametrize("fields", [
+    {"spacings": [1.1, 1.3, 2.7]}, {"spacings": [1.1, 1.3, 2.7], "axis mins": [10, 20, 30.]},
+    {"spacings": [1.1, 1.3, 2.7], "axis mins": [10, 20, 30.], "centerings": ["node"] * 3},
+    *({"space": space, "space directions": GRIDS["oblique"][:3, :3].T, "space origin": GRIDS["oblique"][:3, 3],
+       "space units": [unit] * 3} for space in ("RAS", "LAS", "LPS") for unit in ("mm", "m"))])
+def test_maps_of_odd_nrrd_headers_lie_on_their_scans(tmp_path, fields):
+    nrrd.write(str(tmp_path / "a.nrrd"), volume(), dict(fields))
+    save_on_grid(tmp_path / "map.nrrd", label_map(), read_scan_file(tmp_path / "a.nrrd"))
+    assert_one_space(tmp_path / "a.nrrd", tmp_path / "map.nrrd")
+
+
+def test_analyze_without_orientation_lies_where_simpleitk_puts_it(tmp_path):
+    nib.AnalyzeImage(volume(), np.diag([1.1, 1.3, 2.7, 1])).to_filename(str(tmp_path / "a.hdr"))
+    scan = read_scan_file(tmp_path / "a.hdr")
+    np.testing.assert_array_equal(scan.array, volume())
+    np.testing.assert_allclose(scan.affine, LPS * (1.1, 1.3, 2.7, 1), rtol=1e-6)
+    assert "no orientation" in scan.notes["orientation"]
+    save_on_grid(tmp_path / "map.nii.gz", label_map(), scan)
+    assert_one_space(tmp_path / "a.hdr", tmp_path / "map.nii.gz")
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nrrd"])
+def test_probabilities_come_out_as_channels(tmp_path, suffix):
+    by_simpleitk(tmp_path / "a.nrrd", volume(), GRIDS["oblique"])
+    scan = read_scan_file(tmp_path / "a.nrrd")
+    shares = np.random.default_rng(0).random((*SHAPE, 2), np.float32)
+    save_on_grid(tmp_path / f"p{suffix}", shares, scan)
+    channels = read_channels(tmp_path / f"p{suffix}", "itk", 2)
+    np.testing.assert_array_equal(np.stack([one.array for one in channels], -1), shares)
+    image = sitk.ReadImage(str(tmp_path / f"p{suffix}"))
+    assert image.GetSize()[:3] == SHAPE and sitk.GetArrayFromImage(image).size == shares.size
+
+
+# ---- more than three axes --------------------------------------------------------------------------------------------
+
+
+def four_axes(folder, count):
+    """{format: a file of `count` channels, by SimpleITK or nibabel}, and its array."""
+    array = np.random.default_rng(0).integers(0, 99, (*SHAPE, count)).astype(np.int16)
+    nib.save(nib.Nifti1Image(array, GRIDS["oblique"]), folder / "a.nii.gz")
+    joined = sitk.JoinSeries([itk_image(array[..., channel], GRIDS["straight"]) for channel in range(count)])
+    sitk.WriteImage(joined, str(folder / "a.mha"))
+    composed = sitk.Compose([itk_image(array[..., channel], GRIDS["oblique"]) for channel in range(count)])
+    for name in ("b.mha", "b.nrrd"):
+        sitk.WriteImage(composed, str(folder / name))
+    by_pynrrd(folder / "c.nrrd", array, GRIDS["oblique"], **{
+        "space directions": np.vstack([(LPS @ GRIDS["oblique"])[:3, :3].T, [np.nan] * 3])})
+    return [folder / name for name in ("a.nii.gz", "a.mha", "b.mha", "b.nrrd", "c.nrrd")], array
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_a_fourth_axis_holds_the_channels(tmp_path, count):
+    paths, array = four_axes(tmp_path, count)
+    for path in paths:
+        channels = read_channels(path, "itk", count)
+        for channel, scan in enumerate(channels):
+            np.testing.assert_array_equal(scan.array, array[..., channel])
+            np.testing.assert_allclose(scan.affine, GRIDS["straight" if path.name == "a.mha" else "oblique"], rtol=1e-5)
+        if count == 1:
+            np.testing.assert_array_equal(read_scan_file(path).array, array[..., 0])
+        with pytest.raises(InputError, match="expected .* channels|expected one 3D volume"):
+            read_channels(path, "itk", count + 1 if count > 1 else 4)
+
+
+# ---- what is damaged, or leads elsewhere -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("writer", [name for name in WRITERS if "ascii" not in name])
+def test_a_file_cut_short_is_refused(tmp_path, writer):
+    suffix, write, options = WRITERS[writer]
+    write(tmp_path / f"a{suffix}", volume(), GRIDS["straight"], **options)
+    header = tmp_path / f"a{suffix}"
+    file = scan_files.parts(header)[-1]
+    file.write_bytes(file.read_bytes()[:-20])
+    with pytest.raises(InputError, match=f"a{suffix}.*(cannot be read|export it again)"):
+        read_scan_file(header)
+
+
+@pytest.mark.parametrize("writer", [name for name in WRITERS if "compressed" in name or "gz" in name])
+def test_a_damaged_compressed_file_is_refused(tmp_path, writer):
+    """SimpleITK reads such a MetaImage without a word."""
+    suffix, write, options = WRITERS[writer]
+    write(tmp_path / f"a{suffix}", volume(), GRIDS["straight"], **options)
+    file = scan_files.parts(tmp_path / f"a{suffix}")[-1]
+    content = bytearray(file.read_bytes())
+    content[-9] ^= 255
+    file.write_bytes(content)
+    with pytest.raises(InputError, match="cannot be read"):
+        read_scan_file(tmp_path / f"a{suffix}")
+
+
+def test_a_file_that_holds_far_more_than_it_says_is_read_as_far_as_it_says_or_refused(tmp_path):
+    import tracemalloc
+    whole = np.zeros((400, 400, 400), np.uint8)
+    by_pynrrd(tmp_path / "a.nrrd", whole, GRIDS["straight"])
+    by_simpleitk(tmp_path / "b.mha", whole, GRIDS["straight"], True)
+    content = (tmp_path / "a.nrrd").read_bytes().replace(b"sizes: 400 400 400", b"sizes: 12 14 10")
+    (tmp_path / "a.nrrd").write_bytes(content)
+    content = (tmp_path / "b.mha").read_bytes().replace(b"DimSize = 400 400 400", b"DimSize = 12 14 10")
+    (tmp_path / "b.mha").write_bytes(content)
+    tracemalloc.start()
+    assert read_scan_file(tmp_path / "a.nrrd").array.shape == (12, 14, 10)
+    with pytest.raises(InputError, match="b.mha holds more than the 1680 bytes"):
+        read_scan_file(tmp_path / "b.mha")
+    assert tracemalloc.get_traced_memory()[1] < 30e6     # the volumes have 64 MB
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize(("suffix", "field"), [(".nhdr", b"data file: a.raw"), (".mhd", b"ElementDataFile = a.raw")])
+@pytest.mark.parametrize("name", ["../a.raw", "/etc/passwd", "sub/a.raw", "LIST", "a%d.raw 1 5 1", "b.raw", "..", ""])
+def test_voxels_are_followed_to_a_file_beside_the_header_alone(tmp_path, suffix, field, name):
+    folder = tmp_path / "scans"
+    (folder / "sub").mkdir(parents=True)
+    by_simpleitk(folder / f"a{suffix}", volume(), GRIDS["straight"])
+    for elsewhere in (tmp_path, folder / "sub"):
+        shutil.copy(folder / "a.raw", elsewhere)
+    path = folder / f"a{suffix}"
+    content = path.read_bytes()
+    assert field in content
+    path.write_bytes(content.replace(field, field[:-5] + name.encode()))
+    with pytest.raises(InputError, match="beside it|cannot be read"):
+        read_scan_file(path)
