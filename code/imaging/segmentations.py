@@ -62,6 +62,8 @@ def read_values(path: Path, scan: ScanFile, values: dict[str, int] | None, same_
                              "remove the overlap, since a voxel has one class, or export a label map")
         box[here], owner[here] = value if values is None else values[name], len(names)
         names.append(name)
+    if odd := int(((layers != 0).any(-1) & (owner < 0)).sum()):
+        raise InputError(f"{path}: {odd} of its voxels have a value that belongs to no segment; export it again")
     shape = scan.array.shape
     if lost := int((owner >= 0).sum() - _pasted(owner >= 0, place, shape).sum()):
         raise InputError(f"{path}: {lost} of its voxels lie outside {scan.path.name}; it should be that scan's")

@@ -1,0 +1,115 @@
+"""3D Slicer's .seg.nrrd as labels: cropped boxes, layers and names, in the fields that Slicer writes."""
+import nrrd
+import numpy as np
+import pytest
+
+from imaging.grids import ScanFile
+from imaging.scan_files import check_segments, read_label, read_scan_file, values_in
+from imaging.segmentations import segments
+from runtime.errors import InputError
+
+LPS = np.diag([-1.0, -1, 1, 1])
+AFFINE = np.array([[0, -1.2, 0, 31.5], [0.9, 0, 0, -12.25], [0, 0, 2.5, 7.125], [0, 0, 0, 1]])
+SHAPE = 20, 18, 16
+SCAN = ScanFile(np.zeros(SHAPE, np.float32), AFFINE, np.array([0.9, 1.2, 2.5]), None)
+LABELS = {0: 0, 1: 1, 2: 2, 3: 3}
+
+
+@pytest.fixture
+def scan(tmp_path):
+    SCAN.path = tmp_path / "scan.nrrd"
+    return SCAN
+
+
+def write(path, layers, segments, box=None, **more):
+    """Layers (L, *N) cropped to `box`, as Slicer 5 stores them; segments: (name, layer, value)."""
+    box = box or tuple(slice(0, side) for side in SHAPE)
+    first = [side.start for side in box]
+    lps = LPS @ AFFINE
+    header = {"space": "left-posterior-superior", "kinds": ["domain"] * 3, "space directions": lps[:3, :3].T,
+              "space origin": lps[:3, :3] @ first + lps[:3, 3], "encoding": "gzip",
+              "Segmentation_ReferenceImageExtentOffset": " ".join(map(str, first)), "Segmentation_MasterRepresentation":
+              "Binary labelmap", "Segmentation_ContainedRepresentationNames": "Binary labelmap|Closed surface|"}
+    array = layers[(slice(None), *box)]
+    if len(layers) == 1:
+        array = array[0]
+    else:
+        header |= {"kinds": ["list", *["domain"] * 3],
+                   "space directions": np.vstack([[np.nan] * 3, header["space directions"]])}
+    for number, (name, layer, value) in enumerate(segments):
+        header |= {f"Segment{number}_ID": f"Segment_{number + 1}", f"Segment{number}_Name": name,
+                   f"Segment{number}_LabelValue": str(value), f"Segment{number}_Layer": str(layer),
+                   f"Segment{number}_Extent": "0 1 0 1 0 1", f"Segment{number}_Color": "0.5 0.7 0.4",
+                   f"Segment{number}_Tags": "TerminologyEntry:Segmentation category~SCT^85756007^Tissue|"}
+    nrrd.write(str(path), np.asfortranarray(array.astype(np.uint8)), header | more)
+    return path
+
+
+def drawn():
+    """Class map with three classes, in the inside of the volume."""
+    array = np.zeros(SHAPE, np.uint8)
+    array[4:9, 5:11, 3:8], array[10:14, 5:9, 6:12], array[10:12, 12:15, 2:4] = 1, 2, 3
+    return array
+
+
+BOX = slice(4, 14), slice(5, 15), slice(2, 12)
+
+
+@pytest.mark.parametrize("box", [None, BOX])
+def test_a_cropped_segmentation_lies_where_it_was_drawn(scan, tmp_path, box):
+    path = write(tmp_path / "a.seg.nrrd", drawn()[None], [("atrium", 0, 1), ("ventricle", 0, 2), ("vein", 0, 3)], box)
+    np.testing.assert_array_equal(read_label(path, scan, LABELS), drawn())
+    np.testing.assert_array_equal(read_label(path, scan, LABELS, same_affine=False), drawn())
+    assert values_in(path) == {0, 1, 2, 3}
+
+
+def test_segments_in_layers_share_values_and_are_told_apart(scan, tmp_path):
+    layers = np.stack([drawn() == 1, drawn() == 2, drawn() == 3])
+    path = write(tmp_path / "a.seg.nrrd", layers, [("a", 0, 1), ("b", 1, 1), ("c", 2, 1)], BOX)
+    assert segments(path) == {"a": (0, 1, 1), "b": (1, 1, 2), "c": (2, 1, 3)}
+    np.testing.assert_array_equal(read_label(path, scan, LABELS), drawn())
+
+
+def test_files_before_slicer_4_11_have_a_layer_per_segment_and_no_values(scan, tmp_path):
+    layers = np.stack([drawn() == 1, drawn() == 2])
+    path = write(tmp_path / "a.seg.nrrd", layers, [])
+    header = {"Segment0_Name": "a", "Segment1_Name": "b", "Segment0_ID": "one", "Segment1_ID": "two"}
+    write(path, layers, [], **header)
+    np.testing.assert_array_equal(read_label(path, scan, LABELS), np.where(drawn() < 3, drawn(), 0))
+
+
+def test_values_by_name_do_not_depend_on_the_files_order(scan, tmp_path):
+    one = write(tmp_path / "a.seg.nrrd", drawn()[None], [("x", 0, 1), ("y", 0, 2), ("z", 0, 3)])
+    swapped = np.choose(drawn(), [0, 3, 1, 2]).astype(np.uint8)
+    two = write(tmp_path / "b.seg.nrrd", swapped[None], [("y", 0, 1), ("z", 0, 2), ("x", 0, 3)], BOX)
+    names = {"x": 1, "y": 2, "z": 3}
+    for path in (one, two):
+        np.testing.assert_array_equal(read_label(path, scan, LABELS, segments=names), drawn())
+    with pytest.raises(InputError, match="b.seg.nrrd: the segment .* has the value .*, and .* in a.seg.nrrd"):
+        check_segments([one, two])
+    check_segments([one, one.with_name("other.nii.gz")])
+    with pytest.raises(InputError, match="has the segment z, expected only x, y"):
+        read_label(one, scan, LABELS, segments={"x": 1, "y": 2})
+
+
+def test_what_cannot_be_a_class_map_of_the_scan_is_refused(scan, tmp_path):
+    def refused(match, layers, names, box=None, **more):
+        with pytest.raises(InputError, match=match):
+            read_label(write(tmp_path / "a.seg.nrrd", layers, names, box, **more), scan, LABELS)
+
+    both = np.stack([drawn() > 0, drawn() > 1])
+    refused(f"the segments whole and part overlap in {(drawn() > 1).sum()} voxels", both,
+            [("whole", 0, 1), ("part", 1, 1)])
+    refused("two segments called a", drawn()[None], [("a", 0, 1), ("a", 0, 2)])
+    refused("are not those of scan.nrrd", drawn()[None] == 1, [("a", 0, 1)], **{"space origin": [1.3, 2, 3]})
+    refused("are not those of scan.nrrd", drawn()[None] == 1, [("a", 0, 1)], **{"space directions": np.eye(3)})
+    refused("is empty", np.zeros_like(drawn())[None], [("a", 0, 1)])
+    refused(f"{(drawn() > 1).sum()} of its voxels have a value that belongs to no segment", drawn()[None],
+            [("a", 0, 1)])
+    lps = LPS @ AFFINE
+    refused("30 of its voxels lie outside scan.nrrd", drawn()[None] == 1, [("a", 0, 1)],
+            **{"space origin": lps[:3, :3] @ (12, 0, 0) + lps[:3, 3]})
+    refused("cannot be read", drawn()[None], [("a", "first", 1)])
+    refused("cannot be read", drawn()[None], [("a", 4, 1)])
+    with pytest.raises(InputError, match="is a segmentation, expected a scan"):
+        read_scan_file(write(tmp_path / "b.seg.nrrd", drawn()[None], [("a", 0, 1)]))
