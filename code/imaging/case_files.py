@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from imaging.preprocess import PLAIN
 from imaging.scan_files import COMPANIONS, SUFFIXES, case_name, is_scan, suffix
 from runtime.errors import InputError
 from runtime.files import is_case_name
@@ -70,6 +71,12 @@ def files_below(folder: Path) -> Iterator[Path]:
         yield from (Path(place, name) for name in sorted(names) if not name.startswith("."))
 
 
+def is_other(path: Path) -> bool:
+    """Whether it is a visible file that is neither a scan nor a segmentation nor part of one by its name."""
+    return not (path.name.startswith(".") or suffix(path) or path.is_dir()
+                or path.name.lower().endswith(COMPANIONS))
+
+
 def told(files: Iterable[Path]) -> str:
     """Files counted by the ends of their names, with examples: "12 .dcm such as a.dcm, 1 .png such as b.png"."""
     ends = {}
@@ -98,23 +105,29 @@ def scans_to_segment(path: Path, modalities: Sequence[str]
     if not path.exists():
         raise InputError(f"--input {path} does not exist: give a scan ({', '.join(SUFFIXES)}) or a folder of scans")
     files = [path]
-    if path.is_dir():
+    match = None if tuple(modalities) == PLAIN else role_of(case_name(path), modalities)
+    if path.is_file() and match:        # its other channels are beside it
+        files = [file for file in sorted(path.parent.iterdir()) if is_scan(file)
+                 and (role_of(case_name(file), modalities) or [None])[0] == match[0]]
+    elif path.is_dir():
         files = [file for file in sorted(path.iterdir())
                  if not file.name.startswith(".") and (is_scan(file) or not file.is_dir())]
         if not any(map(is_scan, files)):
             files = list(files_below(path))     # one folder per case
     scans = [file for file in files if is_scan(file)]
-    if path.is_file() and not scans:
+    if not path.is_dir() and not scans:
         raise InputError(f"--input {path}: has no scan by its name, expected {', '.join(SUFFIXES)}")
     labels = {file for file in scans if role_of(case_name(file), LABELS | ASIDE)}
-    cases, bad, rest = grouped([file for file in scans if file not in labels], modalities)
+    rest = [file for file in scans if file not in labels]
+    cases, bad = {}, {}
+    if tuple(modalities) != PLAIN:
+        cases, bad, rest = grouped(rest, modalities)
     if not cases and not bad:
         cases, bad = _one_each(rest)
         bad |= other_channels({name: file for name, (file,) in cases.items()}, modalities)
         cases = {name: files for name, files in cases.items() if name not in bad}
         rest = []
-    aside = [file for file in files if not is_scan(file)
-             and not any(file.name.lower().endswith(end) for end in COMPANIONS)] + rest
+    aside = [file for file in files if is_other(file) or suffix(file) and not is_scan(file)] + rest
     if cases or bad:
         aside += sorted(labels)
     else:

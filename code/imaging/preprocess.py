@@ -31,6 +31,7 @@ RECORD = "preprocessing.json"
 
 FINEST, COARSEST = 0.001, 100   # mm: sides of a voxel that can be asked for                   [O]
 FEWEST = 2                  # voxels along an axis that resampling must leave                  [O]
+PLAIN = ("image",)          # modalities of a training set whose files have plain names and one channel
 
 
 # ---- what is done to a dataset -----------------------------------------------------------------------------
@@ -46,7 +47,7 @@ class Preprocessing:
     crop: Literal["none", "label", "foreground", "brain"] = "none"
     clip: float | None = None   # percentile of the crop above which intensities are cut (zscore_brain only)
     spacing: tuple[float, ...] | None = None    # mm along the oriented axes; None keeps the scan's own
-    modalities: tuple[str, ...] = ("image",)
+    modalities: tuple[str, ...] = PLAIN
     labels: dict[int, int] = field(default_factory=lambda: {0: 0, 1: 1})    # value in the label file -> class
     seed: int = 1337            # of the label crop's margins
     geometry: Literal["itk", "sform"] = "itk"   # which fields of a NIfTI header count where they disagree
@@ -262,7 +263,8 @@ def _back(geometry):
 
 def _resampled_grid(path, grid, spacing, wanted, channels):
     """Voxels along the axes at the `wanted` spacing; InputError for a grid of no use or one that does not fit."""
-    new = tuple(max(1, round(n * old / side)) for n, old, side in zip(grid, spacing, wanted, strict=True))
+    # to thousandths first: that a file has metres, or float32, must not decide where a half is rounded to
+    new = tuple(max(1, round(round(n * old / side, 3))) for n, old, side in zip(grid, spacing, wanted, strict=True))
     sides = " x ".join(f"{side:g}" for side in wanted)
     check_fits(f"{path}: resampled to {sides} mm, its {' x '.join(map(str, new))} voxels need",
                math.prod(new) * 4 * (channels + 3), "choose a coarser spacing")

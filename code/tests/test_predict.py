@@ -8,6 +8,7 @@ import nibabel as nib
 import nrrd
 import numpy as np
 import pytest
+import SimpleITK as sitk
 import torch
 from skimage.measure import label as connected
 
@@ -366,3 +367,63 @@ def test_anybodys_folder_from_scans_to_predictions(phantoms, tmp_path, narrow, n
     assert set(np.unique(predictions["scan0.nii.gz"].dataobj)) <= {0, 1, 2}
     assert np.array_equal(predictions["scan3.nii.gz"].affine, nib.load(images / "scan3.nii.gz").affine)
     assert (run / "preprocessing.json").read_bytes().decode() == (mine / "preprocessing.json").read_bytes().decode()
+
+
+def test_the_map_of_each_format_opens_on_its_scan_in_simpleitk(run, volume, tmp_path):
+    scans, array = tmp_path / "scans", volume.astype(np.int16)
+    scans.mkdir()
+    image = sitk.GetImageFromArray(array.transpose(2, 1, 0))
+    image.SetOrigin((-101.23456789, 57.1111111, 912.7654321))
+    image.SetSpacing((0.8123456789, 0.9, 1.1))
+    for name in ("a.nrrd", "b.mha", "c.mhd", "d.nhdr", "e.nii.gz", "f.hdr"):
+        sitk.WriteImage(image, str(scans / name))
+    record(run, labels={0: 0, 255: 1})
+    code, _ = predicted(run, scans, tmp_path / "out", "--probabilities", "--disagreement")
+    assert code == 0
+    for name in ("a.nrrd", "b.mha", "c.mhd", "d.nhdr", "e.nii.gz", "f.hdr"):
+        end = ".nii.gz" if name[0] in "ef" else ".nrrd"
+        scan = sitk.ReadImage(str(scans / name))
+        for what in ("", "_disagreement"):
+            other = sitk.ReadImage(str(tmp_path / f"out/{name[0]}{what}{end}"), sitk.sitkUInt8)
+            assert sitk.Mask(scan, other).GetSize() == scan.GetSize()
+        labels = sitk.ReadImage(str(tmp_path / f"out/{name[0]}{end}"))
+        statistics = sitk.LabelStatisticsImageFilter()
+        statistics.Execute(scan, labels)
+        assert set(statistics.GetLabels()) <= {0, 255} and 255 in statistics.GetLabels()
+        assert sitk.ReadImage(str(tmp_path / f"out/{name[0]}_probabilities{end}")).GetSize()[:3] == scan.GetSize()
+    code, _ = predicted(run, scans, tmp_path / "out", "--probabilities", "--disagreement")
+    assert code == 0
+    assert {path.name for path in (tmp_path / "out").iterdir() if path.name.startswith("a")} == {
+        "a.nrrd", "a_probabilities.nrrd", "a_disagreement.nrrd"}
+
+
+def test_changed_voxels_beside_a_header_are_another_scan(run, volume, tmp_path, capsys):
+    image = sitk.GetImageFromArray(volume.astype(np.int16).transpose(2, 1, 0))
+    for name in ("a.mhd", "b.nhdr", "c.hdr"):
+        sitk.WriteImage(image, str(tmp_path / name))
+        assert predicted(run, tmp_path / name, tmp_path / "out")[0] == 0
+        assert predicted(run, tmp_path / name, tmp_path / "out")[0] == 0
+        assert "1 skipped" in capsys.readouterr().out
+        voxels = tmp_path / f"{name[0]}.{'img' if name[0] == 'c' else 'raw'}"
+        content = bytearray(voxels.read_bytes() if voxels.exists() else (tmp_path / "b.raw.gz").read_bytes())
+        content[1000] ^= 1
+        voxels.write_bytes(content)
+        assert predicted(run, tmp_path / name, tmp_path / "out")[0] == 2
+        assert "was made by another run, from another scan" in capsys.readouterr().err
+
+
+def test_a_scan_in_metres_and_its_twin_in_millimetres_have_one_segmentation(run, volume, tmp_path):
+    record(run, spacing=(1.6, 1.6, 1.6))
+    for name, unit, factor in (("mm", "mm", 1), ("m", "meter", 0.001), ("um", "micron", 1000)):
+        image = nib.Nifti1Image(volume, np.diag([factor, factor, factor, 1]))
+        image.header.set_xyzt_units(unit)
+        nib.save(image, tmp_path / f"{name}.nii.gz")
+        code, labels = predicted(run, tmp_path / f"{name}.nii.gz", tmp_path / "out")
+        assert code == 0 and labels[f"{name}.nii.gz"].header.get_xyzt_units()[0] == unit
+    one, *others = (np.asarray(labels[f"{name}.nii.gz"].dataobj) for name in ("mm", "m", "um"))
+    assert 0 < one.mean() < 1 and all(np.array_equal(one, other) for other in others)
+
+
+def record(run, **changes):
+    values = {"dataset": "folder", "orientation": "RAS", "normalise": "zscore"} | changes
+    (run / "preprocessing.json").write_text(json.dumps(values))

@@ -13,7 +13,8 @@ from scipy.spatial.transform import Rotation
 import prepare_ACDC
 import prepare_folder
 from imaging.preprocess import Preprocessing, apply
-from imaging.scan_files import read_scan_file
+from imaging.scan_files import read_label, read_scan_file
+from runtime.errors import InputError
 
 SHAPE = 6, 5, 4
 
@@ -152,6 +153,50 @@ def test_a_scan_and_its_simpleitk_copy_reach_the_network_alike(tmp_path, codes):
     one, two = (apply(read_scan_file(tmp_path / name), Preprocessing("folder", "RAS", "zscore"))[0]
                 for name in ("a.nii", "copy.nii"))
     np.testing.assert_array_equal(one, two)
+
+
+# ---- labels that do not lie on their scans ---------------------------------------------------------------------------
+
+IDENTITY = {"sform": np.eye(4), "qform": np.eye(4)}
+
+
+@pytest.mark.parametrize(("scan", "label", "cause", "advice"), [
+    ({"sform": S, "qform": Q}, {"sform": Q, "qform": Q}, "its affine and the scan's qform are one grid", "--geometry"),
+    ({"sform": S, "qform": S}, {"sform": Q, "qform": S}, "its qform and the scan's affine are one grid", "--geometry"),
+    ({"sform": ONES, "qform": Q, "codes": (2, 1), "pixdim": (1.32, 1.32, 10)}, {"sform": ONES, "qform": ONES},
+     "its affine and the scan's sform are one grid", "--geometry"),
+    ({}, IDENTITY, "identity affine", "save it with the scan's affine"),
+    ({}, {"codes": (0, 0)}, "its header gives no orientation", "save both with one affine"),
+    ({"codes": (0, 0)}, {}, "the scan's header gives no orientation", "save both with one affine"),
+    ({}, {"sform": Q, "qform": Q}, "the voxels have one size, and lie or point elsewhere", "resample it to that scan"),
+    ({}, {"sform": S @ np.diag([2, 2, 2, 1]), "qform": S @ np.diag([2, 2, 2, 1])},
+     "its voxels have 3 x 2.8 x 6 mm and the scan's 1.5 x 1.4 x 3 mm", "resample it to that scan")])
+def test_the_cause_of_a_misplaced_label_is_named(tmp_path, scan, label, cause, advice):
+    scan = read_scan_file(write(tmp_path / "scan.nii", **({"sform": S, "qform": S} | scan)))
+    mask = write(tmp_path / "mask.nii", **({"sform": S, "qform": S} | label), array=np.ones(SHAPE, np.uint8))
+    with pytest.raises(InputError) as error:
+        read_label(mask, scan, {0: 0, 1: 1})
+    words = str(error.value)
+    assert cause in words and advice in words and "--same-voxels" in words
+    assert ("resample it" in words) == ("resample it" in advice)        # it would leave another label
+    assert read_label(mask, scan, {0: 0, 1: 1}, same_affine=False).all()
+
+
+def test_same_voxels_takes_labels_as_they_are_stored(tmp_path, capsys):
+    array, mask = np.zeros((20, 18, 9), np.int16), np.zeros((20, 18, 9), np.uint8)
+    array[3:9, 2:7, 4:6], mask[3:9, 2:7, 4:6] = 900, 1
+    for folder in ("images", "labels"):
+        (tmp_path / folder).mkdir()
+    write(tmp_path / "images/a.nii", S, S, array=array)
+    write(tmp_path / "labels/a.nii", **IDENTITY, array=mask)
+    command = ["--images", str(tmp_path / "images"), "--labels", str(tmp_path / "labels"), "--output",
+               str(tmp_path / "out"), "--workers", "1"]
+    with pytest.raises(SystemExit, match="2"):
+        prepare_folder.main(command)
+    assert "identity affine" in capsys.readouterr().err
+    assert not prepare_folder.main([*command, "--same-voxels"])
+    with h5py.File(tmp_path / "out/a/mri_norm2.h5") as file:
+        np.testing.assert_array_equal(file["image"][()] > 0, file["label"][()] == 1)
 
 
 # ---- NRRD ------------------------------------------------------------------------------------------------------------

@@ -1,0 +1,114 @@
+"""Which files are scans to segment, which belong together, and that nothing is left aside without a word."""
+import time
+
+import pytest
+
+from imaging.case_files import contents, grouped, role_of, scans_to_segment, told
+from runtime.errors import InputError
+
+
+def touched(folder, *names):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    return folder
+
+
+def found(folder, *modalities):
+    """(cases, bad cases, names left aside)"""
+    cases, bad, aside = scans_to_segment(folder, modalities)
+    cases = {name: [path.name for path in paths] for name, paths in cases.items()}
+    return cases, set(bad), {path.name for path in aside}
+
+
+@pytest.mark.parametrize(("name", "roles", "expected"), [
+    ("case_flair", ("flair",), ("case", "flair")), ("case-t2f", ("flair",), ("case", "flair")),
+    ("case.FLAIR", ("flair",), ("case", "flair")), ("flair", ("flair",), ("", "flair")), ("flaired", ("flair",), None),
+    ("BraTS-GLI-00001-000-t1c", ("t1", "t1ce"), ("BraTS-GLI-00001-000", "t1ce")),
+    ("BraTS-GLI-00001-000-t1n", ("t1", "t1ce"), ("BraTS-GLI-00001-000", "t1")),
+    ("case_t1", ("t1", "t1ce"), ("case", "t1")), ("case_t1ce", ("t1",), None), ("a_0001", ("0001",), ("a", "0001")),
+    ("case_t2", ("flair",), None), ("a_0001", ("0000",), None)])
+def test_roles_of_names(name, roles, expected):
+    assert role_of(name, roles) == expected
+
+
+BRATS = {"2018": ("_flair", "_t1", "_t1ce", "_t2", "_seg"), "2023": ("-t2f", "-t1n", "-t1c", "-t2w", "-seg")}
+
+
+@pytest.mark.parametrize("ends", BRATS.values(), ids=BRATS)
+@pytest.mark.parametrize("is_nested", [True, False])
+def test_brats_names_of_every_year(tmp_path, ends, is_nested):
+    for case in ("BraTS-1", "BraTS-2"):
+        touched(tmp_path / (case if is_nested else ""), *(f"{case}{end}.nii.gz" for end in ends))
+    flair = found(tmp_path, "flair")
+    assert flair[0] == {case: [f"{case}{ends[0]}.nii.gz"] for case in ("BraTS-1", "BraTS-2")} and not flair[1]
+    assert len(flair[2]) == 8
+    assert found(tmp_path, "flair", "t1ce")[0]["BraTS-1"] == [f"BraTS-1{ends[0]}.nii.gz", f"BraTS-1{ends[2]}.nii.gz"]
+    only = tmp_path / ("BraTS-1" if is_nested else "") / f"BraTS-1{ends[0]}.nii.gz"
+    assert found(only, "flair", "t1ce")[0] == {"BraTS-1": [f"BraTS-1{ends[0]}.nii.gz", f"BraTS-1{ends[2]}.nii.gz"]}
+    only.with_name(f"BraTS-1{ends[2]}.nii.gz").unlink()
+    cases, bad, _ = scans_to_segment(tmp_path, ("flair", "t1ce"))
+    assert list(cases) == ["BraTS-2"] and "is missing" in bad["BraTS-1"]
+
+
+def test_other_challenges_folders(tmp_path):
+    touched(tmp_path / "LA", "A/lgemri.nrrd", "A/laendo.nrrd", "B/lgemri.nrrd", "B/laendo.nrrd")
+    assert found(tmp_path / "LA", "lgemri") == ({"A": ["lgemri.nrrd"], "B": ["lgemri.nrrd"]}, set(), {"laendo.nrrd"})
+    assert set(found(tmp_path / "LA", "image")[0]) == {"A", "B"}
+    touched(tmp_path / "ACDC", *(f"patient001/patient001{end}" for end in (
+        "_frame01.nii.gz", "_frame01_gt.nii.gz", "_frame12.nii.gz", "_frame12_gt.nii.gz", "_4d.nii.gz")),
+        "patient001/Info.cfg")
+    cases, bad, aside = found(tmp_path / "ACDC", "cine")
+    assert set(cases) == {"patient001_frame01", "patient001_frame12"} and not bad
+    assert aside == {"patient001_frame01_gt.nii.gz", "patient001_frame12_gt.nii.gz", "patient001_4d.nii.gz", "Info.cfg"}
+
+
+@pytest.mark.parametrize(("names", "modality", "cases"), [
+    (("case_0005", "case_0006", "case_0011"), "image", {"case_0005", "case_0006", "case_0011"}),
+    (("case_0000", "case_0001"), "image", set()), (("a_0000", "b_0000"), "image", {"a_0000", "b_0000"}),
+    (tuple(f"case_{k:04d}" for k in range(20)), "cine", {f"case_{k:04d}" for k in range(20)}),
+    (("a_0000", "a_0001", "b_0000", "b_0001"), "0000", {"a", "b"}), (("a_0001", "b_0001"), "0000", set()),
+    (("a_t1", "b_t1"), "image", {"a_t1", "b_t1"}), (("a_t1", "a_t2", "b_t1"), "image", {"b_t1"}),
+    (("a_t1", "b_t1"), "flair", set()), (("a", "a_seg", "a-mask", "b.gt"), "image", {"a"}),
+    (("a", "b"), "flair", {"a", "b"}), (("seg_1", "gt1"), "image", {"seg_1", "gt1"}),
+    (("a", "b_image"), "image", {"a", "b_image"})])
+def test_roles_come_from_the_training_sets_record(tmp_path, names, modality, cases):
+    touched(tmp_path, *(f"{name}.nii.gz" for name in names))
+    assert set(found(tmp_path, modality)[0]) == cases
+
+
+def test_files_that_are_no_scans_are_left_aside_with_a_word(tmp_path):
+    touched(tmp_path, "a.nrrd", "a.seg.nrrd", "b.mhd", "b.raw", "c.hdr", "c.img", "notes.txt", "d.png", ".hidden",
+            "e.dcm")
+    cases, bad, aside = found(tmp_path, "image")
+    assert set(cases) == {"a", "b", "c"} and not bad
+    assert aside == {"a.seg.nrrd", "notes.txt", "d.png", "e.dcm"}
+    assert told([tmp_path / "b.DCM", tmp_path / "a.dcm", tmp_path / "LICENSE"]) == (
+        "2 .dcm such as b.DCM, 1 without an ending such as LICENSE")
+
+
+def test_a_folder_without_scans_says_what_it_holds(tmp_path):
+    touched(tmp_path, *(f"series/IM{k}.dcm" for k in range(3)), "x/y/readme.txt")
+    with pytest.raises(InputError, match="no scan; it holds 3 .dcm such as IM0.dcm, 1 .txt such as readme.txt; "
+                                         "taken are .nii.gz, .nii, .nrrd"):
+        scans_to_segment(tmp_path, ("image",))
+    assert contents(touched(tmp_path / "empty", "z/.hidden")).startswith("it holds no files")
+    with pytest.raises(InputError, match="has no scan by its name"):
+        scans_to_segment(tmp_path / "series" / "IM0.dcm", ("image",))
+
+
+def test_one_name_in_several_folders_is_told_apart_by_them(tmp_path):
+    touched(tmp_path, "p1/image.nii.gz", "p2/image.nii.gz", "p3/other.nii.gz")
+    assert set(found(tmp_path, "image")[0]) == {"p1", "p2", "other"}
+    assert set(found(tmp_path, "T1")[0]) == {"p1", "p2", "other"}
+    touched(tmp_path, "q/p1/image.nii.gz")
+    assert found(tmp_path, "T1")[1] == {"p1"}
+
+
+def test_thousands_of_channel_files_are_grouped_in_no_time(tmp_path):
+    channels = "0000", "0001", "0002", "0003"
+    files = [tmp_path / f"case{k:05d}_{channel}.nii.gz" for k in range(4000) for channel in channels]
+    start = time.process_time()
+    cases, bad, rest = grouped(files, channels)
+    assert len(cases) == 4000 and not bad and not rest
+    assert time.process_time() - start < 3
