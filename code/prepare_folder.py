@@ -22,11 +22,12 @@ from runtime.script import reported
 
 import numpy as np
 
+from imaging.case_files import is_other, told
 from imaging.cases import Options, command_line, prepare_cases, shown
 from imaging.descriptions import Description
 from imaging.folders import Found, find, label_classes
 from imaging.plan import PLAN, Plan, shrunk, write_plan
-from imaging.preprocess import Preprocessing
+from imaging.preprocess import PLAIN, Preprocessing
 from imaging.scan_files import check_segments
 from runtime.errors import InputError, counted
 from runtime.files import ROOT, write_text
@@ -136,8 +137,10 @@ def main(args=None) -> int:
                  "label maps by their names"))
     print(f"{counted(len(found.cases) + len(found.bad), 'case')}, {len(found.labelled)} of them with a label"
           f"{f'; channels: {chr(32).join(found.channels)}' if found.channels else ''}")
+    folders = {path.parent for case in found.cases for path in (*case.images, case.label) if path}
+    if others := [path for folder in sorted(folders) for path in sorted(folder.iterdir()) if is_other(path)]:
+        print(f"{counted(len(others), 'file')} left aside, which are no scans by their names: {told(others)}")
     tell_regions(found.description)
-    check_segments(case.label for case in found.labelled)
     with locked(options.output, "--output"):
         return prepare(found, options)
 
@@ -159,6 +162,14 @@ def class_names(found: Found, classes: dict[int, int], options: FolderOptions) -
     return options.class_names or (described if len(described) == count else ())
 
 
+def segment_values(found: Found, names: tuple[str, ...], classes: dict[int, int]) -> dict[str, int] | None:
+    """{segment of a .seg.nrrd: its value} by the classes' names; without them, InputError where files differ."""
+    if names:
+        return {names[label - 1]: value for value, label in classes.items() if label}
+    check_segments(case.label for case in found.labelled)
+    return None
+
+
 def prepare(found, options) -> int:
     """Scans, lists, and what to do next; the caller holds the output folder."""
     classes = label_classes(found, options.label_map, options.num_classes, options.workers)
@@ -168,9 +179,10 @@ def prepare(found, options) -> int:
         remedy = (f"{ignore} is dataset.json's ignore label, and no loss here leaves voxels out: draw them, take the "
                   f"label away (the case is then unlabelled), or call them background with --label-map {ignore}:0")
     preprocessing = Preprocessing("folder", "RAS", options.normalise, spacing=options.spacing, labels=classes,
-                                  modalities=found.channels or ("image",), class_names=names)
+                                  modalities=found.channels or PLAIN, class_names=names)
     outcome = prepare_cases(found.cases, found.bad, preprocessing, options, "{case}/mri_norm2.h5",
-                            same_affine=not options.same_voxels, remedy=remedy)
+                            same_affine=not options.same_voxels, segments=segment_values(found, names, classes),
+                            remedy=remedy)
     labelled, unlabelled, test = write_lists(outcome.good, options)
     if options.spacing is None:
         tell_spacings(outcome.good)

@@ -93,12 +93,12 @@ def _cause(scan, other):
             if is_near(affine, reference, other.array.shape):
                 return (f"fields of the headers disagree, since its {one} and the scan's {two} are one grid: correct "
                         "the headers, choose with --geometry")
-    if np.allclose(scan.affine, np.eye(4)) or np.allclose(scan.affine, np.diag([-1, -1, 1, 1])):
-        return ("it has an identity affine and was saved without its scan's geometry (resampling would misplace it): "
-                "save it with the scan's affine")
     for whose, file in (("its", scan), ("the scan's", other)):
         if "orientation" in file.notes:
             return f"{whose} header gives no orientation: save both with one affine"
+    if np.allclose(scan.affine, np.eye(4)) or np.allclose(scan.affine, np.diag([-1, -1, 1, 1])):
+        return ("it has an identity affine and was saved without its scan's geometry (resampling would misplace it): "
+                "save it with the scan's affine")
     if np.allclose(scan.spacing, other.spacing, rtol=0.01):
         what = "the voxels have one size, and lie or point elsewhere"
     else:

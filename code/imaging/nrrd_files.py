@@ -119,7 +119,8 @@ def read_voxels(path: Path, header: dict, start: int) -> np.ndarray:
     with file.open("rb") as raw:
         raw.seek(start if file == path else 0)
         for _ in range(lines):
-            raw.readline(HEADER)
+            if not raw.readline():
+                break
         if encoding in PACKED:
             with PACKED[encoding](raw) as unpacked:
                 unpacked.seek(skip)

@@ -109,6 +109,8 @@ def read_scans(paths: Sequence[Path], geometry: str, channels: int) -> list[Scan
 
 def parts(path: Path) -> list[Path]:
     """The regular files that make up a scan: its own and, for a header, the one with its voxels."""
+    if not Path(path).is_file():        # a pipe would not end
+        return []
     try:
         voxels = format_of(path).voxels(path)
     except Exception:       # anybody's file
@@ -159,7 +161,7 @@ def check_segments(paths: Iterable[Path]) -> None:
             other, file = met.setdefault(name, (value, path))
             if other != value:
                 raise InputError(f"{path}: the segment {one_line(name)} has the value {value}, and {other} in "
-                                 f"{file.name}; put the segments of all files into one order, or export label maps")
+                                 f"{file.name}; name the classes (--class-names), or give it one value in all files")
 
 
 def read_label(path: Path, scan: ScanFile, labels: dict[int, int], same_affine: bool = True,

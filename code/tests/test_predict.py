@@ -426,4 +426,4 @@ def test_a_scan_in_metres_and_its_twin_in_millimetres_have_one_segmentation(run,
 
 def record(run, **changes):
     values = {"dataset": "folder", "orientation": "RAS", "normalise": "zscore"} | changes
-    (run / "preprocessing.json").write_text(json.dumps(values))
+    (run / "preprocessing.json").write_text(json.dumps(values), encoding="utf-8")

@@ -1,8 +1,10 @@
 """3D Slicer's .seg.nrrd as labels: cropped boxes, layers and names, in the fields that Slicer writes."""
+import h5py
 import nrrd
 import numpy as np
 import pytest
 
+import prepare_folder
 from imaging.grids import ScanFile
 from imaging.scan_files import check_segments, read_label, read_scan_file, values_in
 from imaging.segmentations import segments
@@ -113,3 +115,27 @@ def test_what_cannot_be_a_class_map_of_the_scan_is_refused(scan, tmp_path):
     refused("cannot be read", drawn()[None], [("a", 4, 1)])
     with pytest.raises(InputError, match="is a segmentation, expected a scan"):
         read_scan_file(write(tmp_path / "b.seg.nrrd", drawn()[None], [("a", 0, 1)]))
+
+
+def test_own_data_drawn_in_slicer_from_files_to_classes(scan, tmp_path, capsys):
+    images, labels = tmp_path / "images", tmp_path / "labels"
+    images.mkdir()
+    labels.mkdir()
+    lps = LPS @ AFFINE
+    for name in "ab":
+        nrrd.write(str(images / f"{name}.nrrd"), drawn().astype(np.int16) * 100 + np.arange(SHAPE[2], dtype=np.int16), {
+            "space": "left-posterior-superior", "space directions": lps[:3, :3].T, "space origin": lps[:3, 3]})
+    (images / "notes.txt").touch()
+    write(labels / "a.seg.nrrd", drawn()[None], [("x", 0, 1), ("y", 0, 2), ("z", 0, 3)], BOX)
+    swapped = np.choose(drawn(), [0, 3, 1, 2]).astype(np.uint8)
+    write(labels / "b.seg.nrrd", swapped[None], [("y", 0, 1), ("z", 0, 2), ("x", 0, 3)], BOX)
+    command = ["--images", str(images), "--labels", str(labels), "--output", str(tmp_path / "out"), "--workers", "1"]
+    with pytest.raises(SystemExit, match="2"):
+        prepare_folder.main(command)
+    assert "name the classes (--class-names)" in capsys.readouterr().err
+    assert not prepare_folder.main([*command, "--class-names", "x", "y", "z"])
+    assert "1 file left aside, which are no scans by their names: 1 .txt such as notes.txt" in capsys.readouterr().out
+    for name in "ab":
+        with h5py.File(tmp_path / f"out/{name}/mri_norm2.h5") as file:
+            turned = np.flip(np.swapaxes(drawn(), 0, 1), 0)      # the axes go forward, left and up
+            np.testing.assert_array_equal(file["label"][()], turned)
