@@ -153,7 +153,7 @@ BAD = {
     "mhd of a short raw file": (both(named("b.raw", RAW[:99]), mha(b"", "b.mhd", ElementDataFile="b.raw")),
                                 "b.mhd: cannot be read (b.raw holds fewer", AGAIN),
     "mha that is a pipe": (pipe("b.mha"), "b.mha: is no regular file", "expected a scan"),
-    "mha that is a folder": (folder("b.mha"), "labels/b.nii: has no scan of that name", "rename or remove"),
+    "mha that is a folder": (folder("b.mha"), "b.mha: is no regular file", "expected a scan"),
 
     # NRRD
     "nrrd without sizes": (nhdr("sizes: absent"), "b.nrrd: cannot be read", AGAIN),
