@@ -68,7 +68,7 @@ def agreement(trained, split):
     """
     check_pair(trained)
     recipe, method, data = trained.recipe, trained.method, trained.data
-    names = getattr(data.split(), split)
+    names = trained.names(split)
     if not names:
         raise InputError(f"--split {split}: {trained.run} has no such cases; choose the other one")
     trained.check_unseen(names)

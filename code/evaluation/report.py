@@ -151,7 +151,7 @@ def test(dataset_class, load, description, args=None):
     trained = load(options.run, options.checkpoint, options.device, options.data_dir, dataset_class.dataset)
     recipe, data = trained.recipe, trained.data
     windows_of(recipe, options.stride, options.weights)     # refused before anything is read
-    names = getattr(data.split(), options.split)
+    names = trained.names(options.split)
     if not names:
         raise InputError(f"--split {options.split}: this run has no such cases; choose --split "
                          f"{'val' if options.split == 'test' else 'test'}, or add a list to the data folder")

@@ -1,7 +1,11 @@
 """predict.py: scans of any orientation, size and type in, label maps on their own grid out; anybody's data."""
 import gzip
 import json
+import os
 import shutil
+import subprocess
+import sys
+from types import SimpleNamespace
 
 import h5py
 import nibabel as nib
@@ -19,7 +23,7 @@ import train_LA
 from evaluation.inference import segment
 from imaging.preprocess import PUBLISHED, apply
 from imaging.scan_files import read_scan_file
-from runtime.files import load_tensors, save_tensors
+from runtime.files import ROOT, load_tensors, save_tensors
 from training.trained import load_run
 
 TINY = ["--patch-size", "32", "32", "32", "--stride", "16", "16", "16", "--labeled-batch", "2",
@@ -273,6 +277,66 @@ def test_windows_and_components_can_be_chosen_and_are_part_of_what_a_prediction_
         with pytest.raises(SystemExit, match="2"):
             predicted(run, tmp_path / "scan.nii.gz", tmp_path / "bad", *words)
         assert error in capsys.readouterr().err and not (tmp_path / "bad").exists()
+
+
+MEMORY = """
+import re, sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import nibabel
+import numpy as np
+import torch
+
+import predict
+from imaging.preprocess import Preprocessing
+from runtime.device import Device
+
+Device("cpu")
+folder = Path(sys.argv[1])
+recipe = SimpleNamespace(patch_size=(64, 64, 64), stride=(32, 32, 32), normalise="stored", half_resolution=False,
+                         num_classes=14)
+
+def model(x):
+    scores = torch.stack([(x[:, 0] - k) ** 2 for k in range(14)], 1).neg_().softmax(1)
+    return {"fused": scores, "subnet0": scores, "subnet1": scores}
+
+job = predict.Job(model, recipe, Preprocessing("any", "LPS", "zscore"),
+                  predict.Options(run=folder, input=folder, output=folder), {"stride": (64, 64, 64)}, False, (),
+                  np.arange(14, dtype=np.uint8), 0)
+for edge in (64, 184):
+    scan = np.random.default_rng(0).normal(size=(edge,) * 3).astype(np.float32)
+    nibabel.save(nibabel.Nifti1Image(scan, np.eye(4)), folder / "scan.nii")
+    del scan
+    predict.write_case(job, {"labels": folder / "labels.nii"}, "", *predict.segment_case(job, [folder / "scan.nii"]))
+    print(1024 * int(re.search(r"VmHWM:\\s*(\\d+)", Path("/proc/self/status").read_text(encoding="utf-8"))[1]))
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the peak of a process is read from /proc")
+def test_a_large_scan_of_many_classes_takes_one_views_probabilities_and_little_more(tmp_path):
+    """512 x 512 x 600 voxels and 14 classes fit under 14 GiB: 95 bytes a voxel, 56 of them probabilities."""
+    done = subprocess.run([sys.executable, "-c", MEMORY, str(tmp_path)], cwd=ROOT / "code", capture_output=True,
+                          encoding="utf-8",
+                          env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "code")})
+    assert done.returncode == 0, done.stderr
+    small, large = map(int, done.stdout.split())
+    assert 56 < (large - small) / 184 ** 3 < 95
+    assert small + (large - small) / 184 ** 3 * 512 * 512 * 600 < 14 * 2 ** 30
+    assert len(np.unique(nib.load(tmp_path / "labels.nii").dataobj)) > 3
+
+
+def test_what_a_scan_needs_is_said_before_it_is_segmented():
+    """Of the same scan: 12 GiB, and more for each view and for the probabilities on the scan's own grid."""
+    voxels = 512 * 512 * 600
+    image, scan = [SimpleNamespace(size=voxels)], SimpleNamespace(array=SimpleNamespace(size=voxels))
+
+    def needed(views=(), probabilities=False):
+        return predict.memory(SimpleNamespace(recipe=SimpleNamespace(num_classes=14), views=views,
+                                              options=SimpleNamespace(probabilities=probabilities)), image, scan)
+    assert 11 * 2 ** 30 < needed() < 14 * 2 ** 30
+    assert needed(("subnet0", "subnet1")) - needed() == 2 * 4 * 14 * voxels
+    assert needed(probabilities=True) - needed() == 3 * 4 * 14 * voxels
 
 
 @pytest.mark.parametrize(("shape", "axes", "spacing", "depth"), [

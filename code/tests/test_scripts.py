@@ -287,7 +287,7 @@ def test_predictions_of_other_weights_or_corrected_ones_are_not_replaced_unasked
     assert {path: path.stat().st_mtime_ns for path in there} == before
     first, *_ = there
     corrected = nibabel.load(first)
-    nibabel.save(nibabel.Nifti1Image(np.asarray(corrected.dataobj), np.eye(4)), first)      # by another program
+    nibabel.save(nibabel.Nifti1Image(np.array(corrected.dataobj), np.eye(4)), first)      # by another program
     mine = first.read_bytes()
     for more in ([], ["--checkpoint", "best"]):
         with pytest.raises(SystemExit, match="2"):

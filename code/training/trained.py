@@ -3,6 +3,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from dataloaders.scans import published_list, read_list
 from methods import registry
 from runtime.device import Device
 from runtime.errors import InputError, counted
@@ -21,6 +22,16 @@ class Trained(NamedTuple):
     method: Any                 # on its device, with the checkpoint's weights
     data: Any                   # the data set of dataloaders/, in the run's folder or the one that was asked for
     content: Content | None     # data.json; None for runs of before that record
+
+    def names(self, split):
+        """The cases of a list; a folder with scans to test alone needs that list and no other."""
+        folder, lists = self.recipe.data_dir, self.data.lists
+        if split in lists and not (folder / lists["train"]).exists():
+            if (folder / lists[split]).exists():
+                return read_list(folder / lists[split])
+            if not published_list(self.data.dataset, lists["train"]):
+                raise InputError(f"{folder / lists[split]}: does not exist; name the cases to test in it, one a line")
+        return getattr(self.data.split(), split)
 
     def check_unseen(self, names):
         """InputError where training had the label of one of these cases -> names of those that it had without label.

@@ -12,6 +12,7 @@ from evaluation.agreement import agreement
 from reproduction.segmentations import segmented
 from runtime.errors import InputError
 from runtime.files import load_weights, save_tensors
+from training import trained as trained_module
 from training.material import Content
 from training.trained import load_run
 
@@ -152,3 +153,19 @@ def test_classes_that_no_label_has_are_said(recipe, runs, narrow, capsys):
     assert "no labelled case has class 2, 3 of 1 to 3" in said and "no val case has class 2, 3 of 1 to 3" in said
     runs.loop(recipe("ACDC", out=recipe().out.with_name("other")))
     assert "case has class" not in capsys.readouterr().out
+
+
+def test_a_folder_with_scans_to_test_alone_needs_their_list_alone(phantoms, recipe, runs, narrow, no_curves, tmp_path,
+                                                                  capsys, monkeypatch):
+    run = runs.train(recipe("LA", pre_steps=1, self_steps=1))
+    trained, elsewhere = load_run(run, device="cpu"), tmp_path / "elsewhere"
+    [name, _] = names = (phantoms("LA") / "test.list").read_text(encoding="utf-8").split()
+    assert trained.names("test") == names
+    shutil.copytree(phantoms("LA") / f"2018LA_Seg_Training Set/{name}", elsewhere / name)
+    args = ["--run", str(run), "--device", "cpu", "--data-dir", str(elsewhere)]
+    monkeypatch.setattr(trained_module, "published_list", lambda *_: [])        # as of own data
+    with pytest.raises(SystemExit, match="2"):
+        test_LA.main(args)
+    assert "elsewhere/test.list: does not exist; name the cases to test in it" in capsys.readouterr().err
+    (elsewhere / "test.list").write_text(name, encoding="utf-8")
+    assert [row["case"] for row in test_LA.main(args)] == [name]
