@@ -15,26 +15,27 @@ import json
 import sys
 import zlib
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 from runtime.script import reported
 
-import numpy as np
-
 from imaging.case_files import is_other, told
-from imaging.cases import Options, command_line, prepare_cases, shown
+from imaging.cases import Case, Options, command_line, in_parallel, prepare_cases, shown
 from imaging.descriptions import Description
 from imaging.folders import Found, find, label_classes
-from imaging.plan import PLAN, Plan, shrunk, write_plan
-from imaging.preprocess import PLAIN, Preprocessing
+from imaging.plan import PLAN, PREPARED, REMEDY, Choice, Plan, plan_preparation, plan_training, read_plan, write_plan
+from imaging.preprocess import PLAIN, Preprocessing, read_preprocessing
 from imaging.scan_files import check_segments
+from imaging.survey import look_at_label, look_at_scan
 from runtime.errors import InputError, counted
 from runtime.files import ROOT, write_text
 from runtime.locks import locked
-from runtime.records import read_json
+from runtime.records import build, read_json
 
-MIXED = 1.1     # spacings further apart than this factor are told
+UNLABELLED = 20     # scans without a label that are looked at for the plan, at most
+LAYOUT = "{case}/mri_norm2.h5"
 WRITTEN = "lists.json"      # {list: check sum of what was written}: tells lists that were edited since
 
 
@@ -44,8 +45,11 @@ class FolderOptions(Options):
     labels: Path | None = None  # folder with the label maps; scans without one are unlabelled
     dataset_json: Path | None = None    # dataset.json with imagesTr and labelsTr beside it; replaces --images
     output: Path = ROOT / "data" / "mine"   # dataset folder to write
-    normalise: Literal["zscore", "minmax"] = "zscore"   # intensities, over the whole scan
-    spacing: tuple[float, float, float] | None = None   # resample to these mm along x, y, z
+    plan: Path | None = None    # how to prepare and train, an edited plan.json; by default what the scans suggest
+    # intensities: ct, windows of the labelled foreground; zscore, over the whole scan; zscore_brain, over what is not
+    # background; by default as the plan chooses
+    normalise: Literal["ct", "zscore", "zscore_brain", "minmax"] | None = None
+    spacing: tuple[float, float, float] | None = None   # resample to these mm along x, y, z; by default as planned
     num_classes: int | None = None  # with background; by default from dataset.json, or the values up to a gap
     class_names: tuple[str, ...] = ()   # of the foreground classes in order; by default those of dataset.json
     label_map: tuple[str, ...] = ()     # value in the files:class, such as 255:1; other values stay
@@ -54,8 +58,8 @@ class FolderOptions(Options):
     # all that dataset.json names, or that are there
     channels: tuple[str, ...] = ()
     test_images: bool = False   # take imagesTs, too, as unlabelled scans
-    holdout: int = 0    # put this many labelled cases, the last ones, into test.list and out of train.list
-
+    # labelled cases, the last ones, that are in test.list instead of train.list; those that are there stay
+    holdout: int | None = None
 
 def listed(path: Path) -> list[str]:
     """Names in a split list; none where there is no list."""
@@ -63,58 +67,144 @@ def listed(path: Path) -> list[str]:
     return [line.strip().removesuffix(".h5") for line in lines if line.strip()]
 
 
+class OurFiles:
+    """Which files of a data folder were written here and not edited since: check sums, in lists.json."""
+
+    def __init__(self, folder: Path):
+        self.record = folder / WRITTEN
+        self.sums = read_json(self.record, "remove it") if self.record.exists() else {}
+
+    def holds(self, path: Path) -> bool:
+        return path.exists() and zlib.crc32(path.read_bytes()) == self.sums.get(path.name)
+
+    def note(self, path: Path) -> None:
+        """`path` as it is now, or that it is gone."""
+        self.sums.pop(path.name, None)
+        if path.exists():
+            self.sums[path.name] = zlib.crc32(path.read_bytes())
+        write_text(self.record, json.dumps(self.sums) + "\n")
+
+
 def write_lists(good: dict[str, dict], options: FolderOptions) -> tuple[int, int, int]:
     """train.list, labelled cases first, and test.list if asked for; returns how many labelled cases train.list begins
     with, how many follow, and how many are in test.list.
 
-    A list that is there and was not written here, or was edited since, is kept without --force; the cases of a kept
-    test.list are not trained on.
+    The cases of a test.list that is there stay in it and are not trained on; a larger --holdout adds the last labelled
+    ones, --holdout 0 removes the list, and --force chooses anew. A list that was written by hand, or edited since, is
+    kept without --force.
     """
-    record = options.output / WRITTEN
-    sums = read_json(record, "remove it") if record.exists() else {}
+    ours = OurFiles(options.output)
     train, test = options.output / "train.list", options.output / "test.list"
-    kept = [path for path in (train, test) if path.exists() and not options.force
-            and zlib.crc32(path.read_bytes()) != sums.get(path.name)]
-    reserved = listed(test) if test in kept else []
-    labelled = [name for name, case in good.items() if case["classes"] is not None and name not in reserved]
-    unlabelled = [name for name, case in good.items() if case["classes"] is None and name not in reserved]
+    kept = [path for path in (train, test) if path.exists() and not options.force and not ours.holds(path)]
+    held = [] if options.force or (test not in kept and options.holdout == 0) else listed(test)
+    labelled = [name for name, case in good.items() if case["classes"] is not None and name not in held]
+    unlabelled = [name for name, case in good.items() if case["classes"] is None and name not in held]
     if not labelled:
         raise InputError("no case with a label is left to train on, one is needed at least; no list was written")
-    if options.holdout and options.holdout >= len(labelled):
-        raise InputError(f"--holdout {options.holdout}: there are {len(labelled)} labelled cases, and one "
+    more = max((options.holdout or 0) - len(held), 0) if test not in kept else 0
+    if more >= len(labelled):
+        raise InputError(f"--holdout {options.holdout}: there are {len(labelled) + len(held)} labelled cases, and one "
                          "must be left to train on")
-    cut = len(labelled) - options.holdout
-    for path, names in {train: labelled[:cut] + unlabelled, test: labelled[cut:]}.items():
+    cut = len(labelled) - more
+    for path, names in {train: labelled[:cut] + unlabelled, test: held + labelled[cut:]}.items():
         if path in kept:
             if names and names != listed(path):
                 print(f"{path.name}: the one in {shown(options.output)} was written by hand, and is kept; --force "
                       "replaces it")
-        elif names:
-            text = "".join(f"{name}\n" for name in names)
-            write_text(path, text)
-            sums[path.name] = zlib.crc32(text.encode())
+            continue
+        if names:
+            write_text(path, "".join(f"{name}\n" for name in names))
         else:
-            path.unlink(missing_ok=True)        # of an earlier --holdout
-            sums.pop(path.name, None)
-    write_text(record, json.dumps(sums) + "\n")
+            path.unlink(missing_ok=True)
+        ours.note(path)
     names = listed(train)
     first = len(list(itertools.takewhile(lambda name: name in labelled, names)))
     return first, len(names) - first, len(listed(test))
 
 
-def tell_spacings(good: dict[str, dict]) -> None:
-    """Say where voxels differ in size from scan to scan: the network sees voxels, not mm."""
-    spacings = np.array([case["spacing"] for case in good.values()])
-    low, high, middle = spacings.min(0), spacings.max(0), np.median(spacings, 0)
-    if (high > MIXED * low).any():
-        sides = ", ".join(f"{axis} {lo:.2f} to {hi:.2f}" for axis, lo, hi in zip("xyz", low, high, strict=True))
-        print(f"voxels differ in size from scan to scan (mm: {sides}), and the network sees voxels: "
-              f"--spacing {' '.join(f'{side:.2f}' for side in middle)} with another --output resamples them")
+# ---- the plan --------------------------------------------------------------------------------------------------
 
 
-def patch_of(good):
-    shape = np.median([case["shape"][-3:] for case in good.values()], 0)
-    return shrunk(tuple(int(16 * np.ceil(n / 16)) for n in shape), 112 * 112 * 80)
+def preparation(found: Found, classes, segments, options) -> tuple[dict, dict[str, Choice], str | None]:
+    """What was seen, the plan's lines by which scans are prepared, and the text of a plan that stands as it is.
+
+    They come from --plan, from the plan or the record of the data that are there, or from the scans; --spacing and
+    --normalise replace them.
+    """
+    path, fixed = options.plan or options.output / PLAN, None
+    before = None if options.force else read_preprocessing(options.output)
+    if options.plan or (path.exists() and not options.force):
+        plan, reasons = read_plan(path)
+        seen = read_json(path, "").get("seen", {})
+        lines = {name: Choice(getattr(plan, name), reasons.get(name, "")) for name in PREPARED}
+        if options.plan or not OurFiles(options.output).holds(path):
+            fixed = path.read_text(encoding="utf-8")
+    elif before is not None:
+        seen, why = {}, "as the data there were prepared"
+        lines = {"slices": Choice("none", why), "spacing": Choice(before.spacing, why),
+                 "normalise": Choice(before.normalise, why), "windows": Choice(before.windows, why)}
+    else:
+        seen, lines = look(found, classes, segments, options)
+    asked = {name: value for name in ("spacing", "normalise") if (value := getattr(options, name)) is not None}
+    if asked and fixed:
+        raise InputError(f"--{' --'.join(asked)} and {path}, which is edited: write it into that plan, or leave it out")
+    lines |= {name: Choice(value, f"--{name}") for name, value in asked.items()}
+    if asked.get("normalise") == "ct" and not lines["windows"].value:
+        lines["windows"] = look(found, classes, segments, options, ct=True)[1]["windows"]
+    if lines["normalise"].value != "ct":
+        lines["windows"] = Choice((), "for CT alone")
+    return seen, lines, fixed
+
+
+def look(found: Found, classes, segments, options, ct=None) -> tuple[dict, dict[str, Choice]]:
+    """What is seen of the labelled scans, without those held out, and some others; the plan's lines that follow."""
+    others, labelled = [case for case in found.cases if case.label is None], found.labelled
+    held = listed(options.output / "test.list")
+    labelled = [case for case in labelled if case.name not in held]
+    more = max((options.holdout or 0) - len(held), 0)
+    chosen = labelled[:len(labelled) - more or None] + others[::-(-len(others) // UNLABELLED) or 1]
+    work = partial(look_at_scan, channels=max(len(found.channels), 1), labels=classes, geometry=options.geometry,
+                   same_affine=not options.same_voxels, allow_empty=True, segments=segments)
+    scans = {case.name: scan for case, scan in in_parallel(work, chosen, options.workers) if isinstance(scan, dict)}
+    if not scans:       # their preparation says why
+        return {}, {name: Choice(getattr(Plan(), name)) for name in PREPARED}
+    scans = {case.name: scans[case.name] for case in chosen if case.name in scans}
+    seen = {"scans": {name: {"shape": scan["shape"], "spacing": scan["spacing"],
+                             "lowest": [channel["lowest"] for channel in scan["channels"]],
+                             "background": [round(channel["background"], 3) for channel in scan["channels"]]}
+                      for name, scan in scans.items()}}
+    kinds = [kind.upper() for kind in found.description.channels] if found.description else []
+    if ct is None and "CT" in kinds:
+        ct = set(kinds) == {"CT"}
+    return seen, plan_preparation(list(scans.values()), ct)
+
+
+def plan_network(good, seen, lines, plan, names, options) -> None:
+    """Write plan.json with the lines by which a network is trained on the prepared cases."""
+    held = listed(options.output / "test.list")
+    labelled = [name for name, case in good.items() if case["classes"] and name not in held]
+    cases = [Case(name, ()) for name in labelled]
+    labels = {case.name: result for case, result in in_parallel(
+        partial(_look_at_label, folder=options.output, slices=plan.slices != "none"), cases, options.workers)}
+    lines |= plan_training(plan, [case["shape"][-3:] for case in good.values()],
+                           [case["spacing"] for case in good.values()],
+                           {name: labels[name] for name in labelled if isinstance(labels[name], dict)}, names)
+    write_plan(options.output / PLAN, seen | {"labels": labels}, lines)
+    OurFiles(options.output).note(options.output / PLAN)
+
+
+def _look_at_label(case, folder, slices):
+    return look_at_label(folder / LAYOUT.format(case=case.name), slices)
+
+
+def tell_plan(path: Path) -> None:
+    """One line of what is planned."""
+    plan, _ = read_plan(path)
+    what = "volumes" if plan.slices == "none" else f"slices along {plan.slices}"
+    size = plan.spacing and f"resampled to {' x '.join(f'{side:g}' for side in plan.spacing)} mm"
+    patch = " x ".join(map(str, plan.patch_size))
+    print(f"plan: {what}, voxels {size or 'as they are'}, {plan.normalise}, patches of {patch}; {shown(path)} says "
+          "why, and may be edited")
 
 
 def has_gpu() -> bool:
@@ -127,7 +217,7 @@ def main(args=None) -> int:
     options = command_line(FolderOptions, __doc__, args)
     if options.num_classes is not None and not 2 <= options.num_classes <= 255:
         raise InputError(f"--num-classes {options.num_classes}: background counts, so 2 to 255")
-    if options.holdout < 0:
+    if options.holdout is not None and options.holdout < 0:
         raise InputError(f"--holdout {options.holdout}: must be 0 or more")
     found = find(options.images, options.labels, options.dataset_json, options.channels, options.test_images)
     if found.aside:
@@ -178,20 +268,26 @@ def prepare(found, options) -> int:
         ignore = found.description.ignore
         remedy = (f"{ignore} is dataset.json's ignore label, and no loss here leaves voxels out: draw them, take the "
                   f"label away (the case is then unlabelled), or call them background with --label-map {ignore}:0")
-    preprocessing = Preprocessing("folder", "RAS", options.normalise, spacing=options.spacing, labels=classes,
-                                  modalities=found.channels or PLAIN, class_names=names)
-    outcome = prepare_cases(found.cases, found.bad, preprocessing, options, "{case}/mri_norm2.h5",
-                            same_affine=not options.same_voxels, segments=segment_values(found, names, classes),
-                            remedy=remedy)
+    segments = segment_values(found, names, classes)
+    seen, lines, fixed = preparation(found, classes, segments, options)
+    plan = build(Plan, {name: lines[name].value for name in PREPARED}, PLAN, REMEDY)
+    preprocessing = Preprocessing("folder", plan.orientation, plan.normalise, spacing=plan.prepared_spacing,
+                                  labels=classes, modalities=found.channels or PLAIN, class_names=names,
+                                  windows=plan.windows)
+    outcome = prepare_cases(found.cases, found.bad, preprocessing, options, LAYOUT,
+                            same_affine=not options.same_voxels, segments=segments, remedy=remedy)
     labelled, unlabelled, test = write_lists(outcome.good, options)
-    if options.spacing is None:
-        tell_spacings(outcome.good)
     tested = f"; test.list: {counted(test, 'labelled case')}" if test else ""
     print(f"train.list: {counted(labelled, 'labelled case')}, then {unlabelled} unlabelled{tested}")
     if not labelled:
         raise InputError(f"{options.output / 'train.list'}: its first case has no label; move labelled ones to its "
                          "top, since the first ones are trained on with their labels")
-    write_plan(options.output / PLAN, {}, Plan(class_names=names, patch_size=patch_of(outcome.good)), {})
+    if fixed:
+        write_text(options.output / PLAN, fixed)
+    else:
+        why = "--class-names" if options.class_names else "dataset.json" if names else "none were given (--class-names)"
+        plan_network(outcome.good, seen, lines, plan, Choice(names, why), options)
+    tell_plan(options.output / PLAN)
     preset = "" if has_gpu() else "short "
     print(f"next: python code/train_own.py {preset}--data-dir {shown(options.output)}"
           f"{'' if unlabelled else ' --method supervised'}")

@@ -8,17 +8,20 @@
 What depends on the scans, their plan chooses: plan.json in the data folder says each value with its reason, and may be
 edited. The method is CML+, methods/cml_plus.py, or where every scan has a label, methods/supervised.py.
 """
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from runtime.script import reported
 
 from dataloaders.own import Own
-from imaging.plan import PLAN, read_plan, shrunk
+from imaging.plan import PLAN, PREPARED, read_plan, shrunk
 from imaging.preprocess import read_preprocessing
 from runtime.errors import InputError
 from runtime.files import ROOT, expanded, is_case_name
 from training.fit import train
+from training.hours import fitted
 from training.recipe import MethodName, Ratio, Recipe, Schedule, command_line
 
 # Of slices instead of volumes, the paper's values on ACDC                                                    [P]
@@ -54,7 +57,9 @@ class OwnRecipe(Recipe):
     unlabeled_batch: int = 4                # unlabelled patches per step, mixed in pairs                     [P]
     foreground: Ratio = 1 / 2               # share of labelled patches that hold foreground for certain      [plan]
     flips: tuple[int, ...] = ()             # axes of the patch that are mirrored                             [plan]
-    quarter_turns: bool = False             # turns by 90 degrees in the plane                                [plan]
+    quarter_turns: bool = False             # turns by 90 degrees, in slices by any angle                     [plan]
+    # strong: nnU-Net's augmentation; geometry or intensity: of it alone; paper: crops, flips, quarter turns   [O]
+    augment: Literal["paper", "strong", "geometry", "intensity"] = "strong"
 
     # method
     method: MethodName = "cml_plus"         # how the unlabelled scans are used: docs/methods.md [plan]
@@ -70,6 +75,7 @@ class OwnRecipe(Recipe):
     lr: float = 0.01                        # initial learning rate                                           [P]
     pre_schedule: Schedule = "constant"     # of the learning rate                                            [C]
     self_schedule: Schedule = "poly"        # power 0.9                                                       [O]
+    hours: float | None = None              # take no more steps than fit into them                           [O]
     momentum: float = 0.9                   #                                                                 [C]
     weight_decay: float = 1e-4              #                                                                 [C]
 
@@ -92,6 +98,10 @@ class OwnRecipe(Recipe):
             raise InputError(f"{path}: does not exist; python code/prepare_folder.py --output {self.data_dir} writes "
                              "it, beside the scans that it prepares")
         plan, _ = read_plan(path)
+        made = record.orientation, record.spacing, record.normalise, record.windows
+        if made != (plan.orientation, plan.prepared_spacing, plan.normalise, plan.windows):
+            raise InputError(f"{path}: the scans in {self.data_dir} were prepared in another way (preprocessing.json); "
+                             f"python code/prepare_folder.py --plan {path} with another --output prepares them so")
         data = Own(self)
         train = data.listed("train")
         labelled = self.labeled or len(data.labelled(train))
@@ -102,12 +112,15 @@ class OwnRecipe(Recipe):
             labeled=labelled, num_classes=record.num_classes, in_channels=len(record.modalities),
             class_names=plan.class_names, patch_size=shrunk(plan.patch_size, voxels), labeled_batch=batch,
             unlabeled_batch=batch, foreground=plan.foreground, flips=plan.flips, quarter_turns=plan.quarter_turns,
-            components=plan.keep_largest, keep_largest=plan.keep_largest)
+            components=plan.components, keep_largest=plan.keep_largest)
 
     def reasons(self):
-        _, lines = read_plan(self.plan or self.data_dir / PLAN)
+        path = self.plan or self.data_dir / PLAN
+        if not path.exists():
+            return {}
+        _, lines = read_plan(path)
         preset = replace(PRESETS[self.preset], **{name: getattr(self, name) for name in self.GIVEN}).planned()
-        lines |= {"network": lines["slices"], "components": lines["keep_largest"]}
+        lines = {"network": lines["slices"]} | {name: lines[name] for name in lines.keys() - set(PREPARED)}
         return {name: lines[name] for name in vars(preset)
                 if name in lines and getattr(self, name) == getattr(preset, name)}
 
@@ -116,6 +129,8 @@ class OwnRecipe(Recipe):
         if not axes >= set(self.flips):
             raise InputError(f"--flips {' '.join(map(str, self.flips))}: a patch of {len(axes)} axes has the axes "
                              f"{' '.join(map(str, axes))}")
+        if self.hours is not None and not 0 < self.hours < math.inf:
+            raise InputError(f"--hours {self.hours:g}: must be above 0")
         if not 0 <= self.foreground <= 1:
             raise InputError(f"--foreground {self.foreground:g}: a share, from 0 to 1")
         if self.stride is not None and len(self.stride) != len(axes):
@@ -123,13 +138,13 @@ class OwnRecipe(Recipe):
                              "--patch-size")
         return super().check()
 
-    def complete(self):
-        return replace(super().complete(), stride=self.stride or self._half)
-
     def fields(self):
         """Half the patch is the same stride whether it was asked for or not."""
         values = super().fields()
         return values | {"stride": None if self.stride == self._half else self.stride}
+
+    def complete(self):
+        return replace(super().complete(), stride=self.stride or self._half)
 
     @property
     def _half(self):
@@ -146,7 +161,8 @@ PRESETS = {
 @reported
 def main(args=None):
     recipe = command_line(PRESETS, __doc__, args)
-    return train(recipe, Own(recipe))
+    data = Own(recipe)
+    return train(fitted(recipe, data), data)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 import numpy as np
 
 from dataloaders import strong
+from dataloaders.augment import window_at
 from dataloaders.scans import Split, drawn, has_label, read_list
 from dataloaders.volumes import Volumes
 from runtime.errors import InputError
@@ -57,8 +58,8 @@ class Own(Volumes):
     def sample(self, scan, rng):
         """One augmented patch: image (in_channels, *P), label (*P) or None, as arrays.
 
-        Of labelled scans, the share `foreground` of patches holds a random voxel of a random class. Quarter turns in
-        the plane and flips as the recipe allows, which are nnU-Net's mirrors, too.
+        Of labelled scans, the share `foreground` of patches holds a random voxel of a random class. Turns in the
+        plane and flips as the recipe allows.
         """
         recipe, size = self.recipe, self.recipe.patch_size
         arrays = [*scan.image.numpy(), *([] if scan.label is None else [scan.label.numpy()])]
@@ -69,36 +70,36 @@ class Own(Volumes):
         if len(size) == 2:
             index = rng.integers(len(arrays[0])) if place is None else place[0]
             arrays, place = [array[index] for array in arrays], place if place is None else place[1:]
-        quarters = rng.integers(4) if recipe.quarter_turns else 0
+        distorted = recipe.augment in strong.GEOMETRY
+        quarters = rng.integers(4) if recipe.quarter_turns and not distorted else 0
         if quarters % 2:
             size = (size[1], size[0], *size[2:])
-        box, pads = window(arrays[0].shape, size, place, rng)
-        if recipe.augment in strong.GEOMETRY:
-            starts = [part.start - before for part, (before, _) in zip(box, pads, strict=True)]
-            arrays = strong.distort(arrays, starts, size, rng, mirrors=())
+        starts = window_start(arrays[0].shape, size, place, rng)
+        if distorted:
+            arrays = strong.distort(arrays, starts, size, rng, recipe.flips, recipe.quarter_turns)
         else:
-            arrays = [np.pad(array[box], pads) for array in arrays]
-        arrays = [np.rot90(array, quarters) for array in arrays]
-        flipped = [axis for axis in recipe.flips if rng.random() < 0.5]
-        arrays = [np.flip(array, flipped) for array in arrays]
+            flipped = [axis for axis in recipe.flips if rng.random() < 0.5]
+            arrays = [np.flip(np.rot90(window_at(array, starts, size), quarters), flipped) for array in arrays]
         channels, label = (arrays, None) if scan.label is None else (arrays[:-1], arrays[-1])
         return np.stack(channels), label
 
 
-def window(shape, size, place, rng):
-    """Slices of a random window of `size` in an array of `shape`, and the zeros to pad it with, as at test.
+def window_start(shape, size, place, rng):
+    """Where a window of `size` voxels starts in an array of `shape`: at random inside, below 0 along axes that are
+    shorter than the window, which are padded on both sides, as at test.
 
     place: a voxel that the window holds, or None.
     """
-    box, pads = [], []
+    starts = []
     for axis, (extent, length) in enumerate(zip(shape, size, strict=True)):
-        low, high = 0, max(extent - length, 0)
+        low, high = 0, extent - length
+        if high <= 0:
+            starts.append(-(-high // 2))
+            continue
         if place is not None:
             low, high = max(low, place[axis] - length + 1), min(high, place[axis])
-        start, short = int(rng.integers(low, high + 1)), max(length - extent, 0)
-        box.append(slice(start, start + length))
-        pads.append((short // 2, short - short // 2))
-    return tuple(box), pads
+        starts.append(int(rng.integers(low, high + 1)))
+    return starts
 
 
 def _places(label):

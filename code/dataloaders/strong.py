@@ -24,13 +24,13 @@ GAMMAS = (0.1, True), (0.3, False)          # how often, and whether of the inve
 EXPONENTS = 0.7, 1.5                        # of a gamma
 
 
-def distort(arrays, starts, size, rng, mirrors=None):
+def distort(arrays, starts, size, rng, mirrors=None, turns=True):
     """The window of `size` voxels at `starts`, at times turned and scaled about its middle; then mirrored.
 
     Images linear, zeros from outside; a label takes the class with the largest share. mirrors: axes along which the
-    window may be flipped, by default all.
+    window may be flipped, by default all; turns: whether slices may be turned by any angle, or by small ones alone.
     """
-    matrix = _matrix(size, rng)
+    matrix = _matrix(size, rng, turns)
     flips = [axis for axis in (range(len(size)) if mirrors is None else mirrors) if rng.random() < MIRRORED]
     if matrix is None:
         return each(arrays, lambda a: np.flip(window_at(a, starts, size), flips))
@@ -51,13 +51,14 @@ def distort(arrays, starts, size, rng, mirrors=None):
     return each(arrays, lambda a: np.flip(moved(a), flips))
 
 
-def _matrix(size, rng):
+def _matrix(size, rng, turns):
     """Rotation times scale, patch to scan, of as many axes as `size`; None where neither is drawn."""
     turned, scaled = rng.random() < TURNED, rng.random() < SCALED
     if not (turned or scaled):
         return None
     ratio, narrow = NARROW
-    degrees = narrow if len(size) == 2 and max(size) > ratio * min(size) else DEGREES[len(size)]
+    small = not turns or max(size) > ratio * min(size)
+    degrees = narrow if len(size) == 2 and small else DEGREES[len(size)]
     matrix = np.eye(len(size)) * (rng.uniform(*SCALES) if scaled else 1)
     planes = [(0, 1)] if len(size) == 2 else [(1, 2), (2, 0), (0, 1)]
     for plane in planes if turned else []:

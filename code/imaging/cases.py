@@ -98,6 +98,8 @@ def prepare_cases(cases: Sequence[Case], bad: dict[str, str], preprocessing: Pre
     print(f"{len(good) - skipped} prepared, {skipped} skipped (finished before), {len(bad)} bad "
           f"-> {shown(options.output)}", flush=True)
     tell_notes(note for result in good.values() for note in result.get("notes", ()))
+    if changed := [name for name, result in good.items() if result.get("relabelled")]:
+        print(f"{len(changed)} with another label than before, prepared again: {', '.join(changed)}", flush=True)
     report_bad(bad)
     if not good:
         raise InputError("no case could be prepared, for the reasons above")
@@ -152,13 +154,15 @@ def _prepare_case(case, preprocessing, output, layout, options, **label_checks):
     record = {"preprocessing": json.dumps(preprocessing.to_dict()),
               "source": json.dumps({"images": _checksums(case.images),
                                     "label": _checksums([case.label] if case.label else [])})}
+    relabelled = False
     if target.exists() and not options.force:
-        done = _finished(target, record)
-        if done is None and not _lacks_label(target, record):
+        if (done := _finished(target, record)) is not None:
+            return dict(done, skipped=True)
+        earlier = _earlier_label(target, record)
+        if earlier is None or (earlier and case.label is None):
             raise InputError(f"{target}: exists already, made from other files or in another way; "
                              "--force overwrites it, another --output keeps it")
-        if done is not None:
-            return dict(done, skipped=True)
+        relabelled = bool(earlier)
     scans = read_scans(case.images, preprocessing.geometry, len(preprocessing.modalities))
     label = None
     if case.label is not None:
@@ -177,7 +181,7 @@ def _prepare_case(case, preprocessing, output, layout, options, **label_checks):
     # written last: a case that has this file is finished
     write_case(target, image, label, compression="gzip",
                attributes=record | {"geometry": json.dumps(asdict(geometry))})
-    return dict(_summary(image.shape, label, asdict(geometry)), skipped=False,
+    return dict(_summary(image.shape, label, asdict(geometry)), skipped=False, relabelled=relabelled,
                 notes=[(scan.path, scan.notes) for scan in scans])
 
 
@@ -202,14 +206,17 @@ def _finished(path, record):
         return None
 
 
-def _lacks_label(path, record):
-    """Whether a prepared file is the case without a label, all else alike: the label has been drawn since."""
+def _earlier_label(path, record):
+    """Check sums of the label that a prepared file was made with, {} where it had none; None where it was made from
+    other scans or in another way.
+    """
     try:
         with h5py.File(path) as file:
-            source = json.loads(record["source"]) | {"label": {}}
-            return file.attrs["preprocessing"] == record["preprocessing"] and json.loads(file.attrs["source"]) == source
+            source, now = json.loads(file.attrs["source"]), json.loads(record["source"])
+            same = file.attrs["preprocessing"] == record["preprocessing"] and source["images"] == now["images"]
+            return source["label"] if same else None
     except UNREADABLE:
-        return False
+        return None
 
 
 def write_case(path: Path, image: np.ndarray, label: np.ndarray | None = None, compression: str | None = None,

@@ -13,6 +13,12 @@ def normalised(volume, kind):
         return (volume - float(volume.mean(dtype=float))) / float(volume.std(dtype=float))
 
 
+def windowed(volume, window):
+    """Cut at the window's lowest and highest value, less its mean, over its deviation."""
+    low, high, mean, deviation = map(np.float32, window)
+    return (volume.clip(low, high) - mean) / deviation
+
+
 def zscore_brain(volume, brain, preprocessing):
     """Cut above the percentile of the whole crop, z-score over the brain; around it, see `Preprocessing.background`."""
     if preprocessing.clip is not None:

@@ -19,7 +19,7 @@ import numpy as np
 from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
 
 from imaging.crops import crop_box
-from imaging.intensities import check_image, normalised, zscore_brain
+from imaging.intensities import check_image, normalised, windowed, zscore_brain
 from imaging.resample import resample, resample_label
 from imaging.scan_files import ScanFile, check_same_grid
 from runtime.errors import InputError
@@ -43,7 +43,7 @@ class Preprocessing:
 
     dataset: str
     orientation: str            # of the array's axes, such as "LPS"; "slices": as stored, coarsest axis first
-    normalise: Literal["zscore", "zscore_brain", "minmax"]
+    normalise: Literal["zscore", "zscore_brain", "minmax", "ct"]
     crop: Literal["none", "label", "foreground", "brain"] = "none"
     clip: float | None = None   # percentile of the crop above which intensities are cut (zscore_brain only)
     spacing: tuple[float, ...] | None = None    # mm along the oriented axes; None keeps the scan's own
@@ -54,6 +54,7 @@ class Preprocessing:
     # around the brain (zscore_brain): 0, which is the brain's mean, or what its own value becomes
     background: Literal["mean", "own"] = "mean"
     class_names: tuple[str, ...] = field(default=(), compare=False)     # of the foreground, where they have names
+    windows: tuple[tuple[float, ...], ...] = ()     # of a modality (ct): lowest, highest, mean, deviation
 
     def __post_init__(self):
         """InputError for values that no scan could be prepared with."""
@@ -66,6 +67,8 @@ class Preprocessing:
                 len(self.spacing) != 3 or not all(FINEST <= side <= COARSEST for side in self.spacing)),
             "modalities": not self.modalities or len(set(self.modalities)) < len(self.modalities)
             or not all(map(is_case_name, self.modalities)),
+            "windows": len(self.windows) != (len(self.modalities) if self.normalise == "ct" else 0)
+            or not all(len(window) == 4 and window[0] < window[1] and window[3] > 0 for window in self.windows),
             "labels": not self.labels or not all(0 <= label <= 255 for label in self.labels.values())}
         for name, is_wrong in wrong.items():
             if is_wrong:
@@ -98,10 +101,11 @@ class Preprocessing:
         return build(cls, values, where, "prepare the data again")
 
 
-LATER = "geometry", "background"     # fields that records of earlier versions do not have
+LATER = "geometry", "background", "windows"     # fields that records of earlier versions do not have
 EXPECTED = {"orientation": "'slices' or three letters such as RAS", "clip": "a percentile, above 0 to 100",
             "spacing": f"three sides in mm, above 0 ({FINEST:g} to {COARSEST:g})",
-            "modalities": "different endings of file names", "labels": "classes from 0 to 255"}
+            "modalities": "different endings of file names", "labels": "classes from 0 to 255",
+            "windows": "of ct, for each channel: lowest, highest, mean, deviation"}
 
 # How the published HDF5 files were made: what predict.py assumes for training data without a record.
 PUBLISHED = {
@@ -189,6 +193,9 @@ def apply(scans: ScanFile | Sequence[ScanFile], preprocessing: Preprocessing, la
     if preprocessing.normalise == "zscore_brain":
         volumes = [zscore_brain(volume[crop], own[crop], preprocessing)
                    for volume, own in zip(volumes, brains, strict=True)]
+    elif preprocessing.normalise == "ct":
+        volumes = [windowed(volume[crop], window)
+                   for volume, window in zip(volumes, preprocessing.windows, strict=True)]
     else:
         volumes = [normalised(volume, preprocessing.normalise)[crop] for volume in volumes]
     for scan, volume in zip(scans, volumes, strict=True):

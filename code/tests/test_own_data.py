@@ -87,7 +87,8 @@ def test_own_data_from_scans_to_maps_on_the_scans_grids(nnunet, models, tmp_path
     command = ["--images", str(nnunet), "--output", str(mine), "--holdout", "1", "--workers", "1"]
     assert prepare_folder.main(command) == 0
     told = capsys.readouterr().out
-    assert "6 cases, 4 of them with a label; channels: 0000 0001" in told and "voxels differ in size" in told
+    assert "6 cases, 4 of them with a label; channels: 0000 0001" in told
+    assert "plan: volumes, voxels resampled to" in told and "zscore_brain" in told
     assert (mine / "train.list").read_text(encoding="utf-8").split() == ["head1", "head2", "head3", "head5", "head6"]
     assert (mine / "test.list").read_text(encoding="utf-8").split() == ["head4"]
     [advised] = [line for line in told.splitlines() if line.startswith("next: ")]

@@ -12,6 +12,7 @@ from training.board import Board
 
 SHOWN = 4           # loss terms on the progress bar
 BOARD_EVERY = 10    # steps between points in TensorBoard
+TIMED = 3           # steps of a start, of which the last one is the measure of the others
 CURVES_EVERY = 60   # seconds between pictures of the curves, which take up to half a second
 
 
@@ -24,7 +25,7 @@ class Logbook:
 
     def __init__(self, recipe, path, stages, device, at=(0, 0), last_dice=None):
         self.recipe, self.path, self.stages, self.device = recipe, path, stages, device
-        self.main, self.last_dice, self.drawn_at = Ranks().main, last_dice, -math.inf
+        self.main, self.last_dice, self.drawn_at, self.logged = Ranks().main, last_dice, -math.inf, 0
         if not self.main:
             return
         self.rows, self.val = Table(path / "log.csv"), Table(path / "val.csv")
@@ -75,14 +76,18 @@ class Logbook:
         if self.last_dice is not None:
             postfix["val Dice"] = f"{100 * self.last_dice:.2f}"
         self._bar.set_postfix(postfix, refresh=False)
-        if total == 3 and self.recipe.preset == "paper" and not self.device.cuda:
-            self._estimate(seconds)
+        self.logged += 1
+        if self.logged == TIMED:
+            self._estimate(stage, step, seconds)
 
-    def _estimate(self, seconds):
-        """Without a GPU, say early how long the paper's schedule takes."""
-        hours = seconds * sum(stage.steps * stage.cost for stage in self.stages) / self.stages[0].cost / 3600
-        tqdm.write(f"no GPU: at {seconds:.1f} s per step this run takes about {hours:.3g} hours; the presets `short` "
-                   "and `mini` fit this machine. Going on.")
+    def _estimate(self, stage, step, seconds):
+        """How long the run takes from here, said once at each start."""
+        hours = seconds * remaining(self.stages, self.stages.index(stage), step) / stage.cost / 3600
+        time_left = f"{hours:.3g} hours" if hours >= 1 else f"{60 * hours:.2g} minutes"
+        words = f"about {time_left} to go without validation, at {seconds:.2g} s per step"
+        if self.recipe.preset == "paper" and not self.device.cuda:
+            words += "; no GPU: the presets `short` and `mini` fit this machine. Going on."
+        tqdm.write(words)
 
     def validated(self, stage, step, split, dice, selects):
         """One row of val.csv; dice: view -> mean Dice, the headline first."""
@@ -117,6 +122,11 @@ class Logbook:
             self.flush()
             self.draw_curves(now=True)
             self.board.close()
+
+
+def remaining(stages, index, step):
+    """Cost of what is left from `step` of stage number `index` on, in steps of cost 1."""
+    return sum(stage.cost * stage.steps for stage in stages[index:]) - stages[index].cost * step
 
 
 def _drop(table, after):

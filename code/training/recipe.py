@@ -266,7 +266,7 @@ def _parsed(default, preset, args, usage):
     kind = registry.method_class(asked.get("method", default.method))
     if asked and asked.get("protocol") in (None, "matched", "original"):    # another one tyro refuses
         default = protocols.switched(default, preset, **asked)
-    default = default.complete()
+    default = dataclasses.replace(default, hyper=registry.hyper_of(default))
     recipe = parsed(type(default), _with_values(args, default), default=default, description=usage,
                     config=(tyro.conf.FlagConversionOff,))
     if recipe.hyper == registry.hyper_of(dataclasses.replace(recipe, hyper=None)):

@@ -425,6 +425,14 @@ def folder_case(folder, name, classes=3, label=True, suffix=".nii.gz", affine=LP
     return image, target
 
 
+def correct(path):
+    """A label map whose first half somebody has erased -> what it is now."""
+    label = np.asarray(nib.load(path).dataobj).copy()
+    label[:len(label) // 2] = 0
+    nifti(path, label)
+    return label
+
+
 def prepare_mine(folder, *args):
     return run(prepare_folder.main, "--images", folder / "images", "--labels", folder / "labels",
                "--output", folder / "out", "--workers", 1, *args)
@@ -432,7 +440,7 @@ def prepare_mine(folder, *args):
 
 def test_folder_end_to_end(tmp_path, capsys):
     folder_case(tmp_path, "a", label=False)
-    image, label = folder_case(tmp_path, "c", affine=np.diag([1.5, -1, 2, 1]))
+    image, label = folder_case(tmp_path, "c", affine=np.diag([1.0, -1, 1, 1]))
     folder_case(tmp_path, "b", suffix=".nii")
     nrrd.write(str(tmp_path / "images/d.nrrd"), image)      # labels and scans may come in different formats
     nifti(tmp_path / "labels/d.nii", label)
@@ -443,7 +451,7 @@ def test_folder_end_to_end(tmp_path, capsys):
     assert files(tmp_path / "out") == prepared_files | {"train.list", "preprocessing.json", "lists.json", "plan.json"}
     prepared, classes, geometry = read(tmp_path / "out/c/mri_norm2.h5")
     assert np.array_equal(classes, label[:, ::-1]) and np.array_equal(restore(classes, geometry), label)
-    assert geometry.spacing == [1.5, 1, 2] and abs(prepared.mean()) < 1e-5
+    assert geometry.spacing == [1, 1, 1] and abs(prepared[prepared != 0].mean()) < 1e-5     # around it, 0
     assert read(tmp_path / "out/a/mri_norm2.h5")[1] is None
     out = capsys.readouterr().out
     assert "train.list: 3 labelled cases, then 1 unlabelled" in out
@@ -538,7 +546,7 @@ def test_nnunet_folder(tmp_path, capsys):
 
 def test_channels_are_chosen_and_ordered_by_hand(tmp_path, capsys):
     command = nnunet(tmp_path, channels=3, modality={"0": "T1", "1": "T2", "2": "FLAIR"})
-    assert run(prepare_folder.main, *command, "--channels", "2", "0000") == 0
+    assert run(prepare_folder.main, *command, "--channels", "2", "0000", "--normalise", "zscore") == 0
     assert read_preprocessing(tmp_path / "out").modalities == ("0002", "0000")
     assert "3 files left aside, such as heart_1_0001.nii.gz" in capsys.readouterr().out
     third, first = read(tmp_path / "out/heart_1/mri_norm2.h5")[0]
@@ -587,12 +595,51 @@ def test_a_list_that_was_edited_is_kept_and_one_of_ours_grows(tmp_path, capsys):
     assert prepare_mine(tmp_path, "--force") == 0 and train.read_text(encoding="utf-8") == "a\nb\nc\nd\ne\n"
 
 
-def test_a_test_list_of_an_earlier_hold_out_goes_and_the_users_own_stands(tmp_path):
+def test_a_hold_out_stays_when_labels_and_scans_join(tmp_path):
+    for name, labelled in (("b", True), ("c", True), ("d", False), ("z", False)):
+        folder_case(tmp_path, name, label=labelled)
+    train, test = tmp_path / "out/train.list", tmp_path / "out/test.list"
+
+    def lists(*args):
+        assert prepare_mine(tmp_path, *args) == 0
+        return train.read_text(encoding="utf-8").split(), test.read_text(encoding="utf-8").split()
+    assert lists("--holdout", 1) == (["b", "d", "z"], ["c"])
+    folder_case(tmp_path, "z")                  # its label is drawn: it would be the last one
+    folder_case(tmp_path, "a")
+    assert lists("--holdout", 1) == lists() == (["a", "b", "z", "d"], ["c"])
+    assert lists("--holdout", 2) == (["a", "b", "d"], ["c", "z"])
+    correct(tmp_path / "labels/c.nii.gz")
+    correct(tmp_path / "labels/a.nii.gz")
+    assert lists("--holdout", 1) == (["a", "b", "d"], ["c", "z"])       # none moves back into training
+    folder_case(tmp_path, "d")
+    assert lists("--holdout", 1, "--force") == (["a", "b", "c", "d"], ["z"])
+
+
+def test_a_changed_label_is_prepared_again_and_said(tmp_path, capsys):
+    for name in ("a", "b", "c"):
+        folder_case(tmp_path, name)
+    assert prepare_mine(tmp_path, "--holdout", 1) == 0
+    before = (tmp_path / "out/test.list").read_bytes(), (tmp_path / "out/train.list").read_bytes()
+    corrected = correct(tmp_path / "labels/c.nii.gz"), correct(tmp_path / "labels/a.nii.gz")
+    capsys.readouterr()
+    assert prepare_mine(tmp_path) == 0
+    out = capsys.readouterr().out
+    assert "2 prepared, 1 skipped" in out and "2 with another label than before, prepared again: a, c" in out
+    for name, label in zip("ca", corrected, strict=True):
+        assert np.count_nonzero(read(tmp_path / "out" / name / "mri_norm2.h5")[1]) == np.count_nonzero(label)
+    assert before == ((tmp_path / "out/test.list").read_bytes(), (tmp_path / "out/train.list").read_bytes())
+    assert prepare_mine(tmp_path) == 0 and "0 prepared, 3 skipped" in capsys.readouterr().out
+    nifti(tmp_path / "images/b.nii.gz", volume((13, 11, 9), 9)[0])      # another scan is another case
+    assert prepare_mine(tmp_path) == 2 and "b/mri_norm2.h5: exists already" in capsys.readouterr().err
+
+
+def test_a_test_list_goes_where_no_hold_out_is_asked_for_and_the_users_own_stands(tmp_path):
     for name in ("a", "b", "c"):
         folder_case(tmp_path, name)
     train, test = tmp_path / "out/train.list", tmp_path / "out/test.list"
     assert prepare_mine(tmp_path, "--holdout", 1) == 0 and test.read_text(encoding="utf-8") == "c\n"
-    assert prepare_mine(tmp_path) == 0 and not test.exists() and train.read_text(encoding="utf-8") == "a\nb\nc\n"
+    assert prepare_mine(tmp_path, "--holdout", 0) == 0 and not test.exists()
+    assert train.read_text(encoding="utf-8") == "a\nb\nc\n"
     test.write_text("a.h5\n", encoding="utf-8")
     assert prepare_mine(tmp_path) == 0
     assert test.read_bytes() == b"a.h5\n" and train.read_bytes() == b"b\nc\n"
@@ -628,13 +675,17 @@ def test_without_a_labelled_case_no_list_is_written_and_nothing_advised(tmp_path
     assert not (tmp_path / "out/train.list").exists()
 
 
-def test_scans_of_different_voxel_size_are_told_with_a_remedy(tmp_path, capsys):
+def test_scans_of_different_voxel_size_are_resampled_to_the_median(tmp_path, capsys):
     for name, side in (("a", 1), ("b", 2), ("c", 2)):
         folder_case(tmp_path, name, affine=np.diag([side, 1, 1, 1.0]))
-    assert prepare_mine(tmp_path) == 0
-    assert "x 1.00 to 2.00" in (out := capsys.readouterr().out) and "--spacing 2.00 1.00 1.00" in out
-    assert prepare_mine(tmp_path, "--spacing", 2, 1, 1, "--force") == 0
-    assert "--spacing" not in capsys.readouterr().out
+    assert prepare_mine(tmp_path) == 0 and "voxels resampled to 2 x 1 x 1 mm" in capsys.readouterr().out
+    assert [read(tmp_path / f"out/{name}/mri_norm2.h5")[0].shape[0] for name in "abc"] == [6, 13, 13]
+    folder_case(tmp_path, "d", affine=np.diag([3, 1, 1, 1.0]))
+    folder_case(tmp_path, "e", affine=np.diag([3, 1, 1, 1.0]))
+    folder_case(tmp_path, "f", affine=np.diag([3, 1, 1, 1.0]))
+    assert prepare_mine(tmp_path) == 0 and "3 prepared, 3 skipped" in (out := capsys.readouterr().out)
+    assert "voxels resampled to 2 x 1 x 1 mm" in out        # as those that are there, whatever the median is now
+    assert prepare_mine(tmp_path, "--spacing", 1, 1, 1) == 2 and "another way" in capsys.readouterr().err
 
 
 def test_suffixes_in_capitals(tmp_path):

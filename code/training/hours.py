@@ -1,0 +1,40 @@
+"""--hours: a schedule that fits into a time, by three timed steps of each stage."""
+import time
+from dataclasses import replace
+
+from runtime.ranks import Ranks
+from training.fit import Fit
+from training.logbook import TIMED
+from training.recipe import load_recipe
+from training.run_folder import RunFolder
+
+SHARE = 0.9     # of the time is for steps, the rest for reading, validation and checkpoints
+
+
+def fitted(recipe, data):
+    """The recipe with no more steps than fit into its `hours`; with those of its run, if that has begun."""
+    if recipe.hours is None:
+        return recipe
+    if (recipe.out / "config.json").exists():
+        begun = load_recipe(recipe.out, type(recipe))
+        return replace(recipe, pre_steps=begun.pre_steps, self_steps=begun.self_steps)
+    complete, ranks = recipe.complete(), Ranks()
+    fit = Fit(complete, data, RunFolder(recipe.out, complete))
+    seconds = [max(ranks.gather([seconds_of(fit, index)])) for index in range(len(fit.stages))]
+    needed = sum(stage.steps * one for stage, one in zip(fit.stages, seconds, strict=True))
+    share = min(1, SHARE * 3600 * recipe.hours / needed)
+    pre, later = (max(int(share * steps), min(steps, 1)) for steps in (recipe.pre_steps, recipe.self_steps))
+    ranks.say(f"--hours {recipe.hours:g}: a step takes {', '.join(f'{one:.2g}' for one in seconds)} s; "
+              f"{pre} + {later} of {recipe.pre_steps} + {recipe.self_steps} steps are taken")
+    return replace(recipe, pre_steps=pre, self_steps=later)
+
+
+def seconds_of(fit, index):
+    """How long the last of TIMED steps of a stage takes; the state of `fit` is of no further use."""
+    fit.stage = index
+    fit.method.begin(fit.stages[index])
+    streams = fit.streams()
+    for fit.step in range(TIMED):
+        begun = time.monotonic()
+        fit.take_step(streams, streams[fit.step])()
+    return time.monotonic() - begun
