@@ -23,7 +23,7 @@ FAULTS = {
         "evaluation/metrics.py", "float(to_ref.mean())", "float(to_pred.mean())",
         ["evaluation/test_metrics.py"]),
     "pseudo-labels without the largest component": (
-        "cml.py", "return reduced(labels) if self.components else lambda: labels", "return lambda: labels",
+        "cml.py", "return reduced(labels, self.components)", "return reduced(labels, ())",
         ["test_cml.py"]),
     "batch norm in evaluation mode for pseudo-labels": (
         "cml.py", "        labels = torch.stack([logits.argmax(1).byte() for logits, _ in self.networks(x)])\n",
@@ -33,12 +33,12 @@ FAULTS = {
         "        [m.train() for m in norms]\n",
         ["test_cml.py"]),
     "labels of unlabelled slices are read": (
-        "dataloaders/acdc.py", 'return self._read(names, 2, labelled, "labelled" if labelled else "unlabelled")',
-        'return self._read(names, 2, True, "labelled" if labelled else "unlabelled")',
+        "dataloaders/acdc.py", 'slices = self._read(names, 2, labelled, "labelled" if labelled else "unlabelled")',
+        'slices = self._read(names, 2, True, "labelled" if labelled else "unlabelled")',
         ["dataloaders/test_scans.py", "training/test_fit.py"]),
     "labels of unlabelled volumes are read": (
-        "dataloaders/volumes.py", "self._shrunk(self._read(name, path, labelled))",
-        "self._shrunk(self._read(name, path, True))",
+        "dataloaders/volumes.py", "normalised(self._read(name, path, labelled), self.recipe)",
+        "normalised(self._read(name, path, True), self.recipe)",
         ["dataloaders/test_scans.py", "training/test_fit.py"]),
     "momentum not restored": (
         "training/checkpoints.py",
