@@ -185,16 +185,15 @@ def _has(layer, groups, **geometry):
 CONVOLUTIONS = {nn.Conv2d: F.conv2d, nn.Conv3d: F.conv3d, Conv2d: F.conv2d, Conv3d: F.conv3d,
                 nn.ConvTranspose2d: F.conv_transpose2d, nn.ConvTranspose3d: F.conv_transpose3d}
 NORMS = nn.BatchNorm2d, nn.BatchNorm3d, BatchNorm3d
-ACTIVATIONS = {nn.ReLU: "relu", nn.LeakyReLU: "leaky_relu"}     # oneDNN's names
 
 
 @contextmanager
 def folded(module):
-    """In evaluation mode, a Sequential computes a convolution, its batch norm and its activation as one, until the end.
+    """In evaluation mode, a Sequential computes a convolution and its batch norm as one, until the end.
 
     Its layers stay what they are: called in any other way than through their Sequential, they do what they did. Left
     alone are layers of any other type than torch's own or this file's, and those with hooks, a parametrisation or
-    settings under which the three are not one.
+    settings under which the two are not one.
     """
     parents = [parent for parent in module.modules() if type(parent) is nn.Sequential]
     try:
@@ -219,13 +218,12 @@ class _Folded(nn.Sequential):
 
 
 def _steps(layers):
-    """Layers of a Sequential, those that are one computation joined."""
+    """Layers of a Sequential, a convolution and its batch norm joined."""
     steps = []
     while layers:
         if len(layers) > 1 and _is_pair(*layers[:2]):
-            conv, norm, *layers = layers
-            activation = layers.pop(0) if layers and _is_plain(layers[0], ACTIVATIONS) else None
-            steps.append(_Step(conv, norm, activation))
+            steps.append(_Step(*layers[:2]))
+            layers = layers[2:]
         else:
             steps.append(layers.pop(0))
     return steps
@@ -245,27 +243,16 @@ def _is_plain(layer, types):
 
 
 class _Step:
-    """A convolution with its batch norm's factor and shift in its weight and bias, and what acts on the result."""
+    """A convolution with its batch norm's factor and shift in its weight and bias."""
 
-    def __init__(self, conv, norm, activation):
-        self.conv, self.activation = conv, activation
+    def __init__(self, conv, norm):
+        self.conv = conv
         with torch.no_grad():
             self.weight, self.bias = fuse_conv_bn_weights(
                 conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias,
                 transpose=conv.transposed)
-        # what PyTorch does with oneDNN, but for the shapes that it takes a slow path for, and the activation in one
-        self.at_once = (self.weight.device.type == "cpu" and self.weight.dtype == torch.float32 and not conv.transposed
-                        and not isinstance(conv.padding, str) and torch.backends.mkldnn.is_available()
-                        and hasattr(torch.ops.mkldnn, "_convolution_pointwise"))
 
     def __call__(self, x):
-        conv, act = self.conv, self.activation
-        if self.at_once and x.dtype == torch.float32 and x.ndim == self.weight.ndim and len(x) \
-                and not torch.is_autocast_enabled("cpu") and torch.backends.mkldnn.enabled:
-            name = ACTIVATIONS[type(act)] if act else "none"
-            return torch.ops.mkldnn._convolution_pointwise(
-                x, self.weight, self.bias, conv.padding, conv.stride, conv.dilation, conv.groups, name,
-                [act.negative_slope] if name == "leaky_relu" else [], "")
+        conv = self.conv
         more = (conv.output_padding, conv.groups, conv.dilation) if conv.transposed else (conv.dilation, conv.groups)
-        x = CONVOLUTIONS[type(conv)](x, self.weight, self.bias, conv.stride, conv.padding, *more)
-        return act(x) if act else x
+        return CONVOLUTIONS[type(conv)](x, self.weight, self.bias, conv.stride, conv.padding, *more)
