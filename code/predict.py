@@ -23,12 +23,11 @@ from typing import Any, Literal, NamedTuple
 from runtime.script import reported
 
 import numpy as np
-import torch
 from nibabel.orientations import aff2axcodes
 from tqdm import tqdm
 
-from evaluation import components, plots
-from evaluation.inference import WEIGHTS, segment, windows_of
+from evaluation import components
+from evaluation.windows import WEIGHTS, windows_of
 from imaging.case_files import scans_to_segment, told
 from imaging.cases import attempt, report_bad
 from imaging.preprocess import PUBLISHED, Preprocessing, apply, read_preprocessing, restore, restore_labels
@@ -128,6 +127,9 @@ def is_there(files, mark):
 
 def segment_case(job, paths):
     """Files of one case -> the first scan, its Geometry, {view: probabilities (C, *S)} on the prepared grid."""
+    import torch  # here: options are read without PyTorch
+
+    from evaluation.inference import segment
     scans = read_scans(paths, job.preprocessing.geometry, len(job.preprocessing.modalities))
     image, _, geometry = apply(scans, job.preprocessing)
     image = image[None] if image.ndim == 3 else image
@@ -155,6 +157,7 @@ def label_map(job, probabilities, geometry):
 
 def write_case(job, files, mark, scan, geometry, views):
     """The label map of the first view, then what else was asked for; what fails is raised when all is written."""
+    from evaluation import plots
     labels, failed = label_map(job, next(iter(views.values())), geometry), []
     for what, path in files.items():
         if not job.options.force:
@@ -218,6 +221,7 @@ def main(args=None):
     dataset = datasets.of_run(options.run)
     record = read_preprocessing(options.run)
     preprocessing = record or PUBLISHED[dataset.data.dataset]
+    Ranks().say(f"{options.run}, {options.checkpoint}.pt: PyTorch is loading")
     trained = load_run(options.run, options.checkpoint, options.device)
     recipe, method = trained.recipe, trained.method
     if len(preprocessing.modalities) != recipe.in_channels:

@@ -16,7 +16,6 @@ from runtime.script import reported
 
 from dataloaders.la import LA
 from runtime.files import ROOT
-from training.fit import train
 from training.recipe import Ratio, Recipe, Schedule, command_line
 
 
@@ -72,6 +71,7 @@ PRESETS = {
 @reported
 def main(args=None):
     recipe = command_line(PRESETS, __doc__, args)
+    from training.fit import train  # here: options are read without PyTorch
     return train(recipe, LA(recipe))
 
 

@@ -20,8 +20,6 @@ from imaging.plan import PLAN, PREPARED, read_plan, shrunk
 from imaging.preprocess import read_preprocessing
 from runtime.errors import InputError
 from runtime.files import ROOT, expanded, is_case_name
-from training.fit import train
-from training.hours import fitted
 from training.recipe import MethodName, Ratio, Recipe, Schedule, command_line
 
 # Of slices instead of volumes, the paper's values on ACDC                                                    [P]
@@ -161,6 +159,8 @@ PRESETS = {
 @reported
 def main(args=None):
     recipe = command_line(PRESETS, __doc__, args)
+    from training.fit import train  # here: options are read without PyTorch
+    from training.hours import fitted
     data = Own(recipe)
     return train(fitted(recipe, data), data)
 

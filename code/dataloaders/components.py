@@ -1,9 +1,6 @@
 """Largest components of label maps, which the paper calls NMS."""
 import cc3d
 import numpy as np
-import torch
-
-from runtime.device import fetch
 
 
 def largest_component(label_map, classes=True):
@@ -37,6 +34,8 @@ def largest_components(label_maps, classes=True):
     One transfer to the host and one back, one byte per voxel, whatever their number. Of a map in pinned memory the
     result is there, too, so that it goes to a GPU without anybody waiting.
     """
+    import torch  # here: options are read without PyTorch
+
     host = label_maps.to(torch.uint8).cpu()
     kept = torch.empty(host.shape, dtype=torch.uint8, pin_memory=host.is_pinned())
     for index in np.ndindex(host.shape[:2]):
@@ -51,6 +50,7 @@ def reduced(label_maps, classes=True):
     """
     if not classes:
         return lambda: label_maps
+    from runtime.device import fetch
     fetched = fetch(label_maps)
     return lambda: largest_components(fetched(), classes).to(label_maps.device, non_blocking=True)
 

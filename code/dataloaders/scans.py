@@ -5,11 +5,10 @@ import zlib
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import h5py
 import numpy as np
-import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from dataloaders.augment import standardised
@@ -19,14 +18,17 @@ from runtime.memory import check_fits
 from runtime.ranks import Ranks
 from runtime.records import read_json
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 @dataclass
 class Scan:
     """One case in memory."""
 
     name: str
-    image: Tensor               # (in_channels, *S) float32
-    label: Tensor | None        # (*S) uint8; None where it was not asked for
+    image: "Tensor"             # (in_channels, *S) float32
+    label: "Tensor | None"      # (*S) uint8; None where it was not asked for
     # Of what was read, whatever became of it: shape, CRC-32 of the image in float32, and of the label in uint8 or None
     content: tuple = ()
 
@@ -149,7 +151,7 @@ def read_scan(name, path, *, ndim, in_channels, num_classes, labelled):
     if not np.isfinite(image).all():
         raise InputError(f"{path}: `image` has NaN or infinite voxels: prepare this case again")
     content = shape, zlib.crc32(image), None if label is None else zlib.crc32(label.numpy())
-    return Scan(name, torch.from_numpy(image), label, content)
+    return Scan(name, _tensor(image), label, content)
 
 
 def normalised(scan, recipe):
@@ -157,7 +159,7 @@ def normalised(scan, recipe):
     if recipe.normalise == "stored":
         return scan
     image, *_ = standardised(scan.image.numpy(), len(recipe.patch_size))
-    return replace(scan, image=torch.from_numpy(image))
+    return replace(scan, image=_tensor(image))
 
 
 def check_labelled(names, path_of, role):
@@ -211,6 +213,11 @@ def _array(path, file, key, kinds):
     return stored
 
 
+def _tensor(array):
+    import torch  # here: options are read, and scans prepared, without PyTorch
+    return torch.from_numpy(array)
+
+
 def _checked_label(path, label, num_classes):
     if label.dtype.kind == "f" and not np.array_equal(label, np.round(label)):
         raise InputError(f"{path}: `label` has fractions or NaN: it should hold class numbers 0 to {num_classes - 1}; "
@@ -219,7 +226,7 @@ def _checked_label(path, label, num_classes):
     if low < 0 or high >= num_classes:
         raise InputError(f"{path}: `label` has values from {low} to {high}, expected 0 to {num_classes - 1}: "
                          "set --num-classes, or map the labels when preparing")
-    return torch.from_numpy(np.ascontiguousarray(label, np.uint8))
+    return _tensor(np.ascontiguousarray(label, np.uint8))
 
 
 def read_spacing(path):

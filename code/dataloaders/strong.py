@@ -4,8 +4,6 @@ Constants as in `get_training_transforms` of nnU-Net 2.8's trainer, transforms a
 it builds: written anew here, since that library draws from global generators and brings fourteen packages along.
 """
 import numpy as np
-import torch
-import torch.nn.functional as F
 from scipy import ndimage
 
 from dataloaders.augment import each, window_at
@@ -115,6 +113,8 @@ def _contrast(x, factor):
 
 def _low_resolution(x, scale):
     """Shrunk, nearest, and back, linear."""
+    import torch  # here: options are read without PyTorch
+    import torch.nn.functional as F
     small = F.interpolate(torch.from_numpy(x)[None, None], [round(extent * scale) for extent in x.shape],
                           mode="nearest-exact")
     return F.interpolate(small, x.shape, mode="bilinear" if x.ndim == 2 else "trilinear")[0, 0].numpy()

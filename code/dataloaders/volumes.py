@@ -1,7 +1,5 @@
 """What LA and BraTS share: 3D volumes, random patches, sliding windows, optionally at half resolution."""
 import numpy as np
-import torch
-import torch.nn.functional as F
 
 from dataloaders import augment, strong
 from dataloaders.scans import (
@@ -27,6 +25,7 @@ def half(shape):
 
 def halved(image):
     """Image (in_channels, *S) at half its shape, trilinear."""
+    import torch.nn.functional as F  # here: options are read without PyTorch
     shape = half(image.shape[1:])
     return F.interpolate(image[None], shape, mode="trilinear", align_corners=False)[0]
 
@@ -98,7 +97,7 @@ class Volumes:
             return scan
         label = scan.label
         if label is not None:
-            label = torch.from_numpy(resample_label(label.numpy(), half(label.shape)))
+            label = label.new_tensor(resample_label(label.numpy(), half(label.shape)))
         return Scan(scan.name, halved(scan.image), label, scan.content)
 
     def sample(self, scan, rng):

@@ -15,15 +15,14 @@ from torch import Tensor, nn
 from dataloaders.augment import resize_nearest, standardised
 from dataloaders.volumes import halved
 from evaluation.metrics import overlap_metrics
+from evaluation.windows import WEIGHTS
 from method import Method
 from networks.two_view import fuse
 from runtime.device import AT_ONCE, room_for
-from runtime.errors import InputError
 from runtime.fast_layers import folded
 from runtime.ranks import Ranks
 
 FILLED = {"cuda"}                   # devices whose batches are filled up
-WEIGHTS = "uniform", "gaussian"     # of the voxels of a window
 DEVIATION = 1 / 8                   # of the Gaussian, in edges of the window       [nnU-Net, there half a voxel off]
 AT_ONCE_DECIDED = 2 ** 22           # voxels
 
@@ -103,25 +102,6 @@ def window_weights(edge, kind):
         return torch.ones(edge, dtype=torch.float64)
     places = torch.arange(edge, dtype=torch.float64) - (edge - 1) / 2
     return torch.exp(-(places / (DEVIATION * edge)) ** 2 / 2)
-
-
-def windows_of(recipe, stride=(), weights=None, fast=False):
-    """{"stride", "weights"} for `segment`: those that are asked for, else the recipe's; {} of a network for slices.
-
-    fast: else half a patch apart with Gaussian weights, which costs a fraction. InputError for what leaves gaps.
-    """
-    asked = f"--stride {' '.join(map(str, stride))}" * bool(stride) or f"--weights {weights}" * bool(weights)
-    if recipe.stride is None:
-        if asked:
-            raise InputError(f"{asked}: this run's network takes whole slices and has no windows; leave it out")
-        return {}
-    if stride and (len(stride) != len(recipe.patch_size) or any(
-            not 0 < step <= edge for step, edge in zip(stride, recipe.patch_size, strict=True))):
-        raise InputError(f"{asked}: expected {len(recipe.patch_size)} numbers of voxels from 1 to the window's "
-                         f"{' '.join(map(str, recipe.patch_size))}")
-    usual = tuple(edge // 2 for edge in recipe.patch_size) if fast else tuple(recipe.stride)
-    return {"stride": tuple(stride) or usual,
-            "weights": weights or ("gaussian" if fast else recipe.window_weights)}
 
 
 def sliding_window(model, volume, patch_size, stride, *, batch_size=None, fusion="softmax", views=False,

@@ -6,16 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import nibabel
 import numpy as np
 from tqdm import tqdm
 
 from dataloaders.scans import published_list
-from evaluation import plots, published, tables
+from evaluation import published, tables
 from evaluation.components import keep_largest as reduced
 from evaluation.components import kept_classes
-from evaluation.inference import WEIGHTS, likeliest, segment, windows_of
-from evaluation.metrics import class_metrics
+from evaluation.windows import WEIGHTS, windows_of
 from imaging.preprocess import PUBLISHED, read_preprocessing
 from imaging.scan_files import mark_of
 from runtime.command_line import parsed
@@ -43,6 +41,7 @@ class ReportOptions:
 
 def label_maps(views, keep_largest):
     """{view: probabilities (C, *S)} -> {view: label map (*S) uint8}; keep_largest: as `components` takes it."""
+    from evaluation.inference import likeliest  # here and below: options are read without PyTorch
     return {view: reduced(likeliest(probs), keep_largest) for view, probs in views.items()}
 
 
@@ -52,6 +51,8 @@ def measure(trained, names, options, marks=None):
     Of several processes each measures its shard of the cases; all get all rows, in the list's order. marks: of the
     predictions that are to be saved, by case.
     """
+    from evaluation.inference import segment
+    from evaluation.metrics import class_metrics
     ranks, cases, recipe, data = Ranks(), [], trained.recipe, trained.data
     windows, how = windows_of(recipe, options.stride, options.weights), settings(trained, names, options)
     for name in tqdm(ranks.shard(names), "test", unit="case", disable=not ranks.main):
@@ -110,6 +111,9 @@ def save_prediction(folder, name, scan, maps, data, mark):
 
     Maps that are there with this mark stay as they are.
     """
+    import nibabel
+
+    from evaluation import plots
     for view, labels in maps.items():
         path = inside(folder.parent, folder / f"{name}_{view}.nii")
         if not path.exists() or mark_of(path) != mark:
@@ -148,6 +152,7 @@ def test(dataset_class, load, description, args=None):
         return compare(options, dataset_class)
     if options.run is None:
         raise InputError("--run is missing: give the folder that the train script wrote, or --compare RUN1 RUN2 ...")
+    Ranks().say(f"{options.run}, {options.checkpoint}.pt: PyTorch is loading")
     trained = load(options.run, options.checkpoint, options.device, options.data_dir, dataset_class.dataset)
     recipe, data = trained.recipe, trained.data
     windows_of(recipe, options.stride, options.weights)     # refused before anything is read

@@ -1,49 +1,49 @@
 """The methods by their names on the command line (`--method`): the one place that lists them."""
+import importlib
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 
-from cml import CML
-from methods.bcp import BCP
-from methods.cml_plus import CMLPlus
-from methods.cps import CFL, CPS
-from methods.dan import DAN
-from methods.dtc import DTC
-from methods.em import EM
-from methods.ict import ICT
-from methods.losses import SUPERVISED, check_supervised
-from methods.mc_net import MCNet
-from methods.mcf import MCF
-from methods.mean_teacher import MeanTeacher
-from methods.sassnet import SASSNet
-from methods.ss_net import SSNet
-from methods.supervised import Supervised
-from methods.ua_mt import UAMT
-from methods.urpc import URPC
-from networks.two_view import AXES
 from runtime.errors import InputError
 
-METHODS = {
-    "supervised": Supervised,
-    "mean_teacher": MeanTeacher,
-    "ua_mt": UAMT,
-    "sassnet": SASSNet,
-    "dtc": DTC,
-    "urpc": URPC,
-    "mc_net": MCNet,
-    "dan": DAN,
-    "ss_net": SSNet,
-    "mcf": MCF,
-    "ict": ICT,
-    "em": EM,
-    "cps": CPS,
-    "cfl": CFL,
-    "bcp": BCP,
-    "cml": CML,
-    "cml_plus": CMLPlus,
-}
+
+class Methods(Mapping):
+    """{name: class}, of {name: "module.Class"}; the module, and PyTorch with it, is loaded when it is needed."""
+
+    def __init__(self, places):
+        self.places = places
+
+    def __getitem__(self, name):
+        module, _, kind = self.places[name].rpartition(".")
+        return getattr(importlib.import_module(module), kind)
+
+    def __iter__(self):
+        return iter(self.places)
+
+    def __len__(self):
+        return len(self.places)
 
 
-OPTIONS = frozenset().union(*(method.OPTIONS for method in METHODS.values()))     # of a recipe, for some methods only
+METHODS = Methods({
+    "supervised": "methods.supervised.Supervised",
+    "mean_teacher": "methods.mean_teacher.MeanTeacher",
+    "ua_mt": "methods.ua_mt.UAMT",
+    "sassnet": "methods.sassnet.SASSNet",
+    "dtc": "methods.dtc.DTC",
+    "urpc": "methods.urpc.URPC",
+    "mc_net": "methods.mc_net.MCNet",
+    "dan": "methods.dan.DAN",
+    "ss_net": "methods.ss_net.SSNet",
+    "mcf": "methods.mcf.MCF",
+    "ict": "methods.ict.ICT",
+    "em": "methods.em.EM",
+    "cps": "methods.cps.CPS",
+    "cfl": "methods.cps.CFL",
+    "bcp": "methods.bcp.BCP",
+    "cml": "cml.CML",
+    "cml_plus": "methods.cml_plus.CMLPlus",
+})
+OPTIONS = frozenset({"beta", "fusion", "lambda_dis", "lambda_unsup"})     # of a recipe, for some methods only
 
 
 def method_class(name):
@@ -55,6 +55,8 @@ def method_class(name):
 
 def check(recipe):
     """InputError, one line, for a recipe that its method cannot run."""
+    from methods.losses import SUPERVISED, check_supervised
+    from networks.two_view import AXES
     if AXES.get(recipe.network) != len(recipe.patch_size):
         raise InputError(f"--network {recipe.network}: choose one for {len(recipe.patch_size)} axes, "
                          f"{' or '.join(name for name, n in AXES.items() if n == len(recipe.patch_size))}")

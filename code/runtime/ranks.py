@@ -13,11 +13,6 @@ import sys
 import threading
 from datetime import timedelta
 
-import torch
-import torch.distributed as dist
-from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
-
 from runtime.errors import InputError, one_line
 
 # A wait lasts as long as the slowest rank's test cases; where a rank died, torchrun ends the others at once
@@ -43,6 +38,12 @@ def collective(function):
                              f"({one_line(error)[:150]}): see what that one said; the same command goes on from the "
                              "last checkpoint") from error
     return together
+
+
+def _dist():
+    """PyTorch's processes, loaded where there is something to tell them: options are read without PyTorch."""
+    import torch.distributed
+    return torch.distributed
 
 
 class Ranks:
@@ -100,7 +101,7 @@ class Ranks:
 
         Once in a process's life: a group that was destroyed does not come up again reliably.
         """
-        if self.world == 1 or dist.is_initialized():
+        if self.world == 1 or _dist().is_initialized():
             return
         say = threading.Timer(PATIENCE, lambda: print(
             f"process {self.rank} of {self.world} waits for the others, {MEETING.seconds // 60} minutes at most; "
@@ -108,10 +109,10 @@ class Ranks:
         say.daemon = True
         say.start()
         try:
-            store, rank, world = next(dist.rendezvous("env://", timeout=MEETING))
+            store, rank, world = next(_dist().rendezvous("env://", timeout=MEETING))
             store.set_timeout(MEETING)
             backend = {"backend": "nccl", "device_id": device} if device.type == "cuda" else {"backend": "gloo"}
-            dist.init_process_group(store=store, rank=rank, world_size=world, timeout=TIMEOUT, **backend)
+            _dist().init_process_group(store=store, rank=rank, world_size=world, timeout=TIMEOUT, **backend)
         except (ValueError, RuntimeError) as error:     # no MASTER_ADDR, say, or nobody came
             raise InputError(f"WORLD_SIZE={self.world}: {one_line(error)[:200]}; {TORCHRUN}") from error
         finally:
@@ -123,7 +124,7 @@ class Ranks:
         if self.world == 1:
             return
         everyone = [None] * self.world
-        dist.all_gather_object(everyone, values)
+        _dist().all_gather_object(everyone, values)
         first = everyone[0]
         for rank, other in enumerate(everyone):
             differing = [what for what in {**first, **other} if first.get(what) != other.get(what)]
@@ -137,7 +138,7 @@ class Ranks:
     def wait(self):
         """Until every rank is here."""
         if self.world > 1:
-            dist.barrier()
+            _dist().barrier()
 
     @collective
     def gather(self, items):
@@ -145,7 +146,7 @@ class Ranks:
         if self.world == 1:
             return items
         parts = [None] * self.world
-        dist.all_gather_object(parts, items)
+        _dist().all_gather_object(parts, items)
         whole = [None] * sum(map(len, parts))
         for rank, part in enumerate(parts):
             whole[rank::self.world] = part
@@ -156,16 +157,16 @@ class Ranks:
         """Tensor (n,) of each rank -> (world, n)."""
         if self.world == 1:
             return values[None]
-        rows = [torch.empty_like(values) for _ in range(self.world)]
-        dist.all_gather(rows, values)
-        return torch.stack(rows)
+        rows = values.new_empty(self.world, *values.shape)
+        _dist().all_gather(list(rows), values)
+        return rows
 
     @collective
     def share_buffers(self, module):
         """Rank 0's running statistics for all: the ones that validation uses and checkpoints hold."""
         if self.world > 1:
             for buffer in module.buffers():
-                dist.broadcast(buffer, 0)
+                _dist().broadcast(buffer, 0)
 
     # ---- gradients ---------------------------------------------------------------------------------------------
 
@@ -178,7 +179,7 @@ class Ranks:
         if self.world == 1:
             return
         for tensor in itertools.chain(method.parameters(), method.buffers()):
-            dist.broadcast(tensor.detach(), 0)
+            _dist().broadcast(tensor.detach(), 0)
         if next(method.parameters()).device.type == "cuda":
             _synchronise_batch_norms(method)
 
@@ -187,6 +188,7 @@ class Ranks:
         """Each parameter's gradient becomes its mean over the ranks, in one exchange for each precision."""
         if self.world == 1:
             return
+        import torch
         by_type = {}
         for parameter in parameters:
             if parameter.grad is None:
@@ -194,7 +196,7 @@ class Ranks:
             by_type.setdefault(parameter.dtype, []).append(parameter.grad)
         for gradients in by_type.values():
             flat = torch.cat([gradient.flatten() for gradient in gradients])
-            dist.all_reduce(flat)
+            _dist().all_reduce(flat)
             flat /= self.world
             for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
                 gradient.copy_(mean.view(gradient.shape))
@@ -205,7 +207,7 @@ class Ranks:
         if self.world == 1:
             return value
         value = value.clone()
-        dist.all_reduce(value)
+        _dist().all_reduce(value)
         return value / self.world
 
 
@@ -224,6 +226,8 @@ def _number(name, default):
 
 
 def _synchronise_batch_norms(module):
+    from torch import nn
+    from torch.nn.modules.batchnorm import _BatchNorm
     for name, child in module.named_children():
         if getattr(child, "local_batch_norm", False):
             continue

@@ -145,3 +145,17 @@ def says_encoding(call):
 def test_text_is_read_and_written_in_utf_8_whatever_the_locale(path):
     calls = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
     assert [f"line {call.lineno}: {ast.unparse(call)[:60]}" for call in calls if not says_encoding(call)] == []
+
+
+SLOW = {"torch", "tensorboard", "matplotlib"}       # packages that take seconds to load
+
+
+@pytest.mark.parametrize("script", sorted(name for name in PORCH if name.startswith(("train_", "test_", "prepare_"))
+                                          or name == "predict"))
+def test_help_loads_nothing_that_takes_seconds(script):
+    done = subprocess.run([sys.executable, "-X", "importtime", f"{script}.py", "--help"], cwd=CODE, capture_output=True,
+                          encoding="utf-8", timeout=120)
+    loaded = {line.split("|")[2].strip() for line in done.stderr.splitlines() if line.count("|") == 2}
+    assert done.returncode == 0 and "usage" in done.stdout and len(loaded) > 100
+    assert not SLOW & {name.split(".")[0] for name in loaded}
+    assert len(loaded) < 2_500

@@ -231,13 +231,17 @@ def command_line(presets, description, args=None):
                              f"{', '.join(presets)}: {RESTORE}")
     else:
         default = _given(default, args)
-        with contextlib.suppress(InputError) if {"-h", "--help"} & set(args) else contextlib.nullcontext():
-            default = default.planned()
+    reasons = {}
+    with contextlib.suppress(InputError) if {"-h", "--help"} & set(args) else contextlib.nullcontext():
+        default = default if source else default.planned()
+        reasons = default.reasons()
     planned = "".join(f"\n\n{_option(name, getattr(default, name))}: by the plan, {reason}"
-                      for name, reason in default.reasons().items())
+                      for name, reason in reasons.items())
     usage = (f"{description}{planned}\n\nThe first word is the preset, {' or '.join(presets)}; shown here: "
              f"{default.preset}. Instead of it, --from-config RUN/config.json repeats a run: its recipe, changed by "
              f"the options that follow, in a new run folder. {DEBUG}")
+    if not {"-h", "--help"} & set(args):
+        Ranks().say(f"{default.dataset}, preset {default.preset}: PyTorch is loading")
     recipe = _parsed(default, presets[default.preset], args, usage).check()
     if note := protocols.note(recipe):
         Ranks().say(note)
@@ -263,19 +267,29 @@ def _parsed(default, preset, args, usage):
     """Options over the default recipe; the method says which hyperparameters there are and which options act."""
     asked = {name: value for name in ("method", "protocol")
              if (value := _taken(args, f"--{name}")[1]) not in (None, getattr(default, name))}
-    kind = registry.method_class(asked.get("method", default.method))
+    if "method" in asked:
+        registry.method_class(asked["method"])
     if asked and asked.get("protocol") in (None, "matched", "original"):    # another one tyro refuses
         default = protocols.switched(default, preset, **asked)
-    default = dataclasses.replace(default, hyper=registry.hyper_of(default))
+    if {"-h", "--help"} & set(args) and "method" not in asked:     # without PyTorch, which methods stand on
+        default = dataclasses.replace(default, hyper=Unshown())
+        usage += " --method NAME --help shows that method's own hyperparameters, too."
+    else:
+        default = dataclasses.replace(default, hyper=registry.hyper_of(default))
     recipe = parsed(type(default), _with_values(args, default), default=default, description=usage,
                     config=(tyro.conf.FlagConversionOff,))
     if recipe.hyper == registry.hyper_of(dataclasses.replace(recipe, hyper=None)):
         recipe = dataclasses.replace(recipe, hyper=None)
-    for option in sorted(registry.OPTIONS - kind.OPTIONS):
+    for option in sorted(registry.OPTIONS - registry.method_class(recipe.method).OPTIONS):
         if (value := getattr(recipe, option)) != getattr(default, option):
             raise InputError(f"{_option(option, value)}: --method {recipe.method} has no such option; it acts on "
                              f"{', '.join(other for other, one in registry.METHODS.items() if option in one.OPTIONS)}")
     return recipe
+
+
+@dataclass(frozen=True)
+class Unshown:
+    """In the place of a method's hyperparameters, where only the recipe's options are shown."""
 
 
 NEEDED = {"--from-config": "the config.json of a run", "--method": "the name of a method",

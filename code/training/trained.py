@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 
 from dataloaders.scans import published_list, read_list
 from methods import registry
-from runtime.device import Device
 from runtime.errors import InputError, counted
 from runtime.files import load_tensors, load_weights
 from training import datasets
@@ -72,6 +71,7 @@ def load_run(run, checkpoint="last", device="auto", data_dir=None, dataset=None)
         there = sorted(file.stem for file in Path(run).glob("*.pt") if not file.stem.startswith("checkpoint"))
         raise InputError(f"{path} does not exist: the run has {', '.join(there) or 'no weights yet'}; choose with "
                          "--checkpoint, or finish training by starting it again")
+    from runtime.device import Device  # here: options are read without PyTorch
     method = registry.build(recipe)
     load_weights(method, load_tensors(path, ["method"])["method"], path)
     method = Device(device, len(recipe.patch_size)).place(method)

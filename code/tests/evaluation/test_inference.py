@@ -14,6 +14,7 @@ import train_LA
 from dataloaders import augment
 from dataloaders.scans import Scan
 from evaluation import inference
+from evaluation.windows import windows_of
 from method import Method
 from networks.two_view import build
 from runtime.errors import InputError
@@ -224,18 +225,18 @@ def test_a_weighted_mean_equals_brute_force(shape):
 
 def test_windows_are_the_recipes_or_what_is_asked_for():
     paper = train_LA.PRESETS["paper"]
-    assert inference.windows_of(paper) == {"stride": (18, 18, 4), "weights": "uniform"}
-    assert inference.windows_of(paper, fast=True) == {"stride": (56, 56, 40), "weights": "gaussian"}
-    assert inference.windows_of(paper, (9, 9, 9), "gaussian") == {"stride": (9, 9, 9), "weights": "gaussian"}
-    assert inference.windows_of(paper, (), "uniform", fast=True) == {"stride": (56, 56, 40), "weights": "uniform"}
-    assert inference.windows_of(train_ACDC.PRESETS["paper"], fast=True) == {}
+    assert windows_of(paper) == {"stride": (18, 18, 4), "weights": "uniform"}
+    assert windows_of(paper, fast=True) == {"stride": (56, 56, 40), "weights": "gaussian"}
+    assert windows_of(paper, (9, 9, 9), "gaussian") == {"stride": (9, 9, 9), "weights": "gaussian"}
+    assert windows_of(paper, (), "uniform", fast=True) == {"stride": (56, 56, 40), "weights": "uniform"}
+    assert windows_of(train_ACDC.PRESETS["paper"], fast=True) == {}
     for recipe, stride, weights, words in (
             (paper, (113, 18, 4), None, "--stride 113 18 4: expected 3 numbers of voxels from 1 to"),
             (paper, (18, 18), None, "--stride 18 18: expected 3 numbers"), (paper, (18, 0, 4), None, "from 1 to"),
             (train_ACDC.PRESETS["paper"], (18, 18), None, "--stride 18 18: this run's network takes whole slices"),
             (train_ACDC.PRESETS["paper"], (), "gaussian", "--weights gaussian: this run's network takes whole")):
         with pytest.raises(InputError, match=words):
-            inference.windows_of(recipe, stride, weights)
+            windows_of(recipe, stride, weights)
 
 
 def test_inference_paths_leave_the_model_training():

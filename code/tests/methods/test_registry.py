@@ -209,3 +209,7 @@ def test_the_teacher_is_not_trained_but_saved():
     trained = {id(p) for p in method.trained_parameters()}
     assert trained == {id(p) for p in method.networks.parameters()}
     assert any(key.startswith("teacher.") for key in method.state_dict())
+
+
+def test_the_options_of_some_methods_are_those_that_their_classes_name():
+    assert registry.OPTIONS == frozenset().union(*(method.OPTIONS for method in registry.METHODS.values()))
