@@ -72,7 +72,7 @@ class Ranks:
 
     def say(self, text):
         if self.main:
-            print(text)
+            print(text, flush=True)     # into a pipe, too
 
     # ---- who does what -----------------------------------------------------------------------------------------
 
