@@ -26,6 +26,15 @@ class Hyper:
     alpha: float = 0.2              # lambda ~ Beta(alpha, alpha): mostly near 0 or 1                    [SSL4MIS]
 
 
+def shares(alpha, count, like):
+    """Draw lambda ~ Beta(alpha, alpha) for `count` pairs -> (count,) on `like`'s device.
+
+    Drawn on the CPU, the same for every device, and filled in there: a copy would be waited for.
+    """
+    drawn = torch.distributions.Beta(alpha, alpha).sample((count,)).tolist()
+    return torch.stack([torch.full((), share, device=like.device) for share in drawn])
+
+
 def interpolate(first, second, share):
     """(1 - share) first + share second; first, second (n, ...), images or probabilities, share (n)."""
     share = share.to(first).reshape(-1, *[1] * (first.ndim - 1))
@@ -52,8 +61,7 @@ class ICT(MeanTeacher):
     def losses(self, batch):
         """Pairs (i, i + B_u / 2) of the unlabelled scans, one lambda per pair; the student sees [labelled; mixed]."""
         labelled, (first, second) = len(batch.x_l), batch.x_u.chunk(2)
-        # drawn on the CPU: the same on every device
-        share = torch.distributions.Beta(self.hyper.alpha, self.hyper.alpha).sample((len(first),))
+        share = shares(self.hyper.alpha, len(first), first)
         mixed = interpolate(first, second, share)
         with torch.no_grad():       # two passes, each with batch statistics of its own
             target = interpolate(*(widened(self.teacher(x)[0]).softmax(1) for x in batch.for_targets.chunk(2)), share)

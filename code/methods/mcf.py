@@ -56,16 +56,19 @@ def competition(logits_a, logits_b, target, weight, supervised=None):
     probs = [logits.softmax(1) for logits in both]
     with torch.no_grad():
         dice = torch.stack([pooled_dice(prob[:labelled], target, 2, 1e-5, foreground) for prob in probs])
-        dice_a, dice_b = Ranks().mean(dice).tolist()
-        teacher = 0 if dice_a < dice_b else 1
-        sharpened = (both[teacher][labelled:] / TEMPERATURE).softmax(1)         # p^(1/T), normalised over the classes
+        dice_a, dice_b = Ranks().mean(dice)
+        b_teaches = ~(dice_a < dice_b)      # stays on the device: the host would wait for it
+        taught = torch.where(b_teaches, both[1][labelled:], both[0][labelled:])
+        sharpened = (taught / TEMPERATURE).softmax(1)                           # p^(1/T), normalised over the classes
         mismatch = both[0][:labelled].argmax(1) != both[1][:labelled].argmax(1)
-    losses = [supervised(logits[:labelled], target)
-              + RECTIFICATION * rectification(prob[:labelled], target, mismatch)
-              for logits, prob in zip(both, probs, strict=True)]
-    learner = 1 - teacher
-    losses[learner] = losses[learner] + weight * squared_difference(probs[learner][labelled:], sharpened)
-    return *losses, teacher
+    loss_a, loss_b = (supervised(logits[:labelled], target)
+                      + RECTIFICATION * rectification(prob[:labelled], target, mismatch)
+                      for logits, prob in zip(both, probs, strict=True))
+    learner = torch.where(b_teaches, probs[0][labelled:], probs[1][labelled:])
+    learnt = weight * squared_difference(learner, sharpened)
+    none = torch.zeros_like(learnt)
+    return (loss_a + torch.where(b_teaches, learnt, none), loss_b + torch.where(b_teaches, none, learnt),
+            b_teaches.long())
 
 
 class MCF(Method):
@@ -101,7 +104,7 @@ class MCF(Method):
         labelled = len(batch.x_l)
         picture = Picture(batch.x_u, None, {name: logits[labelled:].detach() for name, logits
                                             in zip(self.pair, (logits_a, logits_b), strict=True)})
-        yield loss_a + loss_b, {"loss_a": loss_a, "loss_b": loss_b, "b_teaches": loss_a.new_tensor(teacher),
+        yield loss_a + loss_b, {"loss_a": loss_a, "loss_b": loss_b, "b_teaches": teacher.to(loss_a),
                                 "picture": picture}
 
     def predict(self, x):

@@ -141,10 +141,16 @@ def _kept_interpolation(*arguments):
 
 
 def quicken_on_gpu(module):
-    """Exchange the layers of `module`, in place, for those that a GPU computes faster, or the same every time."""
+    """Exchange the layers of `module`, in place, for those that a GPU computes faster, or the same every time.
+
+    What is norm's output here is a view, of which autograd copies what an activation in place would change: so none is.
+    """
+    activations = [layer for layer in module.modules() if getattr(layer, "inplace", False)]
     for layer in module.modules():
         if type(layer) is nn.BatchNorm3d:
             layer.__class__ = BatchNorm3d
+            for activation in activations:
+                activation.inplace = False
         elif type(layer) is nn.Upsample and layer.mode in ("linear", "bilinear", "trilinear") \
                 and isinstance(layer.scale_factor, float):
             layer.__class__ = Upsample

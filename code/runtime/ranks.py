@@ -70,9 +70,10 @@ class Ranks:
         nodes = ["--standalone"] if self.world == self.local_world else []
         return ["torchrun", *nodes, "--nproc-per-node", str(self.local_world), "--"]
 
-    def say(self, text):
+    def say(self, text, to=None):
+        """Print a line, of all processes once; `to` is standard output by default."""
         if self.main:
-            print(text, flush=True)     # into a pipe, too
+            print(text, file=to, flush=True)        # into a pipe, too
 
     # ---- who does what -----------------------------------------------------------------------------------------
 

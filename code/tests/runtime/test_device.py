@@ -118,3 +118,12 @@ def test_gradients_arrive_after_a_pass_without_them_under_autocast(narrow):
     loss.backward()
     assert all(p.grad is not None for p in net.parameters())
     assert all(p.grad.abs().max() > 0 for name, p in net.named_parameters() if p.ndim > 1), "weights of convolutions"
+
+
+@pytest.mark.parametrize("arithmetic", [True, False])
+def test_bfloat16_on_a_cpu_without_its_arithmetic_is_said_to_be_slow(monkeypatch, capsys, arithmetic):
+    monkeypatch.setattr(device, "_has_bfloat16", lambda: arithmetic)
+    for amp in (True, False):
+        Device("cpu", 2, amp=amp)
+        said = capsys.readouterr().err
+        assert ("24 to 60 times longer" in said and said.count("\n") == 1) == (amp and not arithmetic)

@@ -1,15 +1,17 @@
 """The fast layers compute what torch.nn's do, and take their places where they can."""
+import collections
 import copy
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks import workloads
 from methods import registry
-from networks import two_view
-from runtime.device import Device
+from networks import compared, two_view
+from runtime.device import CHANNELS_LAST, Device
 from runtime.fast_layers import (
     BatchNorm3d,
     Conv2d,
@@ -138,6 +140,36 @@ def test_batch_norm_of_a_volume_as_an_image_is_batch_norm_bit_for_bit(layout, tr
         if layout == torch.channels_last_3d:
             assert torch.equal(one, other)
         torch.testing.assert_close(one, other)
+
+
+class Counted(TorchDispatchMode):
+    """How often each operation runs."""
+
+    def __init__(self):
+        super().__init__()
+        self.counts = collections.Counter()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.counts[function.overloadpacket.__name__] += 1
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", ["vnet", "unet", "resnet3d", "ssnet3d", "mcnet3d_v1"])
+def test_a_gpus_layers_copy_nothing_that_plain_ones_do_not(narrow, name):
+    """Of a pass and its gradients; batch norm's output is a view, on which an activation in place would copy."""
+    axes = 2 if name == "unet" else 3
+    layout = {"memory_format": CHANNELS_LAST[axes]}
+    build = two_view.build_subnet if name in two_view.AXES else compared.build
+    counts = []
+    for change in (lambda network: network, quicken_on_gpu):
+        network, x = change(build(name, 1, 2)).to(**layout).train(), torch.randn(2, 1, *[32] * axes).to(**layout)
+        with Counted() as counted:
+            outputs = network(x)
+            outputs[0].sum().backward()
+        counts.append(counted.counts)
+    for operation in ("copy_", "clone", "new_zeros", "new_empty_strided", "zeros", "as_strided_"):
+        assert counts[1][operation] <= counts[0][operation], operation
+    assert counts[0]["native_batch_norm_backward"] == counts[1]["native_batch_norm_backward"] > 3
 
 
 def test_the_gpus_batch_norm_takes_volumes_alone_and_is_folded():
