@@ -52,7 +52,9 @@ def test_a_gpu_is_set_before_its_statistics_are_reset(cuda, name, taken):
 def test_each_rank_sets_its_own_gpu_before_the_ranks_meet(cuda, monkeypatch):
     for name, value in {"RANK": 1, "LOCAL_RANK": 1, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}.items():
         monkeypatch.setenv(name, str(value))
-    monkeypatch.setattr(torch.distributed, "init_process_group", lambda backend, timeout, device_id: cuda.calls.append(
+    store = SimpleNamespace(set_timeout=lambda timeout: None)
+    monkeypatch.setattr(torch.distributed, "rendezvous", lambda url, timeout: iter([(store, 1, 2)]))
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda backend, device_id, **_: cuda.calls.append(
         ("init_process_group", backend, str(device_id))))
     Device("cuda")
     assert cuda.calls == [("set_device", "cuda:1"), ("reset_peak_memory_stats", "cuda:1"),
