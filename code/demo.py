@@ -17,7 +17,7 @@ from runtime.script import reported
 from dataloaders.phantom import write_phantoms
 from evaluation import plots, report, tables
 from evaluation.inference import segment
-from runtime.command_line import parsed
+from runtime.command_line import check_seed, parsed
 from runtime.files import ROOT
 from training.datasets import DATASETS, DataSet
 from training.fit import train
@@ -57,6 +57,7 @@ class Options:
 @reported
 def main(args=None):
     options = parsed(Options, args, description=__doc__)
+    check_seed(options.seed)
     demo = DEMOS[options.dataset]
     home = options.out / f"{options.dataset}_seed{options.seed}"
     data_dir = home / demo.dataset.data.dataset

@@ -15,6 +15,7 @@ from runtime.script import reported
 
 from imaging.cases import Case, Options, command_line, copy_lists, existing_folder, one_case_each, prepare_cases, shown
 from imaging.preprocess import PUBLISHED
+from runtime.command_line import check_seed
 from runtime.errors import counted
 from runtime.files import ROOT
 from runtime.locks import locked
@@ -57,6 +58,7 @@ def find_cases(folder: Path, needs_label: bool) -> tuple[list[Case], dict[str, s
 @reported
 def main(args=None) -> int:
     options = command_line(LAOptions, __doc__, args)
+    check_seed(options.seed)
     cases, bad = find_cases(options.input, needs_label=options.crop == "label")
     preprocessing = replace(PUBLISHED["LA"], crop=options.crop, seed=options.seed)
     print(f"LA: {counted(len(cases) + len(bad), 'case')} below {options.input}\n{CROPS[options.crop]}")

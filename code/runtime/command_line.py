@@ -21,6 +21,12 @@ def parsed(options, args, cli=tyro.cli, **how):
         raise InputError(f"{_without_frame(told.getvalue())}; --help shows all options") from None
 
 
+def check_seed(seed):
+    """InputError for a number that no generator takes."""
+    if not 0 <= seed < 2 ** 63:
+        raise InputError(f"--seed {seed}: must be 0 or more, and below 2^63")
+
+
 def run_command(commands, args, **how):
     """Call one of `commands`, {name: function}, as the command line says; errors as `parsed`."""
     def later(function):        # the function runs when parsing is over, so that its own stderr is shown

@@ -19,6 +19,7 @@ import pytest
 import torch
 
 import benchmark
+import demo
 import gpu_day
 import predict
 import prepare_ACDC
@@ -1056,6 +1057,8 @@ BAD = {
     **{f"{option_} of nobody's home": (training(nothing, option_, "~nosuchuser/x"), f"{option_} ~nosuchuser/x",
                                        "is no path here", "name another")
        for option_ in ("--data-dir", "--out")},
+    **{f"--seed {seed} of {script.__name__}": (plain(script.main, *args, "--seed", seed), f"--seed {seed}", "0 or more")
+       for script, args in ((demo, ()), (prepare_LA, ("--input", "."))) for seed in ("-1", str(2 ** 64))},
     "circle of links": (training(lambda root: [(root / "circle").symlink_to(root / "circle"), "--out",
                                                root / "circle" / "run"][1:]), "--out", "name another"),
     **{f"config with the data folder {what}": (on_run(in_config(data_dir=path)), found)
