@@ -43,7 +43,7 @@ def recipe_of(dataset, method, **changes):
 @pytest.fixture
 def meta(monkeypatch):
     """What looks at values does without them: components, who teaches in MCF, which voxels SS-Net chooses."""
-    monkeypatch.setattr(components, "largest_components", lambda maps: maps)
+    monkeypatch.setattr(components, "largest_components", lambda maps, classes: maps)
     monkeypatch.setattr(Ranks, "mean", lambda self, value: torch.ones(value.shape))
     monkeypatch.setattr(ss_net.Memory, "per_class", lambda self: [None, *self.features])
     with settings.patch(meta_nonzero_assume_all_nonzero=True):
