@@ -5,6 +5,17 @@
     python code/train_own.py mini --data-dir data/mine      a third of that: does it run, does it learn?
     python code/test_own.py --run model/mine/cml_plus_8_seed1337
 
+How good is it? Cross-validation: each labelled scan is tested by the one run that was not trained on it.
+
+    python code/train_own.py short --data-dir data/mine --folds 4           fold after fold; or --fold 2/4 alone
+    python code/test_own.py --run model/mine/cml_plus_8_seed1337_short_folds
+
+Do the unlabelled scans help, and would more labels? Supervised and the method, with 2, 4 and 6 labels, over the folds:
+
+    python code/train_own.py short --data-dir data/mine --folds 4 --budget 2 4 6
+
+folds.json in the data folder says which fold a case belongs to, once for all. All of them go on where they stopped.
+
 What depends on the scans, their plan chooses: plan.json in the data folder says each value with its reason, and may be
 edited. The method is CML+, methods/cml_plus.py, or where every scan has a label, methods/supervised.py.
 """
@@ -15,6 +26,7 @@ from typing import Literal
 
 from runtime.script import reported
 
+from dataloaders.folds import fold_folder, fold_number
 from dataloaders.own import Own
 from imaging.plan import PLAN, PREPARED, read_plan, shrunk
 from imaging.preprocess import read_preprocessing
@@ -40,8 +52,8 @@ class OwnRecipe(Recipe):
 
     dataset = Own.dataset
     window_weights = "gaussian"             # of a window's voxels at test                                    [O]
-    GIVEN = {"data_dir": folder, "plan": folder, "labeled": int}
-    PLUMBING = (*Recipe.PLUMBING, "plan", "class_names")
+    GIVEN = {"data_dir": folder, "plan": folder, "labeled": int, "budget": lambda text: (int(text),)}
+    PLUMBING = (*Recipe.PLUMBING, "plan", "class_names", "folds", "budget")
 
     # data
     data_dir: Path = ROOT / "data/mine"     # folder that prepare_folder.py wrote
@@ -77,6 +89,12 @@ class OwnRecipe(Recipe):
     momentum: float = 0.9                   #                                                                 [C]
     weight_decay: float = 1e-4              #                                                                 [C]
 
+    # cross-validation
+    folds: int | None = None                # train so many runs, each without the labelled cases of one fold
+    fold: str | None = None                 # train one of them alone, 2/4 for the second of four
+    # over the folds, supervised and the method with so many labels each, and Dice against labels; --folds 4 by default
+    budget: tuple[int, ...] = ()
+
     # test
     stride: tuple[int, ...] | None = None   # voxels between sliding windows; by default half the patch       [O]
     keep_largest: tuple[int, ...] = ()      # classes that keep the largest component                         [plan]
@@ -106,7 +124,8 @@ class OwnRecipe(Recipe):
         slices = plan.slices != "none"
         voxels, batch = SIZES[self.preset][slices]
         return replace(
-            self, **(SLICES if slices else {}), method=self.method if labelled < len(train) else "supervised",
+            self, **(SLICES if slices else {}),
+            method=self.method if labelled < len(train) or self.budget else "supervised",
             labeled=labelled, num_classes=record.num_classes, in_channels=len(record.modalities),
             class_names=plan.class_names, patch_size=shrunk(plan.patch_size, voxels), labeled_batch=batch,
             unlabeled_batch=batch, foreground=plan.foreground, flips=plan.flips, quarter_turns=plan.quarter_turns,
@@ -122,7 +141,24 @@ class OwnRecipe(Recipe):
         return {name: lines[name] for name in vars(preset)
                 if name in lines and getattr(self, name) == getattr(preset, name)}
 
+    def folder(self, presets):
+        """The run folder; NAME_folds/fold2 of --fold 2/4, and what --folds and --budget fill with such runs."""
+        home = super().folder(presets, apart=("fold",))
+        if not self.out:
+            home = home.with_name(home.name + ("_budget" if self.budget else "_folds" * bool(self.folds or self.fold)))
+        return home / fold_folder(self.fold) if self.fold else home
+
     def check(self):
+        if self.fold:
+            fold_number(self.fold)
+        if (self.folds or self.budget) and self.fold:
+            raise InputError(f"--fold {self.fold}: is one run; leave it out, or {'--budget' * bool(self.budget)}"
+                             f"{'--folds' * (not self.budget)}")
+        if self.folds is not None and self.folds < 2:
+            raise InputError(f"--folds {self.folds}: must be 2 or more")
+        if min(self.budget, default=1) < 1 or sorted(set(self.budget)) != [*self.budget]:
+            raise InputError(f"--budget {' '.join(map(str, self.budget))}: expected rising numbers of labels, such as "
+                             "2 4 8")
         axes = set(range(len(self.patch_size)))
         if not axes >= set(self.flips):
             raise InputError(f"--flips {' '.join(map(str, self.flips))}: a patch of {len(axes)} axes has the axes "
@@ -159,10 +195,8 @@ PRESETS = {
 @reported
 def main(args=None):
     recipe = command_line(PRESETS, __doc__, args)
-    from training.fit import train  # here: options are read without PyTorch
-    from training.hours import fitted
-    data = Own(recipe)
-    return train(fitted(recipe, data), data)
+    from training import cross_validation  # here: options are read without PyTorch
+    return cross_validation.run(recipe)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@ import numpy as np
 
 from dataloaders import strong
 from dataloaders.augment import window_at
+from dataloaders.folds import divided, fold_number
 from dataloaders.scans import Split, drawn, has_label, read_list
 from dataloaders.volumes import Volumes
 from runtime.errors import InputError
@@ -25,15 +26,25 @@ class Own(Volumes):
         return [f"{name}/mri_norm2.h5"]
 
     def split(self):
-        """Training cases with labels, of which --labeled many are used, all other training cases, and the lists."""
+        """Training cases with labels, of which --labeled many are used, all other training cases, and the lists.
+
+        The labelled cases of a --fold are its test cases, and are not trained on, not even without their labels.
+        """
         recipe = self.recipe
         lists = {role: self.listed(role) for role in self.lists}
-        labelled = self.labelled(lists["train"])
+        labelled, held = self.labelled(lists["train"]), []
+        where = recipe.data_dir / self.lists["train"]
+        if recipe.fold:
+            number, count = fold_number(recipe.fold)
+            fold_of = divided(recipe.data_dir, labelled, count)
+            held = lists["test"] = [name for name in labelled if fold_of[name] == number]
+            labelled = [name for name in labelled if fold_of[name] != number]
+            where = f"{where}, without fold {recipe.fold},"
         if not 0 < recipe.labeled <= len(labelled):
-            raise InputError(f"--labeled {recipe.labeled}: {len(labelled)} cases of {recipe.data_dir / 'train.list'} "
-                             "have a label; choose no more than that")
+            raise InputError(f"--labeled {recipe.labeled}: {len(labelled)} cases of {where} have a label; choose no "
+                             "more than that")
         chosen = drawn(labelled, recipe.labeled_draw)[:recipe.labeled]
-        others = [name for name in lists["train"] if name not in set(chosen)]
+        others = [name for name in lists["train"] if name not in {*chosen, *held}]
         return Split(chosen, others, lists["val"], lists["test"])
 
     def listed(self, role):

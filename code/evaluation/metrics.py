@@ -7,6 +7,8 @@ import math
 import numpy as np
 from scipy.spatial import cKDTree
 
+ROUNDING = 1e-9     # of distances that equal the tolerance
+
 
 def overlap_metrics(pred, ref):
     """Dice and Jaccard of two boolean masks; two empty masks agree: 1."""
@@ -36,7 +38,7 @@ def _surface(mask, box, spacing):
     return (np.argwhere(border & mask) + [span.start for span in box]) * spacing
 
 
-def surface_metrics(pred, ref, spacing=None):
+def surface_metrics(pred, ref, spacing=None, tolerance=None):
     """Dice, Jaccard, hd95 and asd of two masks (*S) of one class, as medpy computes them (DESIGN: voxels).
 
     hd95 pools the surface distances of both directions and takes their 95th percentile (other packages: the larger of
@@ -44,13 +46,18 @@ def surface_metrics(pred, ref, spacing=None):
     way. Outside the array is background: the end slices of what reaches its edge are surface, of a single slice all
     voxels. `spacing`: mm per axis; distances are in voxels without it.
     Where either mask is empty both distances are NaN. Raises ValueError when the shapes differ.
+    With a `tolerance`, in the unit of the distances, also surface_dice: the share of both surfaces' voxels that lie no
+    further than that from the other surface [Nikolov et al. 2021, each surface voxel counted once, as MONAI counts]; of
+    one empty mask 0, of two NaN.
     """
     pred, ref = (mask if mask.dtype == bool else mask > 0 for mask in map(np.asarray, (pred, ref)))
     if pred.shape != ref.shape:
         raise ValueError(f"prediction {pred.shape} and reference {ref.shape} differ in shape")
     boxes = _bounding_box(pred), _bounding_box(ref)
     if None in boxes:
-        return overlap_metrics(pred, ref) | {"hd95": math.nan, "asd": math.nan}
+        both_empty = boxes == (None, None)
+        return overlap_metrics(pred, ref) | {"hd95": math.nan, "asd": math.nan} | (
+            {} if tolerance is None else {"surface_dice": math.nan if both_empty else 0.0})
     sizes = sum(int(np.count_nonzero(mask[box])) for mask, box in zip((pred, ref), boxes, strict=True))
     common = tuple(slice(max(one.start, other.start), max(one.start, other.start, min(one.stop, other.stop)))
                    for one, other in zip(*boxes, strict=True))
@@ -58,8 +65,10 @@ def surface_metrics(pred, ref, spacing=None):
     pred_surface, ref_surface = (_surface(mask, box, spacing) for mask, box in zip((pred, ref), boxes, strict=True))
     to_ref = cKDTree(ref_surface).query(pred_surface)[0]
     to_pred = cKDTree(pred_surface).query(ref_surface)[0]
+    distances = np.concatenate([to_ref, to_pred])
     return _overlap(int(np.count_nonzero(pred[common] & ref[common])), sizes) | {
-        "hd95": float(np.percentile(np.concatenate([to_ref, to_pred]), 95)), "asd": float(to_ref.mean())}
+        "hd95": float(np.percentile(distances, 95)), "asd": float(to_ref.mean())} | (
+        {} if tolerance is None else {"surface_dice": float((distances <= tolerance * (1 + ROUNDING)).mean())})
 
 
 def _bounding_box(mask):
@@ -74,11 +83,22 @@ def _bounding_box(mask):
     return tuple(box)
 
 
-def class_metrics(pred, ref, num_classes, spacing=None):
+def class_metrics(pred, ref, num_classes, spacing=None, tolerance=None):
     """`surface_metrics` of each foreground class of two label maps (*S) -> rows, empty_pred and empty_ref added."""
     rows = []
     for label in range(1, num_classes):
         masks = pred == label, ref == label
         empty = {"empty_pred": int(not masks[0].any()), "empty_ref": int(not masks[1].any())}
-        rows.append({"class": label, **surface_metrics(*masks, spacing), **empty})
+        rows.append({"class": label, **surface_metrics(*masks, spacing, tolerance), **empty})
+    return rows
+
+
+def volume_metrics(pred, ref, num_classes, voxel_ml):
+    """ml of each foreground class in two label maps (*S), and how much the prediction's is more -> rows; NaN where the
+    ml of a voxel are NaN.
+    """
+    rows = []
+    for label in range(1, num_classes):
+        ml, ref_ml = (voxel_ml * int(np.count_nonzero(labels == label)) for labels in (pred, ref))
+        rows.append({"ml": ml, "reference_ml": ref_ml, "error_ml": ml - ref_ml})
     return rows

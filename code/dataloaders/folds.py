@@ -1,0 +1,67 @@
+"""Cross-validation: which fold each labelled case of own data belongs to, once for all: folds.json beside the lists.
+
+A fold is written 2/4, the second of four.
+"""
+import json
+from dataclasses import dataclass
+
+from runtime.errors import InputError
+from runtime.files import write_text
+from runtime.records import build, read_json
+
+FOLDS = "folds.json"
+REMEDY = "restore the file from a copy, or remove it: the cases are then divided anew, and all folds trained again"
+
+
+@dataclass(frozen=True)
+class Folds:
+    """folds.json."""
+
+    folds: int                  # how many there are
+    cases: dict[str, int]       # name of a case -> number of its fold, from 1
+
+
+def fold_number(text):
+    """'2/4' -> (2, 4); InputError for anything else."""
+    number, _, count = str(text).partition("/")
+    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count) and int(count) > 1):
+        raise InputError(f"--fold {text}: expected the number of a fold and how many there are, such as 1/4")
+    return int(number), int(count)
+
+
+def fold_folder(text):
+    """Name of a fold's run below the folder of all of them: '2/4' -> 'fold2'."""
+    return f"fold{fold_number(text)[0]}"
+
+
+def divided(folder, labelled, count):
+    """{case: number of its fold} of the labelled cases: as folds.json has them, and each new one in the fold that is
+    smallest by then, the first of equals.
+    """
+    path, there = folder / FOLDS, {}
+    if not labelled or count > len(labelled):
+        raise InputError(f"--folds {count}: {folder} has {len(labelled)} labelled cases to train on, and each fold "
+                         "needs one; choose fewer folds")
+    if path.exists():
+        record = build(Folds, read_json(path, REMEDY), path, REMEDY)
+        if record.folds != count:
+            raise InputError(f"{path}: divides the cases into {record.folds} folds, not {count}; choose --folds "
+                             f"{record.folds}, or remove the file: the cases are then divided anew")
+        if odd := [name for name, number in record.cases.items() if not 1 <= number <= count]:
+            raise InputError(f"{path}: has {odd[0]} in fold {record.cases[odd[0]]} of {count}: {REMEDY}")
+        there = record.cases
+    numbers = {name: there[name] for name in labelled if name in there}
+    sizes = {number: list(numbers.values()).count(number) for number in range(1, count + 1)}
+    for name in labelled:
+        if name not in numbers:
+            numbers[name] = min(sizes, key=sizes.get)
+            sizes[numbers[name]] += 1
+    return numbers
+
+
+def write_folds(folder, numbers, count):
+    """Add new cases to folds.json; one that is there stays, also where it is no longer in the train list."""
+    path = folder / FOLDS
+    there = read_json(path, REMEDY)["cases"] if path.exists() else {}
+    if new := {name: number for name, number in numbers.items() if name not in there}:
+        write_text(path, json.dumps({"folds": count, "cases": there | new}, indent=2) + "\n")

@@ -1,0 +1,85 @@
+"""Cross-validation on own data: the runs of the folds, one after the other, each a run like any other."""
+from dataclasses import replace
+
+from dataloaders.folds import divided, fold_folder, fold_number, write_folds
+from dataloaders.own import Own
+from runtime.errors import InputError
+from runtime.ranks import Ranks
+from training.checkpoints import is_finished
+from training.fit import Fit, train
+from training.hours import fitted, seconds_of
+from training.run_folder import RunFolder
+
+
+def run(recipe):
+    """Train a recipe: one run, or with its `folds` one after the other -> the run's folder, or that of all folds."""
+    if not (recipe.folds or recipe.fold):
+        data = Own(recipe)
+        return train(fitted(recipe, data), data)
+    recipes = of_folds(recipe)
+    train_in_turn(recipes)
+    home = recipe.out if recipe.folds else recipe.out.parent
+    Ranks().say(f"next: python code/test_own.py --run {home}" + (
+        "" if recipe.folds else ", when all folds are trained"))
+    return recipe.out
+
+
+def of_folds(recipe, labels=None):
+    """The recipes of a recipe's `folds`, or of its one `fold`; new cases are added to folds.json.
+
+    labels: of each fold; by default as many as the recipe asks for, or all that the fold leaves.
+    """
+    data = Own(recipe)
+    labelled = data.labelled(data.listed("train"))
+    count = recipe.folds or fold_number(recipe.fold)[1]
+    numbers = divided(recipe.data_dir, labelled, count)
+    if Ranks().main:
+        write_folds(recipe.data_dir, numbers, count)
+    recipes = []
+    for number in range(1, count + 1):
+        fold = f"{number}/{count}"
+        if recipe.fold in (None, fold):
+            left = sum(other != number for other in numbers.values())
+            asked = labels or (left if recipe.labeled == len(labelled) else recipe.labeled)
+            if asked > left:
+                raise InputError(f"{'--budget' if labels else '--labeled'} {asked}: without the cases of fold {fold}, "
+                                 f"{left} labelled ones are left to train on; choose no more, or more --folds")
+            out = recipe.out if recipe.fold else recipe.out / fold_folder(fold)
+            recipes.append(replace(recipe, fold=fold, folds=None, budget=(), labeled=asked, out=out).check())
+    return recipes
+
+
+def train_in_turn(recipes):
+    """Train each; all take as many steps as the first, where --hours shortens it."""
+    ranks, first = Ranks(), None
+    if len(recipes) > 1:
+        tell_hours(recipes)
+    for place, recipe in enumerate(recipes, 1):
+        if len(recipes) > 1:
+            ranks.say(f"\nrun {place} of {len(recipes)}")
+        data = Own(recipe)
+        if recipe.hours is not None and first and not (recipe.out / "config.json").exists():
+            recipe = replace(recipe, pre_steps=first.pre_steps, self_steps=first.self_steps)
+        else:
+            recipe = fitted(recipe, data)
+        first = first or recipe
+        train(recipe, data)
+
+
+def tell_hours(recipes):
+    """Say before the first of several runs starts how long those take that are not finished, by three timed steps."""
+    left, seconds = [recipe for recipe in recipes if not is_finished(recipe.out)], {}
+    for recipe in left:
+        if recipe.method not in seconds:
+            seconds[recipe.method] = recipe.hours and 3600 * recipe.hours or run_seconds(recipe)
+    hours = sum(seconds[recipe.method] for recipe in left) / 3600
+    words = f"{hours:.3g} hours" if hours >= 1 else f"{60 * hours:.2g} minutes"
+    Ranks().say(f"{len(recipes)} runs, {len(recipes) - len(left)} of them finished"
+                + (f"; the others take about {words} without validation" if left else ""))
+
+
+def run_seconds(recipe):
+    """How long a run takes from its first step to its last."""
+    complete = recipe.complete()
+    fit = Fit(complete, Own(complete), RunFolder(complete.out, complete))
+    return sum(stage.steps * max(Ranks().gather([seconds_of(fit, index)])) for index, stage in enumerate(fit.stages))
