@@ -10,13 +10,12 @@ of the training set's label files, where its record knows them. Each output know
 made with: the same again is skipped, anything else is left alone without --force. Unreadable scans are skipped and
 reported at the end (exit code 2).
 """
-import itertools
 import json
 import sys
 import zlib
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, reduce
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -31,7 +30,17 @@ from evaluation.windows import WEIGHTS, windows_of
 from imaging.case_files import scans_to_segment, told
 from imaging.cases import attempt, report_bad
 from imaging.preprocess import PUBLISHED, Preprocessing, apply, read_preprocessing, restore, restore_labels
-from imaging.scan_files import SUFFIXES, WRITERS, format_of, mark_of, parts, read_scans, save_on_grid, tell_notes
+from imaging.scan_files import (
+    SUFFIXES,
+    WRITERS,
+    checksum,
+    format_of,
+    mark_of,
+    parts,
+    read_scans,
+    save_on_grid,
+    tell_notes,
+)
 from methods import registry
 from runtime.command_line import parsed
 from runtime.errors import DEBUG, InputError, counted
@@ -92,7 +101,7 @@ def check_outputs(cases, options):
     if options.input.is_dir() and here == options.input.resolve():
         raise InputError(f"--output {options.output}: is the folder of the scans, which would be overwritten or taken "
                          "for scans the next time; name another one")
-    inputs = {place for paths in cases.values() for path in paths
+    inputs = {place for paths in cases.values() for scan in paths for path in parts(scan) or [scan]
               for place in (path.resolve(), path.parent.resolve() / path.name)}
     taken = {}
     for name, paths in cases.items():
@@ -104,14 +113,6 @@ def check_outputs(cases, options):
                 raise InputError(f"{path}: the cases {taken[path]} and {name} would both be written there; rename one "
                                  "of their files")
             taken[path] = name
-
-
-def checksum(paths, start=0):
-    """CRC-32 of the files' bytes, one after the other, with those that hold the voxels of a header."""
-    for path in itertools.chain.from_iterable(map(parts, paths)):
-        check_readable(path)
-        start = zlib.crc32(path.read_bytes(), start)
-    return start
 
 
 def is_there(files, mark):
@@ -204,9 +205,9 @@ def body_axes(scan):
 def predict_case(job, name, paths):
     """Notes on the scan's header (path, {kind: sentence}); None where all that is asked for is there."""
     for path in paths:
-        if not path.is_file():
+        if not parts(path):
             raise InputError(f"{path}: is no regular file; expected a scan ({', '.join(SUFFIXES)})")
-    mark = f"{job.weights:08x}{checksum(paths):08x}"
+    mark = f"{job.weights:08x}{reduce(lambda total, path: checksum(path, total), paths, 0):08x}"
     files = outputs(name, paths[0], job.options)
     if not job.options.force and is_there(files, mark):
         return None
@@ -247,7 +248,7 @@ def main(args=None):
     what = json.dumps([recipe.fields(), preprocessing.to_dict(), windows, kept], sort_keys=True, default=str)
     job = Job(method, recipe, preprocessing, options, windows, kept,
               (method.pair or ()) if options.overlay or options.disagreement else (), values,
-              checksum([options.run / f"{options.checkpoint}.pt"], zlib.crc32(what.encode())))
+              checksum(options.run / f"{options.checkpoint}.pt", zlib.crc32(what.encode())))
     with locked(options.output, "--output") if ranks.main else nullcontext():
         ranks.wait()        # nobody writes before the folder is ours
         results = [attempt(partial(predict_case, job, name, cases[name]),

@@ -1,4 +1,4 @@
-"""Prepare anybody's 3D scans (NIfTI or NRRD), some of them labelled, for train_own.py.
+"""Prepare anybody's 3D scans (NIfTI, NRRD, DICOM ...), some of them labelled, for train_own.py.
 
     python code/prepare_folder.py --images scans --labels masks --output data/mine
     python code/prepare_folder.py --images Task02_Heart --output data/heart     (holds a dataset.json)
@@ -24,6 +24,7 @@ from runtime.script import reported
 from imaging.case_files import is_other, told
 from imaging.cases import Case, Options, command_line, in_parallel, prepare_cases, shown
 from imaging.descriptions import Description
+from imaging.dicom import is_dicom
 from imaging.folders import Found, find, label_classes
 from imaging.plan import PLAN, PREPARED, REMEDY, Choice, Plan, plan_preparation, plan_training, read_plan, write_plan
 from imaging.preprocess import PLAIN, Preprocessing, read_preprocessing
@@ -228,8 +229,10 @@ def main(args=None) -> int:
     print(f"{counted(len(found.cases) + len(found.bad), 'case')}, {len(found.labelled)} of them with a label"
           f"{f'; channels: {chr(32).join(found.channels)}' if found.channels else ''}")
     folders = {path.parent for case in found.cases for path in (*case.images, case.label) if path}
-    if others := [path for folder in sorted(folders) for path in sorted(folder.iterdir()) if is_other(path)]:
-        print(f"{counted(len(others), 'file')} left aside, which are no scans by their names: {told(others)}")
+    others = [path for folder in sorted(folders) for path in sorted(folder.iterdir())
+              if is_other(path) and not is_dicom(path)]
+    if others := found.images_aside + others:
+        print(f"{counted(len(others), 'file')} left aside, which are no scans: {told(others)}")
     tell_regions(found.description)
     with locked(options.output, "--output"):
         return prepare(found, options)

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from imaging import dicom
 from imaging.preprocess import PLAIN
 from imaging.scan_files import COMPANIONS, SUFFIXES, case_name, is_scan, suffix
 from runtime.errors import InputError
@@ -20,6 +21,7 @@ SAME = ({"flair", "t2f"}, {"t1", "t1n"}, {"t1ce", "t1c", "t1gd"}, {"t2", "t2w"})
 CHANNELS = set().union(*SAME)
 LABELS = {"seg", "gt", "laendo", "label", "labels", "mask", "segmentation"}
 MOST_CHANNELS = 8       # of one case, numbered from _0000; more files than that are scans
+TAKEN = f"{', '.join(SUFFIXES)} and DICOM"
 ASIDE = {"4d"}          # ACDC's whole series beside its frames
 
 
@@ -78,17 +80,31 @@ def is_other(path: Path) -> bool:
 
 
 def told(files: Iterable[Path]) -> str:
-    """Files counted by the ends of their names, with examples: "12 .dcm such as a.dcm, 1 .png such as b.png"."""
+    """Files counted by what they are, or by the ends of their names, with examples: "1 .png such as b.png, ..."."""
     ends = {}
     for path in files:
-        ends.setdefault((suffix(path) or path.suffix or "without an ending").lower(), []).append(path.name)
+        end = (suffix(path) or path.suffix or "without an ending").lower() if isinstance(path, Path) else path.kind
+        ends.setdefault(end, []).append(path.name)
     return ", ".join(f"{len(names)} {end} such as {names[0]}"
                      for end, names in sorted(ends.items(), key=lambda item: -len(item[1])))
 
 
 def contents(folder: Path) -> str:
     """What lies below a folder, and what would be taken there."""
-    return f"it holds {told(files_below(folder)) or 'no files'}; taken are {', '.join(SUFFIXES)}"
+    return f"it holds {told(files_below(folder)) or 'no files'}; taken are {TAKEN}"
+
+
+def visible(folder: Path) -> list[Path]:
+    """The files in a folder or, where none of them is a scan, all below: one folder per case."""
+    files = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")
+             and (is_scan(path) or not path.is_dir())]
+    return files if any(map(is_scan, files)) else list(files_below(folder))
+
+
+def series_among(files: Sequence[Path], folder: Path) -> tuple[dicom.Found, list[Path]]:
+    """What the DICOM files among `files` below a folder hold, and the files that are not DICOM."""
+    mine = {path for path in files if not suffix(path) and dicom.is_dicom(path)}
+    return dicom.find(sorted(mine), folder), [path for path in files if path not in mine]
 
 
 # ---- new scans -------------------------------------------------------------------------------------------------------
@@ -96,27 +112,31 @@ def contents(folder: Path) -> str:
 
 def scans_to_segment(path: Path, modalities: Sequence[str]
                      ) -> tuple[dict[str, tuple[Path, ...]], dict[str, str], list[Path]]:
-    """A scan file, or a folder of scans or of one folder per case -> ({case: its files, one a modality, or the one that
-    holds them all}, {case: what is wrong with it}, files left aside).
+    """A scan file, or a folder of scans, of one folder per case, or of DICOM series of any depth -> ({case: its files,
+    one a modality, or the one that holds them all}, {case: what is wrong with it}, files left aside).
 
     Roles are those that the training set had, `modalities`, where any file has one. Else each scan is a case, but for
     label maps and for other channels by their names. Raises InputError where there is no scan.
     """
     if not path.exists():
         raise InputError(f"--input {path} does not exist: give a scan ({', '.join(SUFFIXES)}) or a folder of scans")
+    if path.name == dicom.INDEX:
+        path = path.parent
     files = [path]
     match = None if tuple(modalities) == PLAIN else role_of(case_name(path), modalities)
     if path.is_file() and match:        # its other channels are beside it
         files = [file for file in sorted(path.parent.iterdir()) if is_scan(file)
                  and (role_of(case_name(file), modalities) or [None])[0] == match[0]]
     elif path.is_dir():
-        files = [file for file in sorted(path.iterdir())
-                 if not file.name.startswith(".") and (is_scan(file) or not file.is_dir())]
-        if not any(map(is_scan, files)):
-            files = list(files_below(path))     # one folder per case
+        files = visible(path)
+    series, files = series_among(files, path if path.is_dir() else path.parent)
+    if path.is_file() and any(len(one.frames) == 1 for one in series.series):
+        beside, _ = series_among(sorted(path.parent.iterdir()), path.parent)
+        if whole := next((one for one in beside.series if len(one.files) > 1 and path in one.files), None):
+            raise InputError(f"--input {path}: is one of the {len(whole.files)} slices of a series; give its folder")
     scans = [file for file in files if is_scan(file)]
-    if not path.is_dir() and not scans:
-        raise InputError(f"--input {path}: has no scan by its name, expected {', '.join(SUFFIXES)}")
+    if path in files and not scans:
+        raise InputError(f"--input {path}: has no scan by its name, expected {TAKEN}")
     labels = {file for file in scans if role_of(case_name(file), LABELS | ASIDE)}
     rest = [file for file in scans if file not in labels]
     cases, bad = {}, {}
@@ -127,13 +147,16 @@ def scans_to_segment(path: Path, modalities: Sequence[str]
         bad |= other_channels({name: file for name, (file,) in cases.items()}, modalities)
         cases = {name: files for name, files in cases.items() if name not in bad}
         rest = []
-    aside = [file for file in files if is_other(file) or suffix(file) and not is_scan(file)] + rest
+    cases = {one.name: (one,) for one in series.series} | cases
+    bad |= series.bad
+    aside = series.aside + [file for file in files if is_other(file) or suffix(file) and not is_scan(file)] + rest
     if cases or bad:
         aside += sorted(labels)
     else:
         bad = {case_name(file): f"{file}: is a label map by its name; rename it if it is a scan" for file in labels}
     if not cases and not bad:
-        raise InputError(f"--input {path} has no scan; {contents(path)}")
+        what = f"it holds {told(aside)}; taken are {TAKEN}" if aside else contents(path)
+        raise InputError(f"--input {path} has no scan; {what}")
     return dict(sorted(cases.items())), bad, aside
 
 

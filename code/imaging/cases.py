@@ -18,7 +18,7 @@ import tyro
 from tqdm import tqdm
 
 from imaging.preprocess import RECORD, Preprocessing, apply, read_preprocessing, write_preprocessing
-from imaging.scan_files import mark_of, parts, read_label, read_scans, tell_notes
+from imaging.scan_files import checksums, mark_of, read_label, read_scans, tell_notes
 from runtime import job
 from runtime.command_line import parsed
 from runtime.errors import DEBUG, InputError, is_out_of_memory, one_line, printable
@@ -51,7 +51,7 @@ class Outcome:
 def one_case_each(files: Iterable[tuple[str, Path]]) -> tuple[dict[str, Path], dict[str, str]]:
     """(name, path) pairs -> {name: path} of the usable ones, {name: one line} of names met twice or unfit."""
     good, bad = {}, {}
-    for name, path in sorted(files):
+    for name, path in sorted(files, key=lambda item: (item[0], str(item[1]))):
         if not is_case_name(name):
             bad[name] = f"{path}: {name!a} cannot be a case name; rename it with letters, digits, - and _"
         elif name in good or name in bad:
@@ -186,7 +186,7 @@ def _prepare_case(case, preprocessing, output, layout, options, **label_checks):
 
 
 def _checksums(paths):
-    return {part.name: zlib.crc32(part.read_bytes()) for path in paths for part in parts(path)}
+    return {name: value for path in paths for name, value in checksums(path).items()}
 
 
 def _summary(shape, label, geometry):

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from imaging.case_files import LABELS, NUMBER, contents, files_below, grouped, role_of
+from imaging import dicom
+from imaging.case_files import LABELS, NUMBER, contents, files_below, grouped, role_of, series_among, visible
 from imaging.cases import Case, existing_folder, in_parallel, one_case_each, report_bad
 from imaging.descriptions import Description, Listed, read_description, resolved
 from imaging.scan_files import case_name, is_label, is_scan, values_in
@@ -21,6 +22,7 @@ class Found:
     bad: dict[str, str]             # case -> one line of what is wrong with it
     channels: tuple[str, ...] = ()  # endings of the channels' file names; none where scans have no such ending
     aside: list[Path] = field(default_factory=list)     # files that are left out
+    images_aside: list[dicom.Aside] = field(default_factory=list)   # DICOM files that are no volume's
     description: Description | None = None
 
     @property
@@ -38,8 +40,11 @@ def find(images: Path | None, labels: Path | None, dataset_json: Path | None, ch
         raise InputError("--images and --labels are needed, or a folder with a dataset.json: see --help")
     else:
         scans, masks, aside = _told_apart(images, labels)
-        found = _paired(scans, masks, _channels_of(scans, masks, 0, channels))
+        content, _ = series_among([path for path in visible(images) if not path.is_relative_to(labels)], images)
+        scans += content.series
+        found = _paired(scans, masks, _channels_of(scans, masks, 0, channels), content.bad)
         found.aside += aside
+        found.images_aside = content.aside
     if not found.labelled:
         report_bad(found.bad)
         places = {"the scans' folder": images, "the labels'": labels}
@@ -96,14 +101,15 @@ def _numbered(count):
     return tuple(f"{number:04d}" for number in range(count))
 
 
-def _paired(images, labels, channels):
-    """Scans with the labels of their names."""
+def _paired(images, labels, channels, unfit=None):
+    """Scans with the labels of their names; `unfit` are cases whose scan is, in one line why."""
     alone = channels and not any(role_of(case_name(path), channels) for path in images)
     if channels and not alone:
         files, bad, aside = grouped(images, channels, "leave {channel} out of --channels")
     else:
         first, bad = one_case_each(_named(images))
         files, aside = {name: (path,) for name, path in first.items()}, []
+    bad |= unfit or {}
     masks, bad_masks = one_case_each(_named(labels, {*files, *bad}))
     bad |= bad_masks
     for name, mask in masks.items():

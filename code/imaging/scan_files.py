@@ -5,6 +5,7 @@ stored in its file, C classes. Spacings are in mm; affines map voxel indices to 
 """
 import glob
 import gzip
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +13,10 @@ from pathlib import Path
 import numpy as np
 from nibabel.affines import voxel_sizes
 
-from imaging import metaimage, nifti, nrrd_files, segmentations
+from imaging import dicom, metaimage, nifti, nrrd_files, segmentations
 from imaging.grids import ScanFile, check_same_grid, check_same_shape
 from runtime.errors import InputError, counted, one_line, printable
-from runtime.files import write_aside
+from runtime.files import check_readable, write_aside
 
 FLAT = 1e-6     # volume that the directions of three axes span, below which they lie in a plane
 
@@ -34,14 +35,17 @@ class Format:
 FORMATS = (Format("NIfTI", (".nii.gz", ".nii"), nifti.read, nifti.voxel_file),
            Format("NRRD", (".nrrd", ".nhdr"), nrrd_files.read, nrrd_files.voxel_file, "nrrd"),
            Format("MetaImage", (".mha", ".mhd"), metaimage.read, metaimage.voxel_file, "nrrd"),
-           Format("Analyze", (".hdr",), nifti.read, nifti.voxel_file))
+           Format("Analyze", (".hdr",), nifti.read, nifti.voxel_file),
+           Format("DICOM", (), dicom.read, None, "nrrd"))       # a Series in place of a path: no ending tells it
 SUFFIXES = tuple(suffix for kind in FORMATS for suffix in kind.suffixes)
 WRITERS = {"nifti": (".nii.gz", nifti), "nrrd": (".nrrd", nrrd_files)}      # --format -> suffix, module that writes it
 COMPANIONS = (".img", ".raw", ".zraw", ".raw.gz", ".raw.bz2")       # of files with the voxels of a header beside them
 
 
-def format_of(path: Path) -> Format:
+def format_of(path: Path | dicom.Series) -> Format:
     """The format that a file's name says; the first one for any other name."""
+    if isinstance(path, dicom.Series):
+        return FORMATS[-1]
     return next((kind for kind in FORMATS if path.name.lower().endswith(kind.suffixes)), FORMATS[0])
 
 
@@ -85,7 +89,8 @@ def read_scan_file(path: Path, geometry: str = "itk") -> ScanFile:
 
 def read_channels(path: Path, geometry: str, channels: int) -> list[ScanFile]:
     """Read one file with this many channels along its fourth axis, as one scan per channel."""
-    path = Path(path)
+    if not isinstance(path, dicom.Series):
+        path = Path(path)
     if suffix(path).lower() == segmentations.SUFFIX:
         raise InputError(f"{path}: is a segmentation, expected a scan ({', '.join(SUFFIXES)})")
     array, affine, notes, readings = _whole(path, format_of(path).name, format_of(path).read, geometry, channels)
@@ -109,6 +114,8 @@ def read_scans(paths: Sequence[Path], geometry: str, channels: int) -> list[Scan
 
 def parts(path: Path) -> list[Path]:
     """The regular files that make up a scan: its own and, for a header, the one with its voxels."""
+    if isinstance(path, dicom.Series):
+        return path.files
     if not Path(path).is_file():        # a pipe would not end
         return []
     try:
@@ -118,11 +125,27 @@ def parts(path: Path) -> list[Path]:
     return [part for part in dict.fromkeys((Path(path), voxels)) if part.is_file()]
 
 
+def checksums(path: Path) -> dict[str, int]:
+    """{name: CRC-32} of the files that make up a scan; one of all for a DICOM series, whose names of files may tell."""
+    if isinstance(path, dicom.Series):
+        return {path.name: checksum(path)}
+    return {part.name: zlib.crc32(part.read_bytes()) for part in parts(path)}
+
+
+def checksum(path: Path, start: int = 0) -> int:
+    """CRC-32 of the bytes of all files that make up a scan, one after the other."""
+    for part in parts(path):
+        check_readable(part)
+        start = zlib.crc32(part.read_bytes(), start)
+    return start
+
+
 def _whole(path, name, read, *args):
     """read(path, *args) of a regular file; whatever a damaged one ends in becomes an InputError."""
-    if not path.exists():
+    is_series = isinstance(path, dicom.Series)
+    if not is_series and not path.exists():
         raise InputError(f"{path}: there is no such file; expected a scan ({', '.join(SUFFIXES)})")
-    if not path.is_file():
+    if not is_series and not path.is_file():
         raise InputError(f"{path}: is no regular file; expected a scan ({', '.join(SUFFIXES)})")
     try:
         return read(path, *args)
@@ -140,7 +163,7 @@ def tell_notes(scans: Iterable[tuple[Path, dict[str, str]]]) -> None:
         for kind in notes:
             kinds.setdefault(kind, {})[path] = notes[kind]
     for kind, files in kinds.items():
-        path = min(files)
+        path = min(files, key=str)
         print(printable(f"{kind} of {counted(len(files), 'file')}, such as {path.name}: {files[path]}"))
 
 

@@ -79,22 +79,22 @@ def test_roles_come_from_the_training_sets_record(tmp_path, names, modality, cas
 
 def test_files_that_are_no_scans_are_left_aside_with_a_word(tmp_path):
     touched(tmp_path, "a.nrrd", "a.seg.nrrd", "b.mhd", "b.raw", "c.hdr", "c.img", "notes.txt", "d.png", ".hidden",
-            "e.dcm")
+            "e.doc")
     cases, bad, aside = found(tmp_path, "image")
     assert set(cases) == {"a", "b", "c"} and not bad
-    assert aside == {"a.seg.nrrd", "notes.txt", "d.png", "e.dcm"}
+    assert aside == {"a.seg.nrrd", "notes.txt", "d.png", "e.doc"}
     assert told([tmp_path / "b.DCM", tmp_path / "a.dcm", tmp_path / "LICENSE"]) == (
         "2 .dcm such as b.DCM, 1 without an ending such as LICENSE")
 
 
 def test_a_folder_without_scans_says_what_it_holds(tmp_path):
-    touched(tmp_path, *(f"series/IM{k}.dcm" for k in range(3)), "x/y/readme.txt")
-    with pytest.raises(InputError, match="no scan; it holds 3 .dcm such as IM0.dcm, 1 .txt such as readme.txt; "
+    touched(tmp_path, *(f"series/IM{k}.doc" for k in range(3)), "x/y/readme.txt")
+    with pytest.raises(InputError, match="no scan; it holds 3 .doc such as IM0.doc, 1 .txt such as readme.txt; "
                                          "taken are .nii.gz, .nii, .nrrd"):
         scans_to_segment(tmp_path, ("image",))
     assert contents(touched(tmp_path / "empty", "z/.hidden")).startswith("it holds no files")
     with pytest.raises(InputError, match="has no scan by its name"):
-        scans_to_segment(tmp_path / "series" / "IM0.dcm", ("image",))
+        scans_to_segment(tmp_path / "series" / "IM0.doc", ("image",))
 
 
 def test_one_name_in_several_folders_is_told_apart_by_them(tmp_path):

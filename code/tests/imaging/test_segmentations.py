@@ -134,7 +134,7 @@ def test_own_data_drawn_in_slicer_from_files_to_classes(scan, tmp_path, capsys):
         prepare_folder.main(command)
     assert "name the classes (--class-names)" in capsys.readouterr().err
     assert not prepare_folder.main([*command, "--class-names", "x", "y", "z"])
-    assert "1 file left aside, which are no scans by their names: 1 .txt such as notes.txt" in capsys.readouterr().out
+    assert "1 file left aside, which are no scans: 1 .txt such as notes.txt" in capsys.readouterr().out
     for name in "ab":
         with h5py.File(tmp_path / f"out/{name}/mri_norm2.h5") as file:
             turned = np.flip(np.swapaxes(drawn(), 0, 1), 0)      # the axes go forward, left and up

@@ -1,0 +1,272 @@
+"""DICOM in: every series of a tree with its voxels and its place, or one line that says why not."""
+import itertools
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from scipy.spatial.transform import Rotation
+
+from imaging.case_files import scans_to_segment, told
+from imaging.preprocess import PLAIN
+from imaging.scan_files import read_scan_file
+from runtime.errors import InputError
+
+pydicom = pytest.importorskip("pydicom")
+
+SHAPE = 7, 6, 5
+WHEEL = Path(pydicom.__file__).parent / "data" / "test_files"
+AXES = list(itertools.product(itertools.permutations(range(3)), itertools.product((1, -1), repeat=3)))
+
+
+def volume(shape=SHAPE, dtype=np.int16):
+    return np.random.default_rng(0).integers(0, 900, shape).astype(dtype)
+
+
+def found(path):
+    """{case: ScanFile}, {case: one line}, what is left aside in words."""
+    cases, bad, aside = scans_to_segment(Path(path), PLAIN)
+    return {name: read_scan_file(scan) for name, (scan,) in cases.items()}, bad, told(aside)
+
+
+def only(path):
+    scans, bad, _ = found(path)
+    assert not bad
+    (scan,) = scans.values()
+    return scan
+
+
+def same(scan, array, affine):
+    """Whether it is the same volume in the world, whichever way its axes are stored."""
+    mine, theirs = (nib.as_closest_canonical(nib.Nifti1Image(np.asarray(one, np.float64), place))
+                    for one, place in ((scan.array, scan.affine), (array, affine)))
+    return (np.allclose(mine.affine, theirs.affine, atol=1e-5) and mine.shape == theirs.shape
+            and np.array_equal(mine.get_fdata(), theirs.get_fdata()))
+
+
+@pytest.mark.parametrize("axes, flips", AXES)
+def test_every_orientation_comes_in_as_it_was(axes, flips, tmp_path, dicom):
+    array, affine = volume(), dicom.affine(np.eye(3)[list(axes)].T * flips)
+    order = np.random.default_rng(1).permutation(SHAPE[2])
+    dicom.series(tmp_path / "one", array, affine, order=order)
+    scan = only(tmp_path)
+    assert same(scan, array, affine)
+    assert np.linalg.det(scan.affine[:3, :3]) > 0       # as SimpleITK and 3D Slicer order the slices
+    dicom.enhanced(tmp_path / "two" / "enhanced", array, affine, order, SeriesInstanceUID="1.2.9", StudyInstanceUID="1")
+    assert same(only(tmp_path / "two"), array, affine)
+
+
+def test_simpleitk_puts_an_oblique_series_where_we_do(tmp_path, dicom):
+    array = volume()
+    affine = dicom.affine(Rotation.from_euler("xyz", (12, -7, 33), degrees=True).as_matrix())
+    dicom.series(tmp_path, array, affine, order=[4, 1, 3, 0, 2])
+    scan = only(tmp_path)
+    image = sitk.ReadImage(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(tmp_path)))
+    assert np.array_equal(scan.array, sitk.GetArrayFromImage(image).T)
+    np.testing.assert_allclose(scan.affine[:3, 3] * (-1, -1, 1), image.GetOrigin(), atol=1e-6)
+    np.testing.assert_allclose(scan.spacing, image.GetSpacing(), rtol=1e-6)
+    assert same(scan, array, affine)
+
+
+def test_each_slice_has_a_rescale_of_its_own_and_fractions_stay(tmp_path, dicom):
+    array, affine = volume(), dicom.affine()
+    slopes, intercepts = (1, 0.5, 2.25, 1, 0.1), (0, -0.5, -1000, 50.5, 3)
+    dicom.series(tmp_path / "a", array, affine,
+                 each=lambda k: {"RescaleSlope": slopes[k], "RescaleIntercept": intercepts[k]})
+    wanted = (array * np.array(slopes) + intercepts).astype(np.float32)
+    assert same(only(tmp_path / "a"), wanted, affine)
+    order = [3, 0, 4, 1, 2]
+    dicom.enhanced(tmp_path / "b" / "x", array, affine, order, [slopes[k] for k in order],
+                   [intercepts[k] for k in order])
+    assert same(only(tmp_path / "b"), wanted, affine)
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.int16, np.uint8])
+def test_monochrome1_is_turned_as_simpleitk_turns_it(dtype, tmp_path, dicom):
+    array = volume(dtype=dtype)
+    dicom.series(tmp_path, array, dicom.affine(), PhotometricInterpretation="MONOCHROME1", RescaleSlope=2,
+                 RescaleIntercept=-3)
+    scan = only(tmp_path)
+    image = sitk.ReadImage(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(tmp_path)))
+    assert np.array_equal(scan.array, sitk.GetArrayFromImage(image).T)
+    assert (scan.array.max() - scan.array == 2 * (array - array.min().astype(int))).all()
+    assert "MONOCHROME1" in scan.notes
+
+
+def test_unused_bits_do_not_count(tmp_path, dicom):
+    array = volume(dtype=np.uint16)
+    dicom.series(tmp_path, array | 0xf000, dicom.affine(), BitsStored=12, HighBit=11)
+    assert same(only(tmp_path), array, dicom.affine())
+
+
+@pytest.mark.parametrize("key, values", [("AcquisitionNumber", (1, 2, 3)), ("TemporalPositionIdentifier", (1, 2, 3)),
+                                         ("TriggerTime", (0, 33.5, 700)), ("EchoTime", (2.5, 9, 12)),
+                                         ("AcquisitionTime", ("101500.25", "101530", "101600"))])
+def test_phases_of_a_series_are_scans_of_their_own_in_order(key, values, tmp_path, dicom):
+    arrays = [volume() + 1000 * phase for phase in range(3)]
+    for phase in (2, 0, 1):
+        dicom.series(tmp_path / "p" / str(phase), arrays[phase], dicom.affine(),
+                     each=lambda k, phase=phase: {key: values[phase]})
+    scans, bad, _ = found(tmp_path)
+    assert list(scans) == [f"p_s7_phase{number}" for number in (1, 2, 3)] and not bad
+    assert all(same(scan, array, dicom.affine()) for scan, array in zip(scans.values(), arrays, strict=True))
+
+
+def test_acquisitions_one_after_the_other_are_one_scan(tmp_path, dicom):
+    dicom.series(tmp_path, volume(), dicom.affine(), each=lambda k: {"AcquisitionNumber": 1 + (k > 2)})
+    assert same(only(tmp_path), volume(), dicom.affine())
+
+
+def test_a_phase_that_lacks_a_slice_is_refused_and_the_others_are_taken(tmp_path, dicom):
+    for phase in range(2):
+        paths = dicom.series(tmp_path / str(phase), volume(), dicom.affine(), each=lambda k, phase=phase: {
+            "AcquisitionNumber": phase})
+    paths[2].unlink()
+    scans, bad, _ = found(tmp_path)
+    assert list(scans) == ["0_s7_phase1"] and list(bad) == ["0_s7_phase2"]
+    assert "about 1 slice missing between IM0001.dcm at" in next(iter(bad.values()))
+
+
+def change(paths, place, **fields):
+    data = pydicom.dcmread(paths[place])
+    for key, value in fields.items():
+        if value is None:
+            delattr(data, key)
+        else:
+            setattr(data, key, value)
+    data.save_as(paths[place])
+
+
+REFUSED = {
+    "about 1 slice missing between IM0001.dcm at -307.5 mm and IM0003.dcm at -302.5": lambda paths: paths[2].unlink(),
+    "about 2 slices missing between IM0001.dcm": lambda paths: [paths[2].unlink(), paths[3].unlink()],
+    "2 slices lie on others, such as": lambda paths: change(paths, 1, ImagePositionPatient=[12.5, -40.25, -310]),
+    "1 image are there twice": lambda paths: shutil.copy(paths[1], paths[1].with_name("copy.dcm")),
+    "unequal gaps between": lambda paths: change(paths, 1, ImagePositionPatient=[12.5, -40.25, -307.1]),
+    "mm beside the line of the other slices": lambda paths: change(
+        paths, 1, ImagePositionPatient=[12.5, -30, -307.5]),
+    "sheared by 21.8 degrees": lambda paths: [change(paths, k, ImagePositionPatient=[12.5, -40.25 + k, -310 + 2.5 * k])
+                                              for k in range(5)],
+    "several directions": lambda paths: change(paths, 3, ImageOrientationPatient=[0, 1, 0, 0, 0, 1]),
+    "several rows and columns": lambda paths: change(paths, 3, Rows=3, Columns=14),
+    "several pixel spacings": lambda paths: change(paths, 3, PixelSpacing=[1, 1]),
+    "expected two of length 1 at right angles": lambda paths: [
+        change(paths, k, ImageOrientationPatient=[1, 0, 0, 0.5, 1, 0]) for k in range(5)],
+    "expected positive numbers": lambda paths: [change(paths, k, PixelSpacing=[0, 1]) for k in range(5)],
+    "has no place in the patient": lambda paths: change(paths, 2, ImagePositionPatient=None),
+    "has no rows or columns": lambda paths: change(paths, 2, Rows=None),
+    "ImageOrientationPatient .*, expected 6 finite numbers": lambda paths: change(
+        paths, 2, ImageOrientationPatient=[1, 0, 0]),
+    "RescaleSlope .*, expected 1 finite number|cannot be read": lambda paths: change(paths, 2, RescaleSlope=[1, 2]),
+    "rescale slope of 0": lambda paths: change(paths, 2, RescaleSlope=0),
+    "has no SOP class": lambda paths: paths[2].write_bytes(b""),
+    "has no SOP class|cannot be read|no rows": lambda paths: paths[2].write_bytes(paths[2].read_bytes()[:700]),
+}
+
+
+@pytest.mark.parametrize("line", REFUSED)
+def test_what_is_no_whole_volume_is_refused_with_the_place(line, tmp_path, dicom):
+    REFUSED[line](dicom.series(tmp_path, volume(), dicom.affine()))
+    scans, bad, _ = found(tmp_path)
+    assert not scans and len(bad) == 1
+    (text,) = bad.values()
+    assert re.search(line, text), text
+    assert "\n" not in text and str(tmp_path) in text and dicom.name.split("^")[0] not in text
+
+
+UNREADABLE = {
+    "number of bytes of pixel data is less": lambda paths: paths[2].write_bytes(paths[2].read_bytes()[:-10]),
+    "voxels cannot be read": lambda paths: change(paths, 2, PixelData=None),
+}
+
+
+@pytest.mark.parametrize("line", UNREADABLE)
+def test_voxels_that_cannot_be_read_are_refused_with_the_file(line, tmp_path, dicom):
+    UNREADABLE[line](dicom.series(tmp_path, volume(), dicom.affine()))
+    with pytest.raises(InputError, match=f"IM0002.dcm: .*{line}"):
+        found(tmp_path)
+
+
+def test_localisers_derived_images_and_objects_are_left_aside_with_a_count(tmp_path, dicom):
+    dicom.series(tmp_path / "a", volume(), dicom.affine())
+    dicom.series(tmp_path / "b", volume()[..., :2], dicom.affine(), SeriesInstanceUID="1.2.8",
+                 ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
+    dicom.series(tmp_path / "c", volume()[..., :3], dicom.affine(), SeriesInstanceUID="1.2.9",
+                 ImageType=["DERIVED", "SECONDARY", "MPR"])
+    shutil.copy(WHEEL / "rtstruct.dcm", tmp_path / "rs")
+    (tmp_path / "notes.txt").write_text("")
+    scans, bad, aside = found(tmp_path)
+    assert list(scans) == ["a_s7"] and not bad
+    for what in ("2 DICOM localiser images such as IM0000.dcm", "3 DICOM derived images", "1 DICOM RT Structure Set",
+                 "1 .txt such as notes.txt"):
+        assert what in aside
+    assert list(found(tmp_path / "c")[0]) == ["c_s7"]     # alone, derived images are what there is
+
+
+def test_cases_are_named_by_folder_and_series_never_by_the_patient(tmp_path, dicom):
+    place = dicom.affine()
+    for number, (folder, fields) in enumerate({
+            "p1/study/x/y": {}, "p1/study/z": {"SeriesNumber": 1001}, "p1/later/z": {"StudyDate": "20270101"},
+            "p2": {"PatientID": "x"}, "Doe_Jane": {"StudyInstanceUID": "1.9"}, "hosp4711": {"StudyInstanceUID": "1.8"},
+            "HOSP-4711": {"StudyInstanceUID": "1.7", "PatientIdentityRemoved": "YES"},
+            "disc/IMG/a": {"PatientID": "y"}, "disc/IMG/b": {"PatientID": "z"}}.items()):
+        dicom.series(tmp_path / folder, volume(), place, SeriesInstanceUID=f"1.5.{number}",
+                     **{"PatientID": "HOSP-4711"} | fields)
+    names = set(found(tmp_path)[0])
+    assert {"p1_s7", "p1_s1001", "p1_s7_2", "p2_s7", "HOSP-4711_s7", "a_s7", "b_s7"} < names and len(names) == 9
+    assert not any(word in name.lower() for name in names - {"HOSP-4711_s7"} for word in ("doe", "jane", "4711"))
+
+
+def test_a_dicomdir_is_the_tree_that_it_lies_in(tmp_path):
+    shutil.copytree(WHEEL / "dicomdirtests", tmp_path / "disc", ignore=lambda place, names: [
+        name for name in names if name.startswith("DICOMDIR-") or name == "TINY_ALPHA"])
+    whole, bad, aside = found(tmp_path / "disc" / "DICOMDIR")
+    assert set(found(tmp_path / "disc")[0]) == set(whole) and len(whole) + len(bad) > 5
+
+
+def test_one_slice_of_a_series_asks_for_its_folder_and_a_file_of_frames_is_a_scan(tmp_path, dicom):
+    paths = dicom.series(tmp_path / "a", volume(), dicom.affine())
+    with pytest.raises(InputError, match="IM0003.dcm: is one of the 5 slices of a series; give its folder"):
+        found(paths[3])
+    assert same(only(dicom.enhanced(tmp_path / "b" / "x.dcm", volume(), dicom.affine(), [4, 3, 0, 1, 2])), volume(),
+                dicom.affine())
+
+
+def test_positions_count_where_spacing_between_slices_contradicts_them(tmp_path, dicom):
+    dicom.series(tmp_path, volume(), dicom.affine(), SpacingBetweenSlices=5)
+    scan = only(tmp_path)
+    assert same(scan, volume(), dicom.affine()) and "5 mm, the slices' positions 2.5 mm" in (
+        scan.notes["SpacingBetweenSlices"])
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in WHEEL.glob("*.dcm")))
+def test_pydicoms_own_files_are_read_right_or_refused_in_a_line(name, tmp_path):
+    shutil.copy(WHEEL / name, tmp_path)
+    data = pydicom.dcmread(WHEEL / name, force=True)
+    volumes = {"693_J2KI", "CT_small", "examples_overlay", "J2K_pixelrep_mismatch"}
+    try:
+        scans, bad, _ = found(tmp_path / name)
+    except InputError as error:
+        assert "\n" not in str(error) and (" without a place" in str(error) or "Image" not in (
+            data.SOPClassUID.name) or name == "MR_truncated.dcm")
+        return
+    assert len(scans) + len(bad) == 1
+    for scan in scans.values():
+        assert name.startswith("MR_small") or name.removesuffix(".dcm") in volumes
+        same_voxels = data.pixel_array * float(data.get("RescaleSlope", 1)) + float(data.get("RescaleIntercept", 0))
+        assert np.array_equal(scan.array[..., 0].T, same_voxels)
+        np.testing.assert_allclose(scan.affine[:3, 3] * (-1, -1, 1), data.ImagePositionPatient)
+    assert all("has no SOP class" in line for line in bad.values())
+
+
+def test_without_pydicom_other_formats_work_and_dicom_is_a_line(tmp_path, monkeypatch, dicom):
+    dicom.series(tmp_path / "a", volume(), dicom.affine())
+    nib.save(nib.Nifti1Image(volume(), np.eye(4)), tmp_path / "b.nii.gz")
+    monkeypatch.setitem(sys.modules, "pydicom", None)
+    assert list(found(tmp_path / "b.nii.gz")[0]) == ["b"]
+    (line,) = found(tmp_path / "a")[1].values()
+    assert "package pydicom, which is not installed: pip install -r requirements-clinical.txt" in line
