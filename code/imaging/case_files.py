@@ -101,7 +101,7 @@ def visible(folder: Path) -> list[Path]:
     return files if any(map(is_scan, files)) else list(files_below(folder))
 
 
-def series_among(files: Sequence[Path], folder: Path) -> tuple[dicom.Found, list[Path]]:
+def series_among(files: Sequence[Path], folder: Path) -> tuple[dicom.FoundSeries, list[Path]]:
     """What the DICOM files among `files` below a folder hold, and the files that are not DICOM."""
     mine = {path for path in files if not suffix(path) and dicom.is_dicom(path)}
     return dicom.find(sorted(mine), folder), [path for path in files if path not in mine]

@@ -109,7 +109,7 @@ class Series:
 
 
 @dataclass
-class Found:
+class FoundSeries:
     """What DICOM files hold."""
 
     series: list[Series] = field(default_factory=list)
@@ -146,9 +146,9 @@ def is_dicom(path: Path) -> bool:
 # ---- from files to series --------------------------------------------------------------------------------------------
 
 
-def find(files: Iterable[Path], root: Path) -> Found:
+def find(files: Iterable[Path], root: Path) -> FoundSeries:
     """The series that DICOM files below `root` hold, named by patient folder and series number."""
-    found, series, folders = Found(), defaultdict(list), defaultdict(set)
+    found, series, folders = FoundSeries(), defaultdict(list), defaultdict(set)
     damaged, headers = {}, {}
     for path in files:
         try:

@@ -198,7 +198,7 @@ def test_localisers_derived_images_and_objects_are_left_aside_with_a_count(tmp_p
     dicom.series(tmp_path / "c", volume()[..., :3], dicom.affine(), SeriesInstanceUID="1.2.9",
                  ImageType=["DERIVED", "SECONDARY", "MPR"])
     shutil.copy(WHEEL / "rtstruct.dcm", tmp_path / "rs")
-    (tmp_path / "notes.txt").write_text("")
+    (tmp_path / "notes.txt").write_text("", encoding="utf-8")
     scans, bad, aside = found(tmp_path)
     assert list(scans) == ["a_s7"] and not bad
     for what in ("2 DICOM localiser images such as IM0000.dcm", "3 DICOM derived images", "1 DICOM RT Structure Set",
