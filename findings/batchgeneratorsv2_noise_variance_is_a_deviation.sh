@@ -4,7 +4,7 @@
 # One would believe: noise_variance=(0.1, 0.1) adds noise of variance 0.1, a standard deviation of 0.32 on z-scored images.
 # What happens: the number is the standard deviation. The variance is its square, 0.01, a tenth of what the name says.
 # Whom it hurts: papers and other frameworks that take over "Gaussian noise of variance 0 to 0.1" from nnU-Net's settings train
-# with noise up to ten times stronger than nnU-Net's, in variance, and compare with another augmentation than they think.
+# with noise ten times stronger than nnU-Net's at its upper end, in variance, and compare with another augmentation than they think.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
