@@ -30,13 +30,12 @@ def fitted(recipe, data):
 
 
 def seconds_of(fit, index):
-    """How long the last of TIMED steps of a stage takes, or of all where it has fewer; the state of `fit` is of no further
-    use.
-    """
+    """How long the last of TIMED steps of a stage takes, of fewer where it is shorter; `fit` is of no further use."""
+    stage = fit.stages[index]
     fit.stage, begun = index, time.monotonic()
-    fit.method.begin(fit.stages[index])
+    fit.method.begin(stage)
     streams = fit.streams()
-    for fit.step in range(min(TIMED, fit.stages[index].steps)):
+    for fit.step in range(min(TIMED, stage.steps)):
         begun = time.monotonic()
         fit.take_step(streams, streams[fit.step])()
     return time.monotonic() - begun
