@@ -14,7 +14,7 @@ import json
 import sys
 import zlib
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial, reduce
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -25,7 +25,8 @@ import numpy as np
 from nibabel.orientations import aff2axcodes
 from tqdm import tqdm
 
-from evaluation import components
+from evaluation import components, trust
+from evaluation.predictions import Predictions
 from evaluation.windows import WEIGHTS, windows_of
 from imaging.case_files import scans_to_segment, told
 from imaging.cases import attempt, report_bad
@@ -85,6 +86,8 @@ class Job(NamedTuple):
     views: tuple            # that are wanted beside the first one
     values: np.ndarray      # of each class, in the files that are written
     weights: int            # check sum of what a result depends on besides the scan
+    training: Any           # trust.TrainingCases, or None
+    predictions: Any        # the folder's Predictions
 
 
 def outputs(name, scan, options):
@@ -127,20 +130,22 @@ def is_there(files, mark):
 
 
 def segment_case(job, paths):
-    """Files of one case -> the first scan, its Geometry, {view: probabilities (C, *S)} on the prepared grid."""
+    """Files of one case -> the first scan, its Geometry, {view: probabilities (C, *S)} on the prepared grid, what they
+    say of themselves (trust.Evidence).
+    """
     import torch  # here: options are read without PyTorch
 
-    from evaluation.inference import segment
+    from evaluation.evidence import examined
     scans = read_scans(paths, job.preprocessing.geometry, len(job.preprocessing.modalities))
     image, _, geometry = apply(scans, job.preprocessing)
     image = image[None] if image.ndim == 3 else image
     check_fits(f"{paths[0]}: its {scans[0].array.size} voxels need, segmented,", memory(job, image, scans[0]),
                "crop or resample the scan, or use a machine with more memory")
-    views = segment(job.method, torch.from_numpy(image), job.recipe, views=job.views, **job.windows)
+    views, evidence = examined(job.method, torch.from_numpy(image), job.recipe, views=job.views, **job.windows)
     if not all(share.isfinite().all() for probs in views.values() for share in probs):
         raise InputError(f"{paths[0]}: the network's probabilities are not numbers: its weights or this scan's values "
                          "are far from any in training; look at log.csv of the run, and at the scan")
-    return scans[0], geometry, views
+    return scans[0], geometry, views, evidence
 
 
 def memory(job, image, scan):
@@ -157,7 +162,7 @@ def label_map(job, probabilities, geometry):
 
 
 def write_case(job, files, mark, scan, geometry, views):
-    """The label map of the first view, then what else was asked for; what fails is raised when all is written."""
+    """The label map of the first view, then what else was asked for -> label map, errors of what else failed."""
     from evaluation import plots
     labels, failed = label_map(job, next(iter(views.values())), geometry), []
     for what, path in files.items():
@@ -180,8 +185,7 @@ def write_case(job, files, mark, scan, geometry, views):
             if what == "labels":
                 raise
             failed.append(error)
-    if failed:
-        raise failed[0]
+    return labels, failed
 
 
 def disagreement(first, second, geometry):
@@ -209,10 +213,15 @@ def predict_case(job, name, paths):
             raise InputError(f"{path}: is no regular file; expected a scan ({', '.join(SUFFIXES)})")
     mark = f"{job.weights:08x}{reduce(lambda total, path: checksum(path, total), paths, 0):08x}"
     files = outputs(name, paths[0], job.options)
-    if not job.options.force and is_there(files, mark):
+    if not job.options.force and is_there(files, mark) and job.predictions.has(name, mark, len(job.recipe.classes)):
         return None
-    scan, geometry, views = segment_case(job, paths)
-    write_case(job, files, mark, scan, geometry, views)
+    scan, geometry, views, evidence = segment_case(job, paths)
+    labels, failed = write_case(job, files, mark, scan, geometry, views)
+    rows = trust.case_rows(name, job.recipe.classes, trust.measured(labels, job.recipe.num_classes), evidence,
+                           job.training, float(np.prod(scan.spacing)) / 1000, geometry.voxel_size)
+    job.predictions.note(rows, files["labels"].name, mark)
+    if failed:
+        raise failed[0]
     return scan.path, scan.notes
 
 
@@ -245,17 +254,26 @@ def main(args=None):
               f"{', whole scan' if preprocessing.crop in ('none', 'label') else f', crop to the {preprocessing.crop}'}"
               + (f"; {counted(len(aside), 'file')} left aside, not {' '.join(preprocessing.modalities)} of a case: "
                  f"{told(aside)}" if aside else ""))
+    training = trust.read_training_cases(options.run)
+    if training is None:
+        ranks.say(f"{options.run} has no {trust.TRAINING}, as runs of earlier versions: predictions.csv compares "
+                  "nothing with training")
+    elif preprocessing.crop == "label":     # a new scan is not cropped, and has other intensities
+        training = replace(training, quantiles={})
     what = json.dumps([recipe.fields(), preprocessing.to_dict(), windows, kept], sort_keys=True, default=str)
-    job = Job(method, recipe, preprocessing, options, windows, kept,
-              (method.pair or ()) if options.overlay or options.disagreement else (), values,
-              checksum(options.run / f"{options.checkpoint}.pt", zlib.crc32(what.encode())))
+    weights = checksum(options.run / f"{options.checkpoint}.pt", zlib.crc32(what.encode()))
     with locked(options.output, "--output") if ranks.main else nullcontext():
-        ranks.wait()        # nobody writes before the folder is ours
+        ranks.wait()        # nobody reads or writes before the folder is ours
+        job = Job(method, recipe, preprocessing, options, windows, kept,
+                  (method.pair or ()) if options.overlay or options.disagreement else (), values, weights, training,
+                  Predictions(options.output, ranks.rank, options.force))
         results = [attempt(partial(predict_case, job, name, cases[name]),
                            "crop or resample the scan, or use a machine with more memory")
                    for name in tqdm(ranks.shard(list(cases)), "predict", unit="scan",
                                     disable=None if ranks.main else True)]
         results = dict(zip(cases, ranks.gather(results), strict=True))
+        if ranks.main:
+            job.predictions.finish(trust.read_calibration(options.run))
     bad |= {name: result for name, result in results.items() if isinstance(result, str)}
     done = [result for name, result in results.items() if name not in bad]
     ranks.say(f"{len(done) - done.count(None)} segmented, {done.count(None)} skipped (there already, the same), "
@@ -263,6 +281,7 @@ def main(args=None):
     if ranks.main:
         tell_notes(notes for notes in done if notes is not None)
         report_bad(bad)
+        print("\n".join(job.predictions.told(cases.keys() - bad.keys())))
     ranks.wait()
     return 2 if bad else 0
 

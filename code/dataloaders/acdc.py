@@ -28,6 +28,11 @@ def patient_of(name):
     return PHASE.sub("", SLICE.sub("", name).split("_frame")[0])
 
 
+def volume_of(name):
+    """'patient099_frame01_slice_3' -> 'patient099_frame01'."""
+    return SLICE.sub("", name)
+
+
 def check_names(names, file, slices):
     """InputError for a name without a frame in a list that does not say its patient, or of slices, its slice."""
     for name in [name for name in names if "_frame" not in name]:
@@ -46,6 +51,7 @@ class ACDC:
     dataset = "ACDC"
     lists = {"train": "train_slices.list", "val": "val.list", "test": "test.list"}
     patient_of = staticmethod(patient_of)
+    volume_of = staticmethod(volume_of)
     depth_axis = 0              # volumes are stacks of slices (D, H, W)
 
     def __init__(self, recipe):

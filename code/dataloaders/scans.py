@@ -12,6 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from dataloaders.augment import standardised
+from imaging.preprocess import Geometry
 from runtime.errors import Denied, InputError, one_line
 from runtime.files import ROOT, check_readable, expanded, is_case_name
 from runtime.memory import check_fits
@@ -227,6 +228,12 @@ def _checked_label(path, label, num_classes):
         raise InputError(f"{path}: `label` has values from {low} to {high}, expected 0 to {num_classes - 1}: "
                          "set --num-classes, or map the labels when preparing")
     return _tensor(np.ascontiguousarray(label, np.uint8))
+
+
+def read_geometry(path):
+    """How a case made by a prepare script lies on its scan's own grid, a Geometry; None of published files."""
+    with _opened(path, "the attribute `geometry`") as file:
+        return Geometry(**json.loads(file.attrs["geometry"])) if "geometry" in file.attrs else None
 
 
 def read_spacing(path):

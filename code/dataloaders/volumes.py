@@ -40,6 +40,7 @@ class Volumes:
     lists = {}                  # split -> list file
     depth_axis = 2              # slices are looked at along the last axis
     patient_of = str            # a patient is a case
+    volume_of = str             # ... and a volume
 
     def __init__(self, recipe):
         self.recipe = recipe

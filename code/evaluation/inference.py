@@ -65,9 +65,18 @@ def predict(model, x, fusion="softmax", views=True):
     if isinstance(model, Method):
         return model.predict(x) if views is True else model.predicted(x, views)
     output = model(x)
-    parts = output if isinstance(output, dict) else class_probabilities(output, fusion)
+    return _wanted(output if isinstance(output, dict) else class_probabilities(output, fusion), views)
+
+
+def _wanted(parts, views):
+    """The first view, and of the others those in `views`; True: all."""
     return {view: probs for index, (view, probs) in enumerate(parts.items())
             if views is True or not index or view in views}
+
+
+def _watched(views, watch):
+    """The views to compute so that `watch` sees its own."""
+    return views if views is True or watch is None else (*views, *watch.views)
 
 
 def _predict_full(model, batch, size, fusion, views):
@@ -118,7 +127,7 @@ def sliding_window(model, volume, patch_size, stride, *, batch_size=None, fusion
     return parts if views else next(iter(parts.values()))
 
 
-def _window_views(model, volume, patch_size, stride, views, weights, batch_size=None, fusion="softmax"):
+def _window_views(model, volume, patch_size, stride, views, weights, batch_size=None, fusion="softmax", watch=None):
     volume = torch.as_tensor(volume)
     if volume.ndim == len(patch_size):
         volume = volume[None]
@@ -136,12 +145,16 @@ def _window_views(model, volume, patch_size, stride, views, weights, batch_size=
     with inference(model):
         for first in range(0, len(boxes), batch_size):
             batch = boxes[first:first + batch_size]
-            parts = _predict_full(model, torch.stack([volume[:, *box] for box in batch]), batch_size, fusion, views)
+            parts = _predict_full(model, torch.stack([volume[:, *box] for box in batch]), batch_size, fusion,
+                                  _watched(views, watch))
+            if weights != "uniform":
+                parts = {view: _times(probs, edges) for view, probs in parts.items()}
+            if watch is not None:
+                watch.note(parts)
+                parts = _wanted(parts, views)
             sums = sums or _zeros(parts, volume.shape[1:])
             for view, probs in parts.items():
                 probs = probs.to(sums[view].device)
-                if weights != "uniform":
-                    probs = _times(probs, edges)
                 for box, prob in zip(batch, probs, strict=True):
                     sums[view][:, *box] += prob
         inside = tuple(slice(pad // 2, pad // 2 + extent) for pad, extent in zip(short, shape, strict=True))
@@ -183,7 +196,7 @@ def slice_wise(model, volume, patch_size, *, batch_size=None, fusion="softmax", 
     return parts if views else next(iter(parts.values()))
 
 
-def _slice_views(model, volume, patch_size, views, batch_size=None, fusion="softmax"):
+def _slice_views(model, volume, patch_size, views, batch_size=None, fusion="softmax", watch=None):
     volume = torch.as_tensor(volume)
     if volume.ndim == 3:
         volume = volume[None]
@@ -192,7 +205,10 @@ def _slice_views(model, volume, patch_size, views, batch_size=None, fusion="soft
     with inference(model):
         for first in range(0, volume.shape[1], batch_size):
             batch = resize_nearest(volume[:, first:first + batch_size].transpose(0, 1), patch_size)
-            parts = _predict_full(model, batch, batch_size, fusion, views)
+            parts = _predict_full(model, batch, batch_size, fusion, _watched(views, watch))
+            if watch is not None:
+                watch.note(parts)
+                parts = _wanted(parts, views)
             stacks = stacks or _zeros({view: probs.float() for view, probs in parts.items()}, volume.shape[1:])
             for view, probs in parts.items():
                 stacks[view][:, first:first + len(batch)] = resize_nearest(
@@ -200,20 +216,21 @@ def _slice_views(model, volume, patch_size, views, batch_size=None, fusion="soft
     return stacks
 
 
-def segment(model, image, recipe, coarse=False, *, stride=None, weights="uniform", views=True):
+def segment(model, image, recipe, coarse=False, *, stride=None, weights="uniform", views=True, watch=None):
     """{view: class probabilities (C, *S)} of a whole scan on its own grid; image (in_channels, *S), *S three axes.
 
     recipe: a train script's. Patches of three axes are windows, at half resolution where the recipe says so; of two
     axes, windows in slices along the first axis, or whole slices where the recipe has no stride. coarse: windows side
     by side, for validation during training; else `stride`, by default the recipe's, and `weights`, as `windows_of`
-    gives them. views: True for all, or the names of those that are wanted beside the headline.
+    gives them. views: True for all, or the names of those that are wanted beside the headline. watch: sees the views
+    that it names, window by window or slice by slice, without their being held: watch.note({view: probabilities}).
     """
     if recipe.normalise == "zscore":
         image = torch.from_numpy(standardised(image.numpy(), len(recipe.patch_size))[0])
     if recipe.stride is None:
-        return _slice_views(model, image, recipe.patch_size, views)
+        return _slice_views(model, image, recipe.patch_size, views, watch=watch)
     windows = {"patch_size": recipe.patch_size, "stride": recipe.patch_size if coarse else stride or recipe.stride,
-               "views": views, "weights": weights}
+               "views": views, "weights": weights, "watch": watch}
     if len(recipe.patch_size) == 2:
         stacks = {}
         with inference(model):

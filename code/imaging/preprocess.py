@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from nibabel.affines import voxel_sizes
 from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
 
 from imaging.crops import crop_box
@@ -148,6 +149,11 @@ class Geometry:
     box: Sequence[Sequence[int]]        # the crop on that grid: first, last + 1 a prepared axis
     spacing: Sequence[float]            # mm along the prepared axes
     label_outside: int = 0              # label voxels outside the crop, or outside the brain
+
+    @property
+    def voxel_size(self) -> np.ndarray:
+        """mm of the scan's own voxels, along the prepared axes."""
+        return voxel_sizes(np.asarray(self.affine))[_back(self)[:, 0]]
 
 
 def apply(scans: ScanFile | Sequence[ScanFile], preprocessing: Preprocessing, label: np.ndarray | None = None,

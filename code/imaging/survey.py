@@ -52,16 +52,17 @@ def look_at_label(path: Path, slices: bool) -> dict:
     classes = {}
     for value in np.unique(label[label > 0]).tolist():
         mask = label == value
-        sizes = _component_sizes(mask)
+        sizes = component_sizes(mask)
         share = sizes.max() / sizes.sum()
         if slices:
-            share_2d = min(sizes.max() / sizes.sum() for sizes in (_component_sizes(cut) for cut in mask if cut.any()))
+            share_2d = min(sizes.max() / sizes.sum() for sizes in (component_sizes(cut) for cut in mask if cut.any()))
         classes[value] = {"voxels": int(sizes.sum()), "components": len(sizes), "largest": float(share),
                           "in_slices": float(share_2d) if slices else float(share)}
     return {"classes": classes, "pairs": [[*pair, *axes] for pair, axes in apart(label).items()]}
 
 
-def _component_sizes(mask):
+def component_sizes(mask: np.ndarray) -> np.ndarray:
+    """Voxels of each component of a mask (*S), full connectivity."""
     components = cc3d.connected_components(np.ascontiguousarray(mask), connectivity=26 if mask.ndim == 3 else 8)
     return np.bincount(components.ravel())[1:]
 

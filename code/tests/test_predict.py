@@ -1,4 +1,5 @@
 """predict.py: scans of any orientation, size and type in, label maps on their own grid out; anybody's data."""
+import csv
 import gzip
 import json
 import os
@@ -190,6 +191,75 @@ def test_each_prediction_knows_its_run_and_its_scan(run, volume, tmp_path, capsy
     assert (out / "scan.nii.gz").read_bytes() == b"mine"
 
 
+def table(out):
+    with (out / "predictions.csv").open(newline="", encoding="utf-8") as file:
+        return {row["case"]: row for row in csv.DictReader(file)}
+
+
+def test_every_result_is_measured_beside_the_labelled_cases_whatever_was_skipped_or_killed(run, volume, tmp_path,
+                                                                                         capsys, monkeypatch):
+    scans, out = tmp_path / "scans", tmp_path / "out"
+    scans.mkdir()
+    for name, sides in {"a": (1, 1, 1), "b": (1, 1, 2), "c": (3, 1, 1)}.items():
+        nib.save(nib.Nifti1Image(volume + len(name), np.diag([*sides, 1])), scans / f"{name}.nii.gz")
+    calls, original = [], predict.segment_case
+
+    def counted(job, paths):
+        calls.append(paths[0].name[0])
+        if calls[-1] == "c" and len(calls) == 3:
+            raise KeyboardInterrupt
+        return original(job, paths)
+    monkeypatch.setattr(predict, "segment_case", counted)
+    with pytest.raises(SystemExit, match="130"):
+        predicted(run, scans, out)
+    assert not (out / "predictions.csv").exists()       # what was measured is noted beside it, case by case
+    code, labels = predicted(run, scans, out)
+    assert code == 0 and calls == [*"abc", "c"]
+    rows = table(out)
+    for name, label in labels.items():
+        array, row = np.asarray(label.dataobj) > 0, rows[name[0]]
+        assert int(row["voxels"]) == array.sum() > 0 and row["file"] == name and row["name"] == "class 1"
+        assert float(row["ml"]) == pytest.approx(array.sum() * np.prod(label.header.get_zooms()) / 1000, rel=1e-5)
+        assert 0 <= float(row["agreement"]) <= 1 and 0 < float(row["entropy"]) < 1 and row["voxel_size"] == ""
+    assert sorted(row["look"] for row in rows.values()) == ["1", "2", "3"]
+    scores = [float(row["score"]) for row in rows.values()]
+    assert scores == sorted(scores, reverse=True)
+    assert not list(out.glob(".*")) and f"{out / 'predictions.csv'}" in capsys.readouterr().out
+
+    before = (out / "predictions.csv").read_bytes()
+    assert predicted(run, scans, out)[0] == 0 and predicted(run, scans / "b.nii.gz", out)[0] == 0
+    assert (out / "predictions.csv").read_bytes() == before and len(calls) == 4
+    nib.save(nib.Nifti1Image(volume[:, :, ::-1], np.eye(4)), scans / "b.nii.gz")
+    assert predicted(run, scans / "b.nii.gz", out)[0] == 2 and (out / "predictions.csv").read_bytes() == before
+    assert predicted(run, scans / "b.nii.gz", out, "--force")[0] == 0
+    after = table(out)
+    assert after["b"]["made_from"] != rows["b"]["made_from"] and after["a"]["made_from"] == rows["a"]["made_from"]
+    (out / "predictions.csv").unlink()
+    (out / "c.nii.gz").unlink()
+    assert predicted(run, scans / "a.nii.gz", out)[0] == 0 and set(table(out)) == {"a"} and calls[-1] == "a"
+
+
+def test_another_programs_predictions_csv_is_kept(run, volume, tmp_path, capsys):
+    nib.save(nib.Nifti1Image(volume, LPS), tmp_path / "a.nii.gz")
+    (tmp_path / "out").mkdir()
+    for text, words in (("name,dice\na,0.5\n", "is no table of predict.py"), ("case\na,b\n", "is damaged")):
+        (tmp_path / "out/predictions.csv").write_text(text, encoding="utf-8")
+        with pytest.raises(SystemExit, match="2"):
+            predicted(run, tmp_path / "a.nii.gz", tmp_path / "out")
+        assert words in capsys.readouterr().err
+        assert (tmp_path / "out/predictions.csv").read_text(encoding="utf-8") == text
+    assert predicted(run, tmp_path / "a.nii.gz", tmp_path / "out", "--force")[0] == 0 and set(table(tmp_path / "out"))
+
+
+def test_a_run_of_before_the_record_is_said_once_and_compares_nothing(run, volume, tmp_path, capsys):
+    (run / "training_cases.json").unlink()
+    nib.save(nib.Nifti1Image(volume, LPS), tmp_path / "a.nii.gz")
+    assert predicted(run, tmp_path / "a.nii.gz", tmp_path / "out")[0] == 0
+    assert capsys.readouterr().out.count("has no training_cases.json") == 1
+    row = table(tmp_path / "out")["a"]
+    assert row["intensities"] == row["voxel_size"] == "" and "labelled" not in row["flags"] and float(row["ml"]) > 0
+
+
 def test_outputs_carry_nothing_of_the_scans_header_but_its_geometry(run, volume, tmp_path):
     header = nib.Nifti1Header()
     header["descrip"], header["db_name"], header["aux_file"] = b"Jane Doe", b"Jane Doe", b"Jane Doe"
@@ -249,10 +319,10 @@ def test_an_output_that_fails_never_costs_the_label_map(run, volume, tmp_path, c
         asked = {"--overlay", "--probabilities"} if kind == "overlay" else {f"--{kind}", "--overlay"}
         code, labels = predicted(run, tmp_path / "scan.nii.gz", tmp_path / "out", *asked)
     assert code == 2 and words in capsys.readouterr().err and "scan.nii.gz" in labels
-    there = {path.name for path in (tmp_path / "out").iterdir()}
+    there = {path.name for path in (tmp_path / "out").iterdir()} - {"predictions.csv"}
     assert len(there) == 2 and ("scan.png" in there) == (kind != "overlay")      # the other one does not suffer either
     code, _ = predicted(run, tmp_path / "scan.nii.gz", tmp_path / "out", *asked)    # made good the next time
-    assert code == 0 and len(list((tmp_path / "out").iterdir())) == 3
+    assert code == 0 and len(list((tmp_path / "out").iterdir())) == 4
 
 
 def test_windows_and_components_can_be_chosen_and_are_part_of_what_a_prediction_is(run, volume, tmp_path, capsys):
@@ -303,12 +373,13 @@ def model(x):
 
 job = predict.Job(model, recipe, Preprocessing("any", "LPS", "zscore"),
                   predict.Options(run=folder, input=folder, output=folder), {"stride": (64, 64, 64)}, False, (),
-                  np.arange(14, dtype=np.uint8), 0)
+                  np.arange(14, dtype=np.uint8), 0, None, None)
 for edge in (64, 184):
     scan = np.random.default_rng(0).normal(size=(edge,) * 3).astype(np.float32)
     nibabel.save(nibabel.Nifti1Image(scan, np.eye(4)), folder / "scan.nii")
     del scan
-    predict.write_case(job, {"labels": folder / "labels.nii"}, "", *predict.segment_case(job, [folder / "scan.nii"]))
+    result = predict.segment_case(job, [folder / "scan.nii"])
+    predict.write_case(job, {"labels": folder / "labels.nii"}, "", *result[:3])
     print(1024 * int(re.search(r"VmHWM:\\s*(\\d+)", Path("/proc/self/status").read_text(encoding="utf-8"))[1]))
 """
 

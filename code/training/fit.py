@@ -13,6 +13,7 @@ import torch
 
 from dataloaders import strong, two_stream
 from dataloaders.two_stream import TwoStream
+from evaluation import trust
 from evaluation.inference import mean_dice, segment
 from imaging.preprocess import write_preprocessing
 from method import Batch
@@ -132,6 +133,9 @@ class Fit:
             self.folder.open(self.device, self.material.content)
             if self.material.preprocessing:     # predict.py does the same to new scans
                 write_preprocessing(self.folder.path, self.material.preprocessing)
+            if not (self.folder.path / trust.TRAINING).exists():        # ... and compares its results with these
+                trust.write_training_cases(self.folder.path, trust.training_cases(
+                    self.data, self.recipe, self.material.labelled, self.material.unlabelled))
         state = self.checkpoints.load()
         if state is not None:
             self.stage, self.step, self.best = state["stage"], state["step"], state["best"]

@@ -1,0 +1,100 @@
+"""predictions.csv: what predict.py measured of each label map, the case to look at first in front."""
+import math
+from pathlib import Path
+
+from evaluation import trust
+from runtime.errors import InputError
+from runtime.files import Table
+
+FILE = "predictions.csv"
+NOTED = ".predictions_{}.csv"       # of one process, until all are put together
+NEEDED = {"case", "class", "score", "flags", "file", "made_from"}
+SHOWN = 5                           # cases that are named in the end
+
+
+class Predictions:
+    """The rows of a folder's label maps, by case, with those that a killed call left.
+
+    number: of this process. With `force`, a predictions.csv that is damaged or somebody else's is replaced; else
+    InputError.
+    """
+
+    def __init__(self, folder, number=0, force=False):
+        self.folder, self.path = Path(folder), Path(folder) / FILE
+        self.own = Table(self.folder / NOTED.format(number))
+        self.cases = self._read(self.path, force)
+        for path in self._noted():
+            self.cases |= self._read(path, force=True)
+
+    def _noted(self):
+        return sorted(self.folder.glob(NOTED.format("*")))
+
+    def _read(self, path, force):
+        """{case: its rows}"""
+        try:
+            rows = Table(path).rows()
+            if rows and not NEEDED <= set(rows[0]):
+                raise InputError(f"{path}: is no table of predict.py; --force replaces it, another --output keeps it")
+            cases = {}
+            for row in rows:
+                float(row["score"])
+                cases.setdefault(row["case"], []).append(row)
+            return cases
+        except (InputError, ValueError) as error:
+            if force:
+                return {}
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f"{path}: is damaged ({error}); --force replaces it, another --output keeps it") from error
+
+    def has(self, case, mark, classes):
+        """Whether the case was measured with this mark, each of its foreground classes."""
+        rows = self.cases.get(case, [])
+        return len(rows) == classes and all(row["made_from"] == mark for row in rows)
+
+    def note(self, rows, file, mark):
+        """Keep the rows of a case, whose label map is `file`, whatever happens later."""
+        rows = [{key: _cell(value) for key, value in row.items()} | {"file": file, "made_from": mark} for row in rows]
+        for row in rows:
+            self.own.append(row)
+        self.own.close()
+        self.cases[rows[0]["case"]] = rows
+
+    def finish(self, calibration=None):
+        """Write the table of all processes: the rows whose label maps are there, ranked -> {case: its rows}."""
+        for path in self._noted():
+            self.cases |= self._read(path, force=True)
+        there = {case: rows for case, rows in self.cases.items() if (self.folder / Path(rows[0]["file"]).name).exists()}
+        ranked = trust.scores(row for rows in there.values() for row in rows)
+        self.cases = {case: [self._ranked(row, look, calibration) for row in there[case]]
+                      for look, case in enumerate(ranked, 1)}
+        columns = dict.fromkeys(key for rows in self.cases.values() for row in rows for key in row)
+        self.own.close()
+        Table(self.path).write([row for rows in self.cases.values() for row in rows], columns)
+        for path in self._noted():
+            path.unlink()
+        return self.cases
+
+    def _ranked(self, row, look, calibration):
+        row = {"look": look} | {key: value for key, value in row.items() if key not in ("look", "estimated_dice")}
+        if calibration:
+            row["estimated_dice"] = _cell(float(trust.estimated(calibration, float(row["score"]))))
+        return row
+
+    def told(self, cases):
+        """Lines that say which of these cases to look at first."""
+        flagged = [(case, list(dict.fromkeys(flag for row in rows for flag in row["flags"].split("; ") if flag)))
+                   for case, rows in self.cases.items() if case in cases]
+        flagged = [(case, flags) for case, flags in flagged if flags]
+        lines = [f"look at {case}: {'; '.join(flags)}" for case, flags in flagged[:SHOWN]]
+        if not flagged:
+            return [f"no case is flagged; {self.path} has them ranked"]
+        return [*lines, (f"and {len(flagged) - SHOWN} more with flags; " if len(flagged) > SHOWN else "")
+                + f"{self.path} has all cases ranked"]
+
+
+def _cell(value):
+    """A value as the table holds it; empty where it is unknown."""
+    if isinstance(value, float):
+        return "" if math.isnan(value) else f"{value:.6g}"
+    return str(value)

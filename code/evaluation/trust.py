@@ -1,0 +1,286 @@
+"""Which result to look at first: each segmented case beside the labelled cases of training.
+
+A row is a case and a class. Its flags, in words: a volume below half the smallest or above twice the largest labelled
+one; more components than any labelled case; touching the scan's border where no labelled case does; of the whole scan,
+intensities further from training than its scans are from each other, and voxels of another size; views that agree
+little; high entropy. A case's *score* is the number of its flags, a volume's counted twice, plus its uncertainty, which
+is below 1: the mean of 1 - agreement and of entropy, over the classes. The case with the highest score is the one to
+look at first. Agreement alone would not do: two views whose maps are empty agree [O].
+
+Shapes: C classes, *S spatial. Volumes are in ml where voxel sizes are known, else in voxels.
+"""
+import json
+import math
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+from scipy import ndimage
+from scipy.optimize import isotonic_regression
+from scipy.stats import spearmanr
+
+from dataloaders.scans import read_geometry
+from imaging.plan import MIXED
+from imaging.survey import component_sizes
+from runtime.errors import InputError
+from runtime.files import RESTORE, write_text
+from runtime.records import build, read_json
+
+TRAINING = "training_cases.json"
+CALIBRATION = "calibration.json"
+REMEDY = "delete it, and let reproduce.py trust write it again"
+LEVELS = 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99     # quantiles of a scan's intensities
+SAMPLES = 100_000       # voxels of a scan whose intensities count
+SMALLEST, LARGEST = 1 / 2, 2        # of the labelled volumes, from which a volume is flagged
+SPECK = 0.01            # share of a class below which a component does not count
+APART = 2               # distances between training scans, from which intensities are flagged
+DISAGREEING = 0.7       # agreement below which views are flagged
+UNCERTAIN = 0.5         # entropy above which a class is flagged
+SHARES = 0.1, 0.2, 0.3  # of the cases that are set aside
+
+
+# ---- what is measured of a result ------------------------------------------------------------------------------
+
+
+class Evidence(NamedTuple):
+    """What a segmentation says of itself, see evidence.py."""
+
+    entropy: list           # of each foreground class, mean over the voxels where it is the likeliest; NaN of none
+    whole: float            # ... over the voxels of all foreground classes
+    agreement: list | None  # of each foreground class; None of a method without two views
+    quantiles: list         # of each channel's intensities
+
+
+def quantiles(image):
+    """LEVELS of each channel of an image (in_channels, *S) -> (in_channels, levels) as lists."""
+    flat = image.reshape(len(image), -1)
+    places = np.linspace(0, flat.shape[1] - 1, min(flat.shape[1], SAMPLES)).astype(int)
+    return np.quantile(flat[:, places], LEVELS, axis=1).T.tolist()
+
+
+def measured(labels, num_classes):
+    """Label map (*S) -> of each foreground class its voxels, its components without specks, and whether it touches
+    the border along an axis that has more than one voxel.
+    """
+    found = []
+    for label, box in enumerate(ndimage.find_objects(labels, num_classes - 1), 1):
+        if box is None:
+            found.append((0, 0, False))
+            continue
+        sizes = component_sizes(labels[box] == label)
+        border = any(extent > 1 and (span.start == 0 or span.stop == extent)
+                     for span, extent in zip(box, labels.shape, strict=True))
+        found.append((int(sizes.sum()), int((sizes >= SPECK * sizes.sum()).sum()), border))
+    return found
+
+
+# ---- the record of training ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class TrainingCases:
+    """RUN/training_cases.json: what results are compared with; all by the name of the volume."""
+
+    unit: Literal["ml", "voxels"] = "voxels"        # of volumes
+    volumes: dict[str, tuple[float, ...]] = field(default_factory=dict)         # of each class, labelled cases
+    components: dict[str, tuple[int, ...]] = field(default_factory=dict)        # of each class, labelled cases
+    border: dict[str, tuple[bool, ...]] = field(default_factory=dict)           # ... whether it touches the border
+    quantiles: dict[str, tuple[tuple[float, ...], ...]] = field(default_factory=dict)   # of each channel, all cases
+    voxel_sizes: dict[str, tuple[float, ...]] = field(default_factory=dict)     # mm along the prepared axes, all cases
+
+    def distance(self, own):
+        """Of a scan's quantiles from the nearest training scan, in the largest such distance of a training scan.
+
+        A distance is the mean over LEVELS of the difference, of several channels the largest one's. NaN with less than
+        two training scans, or where these are alike.
+        """
+        known = np.array(list(self.quantiles.values()))
+        own = np.array(own)
+        if len(known) < 2 or known.shape[1:] != own.shape:
+            return math.nan
+        between = np.abs(known[:, None] - known[None]).mean(-1).max(-1)
+        np.fill_diagonal(between, np.inf)
+        usual = between.min(1).max()
+        return float(np.abs(known - own).mean(-1).max(-1).min() / usual) if usual > 0 else math.nan
+
+    def size_factor(self, voxel_size):
+        """How many times larger or smaller than in training a voxel's sides are, at most; 1 inside their range."""
+        if not self.voxel_sizes:
+            return math.nan
+        known, own = np.array(list(self.voxel_sizes.values())), np.array(voxel_size)
+        return float(np.max([known.min(0) / own, own / known.max(0), np.ones(len(own))]))
+
+
+def training_cases(data, recipe, labelled, unlabelled):
+    """TrainingCases of the scans that a run is trained on; data: its data set of dataloaders/."""
+    volumes = {}
+    for scan in [*labelled, *unlabelled]:
+        volumes.setdefault(data.volume_of(scan.name), []).append(scan)
+    record, spacings = TrainingCases("ml"), {}
+    for name, scans in volumes.items():
+        scans.sort(key=lambda scan: (len(scan.name), scan.name))        # slices in their order
+        flat = len(scans[0].image.shape) == 3
+        image = np.concatenate([scan.image.numpy().reshape(len(scan.image), -1) for scan in scans], 1)
+        record.quantiles[name] = quantiles(image)
+        try:
+            geometry = read_geometry(data.path_of(name))
+        except InputError:      # slices without their volume
+            geometry = None
+        if geometry:
+            record.voxel_sizes[name] = geometry.voxel_size.tolist()
+        if scans[0].label is None:
+            continue
+        labels = np.stack([scan.label.numpy() for scan in scans]) if flat else scans[0].label.numpy()
+        voxels, components, border = zip(*measured(labels, recipe.num_classes), strict=True)
+        whole = math.prod(scans[0].content[0]) / math.prod(scans[0].image.shape)    # training at half resolution
+        record.volumes[name] = [whole * count for count in voxels]
+        record.components[name], record.border[name] = components, border
+        spacings[name] = geometry and math.prod(geometry.spacing) / 1000
+    if all(spacings.values()):
+        record.volumes.update({name: [spacings[name] * count for count in record.volumes[name]] for name in spacings})
+        return record
+    return TrainingCases("voxels", *list(vars(record).values())[1:])
+
+
+def write_training_cases(run, record):
+    write_text(Path(run) / TRAINING, json.dumps(asdict(record)) + "\n")
+
+
+def read_training_cases(run):
+    """Of a run folder; None for runs of before that record."""
+    path = Path(run) / TRAINING
+    return build(TrainingCases, read_json(path, RESTORE), path, RESTORE) if path.exists() else None
+
+
+# ---- rows ------------------------------------------------------------------------------------------------------
+
+
+def case_rows(case, names, found, evidence, training=None, voxel_ml=None, voxel_size=None):
+    """One row per foreground class of a case, the case's score in each; unknown values are NaN.
+
+    names: of the classes; found: as `measured` gives it; training: TrainingCases; voxel_ml: ml of a voxel of what was
+    measured; voxel_size: mm of the scan's own voxels.
+    """
+    training = training or TrainingCases()
+    apart = training.distance(evidence.quantiles)
+    factor = math.nan if voxel_size is None else training.size_factor(voxel_size)
+    of_scan = [f"intensities {apart:.1f} times as far from training as its scans are from each other"] * (apart > APART)
+    if factor > MIXED:
+        of_scan.append(f"voxels of {_sides(voxel_size)} mm, in training {_sides(*training.voxel_sizes.values())}")
+    agreement = evidence.agreement or [math.nan] * len(names)
+    rows, score, doubts = [], len(of_scan), []
+    for index, (name, (voxels, components, border)) in enumerate(zip(names, found, strict=True)):
+        volume = voxels * (voxel_ml or math.nan) if training.unit == "ml" else voxels
+        outside, flags = _volume_flags(name, volume, index, training), []
+        most = max((known[index] for known in training.components.values()), default=math.inf)
+        if components > most:
+            flags.append(f"{name} in {components} parts, labelled cases have {most} at most")
+        if border and training.border and not any(known[index] for known in training.border.values()):
+            flags.append(f"{name} touches the border of the scan, that of no labelled case does")
+        if agreement[index] < DISAGREEING:
+            flags.append(f"views agree on {name} by {100 * agreement[index]:.0f} %")
+        if evidence.entropy[index] > UNCERTAIN:
+            flags.append(f"entropy of {name} {evidence.entropy[index]:.2f}")
+        score += 2 * len(outside) + len(flags)
+        doubts += [1 - agreement[index], evidence.entropy[index]]
+        rows.append({"case": case, "class": index + 1, "name": name, "voxels": voxels,
+                     "ml": voxels * (voxel_ml or math.nan), "components": components, "border": int(border),
+                     "agreement": agreement[index], "entropy": evidence.entropy[index], "intensities": apart,
+                     "voxel_size": factor, "flags": "; ".join([*outside, *flags, *of_scan])})
+    doubts = [doubt for doubt in doubts if not math.isnan(doubt)]
+    score += min(float(np.mean(doubts)), 0.999) if doubts else 0
+    return [row | {"score": score} for row in rows]
+
+
+def _volume_flags(name, volume, index, training):
+    values = [volumes[index] for volumes in training.volumes.values()]
+    if not values or not (volume < SMALLEST * min(values) or volume > LARGEST * max(values)):
+        return []
+    return [f"{name} {_amount(volume)} {training.unit}, labelled cases have {_amount(min(values))} to "
+            f"{_amount(max(values))}"]
+
+
+def _amount(volume):
+    return f"{volume:.0f}" if volume >= 100 else f"{volume:.2g}"
+
+
+def _sides(*sizes):
+    """Voxel sizes in mm, "0.8 x 0.8 x 5", or the range of several."""
+    low, high = np.min(sizes, 0), np.max(sizes, 0)
+    return " x ".join(f"{one:.3g}" if f"{one:.3g}" == f"{other:.3g}" else f"{one:.3g} to {other:.3g}"
+                      for one, other in zip(low, high, strict=True))
+
+
+def scores(rows):
+    """{case: score}, the case to look at first in front."""
+    found = {row["case"]: float(row["score"]) for row in rows}
+    return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
+
+
+# ---- what the score is worth -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """calibration.json."""
+
+    cases: int                      # that it was made on
+    scores: tuple[float, ...]       # rising
+    dice: tuple[float, ...]
+
+
+def calibrate(look_scores, dice):
+    """Scores of cases and their true Dice -> (scores, Dice) of the points of a function that never rises [isotonic
+    regression]; between them `estimated` goes along straight lines.
+    """
+    look_scores, dice = np.asarray(look_scores, float), np.asarray(dice, float)
+    points, place = np.unique(look_scores, return_inverse=True)
+    counts = np.bincount(place)
+    fitted = isotonic_regression(np.bincount(place, dice) / counts, weights=counts, increasing=False).x
+    return points.tolist(), fitted.tolist()
+
+
+def estimated(calibration, look_scores):
+    """The Dice that `calibrate`'s points give for scores; beyond them, the nearest point's."""
+    return np.interp(look_scores, *calibration)
+
+
+def set_aside(order, dice):
+    """Mean Dice of the cases that remain when the first SHARES of `order` (suspicion, highest first) are set aside.
+
+    Cases that are equally suspicious are set aside by their mean.
+    """
+    order, dice = np.asarray(order, float), np.asarray(dice, float)
+    expected = np.array([dice[order == value].mean() for value in order])
+    ranked = expected[np.argsort(-order, kind="stable")]
+    return [float(ranked[min(max(1, round(share * len(dice))), len(dice) - 1):].mean()) for share in SHARES]
+
+
+def worth(look_scores, entropy, dice):
+    """What looking in the order of the score is worth, beside the order of entropy and none: {order: (Spearman's rho
+    of suspicion and true Dice, its one-sided p, `set_aside`)}; -1 is a perfect order.
+    """
+    found = {}
+    for name, order in (("score", look_scores), ("entropy", entropy)):
+        alike = len(set(order)) < 2 or len(set(dice)) < 2
+        rho, p = (math.nan, math.nan) if alike else spearmanr(order, dice, alternative="less")
+        found[name] = float(rho), float(p), set_aside(order, dice)
+    return found | {"random": (0.0, math.nan, [float(np.mean(dice))] * len(SHARES))}
+
+
+def write_calibration(folder, look_scores, dice):
+    """FOLDER/calibration.json, of the out-of-fold cases of the runs in a folder."""
+    points, fitted = calibrate(look_scores, dice)
+    write_text(Path(folder) / CALIBRATION, json.dumps({"cases": len(dice), "scores": points, "dice": fitted}) + "\n")
+
+
+def read_calibration(run):
+    """`calibrate`'s points beside a run: in its folder, or in the folder of folds that it lies in; None without."""
+    for path in (Path(run) / CALIBRATION, Path(run).resolve().parent / CALIBRATION):
+        if path.exists():
+            record = build(Calibrated, read_json(path, REMEDY), path, REMEDY)
+            if len(record.scores) != len(record.dice) or not record.scores or sorted(record.scores) != [*record.scores]:
+                raise InputError(f"{path}: expected as many Dice as scores, which rise: {REMEDY}")
+            return record.scores, record.dice
+    return None

@@ -1,0 +1,241 @@
+"""Which result to look at first: what is measured, beside which training cases, and what the order is worth."""
+import json
+import math
+from types import SimpleNamespace
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from dataloaders.components import largest_component
+from evaluation import evidence, trust
+from evaluation.metrics import overlap_metrics
+from evaluation.predictions import Predictions
+from runtime.errors import InputError
+
+NAMES = "atrium", "vessel"
+CERTAIN = trust.Evidence([0.1, 0.1], 0.1, [0.9, 0.9], [list(np.linspace(-1, 1, 9))])
+TRAINING = trust.TrainingCases(
+    "ml", {"a": (70.0, 5.0), "b": (124.0, 9.0)}, {"a": (1, 2), "b": (1, 1)},
+    {"a": (False, True), "b": (False, False)},
+    {name: [list(np.linspace(-1, 1, 9) + shift)] for name, shift in {"a": 0, "b": 0.1, "c": 0.15}.items()},
+    {"a": (1.0, 1.0, 2.0), "b": (1.2, 1.2, 2.0)})
+
+
+def rows_of(found, own=CERTAIN, training=TRAINING, voxel_size=(1, 1, 2)):
+    return trust.case_rows("p", NAMES, found, own, training, 0.001, np.array(voxel_size))
+
+
+GOOD = [(100_000, 1, False), (7_000, 2, True)]
+
+
+def test_a_case_like_the_labelled_ones_has_no_flags_and_its_uncertainty_for_score():
+    rows = rows_of(GOOD)
+    assert [row["flags"] for row in rows] == ["", ""]
+    assert [row["score"] for row in rows] == pytest.approx([0.1, 0.1])
+    assert [row["ml"] for row in rows] == [100, 7] and [row["voxel_size"] for row in rows] == [1, 1]
+
+
+@pytest.mark.parametrize(("found", "more", "score", "words"), [
+    ([(100, 1, False), GOOD[1]], {}, 2.1, "atrium 0.1 ml, labelled cases have 70 to 124"),
+    ([(34_000, 1, False), GOOD[1]], {}, 2.1, "atrium 34 ml"),
+    ([(36_000, 1, False), GOOD[1]], {}, 0.1, ""),
+    ([GOOD[0], (18_100, 1, True)], {}, 2.1, "vessel 18 ml, labelled cases have 5 to 9"),
+    ([(100_000, 2, False), GOOD[1]], {}, 1.1, "atrium in 2 parts, labelled cases have 1 at most"),
+    ([(100_000, 1, True), GOOD[1]], {}, 1.1, "atrium touches the border"),
+    (GOOD, {"own": CERTAIN._replace(quantiles=[list(np.linspace(1, -1, 9))])}, 1.1, "as far from training"),
+    (GOOD, {"own": CERTAIN._replace(quantiles=[list(np.linspace(-1, 1, 9) - 0.15)])}, 0.1, ""),
+    (GOOD, {"voxel_size": (1, 1, 2.5)}, 1.1, "voxels of 1 x 1 x 2.5 mm, in training 1 to 1.2 x 1 to 1.2 x 2"),
+    (GOOD, {"voxel_size": (0.8, 1, 2)}, 1.1, "voxels of 0.8 x 1 x 2 mm"),
+    (GOOD, {"voxel_size": (1.3, 1.1, 2.1)}, 0.1, ""),
+    (GOOD, {"own": CERTAIN._replace(agreement=[0.5, 0.9])}, 1.2, "views agree on atrium by 50 %"),
+    (GOOD, {"own": CERTAIN._replace(entropy=[0.1, 0.7])}, 1.25, "entropy of vessel 0.70")])
+def test_each_fault_has_its_flag_and_no_other(found, more, score, words):
+    rows = rows_of(found, **more)
+    flags = {flag for row in rows for flag in row["flags"].split("; ") if flag}
+    assert len(flags) == bool(words) and all(words in flag for flag in flags)
+    assert rows[0]["score"] == pytest.approx(score, abs=1e-6)
+
+
+def test_the_uncertainty_never_outweighs_a_flag():
+    blind = trust.Evidence([0.49, math.nan], 0.49, [0.7, 0.7], CERTAIN.quantiles)
+    assert 0.3 < rows_of(GOOD, blind)[0]["score"] < 1 < rows_of([(100_000, 2, False), GOOD[1]])[0]["score"]
+    alone = CERTAIN._replace(agreement=None, entropy=[math.nan, math.nan])
+    assert rows_of(GOOD, alone)[0]["score"] == 0 and math.isnan(rows_of(GOOD, alone)[0]["agreement"])
+
+
+def test_without_a_record_nothing_is_compared():
+    rows = trust.case_rows("p", NAMES, [(1, 9, True), (0, 0, False)], CERTAIN)
+    assert [row["flags"] for row in rows] == ["", ""] and math.isnan(rows[0]["ml"] + rows[0]["intensities"])
+
+
+# ---- what is measured ------------------------------------------------------------------------------------------
+
+
+def test_a_label_map_is_measured_class_by_class():
+    labels = np.zeros((20, 20, 1), np.uint8)
+    labels[2:12, 2:12] = 1
+    labels[15, 15] = 1              # a speck: less than a hundredth
+    labels[14:18, 18:20] = 3
+    labels[14:16, 2:4] = 3
+    assert trust.measured(labels, 5) == [(101, 1, False), (0, 0, False), (12, 2, True), (0, 0, False)]
+
+
+def network(x, lean=0.0):
+    """Two views that decide by the intensity, the second with a threshold of its own."""
+    views = {name: torch.stack([torch.zeros_like(x[:, 0]), 4 * (x[:, 0] - at), 4 * (x[:, 0] - 1)], 1).softmax(1)
+             for name, at in (("one", 0.5), ("two", 0.7))}
+    return {"fused": (views["one"] + views["two"]) / 2, **views}
+
+
+network.pair = "one", "two"
+RECIPE = SimpleNamespace(patch_size=(16, 16, 16), stride=(8, 8, 8), normalise="stored", half_resolution=False,
+                         num_classes=3)
+
+
+@pytest.mark.parametrize(("change", "shape"), [
+    ({}, (16, 16, 16)), ({"stride": (16, 16, 16)}, (32, 16, 16)),
+    ({"patch_size": (16, 16), "stride": (16, 16)}, (5, 32, 16)),
+    ({"patch_size": (16, 16), "stride": None}, (40, 16, 16))])
+def test_agreement_is_the_dice_of_the_views_and_nothing_of_them_is_held(change, shape):
+    recipe = SimpleNamespace(**vars(RECIPE) | change)
+    image = torch.randn(1, *shape)
+    views, own = evidence.examined(network, image, recipe, views=())
+    assert list(views) == ["fused"]
+    one, two = (network(image[None])[name][0].argmax(0).numpy() for name in network.pair)
+    expected = [overlap_metrics(one == label, two == label)["dice"] for label in (1, 2)]
+    assert own.agreement == pytest.approx(expected) and min(expected) < 1
+    both, _ = evidence.examined(network, image, recipe, views=("one",))
+    assert list(both) == ["fused", "one"] and torch.equal(both["fused"], views["fused"])
+
+
+def test_agreement_of_overlapping_weighted_windows_and_of_three_views():
+    image = torch.randn(1, 40, 16, 16)
+    _, own = evidence.examined(network, image, RECIPE, views=(), weights="gaussian")
+    _, other = evidence.examined(network, image, RECIPE, views=())
+    assert own.agreement != other.agreement and np.allclose(own.agreement, other.agreement, atol=0.1)
+    watch = evidence.Agreement("abc", 2)
+    one, two = torch.tensor([[[0.9, 0.2], [0.1, 0.8]]]), torch.tensor([[[0.2, 0.2], [0.8, 0.8]]])
+    watch.note({"a": one, "b": one, "c": two})
+    assert watch.dice == pytest.approx([2 * (1 + 1 + 1) / (2 + 3 + 3)])
+    assert evidence.Agreement("ab", 3).dice == [1, 1]
+
+
+def test_entropy_is_the_mean_where_a_class_is_the_likeliest(monkeypatch):
+    probs = torch.randn(4, 7, 5, 3).mul(2)[:, :]
+    probs[3] = -9
+    probs = probs.softmax(0)
+    whole = -(probs * probs.log()).sum(0).numpy() / math.log(4)
+    labels = probs.argmax(0).numpy()
+    expected = [whole[labels == label].mean() for label in (1, 2)]
+    for slab in (1, 30, 2 ** 20):
+        monkeypatch.setattr(evidence, "SLAB", slab)
+        (first, second, none), mean = evidence.entropies(probs)
+        assert [first, second] == pytest.approx(expected, rel=1e-5) and math.isnan(none)
+        assert mean == pytest.approx(whole[labels > 0].mean(), rel=1e-5)
+    even, _ = evidence.entropies(torch.full((2, 3, 3, 3), 0.5) + torch.tensor([-1e-6, 1e-6]).view(2, 1, 1, 1))
+    assert even == pytest.approx([1])
+
+
+# ---- the record of training ------------------------------------------------------------------------------------
+
+
+def stored(data, name):
+    with h5py.File(data.path_of(name)) as file:
+        return file["image"][()], file["label"][()]
+
+
+@pytest.mark.parametrize(("dataset", "changes"), [("LA", {}), ("LA", {"half_resolution": True}), ("ACDC", {}),
+                                                  ("ACDC", {"normalise": "zscore"})])
+def test_a_run_records_what_its_labelled_cases_have(recipe, runs, dataset, changes):
+    own = recipe(dataset, **changes)
+    data = runs.data(own)
+    split = data.split()
+    record = trust.training_cases(data, own, data.train_scans(split.labelled, True),
+                                  data.train_scans(split.unlabelled, False))
+    volumes = list(dict.fromkeys(map(data.volume_of, split.labelled)))
+    assert record.unit == "voxels" and list(record.volumes) == list(record.components) == volumes
+    assert set(record.quantiles) == {*volumes, *map(data.volume_of, split.unlabelled)} and not record.voxel_sizes
+    for name in volumes:
+        parts = [part for part in split.labelled if data.volume_of(part) == name]
+        label = np.stack([stored(data, part)[1] for part in sorted(parts, key=lambda part: (len(part), part))])
+        counts = [np.count_nonzero(label == value) for value in range(1, own.num_classes)]
+        assert record.volumes[name] == pytest.approx(counts, rel=0.2 if own.half_resolution else 0)
+        if dataset == "ACDC":
+            for value, count in enumerate(counts, 1):
+                largest = largest_component((label == value).astype(np.uint8)).sum()
+                assert record.components[name][value - 1] == 1 or largest < 0.99 * count or not count
+    assert trust.TrainingCases(**vars(record)).distance(record.quantiles[volumes[0]]) == 0
+
+
+def test_the_record_is_read_as_it_was_written_and_says_what_is_wrong_with_another(tmp_path):
+    trust.write_training_cases(tmp_path, TRAINING)
+    again = trust.read_training_cases(tmp_path)
+    assert again.volumes == TRAINING.volumes and again.distance(CERTAIN.quantiles) == 0
+    assert trust.read_training_cases(tmp_path / "nowhere") is None
+    for text in ("[]", '{"unit": "litres"}', '{"volumes": {"a": ["much"]}}', '{"more": 1}'):
+        (tmp_path / trust.TRAINING).write_text(text, encoding="utf-8")
+        with pytest.raises(InputError, match=trust.TRAINING):
+            trust.read_training_cases(tmp_path)
+
+
+# ---- what the order is worth -----------------------------------------------------------------------------------
+
+
+def test_the_calibrated_dice_never_rises_with_the_score_and_is_the_mean_of_what_it_pools(tmp_path):
+    calibration = trust.calibrate([0, 1, 2, 2, 3], [0.9, 0.6, 0.8, 0.9, 0.1])
+    assert calibration == ([0, 1, 2, 3], pytest.approx([0.9, 2.3 / 3, 2.3 / 3, 0.1]))
+    assert trust.estimated(calibration, [-5, 0.5, 2.5, 9]) == pytest.approx(
+        [0.9, (0.9 + 2.3 / 3) / 2, (0.1 + 2.3 / 3) / 2, 0.1])
+    (tmp_path / "folds/one").mkdir(parents=True)
+    assert trust.read_calibration(tmp_path / "folds/one") is None
+    trust.write_calibration(tmp_path / "folds", [0, 1, 2, 2, 3], [0.9, 0.6, 0.8, 0.9, 0.1])
+    assert trust.read_calibration(tmp_path / "folds/one") == (tuple(calibration[0]), pytest.approx(calibration[1]))
+    for scores in ([0, 1], [3, 2, 1, 0], []):
+        (tmp_path / "folds/calibration.json").write_text(json.dumps({"cases": 4, "scores": scores, "dice": [1.0] * 4}),
+                                                         encoding="utf-8")
+        with pytest.raises(InputError, match="calibration.json"):
+            trust.read_calibration(tmp_path / "folds/one")
+
+
+def test_what_is_left_when_the_worst_are_set_aside():
+    dice = [0.1, 0.2, *[0.9] * 8]
+    perfect, blind, wrong = range(10, 0, -1), [1] * 10, range(10)
+    assert trust.set_aside(perfect, dice) == pytest.approx([7.4 / 9, 0.9, 0.9])
+    assert trust.set_aside(blind, dice) == pytest.approx([0.75] * 3)
+    assert trust.set_aside(wrong, dice) == pytest.approx([6.6 / 9, 5.7 / 8, 4.8 / 7])
+    assert trust.set_aside([1, 0], [0.5, 1]) == [1, 1, 1]
+    found = trust.worth(perfect, blind, sorted(np.random.default_rng(0).random(10)))
+    assert found["score"][0] == pytest.approx(-1) and found["score"][1] < 0.01
+    assert math.isnan(found["entropy"][0]) and len(set(found["random"][2])) == 1
+
+
+# ---- predictions.csv -------------------------------------------------------------------------------------------
+
+
+def noted(folder, number, case, score, mark="m"):
+    (folder / f"{case}.nii.gz").touch()
+    table = Predictions(folder, number)
+    table.note([{"case": case, "class": label, "flags": "odd; odder" if score > 1 else "", "score": score}
+                for label in (1, 2)], f"{case}.nii.gz", mark)
+    return table
+
+
+def test_the_table_has_the_cases_of_all_processes_and_of_killed_ones(tmp_path):
+    first = Predictions(tmp_path)
+    for number, case, score in ((0, "a", 0.5), (1, "b", 3.0), (2, "c", 2.0), (1, "d", 0.7)):
+        noted(tmp_path, number, case, score)
+    with (tmp_path / ".predictions_2.csv").open("a", encoding="utf-8") as file:
+        file.write("e,1,,4.0,e.nii.gz,m\nf,1")      # killed between two rows, and within one
+    (tmp_path / "e.nii.gz").touch()
+    again = Predictions(tmp_path)
+    assert all(again.has(case, "m", 2) for case in "abcd") and not again.has("a", "n", 2) and not again.has("e", "m", 2)
+    (tmp_path / "d.nii.gz").unlink()
+    rows = first.finish(([0, 4], [1.0, 0.0]))
+    assert list(rows) == [*"ebca"] and [row["look"] for row in rows["b"]] == [2, 2]
+    assert rows["b"][0]["estimated_dice"] == "0.25" and not list(tmp_path.glob(".*"))
+    assert first.told({*"abc"}) == ["look at b: odd; odder", "look at c: odd; odder",
+                                   f"{tmp_path / 'predictions.csv'} has all cases ranked"]
+    assert first.told({"a"}) == [f"no case is flagged; {tmp_path / 'predictions.csv'} has them ranked"]
+    assert Predictions(tmp_path).finish() and "estimated_dice" not in Predictions(tmp_path).cases["a"][0]
