@@ -107,7 +107,7 @@ def test_own_data_from_scans_to_maps_on_the_scans_grids(nnunet, models, tmp_path
     code = predict.main(["--run", str(run), "--input", str(nnunet / "imagesTr"), "--output", str(out), "--device",
                          "cpu", "--probabilities", "--disagreement", "--overlay"])
     assert code == 0 and "6 segmented" in capsys.readouterr().out
-    assert len(list(out.iterdir())) == 4 * 6
+    assert len(list(out.iterdir())) == 4 * 6 + 1     # with predictions.csv
     for name, (axes, _, shape) in GRIDS.items():
         source = nib.load(nnunet / "imagesTr" / f"{name}_0000.nii.gz")
         for end, kind, more in (("", np.uint8, ()), ("_probabilities", np.float32, (3,)),

@@ -218,7 +218,7 @@ def test_every_result_is_measured_beside_the_labelled_cases_whatever_was_skipped
     rows = table(out)
     for name, label in labels.items():
         array, row = np.asarray(label.dataobj) > 0, rows[name[0]]
-        assert int(row["voxels"]) == array.sum() > 0 and row["file"] == name and row["name"] == "class 1"
+        assert int(row["voxels"]) == array.sum() > 0 and row["file"] == name and row["name"] == "left atrium"
         assert float(row["ml"]) == pytest.approx(array.sum() * np.prod(label.header.get_zooms()) / 1000, rel=1e-5)
         assert 0 <= float(row["agreement"]) <= 1 and 0 < float(row["entropy"]) < 1 and row["voxel_size"] == ""
     assert sorted(row["look"] for row in rows.values()) == ["1", "2", "3"]

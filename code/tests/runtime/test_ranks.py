@@ -292,15 +292,19 @@ def test_the_test_script_gives_the_rows_of_one_process(two, narrow):
     assert two["output"].count("last.pt on 2 val cases") == 1
 
 
-def test_predict_gives_the_files_of_one_process_and_names_the_bad_scan_once(two, narrow, tmp_path):
+def test_predict_gives_the_files_of_one_process_and_names_the_bad_scan_once(two, runs, narrow, tmp_path):
     folder = two["folder"]
     code = predict.main(["--run", str(folder / "whole"), "--input", str(folder / "scans"), "--output", str(tmp_path),
                          "--device", "cpu"])
     assert [rank["predicted"] for rank in two["ranks"]] == [code, code] == [2, 2]
-    files = {path.name: np.asarray(nibabel.load(path).dataobj) for path in tmp_path.iterdir()}
-    assert set(files) == {"scan0.nii.gz", "scan1.nii.gz"} == {path.name for path in (folder / "predicted").iterdir()}
+    files = {path.name: np.asarray(nibabel.load(path).dataobj) for path in tmp_path.glob("*.nii.gz")}
+    names = {path.name for path in (folder / "predicted").iterdir()}
+    assert {"predictions.csv", "scan0.nii.gz", "scan1.nii.gz"} == {*files, "predictions.csv"} == names
     assert all(np.array_equal(labels, nibabel.load(folder / "predicted" / name).dataobj)
                for name, labels in files.items())
+    one, other = (runs.rows(path, "predictions.csv") for path in (tmp_path, folder / "predicted"))
+    named = "case", "class", "voxels", "components", "file", "made_from"
+    assert [{key: row[key] for key in named} for row in one] == [{key: row[key] for key in named} for row in other]
     assert two["output"].count("2 segmented, 0 skipped") == 1 and two["errors"].count("bad case no_scan: ") == 1
 
 
