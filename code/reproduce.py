@@ -9,7 +9,8 @@
 
 A name is a place in the paper (table1 ... table4, figure2, figure4, figure5, figure6), one of our own tables, or a run
 as `list` names it. Of single runs: `agreement RUN` measures how alike the two subnets are, `pseudo-labels RUN` how good
-their pseudo-labels were, `publish RUN` copies what they wrote to where results are kept.
+their pseudo-labels were, `trust RUN` whether the cases that predict.py would show first are the bad ones, `publish RUN`
+copies what they wrote to where results are kept.
 """
 import shlex
 import sys
@@ -24,6 +25,8 @@ import tyro
 
 from evaluation import agreement as subnets
 from evaluation import published
+from evaluation import trust as look
+from evaluation.evidence import examined_cases
 from evaluation.report import write_rows
 from reproduction import columns, document, figures, page, runs
 from reproduction.experiments import PLACES
@@ -165,6 +168,26 @@ def pseudo_labels(folders: Folders, data_dir: Path | None = None, device: str = 
               f"{rows[0]['step']}, {100 * rows[-1]['fused']:.2f} % at step {rows[-1]['step']}")
 
 
+def trust(folders: Folders, split: Literal["test", "val"] = "test",
+          checkpoint: Literal["last", "best", "pretrained"] = "last", data_dir: Path | None = None,
+          device: str = "auto"):
+    """RUN/trust_<split>_<checkpoint>.csv: score, true Dice and entropy, one row per case; what the score is worth.
+
+    Of a folder of folds (train_own.py --folds), the cases of all folds together; its calibration.json is written, with
+    which predict.py estimates the Dice of new scans.
+    """
+    for folder in folders:
+        whole, rows = (folder / "config.json").exists(), []
+        folds = [] if whole else sorted(path.parent for path in folder.glob("*/config.json"))
+        for run in folds or [folder]:
+            rows += (own := examined_cases(load_run(run, checkpoint, device, data_dir), split))
+            write_rows(run / f"trust_{split}_{checkpoint}.csv", own)
+        print(f"{folder.name}: " + "\n".join(look.told(rows)))
+        if folds:
+            look.write_calibration(folder, [row["score"] for row in rows], [row["dice"] for row in rows])
+            print(f"wrote {folder / look.CALIBRATION}, by which predict.py estimates the Dice of new scans")
+
+
 def publish(folders: Folders, results: Path = runs.RESULTS[0]):
     """Copy the config.json and CSV files of runs to where results are kept, without the paths of this machine."""
     for folder in folders:
@@ -175,7 +198,8 @@ def publish(folders: Folders, results: Path = runs.RESULTS[0]):
 def main(args=None):
     run_command({
         "list": list_runs, "plan": plan, "run": run, "collect": collect, "figures": figures.draw, "report": page.write,
-        "agreement": agreement, "pseudo-labels": pseudo_labels, "publish": publish}, args, description=__doc__)
+        "agreement": agreement, "pseudo-labels": pseudo_labels, "trust": trust, "publish": publish}, args,
+        description=__doc__)
 
 
 if __name__ == "__main__":

@@ -7,11 +7,15 @@ import math
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from dataloaders.augment import standardised
+from dataloaders.scans import read_geometry
 from dataloaders.volumes import halved
-from evaluation.inference import segment
-from evaluation.trust import Evidence, quantiles
+from evaluation.components import keep_largest
+from evaluation.inference import class_dice, likeliest, segment
+from evaluation.trust import TRAINING, Evidence, case_rows, measured, quantiles, read_training_cases, scores
+from runtime.errors import InputError
 
 SLAB = 2 ** 17          # voxels whose entropy is computed at a time
 
@@ -72,3 +76,33 @@ def as_trained(image, recipe):
     if recipe.normalise == "zscore":
         image = torch.from_numpy(standardised(image.numpy(), len(recipe.patch_size))[0])
     return halved(image) if recipe.half_resolution else image
+
+
+def examined_cases(trained, split):
+    """What the score says of a list's cases and how good they are: one row per case, the one to look at first in front.
+
+    `dice`: mean over the foreground classes of the headline, as tested.
+    """
+    recipe, data = trained.recipe, trained.data
+    names = trained.names(split)
+    if not names:
+        raise InputError(f"--split {split}: {trained.run} has no such cases; choose the other one")
+    trained.check_unseen(names)
+    training, rows = read_training_cases(trained.run), {}
+    if training is None:
+        raise InputError(f"{trained.run / TRAINING}: is not there, as of runs of earlier versions, and the score "
+                         "compares with it: train again")
+    for name in tqdm(names, "trust", unit="case"):
+        [scan] = data.cases([name])
+        views, evidence = examined(trained.method, scan.image, recipe, views=())
+        labels = keep_largest(likeliest(next(iter(views.values()))), recipe.keep_largest)
+        geometry = read_geometry(data.path_of(name))
+        of_classes = case_rows(name, recipe.classes, measured(labels, recipe.num_classes), evidence, training,
+                               geometry and math.prod(geometry.spacing) / 1000, geometry and geometry.voxel_size)
+        flags = dict.fromkeys(flag for row in of_classes for flag in row["flags"].split("; ") if flag)
+        agreement = math.nan if evidence.agreement is None else float(np.mean(evidence.agreement))
+        dice = class_dice(torch.from_numpy(labels), scan.label, recipe.num_classes)
+        dice = float(np.mean(np.where(np.isnan(dice), 1, dice)))        # of a class that nobody has: they agree
+        rows[name] = {"case": name, "score": of_classes[0]["score"], "dice": dice,
+                      "entropy": evidence.whole, "agreement": agreement, "flags": "; ".join(flags)}
+    return [rows[name] for name in scores(rows.values())]

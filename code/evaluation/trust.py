@@ -269,6 +269,21 @@ def worth(look_scores, entropy, dice):
     return found | {"random": (0.0, math.nan, [float(np.mean(dice))] * len(SHARES))}
 
 
+def told(rows):
+    """Lines that say what the order of `evidence.examined_cases`' rows is worth."""
+    dice = [row["dice"] for row in rows]
+    entropy = [0 if math.isnan(row["entropy"]) else row["entropy"] for row in rows]     # no foreground, no entropy
+    found = worth([row["score"] for row in rows], entropy, dice)
+    aside = ", ".join(f"{100 * share:.0f}" for share in SHARES)
+    lines = [f"{len(rows)} cases, Dice {100 * np.mean(dice):.2f} % in all; of what remains when {aside} % are set "
+             "aside, the most suspicious first:"]
+    for name, (rho, p, left) in found.items():
+        words = "" if name == "random" else ", one value for all" if math.isnan(rho) else (
+            f"; Spearman with Dice {rho:.2f}, p {p:.2g}" + ("" if p < 0.05 else ": no better than random"))
+        lines.append(f"  by {name:8}" + "".join(f"{100 * value:7.2f}" for value in left) + words)
+    return lines
+
+
 def write_calibration(folder, look_scores, dice):
     """FOLDER/calibration.json, of the out-of-fold cases of the runs in a folder."""
     points, fitted = calibrate(look_scores, dice)

@@ -1,6 +1,9 @@
 """Which result to look at first: what is measured, beside which training cases, and what the order is worth."""
+import csv
 import json
 import math
+import shutil
+from dataclasses import asdict
 from types import SimpleNamespace
 
 import h5py
@@ -8,11 +11,18 @@ import numpy as np
 import pytest
 import torch
 
+import reproduce
+import train_own
 from dataloaders.components import largest_component
+from dataloaders.own import Own
 from evaluation import evidence, trust
 from evaluation.metrics import overlap_metrics
 from evaluation.predictions import Predictions
+from imaging.cases import write_case
+from imaging.preprocess import Geometry
+from method import Method
 from runtime.errors import InputError
+from training.trained import Trained
 
 NAMES = "atrium", "vessel"
 CERTAIN = trust.Evidence([0.1, 0.1], 0.1, [0.9, 0.9], [list(np.linspace(-1, 1, 9))])
@@ -239,3 +249,93 @@ def test_the_table_has_the_cases_of_all_processes_and_of_killed_ones(tmp_path):
                                    f"{tmp_path / 'predictions.csv'} has all cases ranked"]
     assert first.told({"a"}) == [f"no case is flagged; {tmp_path / 'predictions.csv'} has them ranked"]
     assert Predictions(tmp_path).finish() and "estimated_dice" not in Predictions(tmp_path).cases["a"][0]
+
+
+# ---- planted failures ------------------------------------------------------------------------------------------
+
+
+class Threshold(Method):
+    """A network that takes what is bright for the organ, in two views that differ a little."""
+
+    pair = "one", "two"
+
+    def predict(self, x):
+        views = {name: (20 * torch.stack([at - x[:, 0], x[:, 0] - at], 1)).softmax(1)
+                 for name, at in (("one", 1.0), ("two", 1.1))}
+        return {"fused": (views["one"] + views["two"]) / 2, **views}
+
+
+def organ(seed, sides=(1.0, 1.0, 1.0), shown=True, scanner=lambda image: image):
+    """Prepared scan of a bright ball of 3 cm in a 4 cm field, its label, and how it lies on its own grid."""
+    rng = np.random.default_rng(seed)
+    shape = [round(40 / side) for side in sides]
+    space = np.meshgrid(*(np.linspace(-1, 1, n) for n in shape), indexing="ij")
+    label = sum((x / r) ** 2 for x, r in zip(space, rng.uniform(0.6, 0.7, 3), strict=True)) < 1
+    image = scanner(np.where(label & shown, 2.0, 0.0) + rng.normal(0, 0.1, shape)).astype(np.float32)
+    affine = np.diag([*sides, 1.0])
+    geometry = Geometry(shape, affine.tolist(), [[0, 1], [1, 1], [2, 1]], shape, [[0, n] for n in shape], list(sides))
+    return image, label.astype(np.uint8), geometry
+
+
+CASES = {**{f"train{number}": {} for number in range(5)}, "good0": {}, "good1": {}, "good2": {},
+         "good3": {}, "empty": {"shown": False}, "scanner": {"scanner": lambda image: 0.7 * image + 0.4},
+         "voxels": {"sides": (1.0, 1.0, 2.5)}}
+
+
+@pytest.fixture
+def planted(tmp_path):
+    """A run whose test cases have planted failures."""
+    for seed, (name, how) in enumerate(CASES.items()):
+        image, label, geometry = organ(seed, **how)
+        (tmp_path / "data" / name).mkdir(parents=True)
+        write_case(tmp_path / "data" / name / "mri_norm2.h5", image, label,
+                   attributes={"geometry": json.dumps(asdict(geometry))})
+    for role in ("train", "test"):
+        names = [name for name in CASES if name.startswith("train") == (role == "train")]
+        (tmp_path / f"data/{role}.list").write_text("\n".join(names), encoding="utf-8")
+    recipe = train_own.OwnRecipe(data_dir=tmp_path / "data", labeled=5, patch_size=(32, 32, 32), stride=(16, 16, 16),
+                                 keep_largest=(1,))
+    data = Own(recipe)
+    (tmp_path / "run").mkdir()
+    trust.write_training_cases(tmp_path / "run", trust.training_cases(
+        data, recipe, data.train_scans(data.split().labelled, True), []))
+    return Trained(tmp_path / "run", recipe, Threshold(torch.nn.Identity()), data, None)
+
+
+def test_planted_failures_come_first_and_nothing_else_is_flagged(planted):
+    rows = {row["case"]: row for row in evidence.examined_cases(planted, "test")}
+    assert list(rows)[0] == "empty" and set(list(rows)[:3]) == {"empty", "scanner", "voxels"}
+    assert rows["empty"]["flags"].startswith("class 1 0 ml, labelled cases have ") and rows["empty"]["dice"] == 0
+    assert "as far from training" in rows["scanner"]["flags"] and "voxels of 1 x 1 x 2.5 mm, in training 1 x 1 x 1" in (
+        rows["voxels"]["flags"])
+    assert all(row["flags"] == "" and row["dice"] > 0.95 for name, row in rows.items() if name.startswith("good"))
+    record = trust.read_training_cases(planted.run)
+    assert record.unit == "ml" and all(5 < volume < 15 for volume, in record.volumes.values())
+
+
+def test_reproduce_says_what_the_order_is_worth_and_calibrates_on_folds(planted, tmp_path, monkeypatch, capsys):
+    folds = tmp_path / "mine_folds"
+    for number in (1, 2):
+        shutil.copytree(planted.run, folds / f"fold{number}")
+        (folds / f"fold{number}/config.json").touch()
+    monkeypatch.setattr(reproduce, "load_run", lambda run, *_: planted._replace(run=run))
+    reproduce.main(["trust", str(folds)])
+    told = capsys.readouterr().out
+    assert "mine_folds: 14 cases, Dice " in told and "by random" in told and "Spearman with Dice -0." in told
+    with (folds / "fold2/trust_test_last.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 7 and rows[0]["case"] == "empty" and float(rows[0]["dice"]) == 0
+    scores, dice = trust.read_calibration(folds / "fold1")
+    assert dice[-1] == pytest.approx(0) and dice[0] > 0.95 and list(dice) == sorted(dice, reverse=True)
+    (planted.run / "config.json").touch()
+    (planted.run / trust.TRAINING).unlink()
+    with pytest.raises(SystemExit, match="2"):
+        reproduce.main(["trust", str(planted.run)])
+    assert "training_cases.json: is not there" in capsys.readouterr().err
+
+
+def test_an_order_that_is_no_better_than_random_is_called_so():
+    rng = np.random.default_rng(1)
+    rows = [{"score": score, "entropy": math.nan, "dice": dice} for score, dice in rng.random((12, 2))]
+    lines = trust.told(rows)
+    assert "no better than random" in lines[1] and "one value for all" in lines[2] and len(lines) == 4
