@@ -38,6 +38,7 @@ from imaging.scan_files import (
     format_of,
     mark_of,
     parts,
+    read_scan_file,
     read_scans,
     save_on_grid,
     tell_notes,
@@ -45,12 +46,14 @@ from imaging.scan_files import (
 from methods import registry
 from runtime.command_line import parsed
 from runtime.errors import DEBUG, InputError, counted
-from runtime.files import RESTORE, check_readable
+from runtime.files import RESTORE, check_readable, read_text
 from runtime.locks import locked
 from runtime.memory import check_fits
 from runtime.ranks import Ranks
 from training import datasets
 from training.trained import load_run
+
+REPORT, TITLE = "report.html", "<title>Segmented scans</title>"
 
 
 @dataclass(kw_only=True)
@@ -70,6 +73,7 @@ class Options:
     probabilities: bool = False     # also <case>_probabilities.nii.gz, float32 (X, Y, Z, classes)
     disagreement: bool = False      # also <case>_disagreement.nii.gz: how far the subnets are apart, 0 to 1
     overlay: bool = False           # also <case>.png: image, fused, both subnets
+    report: bool = False            # also report.html: all scans with their contours, the one to look at first in front
     keep_header: bool = False       # take over descriptions, names and extensions of the scan's header, too
     force: bool = False             # overwrite what another run, or another program, wrote there
 
@@ -116,6 +120,13 @@ def check_outputs(cases, options):
                 raise InputError(f"{path}: the cases {taken[path]} and {name} would both be written there; rename one "
                                  "of their files")
             taken[path] = name
+
+
+def check_report(options):
+    """InputError where a page that predict.py did not write would be replaced."""
+    path = options.output / REPORT
+    if options.report and not options.force and path.exists() and TITLE not in read_text(path):
+        raise InputError(f"{path}: was made by something else; --force overwrites it, another --output keeps it")
 
 
 def is_there(files, mark):
@@ -225,6 +236,23 @@ def predict_case(job, name, paths):
     return scan.path, scan.notes
 
 
+def write_report(job, cases):
+    """OUTPUT/report.html of the cases {name: files}."""
+    from evaluation import scan_page
+
+    def read(name, paths):
+        scan = read_scans(paths, job.preprocessing.geometry, len(job.preprocessing.modalities))[0]
+        values = read_scan_file(outputs(name, paths[0], job.options)["labels"], job.preprocessing.geometry).array
+        labels = np.zeros(values.shape, np.uint8)
+        for label, value in enumerate(job.values):
+            labels[values == value] = label
+        return scan.array, labels, scan.spacing, depth_axis(scan), body_axes(scan)
+
+    path = job.options.output / REPORT
+    scan_page.write(path, {name: partial(read, name, paths) for name, paths in cases.items()}, job.predictions.cases)
+    print(f"wrote {path}")
+
+
 @reported
 def main(args=None):
     options = parsed(Options, args, description=f"{__doc__}\n{DEBUG}")
@@ -248,6 +276,7 @@ def main(args=None):
     kept = components.asked_for(options.keep_largest, recipe.keep_largest, recipe.num_classes)
     cases, bad, aside = scans_to_segment(options.input, preprocessing.modalities)
     check_outputs(cases, options)
+    check_report(options)
     ranks = Ranks()
     ranks.say(f"{counted(len(cases), 'scan')}; {options.checkpoint}.pt of {options.run}; "
               f"preprocessing: {preprocessing.normalise}"
@@ -282,6 +311,8 @@ def main(args=None):
         tell_notes(notes for notes in done if notes is not None)
         report_bad(bad)
         print("\n".join(job.predictions.told(cases.keys() - bad.keys())))
+        if options.report:
+            write_report(job, {name: paths for name, paths in cases.items() if name not in bad})
     ranks.wait()
     return 2 if bad else 0
 

@@ -1,30 +1,26 @@
 """report.html: every table, curve and figure, and cases of runs with weights, in one file without outside requests."""
-import base64
 import io
 import math
 import zlib
 from pathlib import Path
 
-import jinja2
 import numpy as np
-from PIL import Image
 
-from evaluation import plots, published
+from evaluation import published
 from evaluation.metrics import overlap_metrics
+from evaluation.sprites import COLOURS, LIMIT, box_around, greys, image_sprite, rendered, sprite, uri
 from methods import registry
 from reproduction import columns, figures
 from reproduction.experiments import APPEARANCE, PLACES
 from reproduction.results import RESULTS
 from reproduction.runs import MODEL
 from reproduction.segmentations import ranked, segmented, tested
-from runtime.files import ROOT, read_text, write_text
+from runtime.files import ROOT, write_text
 from training import datasets
 from training.recipe import load_recipe, read_config
 
 MINI = "`mini` is too short to rank methods: it shows that they run and learn."
-LIMIT = 10_000_000      # bytes of pictures of cases, so that the file stays under 15 MB
-MARGIN = 24             # voxels around the reference and all predictions that are shown
-COLOURS = [(*(int(255 * part) for part in colour), 150) for colour in plots.COLOURS]    # of classes, with opacity
+FILLED = [(*colour, 150) for colour in COLOURS]     # with opacity
 TEMPLATE = Path(__file__).parent / "templates/report.html"
 
 
@@ -43,10 +39,7 @@ def write(output: Path = ROOT / "report.html", runs: tuple[Path, ...] = (), case
     tables = sorted(_tables(read), key=lambda table: (not any(row["runs"] for row in table["rows"]), table["papers"]))
     context = {"tables": tables, "curves": list(_curves(tables)), "pictures": list(_pictures(drawn)),
                "browser": _browser(runs, cases, device, data_dir)}
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
-                                     lstrip_blocks=True)
-    environment.policies["json.dumps_kwargs"] = {"sort_keys": False}
-    text = environment.from_string(read_text(TEMPLATE)).render(context)
+    text = rendered(TEMPLATE, **context)
     write_text(output, text)
     print(f"wrote {output} ({len(text.encode()) / 1e6:.1f} MB, {len(context['browser']['runs'])} runs with cases)")
 
@@ -111,11 +104,7 @@ def _pictures(drawn):
             kind, preset = name.split("_")
             file = io.BytesIO()
             figure.savefig(file, format="png", dpi=110)
-            yield {"caption": f"{CAPTIONS[kind]} ({preset})", "source": _uri(file.getvalue())}
-
-
-def _uri(png):
-    return "data:image/png;base64," + base64.b64encode(png).decode()
+            yield {"caption": f"{CAPTIONS[kind]} ({preset})", "source": uri(file.getvalue())}
 
 
 # ---- cases -------------------------------------------------------------------------------------------------------
@@ -163,45 +152,23 @@ def _identity(dataset, case):
 def _sprites(group):
     """Of one case and the runs that segmented it: the image, and a run's label maps, slices below each other."""
     first = group[0][1]
-    axes = [axis for axis in range(3) if axis != first.depth_axis]
     marked = np.any([first.reference > 0, *(view > 0 for _, case in group for view in case.views.values())], axis=0)
-    box = [slice(None)] * 3
-    for axis in axes:
-        places = np.flatnonzero(marked.any(axis=tuple({0, 1, 2} - {axis})))
-        low, high = (places[0], places[-1]) if len(places) else (0, marked.shape[axis])
-        box[axis] = slice(max(low - MARGIN, 0), high + MARGIN + 1)
+    box = box_around(marked, [axis for axis in range(3) if axis != first.depth_axis])
 
     def cut(array):
-        return np.moveaxis(array[tuple(box)], first.depth_axis, 0)
+        return np.moveaxis(array[box], first.depth_axis, 0)
 
-    grey = cut(first.image)
-    low, high = np.percentile(grey, (1, 99))
-    grey = np.clip(255 * (grey - low) / max(high - low, 1e-6), 0, 255).astype(np.uint8)
-    image = {"source": _sprite(grey), "depth": grey.shape[0], "height": grey.shape[1], "width": grey.shape[2]}
+    image = image_sprite(greys(cut(first.image)))
     entries = []
     for run, case in group:
         classes = range(1, max(int(case.reference.max()), 1) + 1)
         layers = {"reference": case.reference, **case.views}
-        entry = {"name": case.name, "layers": {name: _sprite(cut(labels), COLOURS) for name, labels in layers.items()},
+        entry = {"name": case.name, "layers": {name: sprite(cut(labels), FILLED) for name, labels in layers.items()},
                  "views": {name: [round(100 * overlap_metrics(labels == label, case.reference == label)["dice"], 1)
                                   for label in classes] for name, labels in case.views.items()}}
         entry["dice"] = round(float(np.mean(next(iter(entry["views"].values())))), 1)
         if run["pair"]:
             one, other = (case.views[name] for name in run["pair"])
-            entry["layers"]["disagreement"] = _sprite(cut((one != other).astype(np.uint8)), [(255, 255, 255, 255)])
+            entry["layers"]["disagreement"] = sprite(cut((one != other).astype(np.uint8)), [(255, 255, 255, 255)])
         entries.append((run, entry))
     return image, entries
-
-
-def _sprite(stack, colours=None):
-    """(D, H, W) -> PNG, slices below each other: grey, or label maps in colours with a transparent background."""
-    flat = Image.fromarray(np.ascontiguousarray(stack.reshape(-1, stack.shape[2]).astype(np.uint8)))
-    file = io.BytesIO()
-    if colours is None:
-        flat.save(file, "png", optimize=True)
-    else:
-        flat = flat.convert("P")
-        palette = [(0, 0, 0, 0), *colours]
-        flat.putpalette([part for colour in palette for part in colour[:3]])
-        flat.save(file, "png", optimize=True, transparency=bytes(colour[3] for colour in palette))
-    return _uri(file.getvalue())

@@ -3,6 +3,7 @@ import csv
 import gzip
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -237,6 +238,28 @@ def test_every_result_is_measured_beside_the_labelled_cases_whatever_was_skipped
     (out / "predictions.csv").unlink()
     (out / "c.nii.gz").unlink()
     assert predicted(run, scans / "a.nii.gz", out)[0] == 0 and set(table(out)) == {"a"} and calls[-1] == "a"
+
+
+def test_the_report_shows_the_scans_with_their_labels_and_replaces_no_other_page(run, volume, tmp_path, capsys):
+    record(run, labels={0: 0, 255: 1})
+    for name in ("a.nii.gz", "b.nrrd"):
+        if name.endswith("nrrd"):
+            nrrd.write(str(tmp_path / "scans" / name), volume.astype(np.int16))
+        else:
+            (tmp_path / "scans").mkdir()
+            nib.save(nib.Nifti1Image(volume, LPS), tmp_path / "scans" / name)
+    out = tmp_path / "out"
+    assert predicted(run, tmp_path / "scans", out, "--report")[0] == 0
+    text = (out / "report.html").read_text(encoding="utf-8")
+    cases = json.loads(re.search(r'id="data">(.*?)</script>', text, re.S)[1])
+    assert {case["name"] for case in cases} == {"a", "b"} and all(case["contours"] for case in cases)
+    assert [case["look"] for case in cases] == [1, 2] and "http" not in text
+    assert predicted(run, tmp_path / "scans", out, "--report")[0] == 0      # all skipped, the page is whole
+    assert (out / "report.html").read_text(encoding="utf-8") == text
+    (out / "report.html").write_text("mine", encoding="utf-8")
+    with pytest.raises(SystemExit, match="2"):
+        predicted(run, tmp_path / "scans", out, "--report")
+    assert "report.html: was made by something else" in capsys.readouterr().err
 
 
 def test_another_programs_predictions_csv_is_kept(run, volume, tmp_path, capsys):
