@@ -14,7 +14,8 @@ import itertools
 import json
 import sys
 import zlib
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -26,6 +27,7 @@ from imaging.cases import Case, Options, command_line, in_parallel, prepare_case
 from imaging.descriptions import Description
 from imaging.dicom import is_dicom
 from imaging.folders import Found, find, label_classes
+from imaging.labelling import TESTS, Sources, source_files, tests_of
 from imaging.plan import PLAN, PREPARED, REMEDY, Choice, Plan, plan_preparation, plan_training, read_plan, write_plan
 from imaging.preprocess import PLAIN, Preprocessing, read_preprocessing
 from imaging.scan_files import check_segments
@@ -86,18 +88,19 @@ class OurFiles:
         write_text(self.record, json.dumps(self.sums) + "\n")
 
 
-def write_lists(good: dict[str, dict], options: FolderOptions) -> tuple[int, int, int]:
+def write_lists(good: dict[str, dict], options: FolderOptions, drawn: Collection[str] = ()) -> tuple[int, int, int]:
     """train.list, labelled cases first, and test.list if asked for; returns how many labelled cases train.list begins
     with, how many follow, and how many are in test.list.
 
-    The cases of a test.list that is there stay in it and are not trained on; a larger --holdout adds the last labelled
-    ones, --holdout 0 removes the list, and --force chooses anew. A list that was written by hand, or edited since, is
-    kept without --force.
+    The cases of a test.list that is there stay in it and are not trained on, and those that were `drawn` for testing
+    join them with their labels; a larger --holdout adds the last labelled ones, --holdout 0 removes all but the drawn
+    ones, and --force chooses anew. A list that was written by hand, or edited since, is kept without --force.
     """
     ours = OurFiles(options.output)
     train, test = options.output / "train.list", options.output / "test.list"
     kept = [path for path in (train, test) if path.exists() and not options.force and not ours.holds(path)]
     held = [] if options.force or (test not in kept and options.holdout == 0) else listed(test)
+    held += [name for name, case in good.items() if name in drawn and name not in held and case["classes"] is not None]
     labelled = [name for name, case in good.items() if case["classes"] is not None and name not in held]
     unlabelled = [name for name, case in good.items() if case["classes"] is None and name not in held]
     if not labelled:
@@ -121,6 +124,29 @@ def write_lists(good: dict[str, dict], options: FolderOptions) -> tuple[int, int
     names = listed(train)
     first = len(list(itertools.takewhile(lambda name: name in labelled, names)))
     return first, len(names) - first, len(listed(test))
+
+
+def sources_of(found: Found, options: FolderOptions) -> Sources:
+    """Where the scans came from, and the options by which more of their labels are prepared in the same way."""
+    command = []
+    for option in fields(options):
+        value = getattr(options, option.name)
+        if option.name in ("workers", "force", "holdout") or value == option.default or value is False:
+            continue
+        values = value if isinstance(value, tuple) else [value] * (value is not True)
+        command += [f"--{option.name.replace('_', '-')}",
+                    *(str(one.resolve() if isinstance(one, Path) else one) for one in values)]
+    return Sources(tuple(command), str(labels_folder(found, options).resolve()), found.channels,
+                   {case.name: source_files(case.images) for case in found.cases})
+
+
+def labels_folder(found: Found, options: FolderOptions) -> Path:
+    return found.description.path.parent / "labelsTr" if found.description else options.labels
+
+
+def drawn(found: Found, options: FolderOptions) -> set[str]:
+    """Cases that label_next.py drew for testing."""
+    return {*tests_of(options.output), *tests_of(labels_folder(found, options))}
 
 
 # ---- the plan --------------------------------------------------------------------------------------------------
@@ -161,7 +187,7 @@ def look(found: Found, classes, segments, options, ct=None) -> tuple[dict, dict[
     """What is seen of the labelled scans, without those held out, and some others; the plan's lines that follow."""
     others, labelled = [case for case in found.cases if case.label is None], found.labelled
     held = listed(options.output / "test.list")
-    labelled = [case for case in labelled if case.name not in held]
+    labelled = [case for case in labelled if case.name not in {*held, *drawn(found, options)}]
     more = max((options.holdout or 0) - len(held), 0)
     chosen = labelled[:len(labelled) - more or None] + others[::-(-len(others) // UNLABELLED) or 1]
     work = partial(look_at_scan, channels=max(len(found.channels), 1), labels=classes, geometry=options.geometry,
@@ -230,7 +256,7 @@ def main(args=None) -> int:
           f"{f'; channels: {chr(32).join(found.channels)}' if found.channels else ''}")
     folders = {path.parent for case in found.cases for path in (*case.images, case.label) if path}
     others = [path for folder in sorted(folders) for path in sorted(folder.iterdir())
-              if is_other(path) and not is_dicom(path)]
+              if is_other(path) and not is_dicom(path) and path.name != TESTS]
     if others := found.images_aside + others:
         print(f"{counted(len(others), 'file')} left aside, which are no scans: {told(others)}")
     tell_regions(found.description)
@@ -279,7 +305,8 @@ def prepare(found, options) -> int:
                                   windows=plan.windows)
     outcome = prepare_cases(found.cases, found.bad, preprocessing, options, LAYOUT,
                             same_affine=not options.same_voxels, segments=segments, remedy=remedy)
-    labelled, unlabelled, test = write_lists(outcome.good, options)
+    sources_of(found, options).write(options.output)
+    labelled, unlabelled, test = write_lists(outcome.good, options, drawn(found, options))
     tested = f"; test.list: {counted(test, 'labelled case')}" if test else ""
     print(f"train.list: {counted(labelled, 'labelled case')}, then {unlabelled} unlabelled{tested}")
     if not labelled:

@@ -174,6 +174,13 @@ def values_in(path: Path) -> set[int]:
     return set(np.unique(np.rint(read_scan_file(path).array).astype(int)).tolist())
 
 
+def segment_names(path: Path) -> tuple[str, ...]:
+    """Names of the segments of a .seg.nrrd; none of any other file."""
+    if suffix(path).lower() != segmentations.SUFFIX:
+        return ()
+    return tuple(_whole(path, "segmentation", segmentations.segments))
+
+
 def check_segments(paths: Iterable[Path]) -> None:
     """InputError where a segment's name has one value in one .seg.nrrd and another in another."""
     met = {}

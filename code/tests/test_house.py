@@ -10,8 +10,8 @@ from runtime.files import ROOT
 
 CODE = ROOT / "code"
 PORCH = {"train_LA", "train_ACDC", "train_BraTS", "train_own", "test_LA", "test_ACDC", "test_BraTS", "test_own",
-         "prepare_LA", "prepare_ACDC", "prepare_BraTS", "prepare_folder", "predict", "demo", "reproduce", "benchmark",
-         "gpu_day"}
+         "prepare_LA", "prepare_ACDC", "prepare_BraTS", "prepare_folder", "predict", "label_next", "take_labels",
+         "demo", "reproduce", "benchmark", "gpu_day"}
 # from the bottom up: a room may import from its own floor and from those below
 FLOORS = ({"runtime"}, {"networks", "dataloaders", "imaging"}, {"cml", "method"}, {"methods"},
           {"evaluation"}, {"training"}, {"reproduction", "benchmarks"}, PORCH)
@@ -151,7 +151,7 @@ SLOW = {"torch", "tensorboard", "matplotlib"}       # packages that take seconds
 
 
 @pytest.mark.parametrize("script", sorted(name for name in PORCH if name.startswith(("train_", "test_", "prepare_"))
-                                          or name == "predict"))
+                                          or name in ("predict", "label_next", "take_labels")))
 def test_help_loads_nothing_that_takes_seconds(script):
     done = subprocess.run([sys.executable, "-X", "importtime", f"{script}.py", "--help"], cwd=CODE, capture_output=True,
                           encoding="utf-8", timeout=120)

@@ -47,6 +47,22 @@ class Checkpoints:
             content = {"method": self.method.state_dict(), "step": step}
             save_tensors(self.path / name, content | ({"optimizer": self.optimizer.state_dict()} if optimizer else {}))
 
+    @property
+    def there(self):
+        """Whether there is any, sound or damaged."""
+        return any((self.path / name).exists() for name in NAMES)
+
+    def start_from(self, run):
+        """Take over the last weights of another run, without its optimiser; InputError where they do not fit."""
+        path = run / "last.pt"
+        if not path.exists():
+            raise InputError(f"--init-from {run}: has no last.pt; give the folder of a finished run")
+        state = load_tensors(path, ["method"])["method"]
+        try:
+            load_weights(self.method, state, path)
+        except InputError as error:
+            raise InputError(f"--init-from {run}: is a run of another method or network; {error}") from error
+
     def load_weights(self, name):
         """Take over what `save_weights(name, optimizer=True)` wrote."""
         self._take_over(load_tensors(self.path / name, ["method", "optimizer"]), name)

@@ -103,7 +103,7 @@ class Fit:
         self.optimizer = torch.optim.SGD(self.parameters, recipe.lr, momentum=recipe.momentum,
                                          weight_decay=recipe.weight_decay, fused=self.device.ahead)
         self.device.reserve_gradients(self.parameters)
-        self.material = Material(recipe, data, self.semi_supervised)
+        self.material = Material(recipe, data, self.semi_supervised, folder.earlier())
         folder.check_data(self.material.content)
         self.ranks.say(f"{recipe.dataset}, {recipe.method}: {self.material}; "
                        f"{sum(p.numel() for p in self.parameters):,} parameters; {self.device}")
@@ -113,6 +113,8 @@ class Fit:
                               "the mean Dice leaves it out as long as nothing predicts it either"))
         self.checkpoints = Checkpoints(folder.path, self.method, self.optimizer,
                                        [stage.steps for stage in self.stages])
+        if recipe.init_from and not self.checkpoints.there and not folder.finished:
+            self.checkpoints.start_from(recipe.init_from)
         self.stage, self.step, self.best = 0, 0, -math.inf
         self.logbook = None                                         # from `run` on
         self.noted_signal, self.saved_at = 0, time.monotonic()      # of this process ...
@@ -140,6 +142,9 @@ class Fit:
         if state is not None:
             self.stage, self.step, self.best = state["stage"], state["step"], state["best"]
             self.ranks.say(f"resuming after step {self.step} of stage {self.stage + 1} of {len(self.stages)}")
+        elif self.recipe.init_from:
+            self.checkpoints.start_from(self.recipe.init_from)
+            self.ranks.say(f"first weights: the last ones of {self.recipe.init_from}")
         self.ranks.wait()       # all have read the checkpoint before one writes the next
         self.logbook = Logbook(self.recipe, self.folder.path, self.stages, self.device, (self.stage, self.step),
                                last_dice=state and state["last_dice"])

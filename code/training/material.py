@@ -9,6 +9,8 @@ from imaging.preprocess import read_preprocessing
 from runtime.errors import InputError, counted
 from runtime.ranks import Ranks
 
+EARLIER = "labelled before"     # role of the cases whose labels the first weights have seen
+
 
 @dataclass(frozen=True)
 class Content:
@@ -17,13 +19,18 @@ class Content:
     preprocessing: dict[str, Any] | None
     cases: dict[str, dict[str, tuple[tuple[int, ...], int, int | None]]]    # see dataloaders.scans.Scan.content
 
+    @property
+    def learned(self):
+        """Cases whose labels the weights have seen: this run's, and those of the runs that it was started from."""
+        return {**self.cases.get("labelled", {}), **self.cases.get(EARLIER, {})}
+
     def finder(self, patient_of=str):
         """Function of a Scan -> 'labelled' or 'unlabelled', what training had it as, or None.
 
         A scan is known by its patient's name, and by its voxels under any name: a volume by its slices, too.
         """
         known = [(role, set(map(patient_of, cases)), {(tuple(shape), image) for shape, image, _ in cases.values()})
-                 for role in ("labelled", "unlabelled") if (cases := self.cases.get(role))]
+                 for role, cases in (("labelled", self.learned), ("unlabelled", self.cases.get("unlabelled"))) if cases]
         slices = any(len(shape) == 3 for *_, images in known for shape, _ in images)
 
         def role_of(scan):
@@ -55,13 +62,13 @@ class Content:
 
 
 class Material:
-    """The scans of a recipe's run, from a data set of dataloaders/.
+    """The scans of a recipe's run, from a data set of dataloaders/; earlier: Content of what its first weights saw.
 
     labelled, unlabelled: lists of Scan; validation: (split, this process's scans, whether they choose) a group;
     preprocessing: the data's record or None; content: Content. Without `semi_supervised` unlabelled scans are not read.
     """
 
-    def __init__(self, recipe, data, semi_supervised):
+    def __init__(self, recipe, data, semi_supervised, earlier=None):
         split, ranks = data.split(), Ranks()
         if semi_supervised and not split.unlabelled:
             raise InputError(f"--labeled {recipe.labeled} leaves no unlabelled scans: use --method supervised")
@@ -81,11 +88,14 @@ class Material:
         self.content = Content(self.preprocessing and self.preprocessing.to_dict(), {
             "labelled": {scan.name: scan.content for scan in self.labelled},
             "unlabelled": {scan.name: scan.content for scan in self.unlabelled},
-            "validation": dict(zip(choosing, ranks.gather(own), strict=True))})
+            "validation": dict(zip(choosing, ranks.gather(own), strict=True)),
+            **({EARLIER: earlier.learned} if earlier else {})})
         ranks.check_alike({"preprocessing": self.content.preprocessing, **{
             f"{role} scan {name}": content for role, scans in self.content.cases.items()
             for name, content in scans.items()}})
         self._check_validation(data, ranks)
+        if earlier:
+            self._check_test(earlier, data, split.test)
 
     def _check_validation(self, data, ranks):
         """InputError where the voxels of a case that chooses or is watched are a labelled one's under another name."""
@@ -95,6 +105,23 @@ class Material:
             if trained := [case for case, role in roles if role == "labelled"]:
                 raise InputError(f"{name} case {trained[0]}: has the voxels of a labelled case, and would be validated "
                                  "on what was trained on; take one of the two out of the lists")
+
+    @staticmethod
+    def _check_test(earlier, data, names):
+        """InputError where the first weights have seen the label of a test case, by its name or its voxels."""
+        patients, role_of = set(map(data.patient_of, earlier.learned)), earlier.finder(data.patient_of)
+        seen = []
+        for name in names:
+            try:
+                scans = data.cases([name])
+            except InputError:      # the test may take place elsewhere
+                scans = []
+            if data.patient_of(name) in patients or any(role_of(scan) == "labelled" for scan in scans):
+                seen.append(name)
+        if seen:
+            raise InputError(f"--init-from: that run was trained on the labels of {len(seen)} of the "
+                             f"{counted(len(names), 'test case')}, {', '.join(seen[:3])}{', ...' if seen[3:] else ''}; "
+                             "take them out of the test list, or start from another run")
 
     def absent_classes(self, num_classes):
         """{'labelled' or a list's name: the foreground classes that none of its labels has}, what lacks none left out.

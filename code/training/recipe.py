@@ -78,6 +78,8 @@ class Recipe:
     monitor: Literal["none", "test"] = "none"   # also draw curves on these cases, choosing nothing      [O]
     eval_every: int = 200           # steps between validations                                         [C]
 
+    init_from: Path | None = None   # run whose last weights are the first ones here; same method and network     [O]
+
     out: Path | None = None         # run folder; by default model/<dataset>/<method>_<labeled>_seed<seed>...
     name: str | None = None         # of the run folder below model/<dataset>/, instead of that long one
     device: str = "auto"            # auto | cpu | cuda | cuda:1 ...
@@ -161,6 +163,8 @@ class Recipe:
                   if field.name not in (*self.PLUMBING, "hyper")}
         if "step" not in (self.pre_schedule, self.self_schedule):
             del values["drop_every"]        # nothing drops
+        if self.init_from is None:
+            del values["init_from"]
         return values | {f"hyper.{name}": value for name, value in vars(registry.hyper_of(self)).items()}
 
     def folder(self, presets, apart=()):
@@ -176,7 +180,7 @@ class Recipe:
         named = "preset", "method", "labeled", "seed", *apart
         tags = [self.preset] * (self.preset != "paper") + [self.protocol] * (self.protocol != "matched")
         tags += [f"{name.removeprefix('hyper.')}{_short(value)}" for name, value in self.fields().items()
-                 if name not in named and value != preset[name]]
+                 if name not in named and value != preset.get(name)]
         name = "_".join([self.method, str(self.labeled), f"seed{self.seed}", *tags])
         home = ROOT / "model" / self.home
         if len(name) > LONGEST_NAME and not (home / name).exists():
@@ -211,7 +215,7 @@ def _option(name, value):
 def _short(value):
     if isinstance(value, tuple | list):
         return "x".join(map(_short, value))
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"{value:.4g}" if isinstance(value, float) else value.name if isinstance(value, Path) else str(value)
 
 
 def command_line(presets, description, args=None):
@@ -248,7 +252,8 @@ def command_line(presets, description, args=None):
     recipe = _parsed(default, presets[default.preset], args, usage).check()
     if note := protocols.note(recipe):
         Ranks().say(note)
-    recipe = dataclasses.replace(recipe, data_dir=expanded(recipe.data_dir, "--data-dir"))
+    recipe = dataclasses.replace(recipe, data_dir=expanded(recipe.data_dir, "--data-dir"),
+                                 init_from=recipe.init_from and expanded(recipe.init_from, "--init-from"))
     home = expanded(recipe.folder(presets), "--out")
     if source and home == config_path(source).parent.resolve() and is_finished(home):
         raise InputError(f"--from-config {source}: {home} is that run itself and finished; give its repetition a new "

@@ -15,7 +15,7 @@ from runtime.locks import LOCK, locked
 from runtime.ranks import Ranks
 from runtime.records import build, read_json
 from training.checkpoints import is_finished
-from training.material import Content
+from training.material import EARLIER, Content
 from training.recipe import read_config
 
 DATA = "data.json"
@@ -69,6 +69,15 @@ class RunFolder:
             raise InputError(f"{self.path} holds a run on other data ({'; '.join(words[:4])}{more}): give it the "
                              "data it was trained on (--data-dir), or choose another --out")
 
+    def earlier(self):
+        """Content of the run that this one starts from, as first recorded; None where there is none, or no record."""
+        if self.recipe.init_from is None:
+            return None
+        if self.knows_data:     # that run may be gone
+            return Content(None, {EARLIER: read_content(self.path).cases.get(EARLIER, {})})
+        read_config(self.recipe.init_from)
+        return read_content(self.recipe.init_from)
+
     def _check_recipe(self):
         if (self.path / "config.json").exists():
             self._compare(read_config(self.path))
@@ -82,8 +91,9 @@ class RunFolder:
             differing = [f"data set was {config['dataset']}, is {self.recipe.dataset}"]
         else:
             old = type(self.recipe).from_json(config["recipe"], self.path / "config.json").fields()
-            differing = [f"{name} was {old.get(name)}, is {value}" for name, value in self.recipe.fields().items()
-                         if old.get(name) != value]
+            new = self.recipe.fields()
+            differing = [f"{name} was {old.get(name)}, is {new.get(name)}" for name in new | old
+                         if old.get(name) != new.get(name)]
         if differing:
             raise InputError(f"{self.path} holds a run of another recipe ({'; '.join(differing)}): "
                              "choose another --out, or delete that folder")

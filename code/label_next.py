@@ -1,0 +1,274 @@
+"""Which scans to label next: scan and proposal side by side, to be corrected in 3D Slicer or ITK-SNAP.
+
+    python code/label_next.py --run model/mine/cml_plus_8_seed1337 --output to_label
+    python code/label_next.py --labeled 0 --images scans --output to_label      before any label exists
+    python code/take_labels.py --input to_label --images scans --labels masks   when they are corrected
+
+Of the run's cases without a label, --count are chosen: --by look, those that the network is least sure of; --by
+spread, of the half that look ranks first, those that differ most from what is labelled, and from each other, in the
+network's bottleneck; --by random. One of every five is drawn at random whatever --by says, and kept for testing:
+prepare_folder.py puts it into test.list, so that results do not rest on cases that were chosen for being hard. Without
+a run, --labeled 0 chooses among the scans of a folder those that differ most in intensities, size and voxels.
+
+Each chosen case gets a folder in --output with its scan and, as <case>_seg, what the network proposes. Correct that
+file, or save a segmentation beside it; take_labels.py takes whatever differs from the proposal.
+"""
+import random
+import shlex
+import sys
+import tempfile
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+from runtime.script import reported
+
+from tqdm import tqdm
+
+from dataloaders.own import Own
+from evaluation.selection import appearance, bottleneck, doubt, farthest_first
+from imaging.case_files import scans_to_segment
+from imaging.cases import Case, existing_folder, in_parallel, report_bad, shown
+from imaging.labelling import (
+    PROPOSALS,
+    ROUND,
+    Handed,
+    Round,
+    add_tests,
+    placed_beside,
+    read_round,
+    read_sources,
+    scan_of,
+    source_files,
+    tests_of,
+)
+from imaging.preprocess import PLAIN, read_preprocessing
+from imaging.scan_files import find_scan, read_scans, suffix
+from runtime import job
+from runtime.command_line import parsed
+from runtime.errors import DEBUG, InputError, counted
+from runtime.files import make_folder, write_aside
+from runtime.locks import locked
+from training import datasets
+from training.recipe import load_recipe
+
+TESTED = 5      # of so many cases, one is drawn at random and kept for testing
+
+
+@dataclass(kw_only=True)
+class Options:
+    """Choose scans to label."""
+
+    run: Path | None = None         # folder that train_own.py wrote
+    output: Path                    # folder for the chosen scans and what is proposed for them
+    count: int = 5                  # cases to label, those for testing among them
+    by: Literal["look", "spread", "random"] | None = None   # by default look, and spread where there is no run
+    labeled: Literal[0] | None = None   # 0: no label exists yet, choose among --images
+    images: Path | None = None      # folder with the scans: with --labeled 0, or where they have moved
+    channels: tuple[str, ...] = ()  # with --labeled 0, endings of the channels' file names, as in prepare_folder.py
+    seed: int = 1337                # of what is drawn at random
+    device: str = "auto"            # auto | cpu | cuda | cuda:1 ...
+    workers: int = min(4, job.cpus())   # with --labeled 0, scans read at the same time
+
+
+def check(options):
+    """InputError for options that do not go together."""
+    if options.count < 1:
+        raise InputError(f"--count {options.count}: must be 1 or more")
+    if (options.run is None) == (options.labeled is None):
+        raise InputError("--run RUN chooses with a trained network, --labeled 0 --images FOLDER before any label "
+                         "exists: give one of the two")
+    if options.run is None and (options.images is None or options.by == "look"):
+        raise InputError("--labeled 0: needs --images FOLDER, and without a network there is nothing to look at: --by "
+                         "spread or --by random")
+    if options.run and options.channels:
+        raise InputError("--channels: the run knows its channels; leave the option out")
+    if options.images is not None and existing_folder(options.images).resolve() in (
+            here := options.output.resolve(), *here.parents):
+        raise InputError(f"--output {options.output}: lies in --images {options.images}, where its copies would be "
+                         "taken for scans; name another folder")
+    if options.output.exists() and not (options.output / ROUND).exists() and any(options.output.iterdir()):
+        raise InputError(f"--output {options.output}: exists, and label_next.py did not write it; name a new folder")
+    if (options.output / ROUND).exists() and read_round(options.output).run != run_of(options):
+        raise InputError(f"--output {options.output}: holds scans that another run chose; name a new folder for each "
+                         "round")
+
+
+def run_of(options):
+    return options.run and str(options.run.resolve())
+
+
+@reported
+def main(args=None):
+    options = parsed(Options, args, description=f"{__doc__}\n{DEBUG}")
+    check(options)
+    by = options.by or ("look" if options.run else "spread")
+    with locked(options.output, "--output"):
+        return (with_run if options.run else without_run)(options, by)
+
+
+# ---- with a run --------------------------------------------------------------------------------------------------
+
+
+def with_run(options, by):
+    dataset = datasets.of_run(options.run)
+    if dataset.data is not Own:
+        raise InputError(f"{options.run}: is a run on {dataset.data.dataset}, whose scans are not yours to label; "
+                         "expected one of train_own.py")
+    recipe = load_recipe(options.run, dataset.recipe)
+    sources, data = read_sources(recipe.data_dir), Own(recipe)
+    names = data.listed("train")
+    labelled = data.labelled(names)
+    others = [name for name in names if name not in set(labelled)]
+    if not others:
+        raise InputError(f"{recipe.data_dir}: all {len(names)} cases of train.list have a label; add scans, and "
+                         "prepare the folder again")
+    if unknown := [name for name in others if name not in sources.cases]:
+        raise InputError(f"{recipe.data_dir / 'sources.json'}: does not say where the scans of "
+                         f"{', '.join(unknown[:3])} are; prepare the folder again")
+    tests, pool = drawn_for_testing(others, tests_of(recipe.data_dir), options)
+    add_tests(recipe.data_dir, tests)
+    ranked = ordered(options, by, labelled, pool)
+    chosen = {name: False for name in ranked[:options.count - len(tests)]} | dict.fromkeys(tests, True)
+    print(f"{len(labelled)} labelled cases, {len(others)} without a label; {counted(len(chosen), 'case')} to label, "
+          f"by {by}: {', '.join(name for name, test in chosen.items() if not test)}" + told_tests(tests), flush=True)
+    scans = {name: scan_of(name, sources.cases[name], options.images) for name in chosen}
+    copies = {name: placed_beside(name, scans[name], sources.channels, options.output, copied) for name in chosen}
+    code = propose(options, copies, sources.channels)
+    record = read_preprocessing(recipe.data_dir)
+    handed = {}
+    for name, test in chosen.items():
+        proposal = find_scan(options.output / PROPOSALS / name)     # if there is none, predict.py has said why
+        if proposal:
+            copied(proposal, options.output / name / f"{name}_seg{suffix(proposal)}")
+        handed[name] = Handed(source_files(scans[name]), tuple(copies[name]),
+                              proposal and f"{PROPOSALS}/{proposal.name}", test)
+    finish(options, handed, Round(run_of(options), sources.command, record.labels, record.class_names, record.geometry,
+                                  "--same-voxels" in sources.command), Path(sources.labels))
+    return code
+
+
+def ordered(options, by, labelled, pool):
+    """The cases of the pool, those to label first in front."""
+    if by == "random":
+        return shuffled(pool, options.seed + 1)
+    from training.trained import load_run  # here: options are read without PyTorch
+    trained = load_run(options.run, device=options.device)
+    looked, features = look(trained, labelled if by == "spread" else [], pool)
+    if by == "look":
+        return looked
+    half = looked[:max(options.count, -(-len(looked) // 2))]
+    rows = [features[name] for name in (*labelled, *half)]
+    return [(*labelled, *half)[place] for place in farthest_first(rows, range(len(labelled)), len(half))]
+
+
+def look(trained, labelled, pool):
+    """The cases of the pool, the one that the network is least sure of first; {case: features} of all."""
+    from evaluation.inference import segment
+    doubts, features = {}, {}
+    for name in tqdm([*labelled, *pool], "look", unit="scan", disable=None):
+        [scan] = trained.data.train_scans([name], labelled=False)
+        features[name] = bottleneck(trained.method, scan.image, trained.recipe)
+        if name in pool:
+            doubts[name] = doubt(next(iter(segment(trained.method, scan.image, trained.recipe, coarse=True,
+                                                   views=()).values())))
+    return sorted(pool, key=lambda name: -doubts[name]), features
+
+
+def propose(options, copies, channels):
+    """Label maps of the chosen scans, in the folder of proposals -> predict.py's exit code."""
+    import predict
+    with tempfile.TemporaryDirectory() as links:
+        for name, files in copies.items():
+            placed_beside(name, [options.output / name / file for file in files], channels, Path(links),
+                          lambda source, target: target.symlink_to(source.resolve()))
+        return predict.main(["--run", str(options.run), "--input", links, "--output", str(options.output / PROPOSALS),
+                             "--device", options.device])
+
+
+# ---- before any label --------------------------------------------------------------------------------------------
+
+
+def without_run(options, by):
+    cases, bad, _ = scans_to_segment(options.images, options.channels or PLAIN)
+    tests, pool = drawn_for_testing(list(cases), [], options)
+    if by == "random":
+        ranked = shuffled(pool, options.seed + 1)
+    else:
+        features = {}
+        work = partial(seen, channels=len(options.channels) or 1)
+        for case, result in in_parallel(work, [Case(name, cases[name]) for name in pool], options.workers):
+            if isinstance(result, str):
+                bad[case.name] = result
+            else:
+                features[case.name] = result
+        names = sorted(features)
+        ranked = [names[place] for place in farthest_first([features[name] for name in names], [], len(names))]
+    report_bad(bad)
+    chosen = {name: False for name in ranked[:options.count - len(tests)]} | dict.fromkeys(tests, True)
+    if not chosen:
+        raise InputError(f"--images {options.images}: no scan there can be read")
+    print(f"{counted(len(cases), 'scan')}; {counted(len(chosen), 'case')} to label, by {by}: "
+          f"{', '.join(name for name, test in chosen.items() if not test)}" + told_tests(tests))
+    handed = {}
+    for name, test in chosen.items():
+        copies = placed_beside(name, cases[name], options.channels, options.output, copied)
+        handed[name] = Handed(source_files(cases[name]), tuple(copies), None, test)
+    finish(options, handed, Round(), Path("masks"))
+    return 2 if bad else 0
+
+
+def seen(case, channels):
+    return appearance(read_scans(case.images, "itk", channels))
+
+
+# ---- both --------------------------------------------------------------------------------------------------------
+
+
+def drawn_for_testing(names, waiting, options):
+    """(cases for testing, the others): one of every TESTED, those first that were drawn before and wait for labels."""
+    waiting = [name for name in waiting if name in names]
+    if (options.output / ROUND).exists():
+        before = read_round(options.output).handed(options.output / ROUND)
+        waiting += [name for name in names if name in before and before[name].test and name not in waiting]
+    pool = [name for name in sorted(names) if name not in waiting]
+    drawn = [*waiting, *shuffled(pool, options.seed)][:options.count // TESTED]
+    return drawn, [name for name in pool if name not in drawn]
+
+
+def shuffled(names, seed):
+    """In an order that depends on the seed and on the names alone."""
+    return random.Random(seed).sample(sorted(names), len(names))
+
+
+def told_tests(tests):
+    return f"; drawn at random and kept for testing: {', '.join(tests)}" if tests else (
+        f"; none for testing, since these are less than {TESTED}")
+
+
+def copied(source, target):
+    """Copy a file; what is there already stays: somebody may have begun to correct it."""
+    if not target.exists():
+        write_aside(target, lambda file: file.write(source.read_bytes()))
+
+
+def finish(options, handed, record, labels):
+    """The record, with what was handed out before, and what to do next."""
+    make_folder(options.output)
+    if (options.output / ROUND).exists():
+        record = Round(**vars(record) | {"cases": read_round(options.output).cases})
+    record.cases.update({name: asdict(case) for name, case in handed.items()})
+    record.write(options.output)
+    images = sorted({str(Path(source).parent) for case in handed.values() for source in case.sources})
+    folder = images[0] if len(images) == 1 else "scans"
+    what = "correct <case>/<case>_seg" if record.labels else "draw each scan"
+    print(f"{counted(len(handed), 'case')} -> {shown(options.output)}; {what} in 3D Slicer or ITK-SNAP, and save it "
+          "beside the scan")
+    command = ["python", "code/take_labels.py", "--input", shown(options.output), "--images", shown(Path(folder)),
+               "--labels", shown(labels)]
+    print(f"next: {shlex.join(map(str, command))}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,197 @@
+"""Take corrected labels from a folder that label_next.py wrote into the folder of labels.
+
+    python code/take_labels.py --input to_label --images scans --labels masks
+    python code/take_labels.py --input to_label --images scans --labels masks --accept case7    as it was proposed
+
+Of each case, the file beside the scan that differs from the proposal is its label: the corrected <case>_seg, or a
+segmentation saved under any name (.nii.gz, .nrrd, .mha, .seg.nrrd: also cropped, in layers, with named segments). It is
+written into --labels on the scan's own grid, with the values of your label files; how many voxels changed is said for
+each class. A proposal that nobody changed is no label and stays where it is, unless --accept names its case. A label
+that exists is kept without --replace; nothing is written into --input and --images.
+"""
+import shlex
+import sys
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from runtime.script import reported
+
+import numpy as np
+
+from imaging.case_files import LABELS, role_of
+from imaging.cases import attempt, existing_folder, report_bad, shown
+from imaging.labelling import ROUND, add_tests, moved, read_round
+from imaging.scan_files import (
+    WRITERS,
+    case_name,
+    format_of,
+    is_label,
+    read_label,
+    read_scan_file,
+    save_on_grid,
+    segment_names,
+    suffix,
+    values_in,
+)
+from runtime.command_line import parsed
+from runtime.errors import DEBUG, InputError, counted
+from runtime.locks import locked
+
+
+@dataclass(kw_only=True)
+class Options:
+    """Take corrected labels."""
+
+    input: Path                     # folder that label_next.py wrote
+    images: Path | None = None      # folder with the scans; by default where label_next.py found them
+    labels: Path                    # folder with label maps, to add to
+    accept: tuple[str, ...] = ()    # cases whose proposal is right as it is
+    replace: bool = False           # take the place of labels that are there
+    allow_empty: bool = False       # take labels without any foreground (healthy cases)
+
+
+class Taken(NamedTuple):
+    """What became of a case whose label was taken."""
+
+    words: str
+
+
+def check(options, cases):
+    """InputError where labels would be written into an input, or --accept names no case."""
+    here, scans = options.labels.resolve(), [Path(source).parent for case in cases.values() for source in case.sources]
+    if options.images is not None:
+        scans.append(existing_folder(options.images).resolve())
+    if here in scans or existing_folder(options.input).resolve() in (here, *here.parents):
+        raise InputError(f"--labels {options.labels}: is a folder of scans, or lies in --input {options.input}, where "
+                         "nothing is written; name the folder of your label maps, or a new one")
+    if unknown := sorted(set(options.accept) - set(cases)):
+        raise InputError(f"--accept {' '.join(unknown)}: not among the cases of {options.input}, which are "
+                         f"{', '.join(cases)}")
+
+
+@reported
+def main(args=None):
+    options = parsed(Options, args, description=f"{__doc__}\n{DEBUG} Exit code: 0, or 2 if a label could not be taken.")
+    record = read_round(options.input)
+    cases = record.handed(options.input / ROUND)
+    check(options, cases)
+    taken, left, bad = [], [], {}
+    with locked(options.labels, "--labels"):
+        for name, case in cases.items():
+            match attempt(partial(take, name, case, record, options), "use a machine with more memory"):
+                case Taken(words):
+                    taken.append(name)
+                    print(f"{name}: {words}")
+                case None:
+                    left.append(name)
+                case error:
+                    bad[name] = error
+        add_tests(options.labels, [name for name in taken if cases[name].test])
+    print(f"{counted(len(taken), 'label')} in {shown(options.labels)}, {len(left)} left as they are"
+          + (f" (nothing was drawn: {', '.join(left)}; --accept takes a proposal as it is)" if left else "")
+          + f", {len(bad)} bad")
+    report_bad(bad)
+    if taken:
+        print(f"next: {next_command(record, cases, options)}")
+    return 2 if bad else 0
+
+
+def next_command(record, cases, options):
+    """By which prepare_folder.py prepares the labels; as before where it has prepared others."""
+    words = list(record.command or ())
+    if words and "--labels" not in words and "--images" in words:       # a folder with a dataset.json
+        return shlex.join(["python", "code/prepare_folder.py", *words])
+    images = options.images or Path(next(iter(cases.values())).sources[0]).parent
+    for option, folder in (("--images", images), ("--labels", options.labels)):
+        place = words.index(option) if option in words else len(words)
+        words[place:place + 2] = [option, str(shown(folder))]
+    return shlex.join(["python", "code/prepare_folder.py", *words])
+
+
+def take(name, case, record, options):
+    """Write a case's label -> Taken; None where there is nothing to take."""
+    scan = read_scan_file(original(name, case, options), record.geometry)
+    proposal = options.input / case.proposal if case.proposal else None
+    before = values_of(proposal, scan, record, options) if proposal else np.zeros(scan.array.shape, int)
+    drawn = {path: values_of(path, scan, record, options) for path in labels_beside(name, case, options.input)}
+    changed = {path: values for path, values in drawn.items() if (values != before).any()}
+    first, *others = changed.values() or [before]
+    if any((other != first).any() for other in others):
+        raise InputError(f"{' and '.join(path.name for path in changed)} in {next(iter(changed)).parent}: are "
+                         "different labels of one case; remove all but one")
+    if not changed and name not in options.accept:
+        return None
+    if not first.any() and not options.allow_empty:
+        raise InputError(f"{next(iter(changed), proposal)}: is empty, all voxels are background; draw it, or see "
+                         "--allow-empty")
+    written = write(name, first, scan, record, options)
+    return Taken(f"{written}; {differences(before, first, record) if changed else 'as proposed'}")
+
+
+def original(name, case, options):
+    """The scan that the label is of; of a DICOM series, its copy."""
+    if not suffix(Path(case.sources[0])):
+        return options.input / name / case.copies[0]
+    return moved(case.sources[0], options.images)
+
+
+def labels_beside(name, case, folder):
+    """Label files of a case: beside its scan's copy, or in the folder itself under the case's name."""
+    for path in sorted((folder / name).iterdir() if (folder / name).is_dir() else ()):
+        if is_label(path) and path.name not in case.copies and path.is_file():
+            yield path
+    for path in sorted(folder.iterdir()):
+        stem = case_name(path)
+        if is_label(path) and path.is_file() and (stem == name or (role_of(stem, LABELS) or [None])[0] == name):
+            yield path
+
+
+def values_of(path, scan, record, options):
+    """The values (*N) int that a label file has on the scan's grid."""
+    known = record.labels
+    if known is None:
+        known = {value: 0 for value in sorted({0, *values_in(path)})}
+    if len(known) > 256:
+        raise InputError(f"{path}: has {len(known)} values, expected those of a label map; is this an image?")
+    values = np.array(list(known))
+    segments = None
+    if record.class_names and (names := segment_names(path)) and set(names) & set(record.class_names):
+        segments = {record.class_names[label - 1]: value for value, label in record.labels.items() if label}
+    places = read_label(path, scan, {value: place for place, value in enumerate(known)}, not record.same_voxels,
+                        allow_empty=True, geometry=record.geometry, segments=segments,
+                        remedy=f"expected the values that your label files have in {options.labels}: correct the file")
+    return values[places]
+
+
+def write(name, values, scan, record, options):
+    """The label map in the folder of labels -> its path and what became of an earlier one, in words."""
+    target = options.labels / f"{name}{WRITERS[format_of(scan.path).out][0]}"
+    there = [path for path in sorted(options.labels.iterdir()) if is_label(path)
+             and (case_name(path) == name or (role_of(case_name(path), LABELS) or [None])[0] == name)]
+    if len(there) == 1 and (values_of(there[0], scan, record, options) == values).all():
+        return f"{shown(there[0])} is there already, the same"
+    if there and not options.replace:
+        raise InputError(f"{there[0]}: is there already, another label of this case; --replace takes its place")
+    save_on_grid(target, values.astype(np.promote_types(*map(np.min_scalar_type, (values.min(), values.max())))), scan)
+    for path in there:
+        if path != target:
+            path.unlink()
+    return f"{shown(target)}{' replaced' if there else ''}"
+
+
+def differences(before, after, record):
+    """Voxels that changed, in all and of each class."""
+    names = {value: record.class_names[label - 1] for value, label in (record.labels or {}).items()
+             if 0 < label <= len(record.class_names)}
+    words = []
+    for value in sorted({*np.unique(before[before != after]), *np.unique(after[before != after])} - {0}):
+        more = int(((after == value) & (before != value)).sum())
+        less = int(((before == value) & (after != value)).sum())
+        words.append(f"{names.get(value, f'value {value}')} +{more} -{less}")
+    return f"{counted(int((before != after).sum()), 'voxel')} changed: {', '.join(words)}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

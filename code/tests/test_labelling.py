@@ -1,0 +1,336 @@
+"""The labelling loop: which scans to label next, corrections taken as labels, and a second round from the first."""
+import json
+import shutil
+from types import SimpleNamespace
+
+import nibabel as nib
+import nrrd
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from scipy import ndimage
+
+import label_next
+import prepare_folder
+import take_labels
+import train_own
+from evaluation.selection import appearance, doubt, farthest_first
+from imaging.grids import ScanFile
+from imaging.scan_files import mark_of
+
+pytestmark = pytest.mark.usefixtures("narrow", "no_curves")
+SHAPE = 20, 18, 16
+AFFINE = np.array([[0, -1.2, 0, 31.5], [0.9, 0, 0, -12.25], [0, 0, 2.5, 7.125], [0, 0, 0, 1.0]])
+TINY = ["mini", "--patch-size", "32", "16", "16", "--labeled-batch", "2", "--unlabeled-batch", "2", "--pre-steps", "1",
+        "--self-steps", "1", "--workers", "0", "--device", "cpu"]
+VALUES = {"left": 1, "right": 2}        # of the classes in label files
+
+
+def phantom(number):
+    """A scan with two organs, and their label map in the files' own values."""
+    rng, label = np.random.default_rng(number), np.zeros(SHAPE, np.uint8)
+    label[3:8, 4:12, 3:13], label[12:17, 4:12, 3:13] = VALUES.values()
+    image = 300.0 + 100 * (label == 1) + 200 * (label == 2) + ndimage.gaussian_filter(rng.normal(0, 60, SHAPE), 1)
+    return image.astype(np.int16), label
+
+
+def save(path, array, affine=AFFINE):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(nib.Nifti1Image(array, affine), path)
+
+
+def load(path):
+    return np.asarray(nib.load(path).dataobj)
+
+
+def write_seg(path, label, names):
+    """Cropped to what is drawn, one layer for each segment, as 3D Slicer stores overlapping segments."""
+    box = ndimage.find_objects((label > 0).astype(int))[0]
+    lps = np.diag([-1.0, -1, 1, 1]) @ AFFINE
+    header = {"space": "left-posterior-superior", "kinds": ["list", *["domain"] * 3], "encoding": "gzip",
+              "space directions": np.vstack([[np.nan] * 3, lps[:3, :3].T]),
+              "space origin": lps[:3, :3] @ [side.start for side in box] + lps[:3, 3]}
+    for number, name in enumerate(names):
+        header |= {f"Segment{number}_ID": f"Segment_{number + 1}", f"Segment{number}_Name": name,
+                   f"Segment{number}_LabelValue": "1", f"Segment{number}_Layer": str(number)}
+    layers = np.stack([label[box] == value for value in names.values()]).astype(np.uint8)
+    nrrd.write(str(path), np.asfortranarray(layers), header)
+
+
+def listed(path):
+    return path.read_text(encoding="utf-8").split()
+
+
+def prepare(home):
+    assert prepare_folder.main(["--images", str(home / "scans"), "--labels", str(home / "masks"), "--output",
+                                str(home / "data"), "--workers", "1", "--class-names", *VALUES]) == 0
+
+
+@pytest.fixture(scope="module")
+def _first(tmp_path_factory):
+    return {}
+
+
+@pytest.fixture
+def first(_first, tmp_path_factory, tmp_path):
+    """A copy of twelve scans, three of them labelled, prepared, and a run on them."""
+    if not _first:
+        home = tmp_path_factory.mktemp("first")
+        for number in range(12):
+            image, label = phantom(number)
+            save(home / "scans" / f"c{number:02d}.nii.gz", image)
+            if number < 3:
+                save(home / "masks" / f"c{number:02d}.nii.gz", label)
+        _first["home"] = home
+        prepare(home)
+        train_own.main([*TINY, "--data-dir", str(home / "data"), "--out", str(home / "run")])
+    home, there = shutil.copytree(_first["home"], tmp_path / "home"), str(_first["home"])
+    for path in (home / "run" / "config.json", home / "data" / "sources.json"):
+        path.write_text(path.read_text(encoding="utf-8").replace(there, str(home)), encoding="utf-8")
+    return SimpleNamespace(home=home, run=home / "run", scans=home / "scans", masks=home / "masks", data=home / "data",
+                           out=home / "to_label")
+
+
+def choose(first, *more, out=None):
+    return label_next.main(["--run", str(first.run), "--output", str(out or first.out), "--device", "cpu", *more])
+
+
+def take(first, *more):
+    return take_labels.main(["--input", str(first.out), "--images", str(first.scans), "--labels", str(first.masks),
+                             *more])
+
+
+def handed(folder):
+    return json.loads((folder / "label_next.json").read_text(encoding="utf-8"))["cases"]
+
+
+def refused(capsys, main, *args):
+    capsys.readouterr()
+    with pytest.raises(SystemExit, match="2"):
+        main(list(map(str, args)))
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    return line
+
+
+def test_from_a_run_over_corrections_to_a_second_run(first, capsys):
+    before = {path: path.read_bytes() for path in first.scans.iterdir()}
+    capsys.readouterr()
+    assert choose(first) == 0
+    told = capsys.readouterr().out
+    cases = handed(first.out)
+    [test] = [name for name, case in cases.items() if case["test"]]
+    assert len(cases) == 5 and f"kept for testing: {test}" in told
+    assert (f"next: python code/take_labels.py --input {first.out} --images {first.scans} --labels {first.masks}"
+            in told)
+    for name in cases:
+        scan, proposal = first.out / name / f"{name}.nii.gz", first.out / name / f"{name}_seg.nii.gz"
+        assert scan.read_bytes() == (first.scans / scan.name).read_bytes()
+        assert mark_of(proposal) and set(np.unique(load(proposal))) <= {0, 1, 2}
+        assert np.allclose(nib.load(proposal).affine, AFFINE)
+    assert choose(first) == 0 and handed(first.out) == cases        # the same again changes nothing
+
+    # nothing is corrected: nothing is taken
+    capsys.readouterr()
+    assert take(first) == 0
+    told = capsys.readouterr().out
+    assert "0 labels in" in told and "5 left as they are" in told and "next:" not in told
+    assert len(list(first.masks.iterdir())) == 3
+
+    # as 3D Slicer saves, as ITK-SNAP does over the proposal, as another format, and one that is right as it is
+    names = sorted(cases.keys() - {test})
+    wanted = {name: phantom(int(name[1:]))[1] for name in cases}
+    wanted[names[0]][wanted[names[0]] == 2] = 0
+    wanted[names[0]][13:16, 5:9, 4:9] = 2
+    write_seg(first.out / names[0] / "Segmentation.seg.nrrd", wanted[names[0]], VALUES)
+    save(first.out / names[1] / f"{names[1]}_seg.nii.gz", wanted[names[1]])
+    image = sitk.GetImageFromArray(wanted[test].transpose(2, 1, 0))
+    image.CopyInformation(sitk.ReadImage(str(first.scans / f"{test}.nii.gz")))
+    sitk.WriteImage(image, str(first.out / test / "label.mha"))
+    proposed = load(first.out / "proposals" / f"{names[2]}.nii.gz")
+    wanted[names[2]] = proposed
+    accept = ["--accept", names[2]] if proposed.any() else ["--accept", names[2], "--allow-empty"]
+    assert take(first, *accept) == 0
+    told = capsys.readouterr().out
+    for name in (*names[:3], test):
+        taken = first.masks / f"{name}.nii.gz"
+        assert np.array_equal(load(taken), wanted[name]) and load(taken).dtype == np.uint8 and not mark_of(taken)
+        assert np.allclose(nib.load(taken).affine, AFFINE)
+    was = load(first.out / "proposals" / f"{names[1]}.nii.gz")
+    [line] = [line for line in told.splitlines() if line.startswith(f"{names[1]}: ")]
+    assert f"{(was != wanted[names[1]]).sum()} voxels changed" in line
+    for name, value in VALUES.items():
+        new = wanted[names[1]] == value
+        assert f"{name} +{(new & (was != value)).sum()} -{((was == value) & ~new).sum()}" in line
+    assert f"1 left as they are (nothing was drawn: {names[3]}" in told
+    assert (f"next: python code/prepare_folder.py --output {first.data} --images {first.scans} --labels {first.masks} "
+            "--class-names left right") in told
+    assert {path: path.read_bytes() for path in first.scans.iterdir()} == before
+    assert listed(first.masks / "to_test.list") == [test]
+
+    prepare(first.home)
+    assert listed(first.data / "test.list") == [test]
+    train = listed(first.data / "train.list")
+    assert train[:6] == sorted(["c00", "c01", "c02", *names[:3]]) and test not in train
+    again = train_own.main([*TINY, "--data-dir", str(first.data), "--out", str(first.home / "second"), "--init-from",
+                            str(first.run)])
+    config = json.loads((again / "config.json").read_text(encoding="utf-8"))
+    assert config["recipe"]["init_from"] == str(first.run)
+
+    # the next round chooses among what is left, and hands out nothing twice
+    following = first.home / "next"
+    assert label_next.main(["--run", str(again), "--output", str(following), "--device", "cpu", "--by", "spread"]) == 0
+    assert not set(handed(following)) & set(listed(first.data / "train.list")[:6] + [test])
+
+
+def test_a_test_case_that_waits_for_its_label_is_not_handed_out_for_training(first):
+    assert choose(first, "--by", "random") == 0
+    [test] = [name for name, case in handed(first.out).items() if case["test"]]
+    assert choose(first, "--by", "random", "--seed", "5", "--count", "9", out=first.home / "later") == 0
+    assert [name for name, case in handed(first.home / "later").items() if case["test"]] == [test]
+
+
+def test_labels_that_are_there_stay_without_replace(first, capsys):
+    assert choose(first, "--by", "random") == 0
+    name = next(iter(handed(first.out)))
+    drawn, other = phantom(int(name[1:]))[1], np.zeros(SHAPE, np.uint8)
+    other[5:9, 5:9, 5:9] = 1
+    save(first.out / name / f"{name}_seg.nii.gz", drawn)
+    save(first.masks / f"{name}_seg.nii.gz", other)
+    there = (first.masks / f"{name}_seg.nii.gz").read_bytes()
+    capsys.readouterr()
+    assert take(first) == 2
+    assert f"{name}_seg.nii.gz: is there already, another label of this case; --replace" in capsys.readouterr().err
+    assert (first.masks / f"{name}_seg.nii.gz").read_bytes() == there
+    assert take(first, "--replace") == 0 and not (first.masks / f"{name}_seg.nii.gz").exists()
+    assert np.array_equal(load(first.masks / f"{name}.nii.gz"), drawn)
+    assert take(first) == 0 and "is there already, the same" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("damage", [
+    "value", "two", "segment", *(pytest.param(name, marks=pytest.mark.slow) for name in ("grid", "empty", "fraction"))])
+def test_what_is_no_label_is_named_and_the_others_are_taken(first, capsys, damage):
+    assert choose(first, "--by", "random") == 0
+    name, good, *_ = handed(first.out)
+    label = phantom(int(name[1:]))[1]
+    path = first.out / name / f"{name}_seg.nii.gz"
+    words = {"value": "has the label value 5, expected only 0, 1, 2;", "grid": "its affine puts it up to",
+             "two": "are different labels of one case", "empty": "is empty", "fraction": "expected whole numbers",
+             "segment": "has the segment tumour, expected only left, right"}[damage]
+    if damage == "value":
+        save(path, np.where(label == 1, 5, label).astype(np.uint8))
+    elif damage == "grid":
+        save(path, label, np.diag([1.0, 1, 1, 1]))
+    elif damage == "two":
+        save(path, label)
+        save(path.with_name("mine.nii.gz"), np.where(label == 1, 2, label).astype(np.uint8))
+    elif damage == "empty":
+        save(path, np.zeros(SHAPE, np.uint8))
+    elif damage == "fraction":
+        save(path, label + np.float32(0.3))
+    else:
+        write_seg(path.with_name("Segmentation.seg.nrrd"), label, {"left": 1, "tumour": 2})
+    save(first.out / good / f"{good}_seg.nii.gz", phantom(int(good[1:]))[1])
+    proposed = load(first.out / "proposals" / f"{name}.nii.gz")
+    if damage == "empty" and not proposed.any():
+        pytest.skip("the network proposes nothing, either")
+    capsys.readouterr()
+    assert take(first) == 2
+    captured = capsys.readouterr()
+    [line] = captured.err.splitlines()
+    assert line.startswith(f"bad case {name}: ") and words in line
+    assert (first.masks / f"{good}.nii.gz").exists() and not (first.masks / f"{name}.nii.gz").exists()
+
+
+def test_before_any_label_those_that_differ_are_chosen(tmp_path, capsys):
+    """Nine scans alike, one with other voxels, one bright: these two are among three."""
+    for number in range(11):
+        image, _ = phantom(number)
+        save(tmp_path / "scans" / f"c{number:02d}.nii.gz", image + 900 * (number == 4),
+             AFFINE if number != 8 else AFFINE * (2, 2, 2, 1))
+    out = tmp_path / "to_label"
+    args = ["--labeled", "0", "--images", str(tmp_path / "scans"), "--output", str(out), "--workers", "1"]
+    assert label_next.main([*args, "--count", "3"]) == 0
+    told = capsys.readouterr().out
+    cases = handed(out)
+    assert {"c04", "c08"} <= set(cases) and len(cases) == 3 and "none for testing" in told
+    assert sorted(path.name for path in (out / "c04").iterdir()) == ["c04.nii.gz"]
+    for name in cases:
+        save(out / name / "drawn.nii.gz", phantom(int(name[1:]))[1], nib.load(out / name / f"{name}.nii.gz").affine)
+    args = ["--input", str(out), "--images", str(tmp_path / "scans"), "--labels", str(tmp_path / "masks")]
+    assert take_labels.main(args) == 0
+    told = capsys.readouterr().out
+    assert "value 1 +" in told and f"next: python code/prepare_folder.py --images {tmp_path / 'scans'}" in told
+    assert len(list((tmp_path / "masks").glob("*.nii.gz"))) == 3
+
+
+@pytest.mark.slow
+def test_a_test_case_drawn_before_any_label_is_in_test_list(tmp_path):
+    for number in range(8):
+        save(tmp_path / "scans" / f"c{number:02d}.nii.gz", phantom(number)[0])
+    out = tmp_path / "to_label"
+    assert label_next.main(["--labeled", "0", "--images", str(tmp_path / "scans"), "--output", str(out), "--workers",
+                            "1"]) == 0
+    cases = handed(out)
+    for name in cases:
+        save(out / name / "drawn.nii.gz", phantom(int(name[1:]))[1])
+    assert take_labels.main(["--input", str(out), "--labels", str(tmp_path / "masks")]) == 0
+    prepare(tmp_path)
+    [test] = [name for name, case in cases.items() if case["test"]]
+    assert listed(tmp_path / "data" / "test.list") == [test]
+    assert listed(tmp_path / "data" / "train.list")[:4] == sorted(set(cases) - {test})
+
+
+def test_bad_options_are_one_line(first, capsys):
+    run, out, scans = first.run, first.home / "out", first.scans
+    assert "give one of the two" in refused(capsys, label_next.main, "--output", out)
+    assert "--count 0: must be 1" in refused(capsys, label_next.main, "--run", run, "--output", out, "--count", "0")
+    assert "needs --images" in refused(capsys, label_next.main, "--labeled", "0", "--output", out)
+    assert "lies in --images" in refused(capsys, label_next.main, "--labeled", "0", "--images", scans, "--output",
+                                         scans / "out")
+    assert "did not write it" in refused(capsys, label_next.main, "--run", run, "--output", first.masks)
+    assert "has no label_next.json" in refused(capsys, take_labels.main, "--input", scans, "--labels", out)
+    assert choose(first) == 0
+    for labels in (first.out / "labels", first.out, scans):
+        assert "where nothing is written" in refused(capsys, take_labels.main, "--input", first.out, "--images", scans,
+                                                     "--labels", labels)
+    assert "--accept c99: not among" in refused(capsys, take_labels.main, "--input", first.out, "--labels", first.masks,
+                                                "--accept", "c99")
+    (first.data / "sources.json").unlink()
+    assert "sources.json: does not exist" in refused(capsys, label_next.main, "--run", run, "--output", first.out)
+    assert not out.exists()
+
+
+@pytest.mark.slow
+def test_scans_that_have_moved_are_found(first):
+    moved = first.scans.rename(first.home / "elsewhere")
+    assert choose(first, "--images", str(moved), "--by", "random") == 0 and len(handed(first.out)) == 5
+
+
+# ---- choosing -----------------------------------------------------------------------------------------------------
+
+
+def test_farthest_first_by_hand():
+    places = np.array([[0.0], [1], [2], [10], [4]])
+    assert farthest_first(places, [0], 3) == [3, 4, 2]
+    assert farthest_first(places, [], 3) == [4, 3, 0]       # the one nearest to the mean, 3.4, then the farthest
+    assert farthest_first(places, [0, 1], 9) == [3, 4, 2]   # no more than there are
+    assert farthest_first(np.zeros((3, 2)), [1], 2) == [0, 2]
+    scaled = np.array([[0.0, 0], [1, 0], [0, 1000]])        # units do not matter
+    assert farthest_first(scaled, [0], 1) == farthest_first(scaled * (1, 1e-3), [0], 1)
+
+
+def test_doubt_is_of_the_foreground_alone():
+    import torch
+    probs = torch.tensor([[0.5, 0.1, 1.0], [0.5, 0.9, 0.0]])[:, :, None, None]
+    assert doubt(probs) == pytest.approx(-(0.9 * np.log(0.9) + 0.1 * np.log(0.1)))
+    assert doubt(torch.tensor([[1.0], [0.0]])) == float("inf")
+
+
+def test_appearance_does_not_depend_on_how_a_scan_is_stored():
+    array = np.random.default_rng(0).normal(size=(6, 7, 8)).astype(np.float32)
+    scan = ScanFile(array, np.eye(4), np.array([1.0, 2, 3]), None)
+    turned = ScanFile(array.transpose(2, 0, 1)[::-1], np.eye(4), np.array([3.0, 1, 2]), None)
+    assert np.allclose(appearance([scan]), appearance([turned]))
+
+
