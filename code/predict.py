@@ -1,4 +1,4 @@
-"""Segment scans with a trained run: scan files in, label maps in NIfTI or NRRD out, on each scan's own grid.
+"""Segment scans with a trained run: scan files in, label maps in NIfTI, NRRD or DICOM SEG out, on each scan's own grid.
 
     python code/predict.py --run model/LA/cml_8_seed1337 --input scan.nrrd --output segmentations
     python code/predict.py --run model/mine/cml_8_seed1337 --input scans/ --output segmentations --overlay
@@ -28,8 +28,10 @@ from tqdm import tqdm
 from evaluation import components, trust
 from evaluation.predictions import Predictions
 from evaluation.windows import WEIGHTS, windows_of
+from imaging import dicom_segmentations
 from imaging.case_files import scans_to_segment, told
 from imaging.cases import attempt, report_bad
+from imaging.dicom import Series
 from imaging.preprocess import PUBLISHED, Preprocessing, apply, read_preprocessing, restore, restore_labels
 from imaging.scan_files import (
     SUFFIXES,
@@ -63,8 +65,10 @@ class Options:
     run: Path                       # folder that a train script wrote
     input: Path                     # a scan, or a folder of scans or of one folder per case
     output: Path                    # folder for <case>.nii.gz and what is asked for below
-    # of what is written. By default nrrd for NRRD and MetaImage scans, whose places NIfTI rounds, and nifti for others
-    format: Literal["nifti", "nrrd"] | None = None
+    # of what is written. By default nrrd for NRRD, MetaImage and DICOM scans, whose places NIfTI rounds, and nifti for
+    # others; dicom-seg, for DICOM scans: label maps as DICOM SEG, which carries the patient's module of its series
+    format: Literal["nifti", "nrrd", "dicom-seg"] | None = None
+    codes: Path | None = None       # codes.json of dicom-seg; by default the run's own, where it has one
     checkpoint: Literal["last", "best", "pretrained"] = "last"
     device: str = "auto"            # auto | cpu | cuda | cuda:1 ...
     stride: tuple[int, ...] = ()    # voxels between windows; by default half the patch
@@ -89,6 +93,7 @@ class Job(NamedTuple):
     keep_largest: Any       # as components.keep_largest takes it
     views: tuple            # that are wanted beside the first one
     values: np.ndarray      # of each class, in the files that are written
+    codes: list             # of each class but the background, in DICOM SEG
     weights: int            # check sum of what a result depends on besides the scan
     training: Any           # trust.TrainingCases, or None
     predictions: Any        # the folder's Predictions
@@ -96,9 +101,10 @@ class Job(NamedTuple):
 
 def outputs(name, scan, options):
     """{what: file} that a case gets, the label map first: nothing that fails later costs it."""
-    end = WRITERS[options.format or format_of(scan).out][0]
+    end = WRITERS[options.format if options.format in WRITERS else format_of(scan).out][0]
     kinds = {"probabilities": f"_probabilities{end}", "disagreement": f"_disagreement{end}", "overlay": ".png"}
     files = {kind: options.output / f"{name}{end}" for kind, end in kinds.items() if getattr(options, kind)}
+    end = dicom_segmentations.SUFFIX if options.format == "dicom-seg" else end
     return {"labels": options.output / f"{name}{end}"} | files
 
 
@@ -184,6 +190,10 @@ def write_case(job, files, mark, scan, geometry, views):
                 others = list(views.items())[1:]
                 maps = {next(iter(views)): labels} | {view: label_map(job, probs, geometry) for view, probs in others}
                 plots.overlay(path, scan.array, None, maps, depth_axis(scan), body_axes(scan), mark)
+                continue
+            if what == "labels" and job.options.format == "dicom-seg":
+                dicom_segmentations.save(path, labels, scan.path, job.recipe.classes, job.values[1:].tolist(),
+                                         job.codes, f"CML {job.recipe.method}", mark)
                 continue
             if what == "labels":
                 array = job.values[labels]
@@ -275,6 +285,13 @@ def main(args=None):
     windows = windows_of(recipe, options.stride, options.weights, fast=True)
     kept = components.asked_for(options.keep_largest, recipe.keep_largest, recipe.num_classes)
     cases, bad, aside = scans_to_segment(options.input, preprocessing.modalities)
+    codes = []
+    if options.format == "dicom-seg":
+        own = options.run / "codes.json"
+        codes = dicom_segmentations.read_codes(options.codes or (own if own.exists() else None), recipe.classes)
+        bad |= {name: f"{paths[0]}: is no DICOM series, which --format dicom-seg refers to; --format nifti or nrrd "
+                      "writes its label map" for name, paths in cases.items() if not isinstance(paths[0], Series)}
+        cases = {name: paths for name, paths in cases.items() if name not in bad}
     check_outputs(cases, options)
     check_report(options)
     ranks = Ranks()
@@ -289,13 +306,13 @@ def main(args=None):
                   "nothing with training")
     elif preprocessing.crop == "label":     # a new scan is not cropped, and has other intensities
         training = replace(training, quantiles={})
-    what = json.dumps([recipe.fields(), preprocessing.to_dict(), windows, kept], sort_keys=True, default=str)
+    what = json.dumps([recipe.fields(), preprocessing.to_dict(), windows, kept, *codes], sort_keys=True, default=str)
     weights = checksum(options.run / f"{options.checkpoint}.pt", zlib.crc32(what.encode()))
     with locked(options.output, "--output") if ranks.main else nullcontext():
         ranks.wait()        # nobody reads or writes before the folder is ours
         job = Job(method, recipe, preprocessing, options, windows, kept,
-                  (method.pair or ()) if options.overlay or options.disagreement else (), values, weights, training,
-                  Predictions(options.output, ranks.rank, options.force))
+                  (method.pair or ()) if options.overlay or options.disagreement else (), values, codes, weights,
+                  training, Predictions(options.output, ranks.rank, options.force))
         results = [attempt(partial(predict_case, job, name, cases[name]),
                            "crop or resample the scan, or use a machine with more memory")
                    for name in tqdm(ranks.shard(list(cases)), "predict", unit="scan",

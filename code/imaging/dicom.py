@@ -101,11 +101,15 @@ class Series:
 
     @property
     def files(self) -> list[Path]:
-        return list(dict.fromkeys(frame.path for frame in self.frames))
+        return files_of(self.frames)
 
     @property
     def stem(self) -> str:
         return self.name
+
+
+def files_of(frames: Iterable[Frame]) -> list[Path]:
+    return list(dict.fromkeys(frame.path for frame in frames))
 
 
 @dataclass
@@ -192,7 +196,7 @@ def find(files: Iterable[Path], root: Path) -> FoundSeries:
             for number, phase in enumerate(phases, 1):
                 this = case if len(phases) == 1 else f"{case}_phase{number}"
                 try:
-                    found.series.append(Series(this, parent, tuple(_stacked(phase)[0])))
+                    found.series.append(Series(this, parent, tuple(stacked(phase)[0])))
                 except InputError as error:
                     found.bad[this] = f"{parent}: {error}"
     used = {frame.path.parent for one in found.series for frame in one.frames}
@@ -321,7 +325,7 @@ def _phases(frames):
     apart into volumes of one region.
     """
     try:
-        _stacked(frames)
+        stacked(frames)
         return [frames]
     except InputError as error:
         whole = error
@@ -352,7 +356,7 @@ def _in_order(key):
 
 def _is_stack(frames):
     try:
-        return bool(_stacked(frames))
+        return bool(stacked(frames))
     except InputError:
         return False
 
@@ -366,7 +370,7 @@ def _overlap(phases):
     return bool((common >= (ends[:, 1] - ends[:, 0]) / 2).all())
 
 
-def _stacked(frames):
+def stacked(frames):
     """(frames in order along their normal, affine); InputError where they are not one volume, naming the place."""
     first = frames[0]
     if doubles := len(frames) - len({(frame.uid, frame.index) for frame in frames}):
@@ -455,7 +459,7 @@ def _check_upright(frames, drift, step):
 
 def read(series: Series, geometry: str, channels: int):
     """Array (*N) float32, affine, notes and readings of one series."""
-    frames, affine = _stacked(series.frames)
+    frames, affine = stacked(series.frames)
     rows, columns = frames[0].shape
     check_stored(series, (columns, rows, len(frames)), 4, channels)
     array = np.empty((columns, rows, len(frames)), np.float32)

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from nibabel.affines import voxel_sizes
 
-from imaging import dicom, metaimage, nifti, nrrd_files, segmentations
+from imaging import dicom, dicom_segmentations, metaimage, nifti, nrrd_files, segmentations
 from imaging.grids import ScanFile, check_same_grid, check_same_shape
 from runtime.errors import InputError, counted, one_line, printable
 from runtime.files import check_readable, write_aside
@@ -249,8 +249,10 @@ def save_on_grid(path: Path, array: np.ndarray, scan: ScanFile, mark: str = "", 
 
 
 def mark_of(path: Path) -> str:
-    """The `mark` of a file that `save_on_grid` wrote; empty for any other."""
+    """The `mark` of a file that `save_on_grid` or predict.py wrote; empty for any other."""
     try:
+        if path.name.endswith(dicom_segmentations.SUFFIX):
+            return dicom_segmentations.mark_of(path)
         return WRITERS[format_of(path).out][1].mark_of(path)
     except Exception:       # anybody's file
         return ""

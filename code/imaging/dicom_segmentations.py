@@ -1,0 +1,107 @@
+"""DICOM SEG: a label map of a DICOM series as the object that a PACS takes back; highdicom writes it.
+
+Shapes: *N the series' own grid: columns, rows, slices.
+"""
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from imaging.dicom import Series, files_of, pydicom, stacked
+from runtime.errors import InputError, one_line
+from runtime.files import read_text, write_aside
+
+SUFFIX = ".dcm"
+TISSUE = {"category": ["85756007", "SCT", "Tissue"], "type": ["85756007", "SCT", "Tissue"]}    # 3D Slicer's default
+MADE = "made from "
+LEARNED = "123110", "DCM", "Artificial Intelligence"
+SERIES = 1000       # what the series number of a segmentation adds to its scan's
+# attributes that every image has, if empty, and that anonymisers take out
+EXPECTED = ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID",
+            "AccessionNumber", "ReferringPhysicianName", "SeriesNumber", "Manufacturer")
+
+
+def read_codes(path: Path | None, names: Sequence[str]) -> list[dict[str, list[str]]]:
+    """Category and type of each class, [value, scheme, meaning] each, from a codes.json; tissue for those without.
+
+    {"left atrium": {"category": ["123037004", "SCT", "Anatomical Structure"], "type": ["82471001", "SCT", ...]}}
+    """
+    _highdicom()    # said before the work
+    if path is None:
+        return [TISSUE] * len(names)
+    try:
+        codes = json.loads(read_text(path))
+        if not isinstance(codes, dict) or set(codes) - set(names):
+            raise ValueError(f"it has {', '.join(map(str, codes))}")
+        for code in codes.values():
+            if set(code) - set(TISSUE) or not all(isinstance(part, str) and part for one in code.values()
+                                                  for part in one) or {*map(len, code.values())} - {3}:
+                raise ValueError(f"{json.dumps(code)}")
+    except (ValueError, TypeError, AttributeError) as error:
+        raise InputError(f"{path}: {one_line(error)}; expected the classes {', '.join(names)}, each with \"category\" "
+                         "and \"type\" as [value, scheme, meaning]") from error
+    return [TISSUE | codes.get(name, {}) for name in names]
+
+
+def _highdicom():
+    try:
+        import highdicom
+    except ImportError as error:
+        raise InputError("DICOM SEG is written by the package highdicom, which is not installed: pip install -r "
+                         "requirements-clinical.txt") from error
+    return highdicom
+
+
+def save(path: Path, array: np.ndarray, series: Series, names: Sequence[str], values: Sequence[int],
+         codes: Sequence[dict[str, list[str]]], algorithm: str, mark: str) -> None:
+    """Write a DICOM SEG of classes (*N) 0, 1, ... as binary segments numbered 1, 2, ..., on the planes of their series.
+
+    values: of each class but the background, in label files, told in a segment's description. mark: what `mark_of`
+    reads back. Every plane of every segment is written, empty ones, too, and the distance between them is that of
+    their positions: readers that expect either otherwise misplace planes.
+    """
+    highdicom = _highdicom()
+    concept = highdicom.sr.CodedConcept
+    frames, affine = stacked(series.frames)
+    segments = []
+    for number, (name, value, code) in enumerate(zip(names, values, codes, strict=True), 1):
+        segments.append(highdicom.seg.SegmentDescription(
+            number, name[:64], concept(*code["category"]), concept(*code["type"]),
+            highdicom.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
+            highdicom.AlgorithmIdentificationSequence(algorithm[:64], concept(*LEARNED), mark),
+            tracking_uid=highdicom.UID(), tracking_id=name[:64]))
+        segments[-1].SegmentDescription = f"value {value} in label files"
+    first, step = frames[0], float(np.linalg.norm(affine[:3, 2]))
+    measures = highdicom.PixelMeasuresSequence(first.spacing, first.thickness, step)
+    orientation = highdicom.PlaneOrientationSequence("PATIENT", first.orientation)
+    with pydicom() as module:
+        sources = [module.dcmread(file, stop_before_pixels=True, force=True) for file in files_of(frames)]
+        for source in sources:
+            for key in EXPECTED:
+                if key not in source:
+                    setattr(source, key, None)
+            source.SpacingBetweenSlices = step      # highdicom takes it from the source, whatever it is given
+            if first.index is not None:
+                shared = source.setdefault("SharedFunctionalGroupsSequence", [module.Dataset()]).value[0]
+                shared.PixelMeasuresSequence, shared.PlaneOrientationSequence = measures, orientation
+        try:
+            segmentation = highdicom.seg.Segmentation(
+                sources, np.ascontiguousarray(array.T), highdicom.seg.SegmentationTypeValues.BINARY, segments,
+                highdicom.UID(), int(sources[0].SeriesNumber or 0) + SERIES, highdicom.UID(), 1, "CML", "predict.py",
+                mark, mark, content_description=f"{MADE}{mark}", pixel_measures=measures, omit_empty_frames=False,
+                plane_orientation=orientation,
+                plane_positions=[highdicom.PlanePositionSequence("PATIENT", frame.position) for frame in frames])
+        except (ValueError, TypeError, AttributeError, KeyError) as error:
+            raise InputError(f"{series}: highdicom makes no DICOM SEG of it ({one_line(error)}); write --format nrrd, "
+                             "or export the series again") from error
+        if "ContentCreatorName" not in segmentation:    # which the standard asks for, if empty
+            segmentation.ContentCreatorName = None
+        write_aside(path, segmentation.save_as)
+
+
+def mark_of(path: Path) -> str:
+    """The `mark` of a file that `save` wrote."""
+    with pydicom() as module:
+        data = module.dcmread(path, stop_before_pixels=True, specific_tags=["ContentDescription"])
+        return str(data.get("ContentDescription") or "").removeprefix(MADE)

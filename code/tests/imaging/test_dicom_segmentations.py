@@ -1,0 +1,158 @@
+"""DICOM SEG out, and the commands on DICOM: back on the series' own planes, and nobody's name in what is no DICOM."""
+import json
+import re
+import sys
+
+import nibabel as nib
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
+
+import predict
+import prepare_folder
+from imaging import dicom_segmentations
+from imaging.case_files import scans_to_segment
+from imaging.preprocess import PLAIN
+from imaging.scan_files import mark_of, read_scan_file
+from runtime.errors import InputError
+
+pydicom = pytest.importorskip("pydicom")
+highdicom = pytest.importorskip("highdicom")
+
+SHAPE = 7, 6, 8
+MARK = "0123456789abcdef"
+CODES = {"wall": {"category": ["123037004", "SCT", "Anatomical Structure"], "type": ["10746000", "SCT", "Septum"]}}
+
+
+def series_of(path):
+    cases, bad, _ = scans_to_segment(path, PLAIN)
+    assert not bad
+    ((series,),) = cases.values()
+    return series
+
+
+def labels():
+    array = np.zeros(SHAPE, np.uint8)
+    array[2:5, 1:4, 2:4], array[3:6, 3:5, 3:6] = 1, 2      # planes 0, 1, 6 and 7 are empty
+    return array
+
+
+def classic(dicom, folder, array, affine):
+    dicom.series(folder, array, affine, order=[4, 1, 3, 0, 2, 7, 6, 5], SpacingBetweenSlices=5)
+
+
+def enhanced(dicom, folder, array, affine):
+    dicom.enhanced(folder / "x", array, affine, [3, 0, 4, 1, 2, 7, 5, 6])
+
+
+@pytest.mark.parametrize("write", [classic, enhanced])
+@pytest.mark.parametrize("axes", ["LPS", "SAR", "ILA"])
+def test_highdicom_reads_a_segmentation_where_its_series_lies(write, axes, tmp_path, dicom):
+    turn = nib.orientations.ornt_transform(axcodes2ornt("RAS"), axcodes2ornt(axes))
+    affine = dicom.affine() @ nib.orientations.inv_ornt_aff(turn, SHAPE)
+    write(dicom, tmp_path / "in", np.random.default_rng(0).integers(0, 900, SHAPE).astype(np.int16), affine)
+    series, path = series_of(tmp_path / "in"), tmp_path / "a.dcm"
+    dicom_segmentations.save(path, labels(), series, ["atrium", "wall"], [1, 4],
+                             dicom_segmentations.read_codes(None, ["atrium", "wall"]), "CML cml", MARK)
+    file = highdicom.seg.segread(path)
+    volume = file.get_volume(combine_segments=True)
+    scan = read_scan_file(series)
+    back = nib.Nifti1Image(volume.array.astype(np.uint8), np.diag([-1, -1, 1, 1]) @ volume.affine)
+    back = back.as_reoriented(ornt_transform(io_orientation(back.affine), io_orientation(scan.affine)))
+    assert np.array_equal(back.get_fdata(), labels())
+    np.testing.assert_allclose(back.affine, scan.affine, atol=1e-5)
+    assert mark_of(path) == MARK and file.PatientName == dicom.name
+    assert file.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].SpacingBetweenSlices == pytest.approx(
+        scan.spacing[2])
+    assert file.NumberOfFrames == 2 * SHAPE[2]      # empty ones, too
+    names = [(item.SegmentNumber, item.SegmentLabel, item.SegmentDescription) for item in file.SegmentSequence]
+    assert names == [(1, "atrium", "value 1 in label files"), (2, "wall", "value 4 in label files")]
+    uids = {uid for _, _, uid in file.get_source_image_uids()}
+    assert uids == {frame.uid for frame in series.frames}
+    assert file.ReferencedSeriesSequence[0].SeriesInstanceUID == pydicom.dcmread(series.files[0]).SeriesInstanceUID
+
+
+def test_codes_are_the_file_s_and_tissue_for_classes_that_it_leaves_out(tmp_path):
+    path = tmp_path / "codes.json"
+    path.write_text(json.dumps(CODES), encoding="utf-8")
+    atrium, wall = dicom_segmentations.read_codes(path, ["atrium", "wall"])
+    assert atrium == dicom_segmentations.TISSUE and wall == CODES["wall"]
+    for odd in ("[", "[]", '{"liver": {}}', '{"wall": {"kind": ["1", "SCT", "x"]}}', '{"wall": {"type": ["1"]}}',
+                '{"wall": {"type": [1, 2, 3]}}', '{"wall": 3}'):
+        path.write_text(odd, encoding="utf-8")
+        with pytest.raises(InputError, match="codes.json: .*expected the classes atrium, wall, each with"):
+            dicom_segmentations.read_codes(path, ["atrium", "wall"])
+
+
+def test_without_highdicom_it_is_a_line(monkeypatch):
+    monkeypatch.setitem(sys.modules, "highdicom", None)
+    with pytest.raises(InputError, match="package highdicom, which is not installed: pip install -r requirements-cl"):
+        dicom_segmentations.read_codes(None, ["atrium"])
+
+
+def test_predict_takes_dicom_and_gives_it_back_and_tells_no_name(recipe, runs, narrow, no_curves, tmp_path, dicom,
+                                                                 capfd):
+    run, rng = tmp_path / "run", np.random.default_rng(0)
+    runs.train(recipe("LA", pre_steps=2, self_steps=2, out=run))
+    scans, affine = tmp_path / "scans", dicom.affine(spacing=(1.2, 1.2, 1.5))
+    array = rng.integers(0, 900, (40, 36, 34)).astype(np.int16)
+    array[8:30, 8:30, 8:30] += 1500
+    dicom.series(scans / "p1" / "study", array, affine)
+    dicom.series(scans / "Doe Jane", array, affine, SeriesInstanceUID="1.2.99", StudyInstanceUID="1.9")
+    dicom.series(scans / "p1" / "scout", array[..., :1], affine, SeriesInstanceUID="1.2.98",
+                 ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
+    dicom.series(scans / "p2", array, affine, SeriesInstanceUID="1.2.97", PatientID="other")[5].unlink()
+
+    def predicted(*more):
+        return predict.main(["--run", str(run), "--input", str(scans), "--output", str(tmp_path / "out"), "--device",
+                             "cpu", "--stride", "32", "32", "32", *more])
+
+    capfd.readouterr()
+    assert predicted("--overlay") == 2 and predicted("--format", "nifti") == 2
+    told = capfd.readouterr()
+    assert "2 segmented, 0 skipped (there already, the same), 1 bad" in told.out
+    assert "1 DICOM localiser images such as IM0000.dcm" in told.out
+    assert re.search("bad case p2_s7: .*about 1 slice missing between IM0004.dcm", told.err)
+    assert predicted("--format", "dicom-seg") == 2
+    assert predicted("--format", "dicom-seg") == 2 and "0 segmented, 2 skipped" in capfd.readouterr().out
+    names = {path.name for path in (tmp_path / "out").iterdir() if not path.name.startswith(".")}
+    stems = {name.split(".")[0] for name in names}
+    assert names == {stem + end for stem in stems for end in (".nrrd", ".png", ".nii.gz", ".dcm")} and "p1_s7" in stems
+    assert len(stems) == 2 and all(re.fullmatch(r"p1_s7|study[0-9a-f]{8}_s7", stem) for stem in stems)
+
+    mask = sitk.ReadImage(str(tmp_path / "out" / "p1_s7.nrrd"))
+    scan = sitk.ReadImage(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(scans / "p1" / "study")))
+    sitk.Mask(scan, mask)       # refuses another space
+    file = highdicom.seg.segread(tmp_path / "out" / "p1_s7.dcm")
+    volume = file.get_volume(combine_segments=True)
+    assert volume.array.sum() == sitk.GetArrayFromImage(mask).sum() > 0 and file.PatientID == dicom.identity
+    for path in [path for path in (tmp_path / "out").iterdir() if path.suffix != ".dcm"]:
+        content = path.read_bytes() if path.suffix != ".gz" else nib.load(path).to_bytes()
+        assert not any(word in content for word in (b"Doe", b"4711", b"1950"))
+    assert not any(word in told.out for word in ("Doe", "4711"))
+
+
+def test_own_data_may_be_dicom(tmp_path, dicom, capsys):
+    images, labels = tmp_path / "images", tmp_path / "labels"
+    labels.mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(3):
+        array = rng.integers(0, 900, (20, 18, 16)).astype(np.int16)
+        dicom.series(images / f"p{number}" / "a", array, dicom.affine(), SeriesInstanceUID=f"1.2.{number}",
+                     PatientID=str(number))
+        if number < 2:
+            scan = read_scan_file(series_of(images / f"p{number}"))
+            label = nib.Nifti1Image((scan.array > 450).astype(np.uint8), scan.affine)
+            nib.save(label, labels / f"p{number}_s7.nii.gz")
+    scout = dicom.series(images / "p0" / "scout", array[..., :1], dicom.affine(), SeriesInstanceUID="1.2.98",
+                                PatientID="0", ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
+    args = ["--images", str(images), "--labels", str(labels), "--output", str(tmp_path / "data"), "--workers", "1"]
+    assert prepare_folder.main(args) == 0 and len(scout) == 1
+    told = capsys.readouterr().out
+    assert "3 cases, 2 of them with a label" in told and "1 file left aside, which are no scans: 1 DICOM localiser" in (
+        told)
+    assert (tmp_path / "data" / "train.list").read_text(encoding="utf-8").split() == ["p0_s7", "p1_s7", "p2_s7"]
+    assert prepare_folder.main(args) == 0 and "0 prepared, 3 skipped" in capsys.readouterr().out
+    for path in (tmp_path / "data").rglob("*"):
+        assert path.is_dir() or not any(word in path.read_bytes() for word in (b"Doe", b"4711"))
