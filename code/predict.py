@@ -93,10 +93,10 @@ class Job(NamedTuple):
     keep_largest: Any       # as components.keep_largest takes it
     views: tuple            # that are wanted beside the first one
     values: np.ndarray      # of each class, in the files that are written
-    codes: list             # of each class but the background, in DICOM SEG
     weights: int            # check sum of what a result depends on besides the scan
     training: Any           # trust.TrainingCases, or None
     predictions: Any        # the folder's Predictions
+    codes: Any = ()         # of each class but the background, in DICOM SEG
 
 
 def outputs(name, scan, options):
@@ -311,8 +311,8 @@ def main(args=None):
     with locked(options.output, "--output") if ranks.main else nullcontext():
         ranks.wait()        # nobody reads or writes before the folder is ours
         job = Job(method, recipe, preprocessing, options, windows, kept,
-                  (method.pair or ()) if options.overlay or options.disagreement else (), values, codes, weights,
-                  training, Predictions(options.output, ranks.rank, options.force))
+                  (method.pair or ()) if options.overlay or options.disagreement else (), values, weights, training,
+                  Predictions(options.output, ranks.rank, options.force), codes)
         results = [attempt(partial(predict_case, job, name, cases[name]),
                            "crop or resample the scan, or use a machine with more memory")
                    for name in tqdm(ranks.shard(list(cases)), "predict", unit="scan",
