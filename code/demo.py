@@ -14,14 +14,10 @@ from typing import Literal, NamedTuple
 
 from runtime.script import reported
 
-from dataloaders.phantom import write_phantoms
-from evaluation import plots, report, tables
-from evaluation.inference import segment
+from evaluation import tables
 from runtime.command_line import check_seed, parsed
 from runtime.files import ROOT
 from training.datasets import DATASETS, DataSet
-from training.fit import train
-from training.trained import load_run
 
 METHODS = {"supervised": "supervised", "cml": "CML"}
 
@@ -58,6 +54,8 @@ class Options:
 def main(args=None):
     options = parsed(Options, args, description=__doc__)
     check_seed(options.seed)
+    from dataloaders.phantom import write_phantoms  # here: options are read without PyTorch and matplotlib
+    from training.fit import train
     demo = DEMOS[options.dataset]
     home = options.out / f"{options.dataset}_seed{options.seed}"
     data_dir = home / demo.dataset.data.dataset
@@ -90,6 +88,9 @@ def table(rows):
 
 def draw(home, rows, demo, data_dir, path):
     """The test case of median gain in Dice: image, reference, supervised, CML's views."""
+    from evaluation import plots, report
+    from evaluation.inference import segment
+    from training.trained import load_run
     gains = {}
     for cml, supervised in zip(rows["cml"], rows["supervised"], strict=True):
         gains[cml["case"]] = gains.get(cml["case"], 0) + cml["dice"] - supervised["dice"]

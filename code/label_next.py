@@ -29,7 +29,7 @@ from tqdm import tqdm
 from dataloaders.own import Own
 from evaluation.selection import appearance, bottleneck, doubt, farthest_first
 from imaging.case_files import scans_to_segment
-from imaging.cases import Case, existing_folder, in_parallel, report_bad, shown
+from imaging.cases import Case, existing_folder, shown
 from imaging.labelling import (
     PROPOSALS,
     ROUND,
@@ -43,6 +43,7 @@ from imaging.labelling import (
     source_files,
     tests_of,
 )
+from imaging.preparation import in_parallel, report_bad
 from imaging.preprocess import PLAIN, read_preprocessing
 from imaging.scan_files import find_scan, read_scans, suffix
 from runtime import job

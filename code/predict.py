@@ -30,8 +30,8 @@ from evaluation.predictions import Predictions
 from evaluation.windows import WEIGHTS, windows_of
 from imaging import dicom_segmentations
 from imaging.case_files import scans_to_segment, told
-from imaging.cases import attempt, report_bad
 from imaging.dicom import Series
+from imaging.preparation import attempt, report_bad
 from imaging.preprocess import PUBLISHED, Preprocessing, apply, read_preprocessing, restore, restore_labels
 from imaging.scan_files import (
     SUFFIXES,

@@ -14,9 +14,7 @@ from pathlib import Path
 
 from runtime.script import reported
 
-from imaging.cases import Case, Options, command_line, copy_lists, existing_folder, one_case_each, prepare_cases, shown
-from imaging.preprocess import PUBLISHED
-from imaging.scan_files import find_scan
+from imaging.cases import Case, Options, command_line, copy_lists, existing_folder, one_case_each, shown
 from runtime.errors import InputError, counted
 from runtime.files import ROOT
 from runtime.locks import locked
@@ -47,6 +45,7 @@ def frames(patient: Path) -> dict[str, int]:
 
 def frame_case(patient: Path, name: str, frame: int, slices: str | None) -> Case:
     """The case of one frame. Raises InputError where its scan or its ground truth is missing."""
+    from imaging.scan_files import find_scan  # here: options are read without what scans need
     scan = patient / f"{patient.name}_frame{frame:02d}"
     files = []
     for stem, what in ((scan, "scan"), (scan.with_name(f"{scan.name}_gt"), "ground truth")):
@@ -92,6 +91,8 @@ def main(args=None) -> int:
 
 def prepare(cases, bad, options) -> int:
     """Scans, lists, and what to do next; the caller holds the output folder."""
+    from imaging.preparation import prepare_cases
+    from imaging.preprocess import PUBLISHED
     outcome = prepare_cases(cases, bad, PUBLISHED["ACDC"], options, "data/{case}.h5", same_affine=False)
     written = {path.stem for case in cases if case.slices and case.name in outcome.good
                for k in range(outcome.good[case.name]["shape"][0])

@@ -16,18 +16,7 @@ from typing import Literal
 
 from runtime.script import reported
 
-from imaging.case_files import files_below, grouped, role_of
-from imaging.cases import (
-    Case,
-    Options,
-    command_line,
-    copy_lists,
-    existing_folder,
-    prepare_cases,
-    shown,
-)
-from imaging.preprocess import PUBLISHED
-from imaging.scan_files import case_name, is_label, is_scan
+from imaging.cases import Case, Options, command_line, copy_lists, existing_folder, shown
 from runtime.errors import counted
 from runtime.files import ROOT
 from runtime.locks import locked
@@ -45,6 +34,8 @@ class BraTSOptions(Options):
 
 def find_cases(folder: Path, modalities: tuple[str, ...]) -> tuple[list[Case], dict[str, str]]:
     """Cases below the folder, and one line for each that cannot be prepared."""
+    from imaging.case_files import files_below, grouped, role_of  # here: options are read without what scans need
+    from imaging.scan_files import case_name, is_label, is_scan
     files = [path for path in files_below(existing_folder(folder)) if is_label(path)]
     images, bad, _ = grouped(filter(is_scan, files), modalities, "leave {channel} out of --modalities")
     masks, bad_masks, _ = grouped(files, ("seg",))
@@ -60,6 +51,7 @@ def find_cases(folder: Path, modalities: tuple[str, ...]) -> tuple[list[Case], d
 @reported
 def main(args=None) -> int:
     options = command_line(BraTSOptions, __doc__, args)
+    from imaging.preprocess import PUBLISHED
     preprocessing = replace(PUBLISHED["BraTS2019"], modalities=tuple(options.modalities.split(",")),
                             background=options.background)
     cases, bad = find_cases(options.input, preprocessing.modalities)
@@ -70,6 +62,7 @@ def main(args=None) -> int:
 
 def prepare(cases, bad, preprocessing, options) -> int:
     """Scans, lists, and what to do next; the caller holds the output folder."""
+    from imaging.preparation import prepare_cases
     outcome = prepare_cases(cases, bad, preprocessing, options, "data/{case}.h5",
                             same_affine=not options.same_voxels)
     for name, case in outcome.good.items():

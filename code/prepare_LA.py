@@ -13,8 +13,7 @@ from typing import Literal
 
 from runtime.script import reported
 
-from imaging.cases import Case, Options, command_line, copy_lists, existing_folder, one_case_each, prepare_cases, shown
-from imaging.preprocess import PUBLISHED
+from imaging.cases import SEED, Case, Options, command_line, copy_lists, existing_folder, one_case_each, shown
 from runtime.command_line import check_seed
 from runtime.errors import counted
 from runtime.files import ROOT
@@ -37,7 +36,7 @@ class LAOptions(Options):
     # In-plane crop. label: box of the ground truth, at least 112 voxels wide, plus 10 to 19 voxels per side, as
     # published. none or foreground: without the ground truth, also for scans that have none.
     crop: Literal["label", "none", "foreground"] = "label"
-    seed: int = PUBLISHED["LA"].seed    # of the random margins; each case draws its own
+    seed: int = SEED    # of the random margins; each case draws its own
 
 
 def find_cases(folder: Path, needs_label: bool) -> tuple[list[Case], dict[str, str]]:
@@ -60,6 +59,7 @@ def main(args=None) -> int:
     options = command_line(LAOptions, __doc__, args)
     check_seed(options.seed)
     cases, bad = find_cases(options.input, needs_label=options.crop == "label")
+    from imaging.preprocess import PUBLISHED  # here: options are read without what scans need
     preprocessing = replace(PUBLISHED["LA"], crop=options.crop, seed=options.seed)
     print(f"LA: {counted(len(cases) + len(bad), 'case')} below {options.input}\n{CROPS[options.crop]}")
     with locked(options.output, "--output"):
@@ -68,6 +68,7 @@ def main(args=None) -> int:
 
 def prepare(cases, bad, preprocessing, options) -> int:
     """Scans, lists, and what to do next; the caller holds the output folder."""
+    from imaging.preparation import prepare_cases
     outcome = prepare_cases(cases, bad, preprocessing, options, "2018LA_Seg_Training Set/{case}/mri_norm2.h5",
                             same_affine=False)
     if cut := {name: case["outside"] for name, case in outcome.good.items() if case["outside"]}:

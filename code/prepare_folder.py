@@ -10,36 +10,16 @@ cases that it lists (or imagesTr and labelsTr), its channels, classes and their 
 <case>/mri_norm2.h5 with `image` (x, y, z) or (C, x, y, z) turned to right, anterior, superior, and `label` where
 there is one, and train.list with the labelled cases first. A list that was edited by hand is kept.
 """
-import itertools
-import json
 import sys
-import zlib
-from collections.abc import Collection
-from dataclasses import dataclass, fields
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from runtime.script import reported
 
-from imaging.case_files import is_other, told
-from imaging.cases import Case, Options, command_line, in_parallel, prepare_cases, shown
-from imaging.descriptions import Description
-from imaging.dicom import is_dicom
-from imaging.folders import Found, find, label_classes
-from imaging.labelling import TESTS, Sources, source_files, tests_of
-from imaging.plan import PLAN, PREPARED, REMEDY, Choice, Plan, plan_preparation, plan_training, read_plan, write_plan
-from imaging.preprocess import PLAIN, Preprocessing, read_preprocessing
-from imaging.scan_files import check_segments
-from imaging.survey import look_at_label, look_at_scan
-from runtime.errors import InputError, counted
-from runtime.files import ROOT, write_text
-from runtime.locks import locked
-from runtime.records import build, read_json
-
-UNLABELLED = 20     # scans without a label that are looked at for the plan, at most
-LAYOUT = "{case}/mri_norm2.h5"
-WRITTEN = "lists.json"      # {list: check sum of what was written}: tells lists that were edited since
+from imaging.cases import Options, command_line
+from runtime.errors import InputError
+from runtime.files import ROOT
 
 
 @dataclass(kw_only=True)
@@ -64,180 +44,6 @@ class FolderOptions(Options):
     # labelled cases, the last ones, that are in test.list instead of train.list; those that are there stay
     holdout: int | None = None
 
-def listed(path: Path) -> list[str]:
-    """Names in a split list; none where there is no list."""
-    lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines() if path.exists() else []
-    return [line.strip().removesuffix(".h5") for line in lines if line.strip()]
-
-
-class OurFiles:
-    """Which files of a data folder were written here and not edited since: check sums, in lists.json."""
-
-    def __init__(self, folder: Path):
-        self.record = folder / WRITTEN
-        self.sums = read_json(self.record, "remove it") if self.record.exists() else {}
-
-    def holds(self, path: Path) -> bool:
-        return path.exists() and zlib.crc32(path.read_bytes()) == self.sums.get(path.name)
-
-    def note(self, path: Path) -> None:
-        """`path` as it is now, or that it is gone."""
-        self.sums.pop(path.name, None)
-        if path.exists():
-            self.sums[path.name] = zlib.crc32(path.read_bytes())
-        write_text(self.record, json.dumps(self.sums) + "\n")
-
-
-def write_lists(good: dict[str, dict], options: FolderOptions, drawn: Collection[str] = ()) -> tuple[int, int, int]:
-    """train.list, labelled cases first, and test.list if asked for; returns how many labelled cases train.list begins
-    with, how many follow, and how many are in test.list.
-
-    The cases of a test.list that is there stay in it and are not trained on, and those that were `drawn` for testing
-    join them with their labels; a larger --holdout adds the last labelled ones, --holdout 0 removes all but the drawn
-    ones, and --force chooses anew. A list that was written by hand, or edited since, is kept without --force.
-    """
-    ours = OurFiles(options.output)
-    train, test = options.output / "train.list", options.output / "test.list"
-    kept = [path for path in (train, test) if path.exists() and not options.force and not ours.holds(path)]
-    held = [] if options.force or (test not in kept and options.holdout == 0) else listed(test)
-    held += [name for name, case in good.items() if name in drawn and name not in held and case["classes"] is not None]
-    labelled = [name for name, case in good.items() if case["classes"] is not None and name not in held]
-    unlabelled = [name for name, case in good.items() if case["classes"] is None and name not in held]
-    if not labelled:
-        raise InputError("no case with a label is left to train on, one is needed at least; no list was written")
-    more = max((options.holdout or 0) - len(held), 0) if test not in kept else 0
-    if more >= len(labelled):
-        raise InputError(f"--holdout {options.holdout}: there are {len(labelled) + len(held)} labelled cases, and one "
-                         "must be left to train on")
-    cut = len(labelled) - more
-    for path, names in {train: labelled[:cut] + unlabelled, test: held + labelled[cut:]}.items():
-        if path in kept:
-            if names and names != listed(path):
-                print(f"{path.name}: the one in {shown(options.output)} was written by hand, and is kept; --force "
-                      "replaces it")
-            continue
-        if names:
-            write_text(path, "".join(f"{name}\n" for name in names))
-        else:
-            path.unlink(missing_ok=True)
-        ours.note(path)
-    names = listed(train)
-    first = len(list(itertools.takewhile(lambda name: name in labelled, names)))
-    return first, len(names) - first, len(listed(test))
-
-
-def sources_of(found: Found, options: FolderOptions) -> Sources:
-    """Where the scans came from, and the options by which more of their labels are prepared in the same way."""
-    command = []
-    for option in fields(options):
-        value = getattr(options, option.name)
-        if option.name in ("workers", "force", "holdout") or value == option.default or value is False:
-            continue
-        values = value if isinstance(value, tuple) else [value] * (value is not True)
-        command += [f"--{option.name.replace('_', '-')}",
-                    *(str(one.resolve() if isinstance(one, Path) else one) for one in values)]
-    return Sources(tuple(command), str(labels_folder(found, options).resolve()), found.channels,
-                   {case.name: source_files(case.images) for case in found.cases})
-
-
-def labels_folder(found: Found, options: FolderOptions) -> Path:
-    return found.description.path.parent / "labelsTr" if found.description else options.labels
-
-
-def drawn(found: Found, options: FolderOptions) -> set[str]:
-    """Cases that label_next.py drew for testing."""
-    return {*tests_of(options.output), *tests_of(labels_folder(found, options))}
-
-
-# ---- the plan --------------------------------------------------------------------------------------------------
-
-
-def preparation(found: Found, classes, segments, options) -> tuple[dict, dict[str, Choice], str | None]:
-    """What was seen, the plan's lines by which scans are prepared, and the text of a plan that stands as it is.
-
-    They come from --plan, from the plan or the record of the data that are there, or from the scans; --spacing and
-    --normalise replace them.
-    """
-    path, fixed = options.plan or options.output / PLAN, None
-    before = None if options.force else read_preprocessing(options.output)
-    if options.plan or (path.exists() and not options.force):
-        plan, reasons = read_plan(path)
-        seen = read_json(path, "").get("seen", {})
-        lines = {name: Choice(getattr(plan, name), reasons.get(name, "")) for name in PREPARED}
-        if options.plan or not OurFiles(options.output).holds(path):
-            fixed = path.read_text(encoding="utf-8")
-    elif before is not None:
-        seen, why = {}, "as the data there were prepared"
-        lines = {"slices": Choice("none", why), "spacing": Choice(before.spacing, why),
-                 "normalise": Choice(before.normalise, why), "windows": Choice(before.windows, why)}
-    else:
-        seen, lines = look(found, classes, segments, options)
-    asked = {name: value for name in ("spacing", "normalise") if (value := getattr(options, name)) is not None}
-    if asked and fixed:
-        raise InputError(f"--{' --'.join(asked)} and {path}, which is edited: write it into that plan, or leave it out")
-    lines |= {name: Choice(value, f"--{name}") for name, value in asked.items()}
-    if asked.get("normalise") == "ct" and not lines["windows"].value:
-        lines["windows"] = look(found, classes, segments, options, ct=True)[1]["windows"]
-    if lines["normalise"].value != "ct":
-        lines["windows"] = Choice((), "for CT alone")
-    return seen, lines, fixed
-
-
-def look(found: Found, classes, segments, options, ct=None) -> tuple[dict, dict[str, Choice]]:
-    """What is seen of the labelled scans, without those held out, and some others; the plan's lines that follow."""
-    others, labelled = [case for case in found.cases if case.label is None], found.labelled
-    held = listed(options.output / "test.list")
-    labelled = [case for case in labelled if case.name not in {*held, *drawn(found, options)}]
-    more = max((options.holdout or 0) - len(held), 0)
-    chosen = labelled[:len(labelled) - more or None] + others[::-(-len(others) // UNLABELLED) or 1]
-    work = partial(look_at_scan, channels=max(len(found.channels), 1), labels=classes, geometry=options.geometry,
-                   same_affine=not options.same_voxels, allow_empty=True, segments=segments)
-    scans = {case.name: scan for case, scan in in_parallel(work, chosen, options.workers) if isinstance(scan, dict)}
-    if not scans:       # their preparation says why
-        return {}, {name: Choice(getattr(Plan(), name)) for name in PREPARED}
-    scans = {case.name: scans[case.name] for case in chosen if case.name in scans}
-    seen = {"scans": {name: {"shape": scan["shape"], "spacing": scan["spacing"],
-                             "lowest": [channel["lowest"] for channel in scan["channels"]],
-                             "background": [round(channel["background"], 3) for channel in scan["channels"]]}
-                      for name, scan in scans.items()}}
-    kinds = [kind.upper() for kind in found.description.channels] if found.description else []
-    if ct is None and "CT" in kinds:
-        ct = set(kinds) == {"CT"}
-    return seen, plan_preparation(list(scans.values()), ct)
-
-
-def plan_network(good, seen, lines, plan, names, options) -> None:
-    """Write plan.json with the lines by which a network is trained on the prepared cases."""
-    held = listed(options.output / "test.list")
-    labelled = [name for name, case in good.items() if case["classes"] and name not in held]
-    cases = [Case(name, ()) for name in labelled]
-    labels = {case.name: result for case, result in in_parallel(
-        partial(_look_at_label, folder=options.output, slices=plan.slices != "none"), cases, options.workers)}
-    lines |= plan_training(plan, [case["shape"][-3:] for case in good.values()],
-                           [case["spacing"] for case in good.values()],
-                           {name: labels[name] for name in labelled if isinstance(labels[name], dict)}, names)
-    write_plan(options.output / PLAN, seen | {"labels": labels}, lines)
-    OurFiles(options.output).note(options.output / PLAN)
-
-
-def _look_at_label(case, folder, slices):
-    return look_at_label(folder / LAYOUT.format(case=case.name), slices)
-
-
-def tell_plan(path: Path) -> None:
-    """One line of what is planned."""
-    plan, _ = read_plan(path)
-    what = "volumes" if plan.slices == "none" else f"slices along {plan.slices}"
-    size = plan.spacing and f"resampled to {' x '.join(f'{side:g}' for side in plan.spacing)} mm"
-    patch = " x ".join(map(str, plan.patch_size))
-    print(f"plan: {what}, voxels {size or 'as they are'}, {plan.normalise}, patches of {patch}; {shown(path)} says "
-          "why, and may be edited")
-
-
-def has_gpu() -> bool:
-    """Whether an NVIDIA driver lists a GPU; PyTorch, which takes seconds to load, is not asked."""
-    return any(Path("/proc/driver/nvidia/gpus").glob("*")) or Path("/dev/nvidia0").exists() or Path("/dev/dxg").exists()
-
 
 @reported
 def main(args=None) -> int:
@@ -246,82 +52,8 @@ def main(args=None) -> int:
         raise InputError(f"--num-classes {options.num_classes}: background counts, so 2 to 255")
     if options.holdout is not None and options.holdout < 0:
         raise InputError(f"--holdout {options.holdout}: must be 0 or more")
-    found = find(options.images, options.labels, options.dataset_json, options.channels, options.test_images)
-    if found.aside:
-        print(f"{counted(len(found.aside), 'file')} left aside, such as {min(path.name for path in found.aside)}: "
-              + ("dataset.json does not list them" if found.description and found.description.training else
-                 f"their names do not end in {' or '.join(found.channels)} (--channels)" if found.channels else
-                 "label maps by their names"))
-    print(f"{counted(len(found.cases) + len(found.bad), 'case')}, {len(found.labelled)} of them with a label"
-          f"{f'; channels: {chr(32).join(found.channels)}' if found.channels else ''}")
-    folders = {path.parent for case in found.cases for path in (*case.images, case.label) if path}
-    others = [path for folder in sorted(folders) for path in sorted(folder.iterdir())
-              if is_other(path) and not is_dicom(path) and path.name != TESTS]
-    if others := found.images_aside + others:
-        print(f"{counted(len(others), 'file')} left aside, which are no scans: {told(others)}")
-    tell_regions(found.description)
-    with locked(options.output, "--output"):
-        return prepare(found, options)
-
-
-def tell_regions(description: Description | None) -> None:
-    """Say what becomes of overlapping regions: the network learns classes, one a voxel."""
-    if description and description.regions:
-        regions = "; ".join(f"{name} is {' '.join(map(str, values))}" for name, values in description.regions.items())
-        print(f"regions ({regions}) are trained as the classes that make them up: {', '.join(description.class_names)}")
-
-
-def class_names(found: Found, classes: dict[int, int], options: FolderOptions) -> tuple[str, ...]:
-    """Of the foreground: --class-names, those of dataset.json, or none where neither names these classes."""
-    count = max(classes.values())
-    if options.class_names and len(options.class_names) != count:
-        raise InputError(f"--class-names {' '.join(options.class_names)}: {len(options.class_names)} names, expected "
-                         f"{count}, one for each class but the background")
-    described = found.description.class_names if found.description else ()
-    return options.class_names or (described if len(described) == count else ())
-
-
-def segment_values(found: Found, names: tuple[str, ...], classes: dict[int, int]) -> dict[str, int] | None:
-    """{segment of a .seg.nrrd: its value} by the classes' names; without them, InputError where files differ."""
-    if names:
-        return {names[label - 1]: value for value, label in classes.items() if label}
-    check_segments(case.label for case in found.labelled)
-    return None
-
-
-def prepare(found, options) -> int:
-    """Scans, lists, and what to do next; the caller holds the output folder."""
-    classes = label_classes(found, options.label_map, options.num_classes, options.workers)
-    names, remedy = class_names(found, classes, options), "correct the file, or see --label-map and --allow-empty"
-    if found.description and found.description.ignore not in (None, *classes):
-        ignore = found.description.ignore
-        remedy = (f"{ignore} is dataset.json's ignore label, and no loss here leaves voxels out: draw them, take the "
-                  f"label away (the case is then unlabelled), or call them background with --label-map {ignore}:0")
-    segments = segment_values(found, names, classes)
-    seen, lines, fixed = preparation(found, classes, segments, options)
-    plan = build(Plan, {name: lines[name].value for name in PREPARED}, PLAN, REMEDY)
-    preprocessing = Preprocessing("folder", plan.orientation, plan.normalise, spacing=plan.prepared_spacing,
-                                  labels=classes, modalities=found.channels or PLAIN, class_names=names,
-                                  windows=plan.windows)
-    outcome = prepare_cases(found.cases, found.bad, preprocessing, options, LAYOUT,
-                            same_affine=not options.same_voxels, segments=segments, remedy=remedy)
-    sources_of(found, options).write(options.output)
-    labelled, unlabelled, test = write_lists(outcome.good, options, drawn(found, options))
-    tested = f"; test.list: {counted(test, 'labelled case')}" if test else ""
-    print(f"train.list: {counted(labelled, 'labelled case')}, then {unlabelled} unlabelled{tested}")
-    if not labelled:
-        raise InputError(f"{options.output / 'train.list'}: its first case has no label; move labelled ones to its "
-                         "top, since the first ones are trained on with their labels")
-    if fixed:
-        write_text(options.output / PLAN, fixed)
-    else:
-        why = "--class-names" if options.class_names else "dataset.json" if names else "none were given (--class-names)"
-        plan_network(outcome.good, seen, lines, plan, Choice(names, why), options)
-    tell_plan(options.output / PLAN)
-    preset = "" if has_gpu() else "short "
-    print(f"next: python code/train_own.py {preset}--data-dir {shown(options.output)}"
-          f"{'' if unlabelled else ' --method supervised'}")
-    return 2 if outcome.bad else 0
+    from imaging.own_folder import prepare_folder  # here: options are read without what scans need
+    return prepare_folder(options)
 
 
 if __name__ == "__main__":

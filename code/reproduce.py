@@ -23,12 +23,9 @@ from runtime.script import reported
 import numpy as np
 import tyro
 
-from evaluation import agreement as subnets
 from evaluation import published
-from evaluation import trust as look
-from evaluation.evidence import examined_cases
 from evaluation.report import write_rows
-from reproduction import columns, document, figures, page, runs
+from reproduction import columns, document, runs
 from reproduction.experiments import PLACES
 from runtime.command_line import run_command
 from runtime.errors import InputError, counted, one_line
@@ -36,6 +33,7 @@ from runtime.files import ROOT, make_folder, write_text
 from training.trained import load_run
 
 Names = tyro.conf.Positional[tuple[str, ...]]
+Pictures = tyro.conf.Positional[tuple[Literal["figure2", "figure4", "figure5", "figure6"], ...]]
 Folders = tyro.conf.Positional[tuple[Path, ...]]
 Preset = Literal["paper", "short", "mini"] | None
 
@@ -128,6 +126,7 @@ def collect(names: Names = (), preset: Preset = None, results: Path | None = Non
 
     With names, those tables alone, printed. All tables also as Markdown, LaTeX and CSV in `output`.
     """
+    from reproduction import figures  # here: options are read without PyTorch and matplotlib
     read = _kept_in(results)
     make_folder(output)
     for name in names or PLACES:
@@ -147,12 +146,36 @@ def collect(names: Names = (), preset: Preset = None, results: Path | None = Non
     print(f"tables as Markdown, LaTeX and CSV: {output}")
 
 
+def draw_figures(names: Pictures = (), preset: Preset = None, output: Path = runs.MODEL / "figures",
+                 runs: tuple[Path, ...] = (), cases: tuple[str, ...] = (), data_dir: Path | None = None,
+                 device: str = "auto", results: Path | None = None):
+    """Figures as PNG and PDF in `output`, of every preset that has runs, or of one.
+
+    Figure 4 needs weights: of the runs in model/, or of the run folders that `--runs` names, one a column. cases: those
+    to draw, by default the one of median Dice; data_dir: folder with one folder of scans a data set.
+    """
+    from reproduction import figures
+    figures.draw(names, preset, output, runs, cases, data_dir, device, results)
+
+
+def write_page(output: Path = ROOT / "report.html", runs: tuple[Path, ...] = (), cases: int = 12,
+               data_dir: Path | None = None, device: str = "auto", results: Path | None = None):
+    """One self-contained page: sortable tables, curves, figures, and a browser of the cases of runs with weights.
+
+    runs: run folders whose cases are shown, by default those in model/ that are tested; cases: how many of each, the
+    worst first; data_dir: folder with one folder of scans a data set, by default where each run was trained.
+    """
+    from reproduction import page
+    page.write(output, runs, cases, data_dir, device, results)
+
+
 def agreement(folders: Folders, split: Literal["test", "val"] = "test",
               checkpoint: Literal["last", "best", "pretrained"] = "last", data_dir: Path | None = None,
               device: str = "auto"):
     """RUN/agreement_<split>_<checkpoint>.csv: Dice between the subnets, cosine of their features, one row per case."""
+    from evaluation.agreement import agreement as measured
     for folder in folders:
-        rows = subnets.agreement(load_run(folder, checkpoint, device, data_dir), split)
+        rows = measured(load_run(folder, checkpoint, device, data_dir), split)
         write_rows(folder / f"agreement_{split}_{checkpoint}.csv", rows)
         dice, cosine = (np.mean([row[key] for row in rows]) for key in ("dice", "cosine"))
         print(f"{folder.name}: Dice between the subnets {100 * dice:.2f} %, cosine of their features {cosine:.3f}")
@@ -160,6 +183,7 @@ def agreement(folders: Folders, split: Literal["test", "val"] = "test",
 
 def pseudo_labels(folders: Folders, data_dir: Path | None = None, device: str = "auto"):
     """RUN/pseudo_labels.csv from RUN/snapshots/*.pt: Dice of unlabelled slices' pseudo-labels, one row per step."""
+    from evaluation import agreement as subnets
     for folder in folders:
         paths = subnets.snapshots(folder)
         rows = subnets.pseudo_labels(load_run(folder, f"snapshots/{paths[0].stem}", device, data_dir), paths)
@@ -176,6 +200,8 @@ def trust(folders: Folders, split: Literal["test", "val"] = "test",
     Of a folder of folds (train_own.py --folds), the cases of all folds together; its calibration.json is written, with
     which predict.py estimates the Dice of new scans.
     """
+    from evaluation import trust as look
+    from evaluation.evidence import examined_cases
     for folder in folders:
         whole, rows = (folder / "config.json").exists(), []
         folds = [] if whole else sorted(path.parent for path in folder.glob("*/config.json"))
@@ -197,7 +223,7 @@ def publish(folders: Folders, results: Path = runs.RESULTS[0]):
 @reported
 def main(args=None):
     run_command({
-        "list": list_runs, "plan": plan, "run": run, "collect": collect, "figures": figures.draw, "report": page.write,
+        "list": list_runs, "plan": plan, "run": run, "collect": collect, "figures": draw_figures, "report": write_page,
         "agreement": agreement, "pseudo-labels": pseudo_labels, "trust": trust, "publish": publish}, args,
         description=__doc__)
 

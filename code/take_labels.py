@@ -21,8 +21,9 @@ from runtime.script import reported
 import numpy as np
 
 from imaging.case_files import LABELS, role_of
-from imaging.cases import attempt, existing_folder, report_bad, shown
+from imaging.cases import existing_folder, shown
 from imaging.labelling import ROUND, add_tests, moved, read_round
+from imaging.preparation import attempt, report_bad
 from imaging.scan_files import (
     WRITERS,
     case_name,

@@ -74,7 +74,7 @@ def plain_read(path):
 def plain_step(method, optimizer, batch):
     """Both halves in one graph; components by the scikit-image loop -> the loss."""
     fast = dataloaders.components.largest_components
-    dataloaders.components.largest_components = lambda maps: torch.from_numpy(np.stack(
+    dataloaders.components.largest_components = lambda maps, _: torch.from_numpy(np.stack(
         [[plain_components(label_map) for label_map in view] for view in maps.numpy()]))
     try:
         optimizer.zero_grad()

@@ -10,7 +10,6 @@ import zlib
 from pathlib import Path
 
 import numpy as np
-from scipy.stats import rankdata
 
 from runtime.errors import InputError
 from runtime.files import check_readable, is_case_name
@@ -215,6 +214,7 @@ def signed_rank(differences):
     Zeros are left out. Differences are rounded to 1e-9 of a point before they are ranked, so that equal ones share a
     rank whatever their rounding error; the distribution of the sum of ranks is that of all 2^n signs.
     """
+    from scipy.stats import rankdata  # here: it takes a second to load
     rounded = np.round(differences, 9)
     rounded = rounded[rounded != 0]
     doubled = np.rint(2 * rankdata(np.abs(rounded))).astype(int)     # mean ranks end in .0 or .5

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from imaging import dicom
 from imaging.case_files import LABELS, NUMBER, contents, files_below, grouped, role_of, series_among, visible
-from imaging.cases import Case, existing_folder, in_parallel, one_case_each, report_bad
+from imaging.cases import Case, existing_folder, one_case_each
 from imaging.descriptions import Description, Listed, read_description, resolved
+from imaging.preparation import in_parallel, report_bad
 from imaging.scan_files import case_name, is_label, is_scan, values_in
 from runtime.errors import InputError
 

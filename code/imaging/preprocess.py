@@ -19,6 +19,7 @@ import numpy as np
 from nibabel.affines import voxel_sizes
 from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
 
+from imaging.cases import SEED
 from imaging.crops import crop_box
 from imaging.intensities import check_image, normalised, windowed, zscore_brain
 from imaging.resample import resample, resample_label
@@ -50,7 +51,7 @@ class Preprocessing:
     spacing: tuple[float, ...] | None = None    # mm along the oriented axes; None keeps the scan's own
     modalities: tuple[str, ...] = PLAIN
     labels: dict[int, int] = field(default_factory=lambda: {0: 0, 1: 1})    # value in the label file -> class
-    seed: int = 1337            # of the label crop's margins
+    seed: int = SEED            # of the label crop's margins
     geometry: Literal["itk", "sform"] = "itk"   # which fields of a NIfTI header count where they disagree
     # around the brain (zscore_brain): 0, which is the brain's mean, or what its own value becomes
     background: Literal["mean", "own"] = "mean"

@@ -5,7 +5,7 @@ A block stands between `<!-- collect: KIND NAME -->` and `<!-- collected -->`; t
 import re
 
 from evaluation import published, tables
-from reproduction import columns, figures
+from reproduction import columns
 from reproduction.experiments import PLACES
 from reproduction.results import RESULTS
 from reproduction.runs import kept, runs_of
@@ -53,6 +53,7 @@ def missing(preset, results):
 
 def picture(name, results):
     """A picture of docs/, where it has runs."""
+    from reproduction import figures  # here: options are read without matplotlib
     there = figures.own(name, results)
     return f"![{PICTURES[name]}]({name}.png)" if there else f"{PICTURES[name]}: its runs are not there yet."
 

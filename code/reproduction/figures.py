@@ -1,9 +1,7 @@
 """Figures 2, 4, 5 and 6 from runs: PNG and PDF, one colour a method everywhere, readable without colour."""
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
-import tyro
 from matplotlib.colors import LightSource
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
@@ -228,7 +226,6 @@ def weights_of(folders, preset=None, model=MODEL):
 
 # ---- which is drawn ----------------------------------------------------------------------------------------------
 
-Names = tyro.conf.Positional[tuple[Literal["figure2", "figure4", "figure5", "figure6"], ...]]
 
 
 def of_place(name, preset, results):
@@ -244,14 +241,9 @@ def of_place(name, preset, results):
     return bars(groups)
 
 
-def draw(names: Names = (), preset: Literal["paper", "short", "mini"] | None = None, output: Path = MODEL / "figures",
-         runs: tuple[Path, ...] = (), cases: tuple[str, ...] = (), data_dir: Path | None = None, device: str = "auto",
-         results: Path | None = None):
-    """Figures as PNG and PDF in `output`, of every preset that has runs, or of one.
-
-    Figure 4 needs weights: of the runs in model/, or of the run folders that `--runs` names, one a column. cases: those
-    to draw, by default the one of median Dice; data_dir: folder with one folder of scans a data set.
-    """
+def draw(names=(), preset=None, output=MODEL / "figures", runs=(), cases=(), data_dir=None, device="auto",
+         results=None):
+    """As `reproduce.py figures` says."""
     make_folder(output)
     drawn = 0
     for name in names or ("figure2", "figure4", "figure5", "figure6"):

@@ -24,13 +24,8 @@ FILLED = [(*colour, 150) for colour in COLOURS]     # with opacity
 TEMPLATE = Path(__file__).parent / "templates/report.html"
 
 
-def write(output: Path = ROOT / "report.html", runs: tuple[Path, ...] = (), cases: int = 12,
-          data_dir: Path | None = None, device: str = "auto", results: Path | None = None):
-    """One self-contained page: sortable tables, curves, figures, and a browser of the cases of runs with weights.
-
-    runs: run folders whose cases are shown, by default those in model/ that are tested; cases: how many of each, the
-    worst first; data_dir: folder with one folder of scans a data set, by default where each run was trained.
-    """
+def write(output=ROOT / "report.html", runs=(), cases=12, data_dir=None, device="auto", results=None):
+    """As `reproduce.py report` says."""
     read = (results,) if results else RESULTS
     runs = runs or tuple(_with_weights())
     drawn = _figures(read)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from evaluation import agreement, published
+from evaluation import published
 from evaluation.report import write_rows
 from methods import registry
 from reproduction.experiments import PLACES, SEEDS, Experiment, fraction, places_of
@@ -167,7 +167,8 @@ def carry_out(run, results, model=MODEL, data_dir=None, device="auto"):
         split, weights = run.tested[0]
         measured = folder / f"agreement_{split}_{weights}.csv"
         if registry.method_class(run.experiment.method).pair and not measured.exists():
-            write_rows(measured, agreement.agreement(
+            from evaluation.agreement import agreement  # here: options are read without PyTorch
+            write_rows(measured, agreement(
                 load_run(folder, weights, device, data_dir and Path(data_dir) / run.dataset), split))
         return publish(folder, results)
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import benchmark
-from benchmarks import workloads
+from benchmarks import rows, workloads
 from dataloaders.phantom import draw_LA
 from method import Batch
 from methods import registry
@@ -63,16 +63,16 @@ def test_a_row_compares_two_ways_and_quick_judges_nothing(capsys):
 
 @pytest.mark.parametrize("fast, memory, words", [(1.0, 0.5, "met"), (3.0, 0.5, "missed"), (1.0, 0.8, "missed")])
 def test_a_verdict_follows_the_targets(fast, memory, words, monkeypatch):
-    monkeypatch.setattr(benchmark, "compare", lambda *_: {"plain": (4.0, 1.0), "fast": (fast, memory)})
-    assert benchmark.row_of("LA-step", benchmark.Options(row="LA-step"))[-1] == words
-    assert benchmark.row_of("LA-step", benchmark.Options(row="LA-step", quick=True))[-1] == ""
+    monkeypatch.setattr(rows, "compare", lambda *_: {"plain": (4.0, 1.0), "fast": (fast, memory)})
+    assert rows.row_of("LA-step", benchmark.Options(row="LA-step"))[-1] == words
+    assert rows.row_of("LA-step", benchmark.Options(row="LA-step", quick=True))[-1] == ""
 
 
 @pytest.mark.parametrize("row, names", [("validation", ["ACDC", "LA"]), ("limit", ["ACDC-volume", "ACDC-step"])])
 def test_the_reports_have_a_line_each(row, names, monkeypatch):
     monkeypatch.setattr(workloads, "SETS", {name: workloads.SETS[name] for name in ("ACDC", "LA")})
-    monkeypatch.setattr(benchmark, "LIMITED", ("ACDC-volume", "ACDC-step"))
-    monkeypatch.setattr(benchmark, "median_of", lambda call, options: 1.0)
+    monkeypatch.setattr(rows, "LIMITED", ("ACDC-volume", "ACDC-step"))
+    monkeypatch.setattr(rows, "median_of", lambda call, options: 1.0)
     [lines] = benchmark.main([row, "--quick"])
     assert [cells[0] for cells in lines] == names
 
@@ -81,7 +81,7 @@ def test_convolutions_are_counted_in_the_passes_they_run():
     _, recipe, _ = workloads.settings("ACDC", quick=True)
     method, passes = workloads.a_method(recipe, "fast"), Counter()
     for batch, backward in ((2, True), (2, True), (3, False)):
-        with benchmark.counting(passes, method, backward):
+        with rows.counting(passes, method, backward):
             method.networks(torch.zeros(batch, 1, 32, 32))
     method.networks(torch.zeros(2, 1, 32, 32))
     layers = sum(type(module).__name__.startswith("Conv") for module in method.modules())
@@ -93,7 +93,7 @@ def test_convolutions_are_counted_in_the_passes_they_run():
 def test_every_method_is_timed_beside_the_supervised_one(monkeypatch, narrow):
     taken = []
 
-    class Here(benchmark.Timed):
+    class Here(rows.Timed):
         """In this process, where networks are narrow."""
 
         def __init__(self, make, method, quick):
@@ -106,8 +106,8 @@ def test_every_method_is_timed_beside_the_supervised_one(monkeypatch, narrow):
 
         def peak(self):
             return 1.5
-    monkeypatch.setattr(benchmark, "Timed", Here)
-    monkeypatch.setattr(benchmark, "METHODS", ("supervised", "sassnet"))
+    monkeypatch.setattr(rows, "Timed", Here)
+    monkeypatch.setattr(rows, "METHODS", ("supervised", "sassnet"))
     [lines] = benchmark.main(["methods", "--quick"])
     assert lines == [["supervised", "2", "1.00", "1.50"], ["sassnet", "5", "2.50", "1.50"]]
     assert taken == 4 * ["supervised"] + 2 * ["sassnet", "supervised"]
@@ -116,7 +116,7 @@ def test_every_method_is_timed_beside_the_supervised_one(monkeypatch, narrow):
 @pytest.mark.slow
 def test_every_row_runs(tmp_path):
     tables = benchmark.main(["all", "--quick", "--plot", str(tmp_path / "growth.png")])
-    assert list(map(len, tables)) == [len(benchmark.TARGETS), 3, 4, 3, len(registry.METHODS)]
+    assert list(map(len, tables)) == [len(rows.TARGETS), 3, 4, 3, len(registry.METHODS)]
     assert "missed" not in str(tables)
     assert (tmp_path / "growth.png").read_bytes().startswith(b"\x89PNG")
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import gpu_day
-from benchmarks import gpu_checks, gpu_timing
+from benchmarks import gpu_checks, gpu_parts, gpu_timing
 from benchmarks.gpu_checks import Finding
 from runtime.files import load_tensors
 from training import fit
@@ -28,9 +28,9 @@ def test_all_of_it_runs_and_what_is_known_is_not_made_again(tmp_path, capsys, mo
     assert "FAIL" not in printed and printed.count("PASS") > 20
     for words in ("ACDC in float64: loss", "ACDC in bfloat16: gradients", "LA in bfloat16 | refused", "resumed run",
                   "no memory left", "ACDC, plain recipe", "LA, + bf16", "a checkpoint",
-                  "nothing is left to train", *(f"{name}_{labeled}: last.pt on" for name, labeled in gpu_day.ORDER)):
+                  "nothing is left to train", *(f"{name}_{labeled}: last.pt on" for name, labeled in gpu_parts.ORDER)):
         assert words in printed, words
-    order = [printed.index(f"run folder: {tmp_path / f'{name}_{labeled}'}") for name, labeled in gpu_day.ORDER]
+    order = [printed.index(f"run folder: {tmp_path / f'{name}_{labeled}'}") for name, labeled in gpu_parts.ORDER]
     assert order == sorted(order)
     rows = [line for line in printed.splitlines() if line.startswith(("| ACDC, + bf16 |", "| LA, + bf16 |"))]
     assert len(rows) == 2 and all(float(cell) > 0 for row in rows for cell in row.split(" | ")[1:3])
@@ -72,18 +72,18 @@ def test_a_check_that_fails_or_raises_is_a_line_and_is_made_again(tmp_path, caps
 
 def test_what_another_card_or_version_found_is_not_taken_over(tmp_path):
     options = SimpleNamespace(out=tmp_path, quick=False)
-    gpu_day.Records(options, "time", {"card": "H100", "torch": "2.13"}).add("a step", [1.0])
-    assert gpu_day.Records(options, "time", {"card": "H100", "torch": "2.13"}).found == {"a step": [1.0]}
-    assert gpu_day.Records(options, "time", {"card": "H100", "torch": "2.11"}).found == {}
+    gpu_parts.Records(options, "time", {"card": "H100", "torch": "2.13"}).add("a step", [1.0])
+    assert gpu_parts.Records(options, "time", {"card": "H100", "torch": "2.13"}).found == {"a step": [1.0]}
+    assert gpu_parts.Records(options, "time", {"card": "H100", "torch": "2.11"}).found == {}
     options.quick = True
-    assert gpu_day.Records(options, "time", {"card": "H100", "torch": "2.13"}).found == {}
+    assert gpu_parts.Records(options, "time", {"card": "H100", "torch": "2.13"}).found == {}
     assert json.loads((tmp_path / "time.jsonl").read_text(encoding="utf-8"))["key"]["card"] == "H100"
 
 
 def test_training_stops_when_time_is_over_and_goes_on_next_time(tmp_path, capsys, monkeypatch, narrow, no_curves):
     """The timer's signal finds the second step of ACDC's self-training; next time, that run is finished first."""
-    monkeypatch.setattr(gpu_day, "ORDER", (("ACDC", 7), ("LA", 8)))
-    monkeypatch.setattr(gpu_day, "tested", lambda *_: None)
+    monkeypatch.setattr(gpu_parts, "ORDER", (("ACDC", 7), ("LA", 8)))
+    monkeypatch.setattr(gpu_parts, "tested", lambda *_: None)
     command = ["train", *QUICK, "--out", str(tmp_path), "--minutes"]
     take_step, steps = fit.Fit.take_step, []
 
@@ -94,7 +94,7 @@ def test_training_stops_when_time_is_over_and_goes_on_next_time(tmp_path, capsys
         return take_step(self, *rest)
     monkeypatch.setattr(fit.Fit, "take_step", noted)
     with monkeypatch.context() as patch:
-        patch.setattr(gpu_day.threading, "Timer", lambda *_: SimpleNamespace(start=lambda: None, cancel=lambda: None))
+        patch.setattr(gpu_parts.threading, "Timer", lambda *_: SimpleNamespace(start=lambda: None, cancel=lambda: None))
         assert gpu_day.main([*command, "0"]) == 0
     assert "time is over" in capsys.readouterr().out and steps[-1][0] == "ACDC" and not list(tmp_path.glob("*/last.pt"))
     done = len(steps)
@@ -109,7 +109,7 @@ def test_training_stops_when_time_is_over_and_goes_on_next_time(tmp_path, capsys
 def test_scans_that_are_not_here_are_named_and_the_next_recipe_is_taken(tmp_path, capsys):
     assert gpu_day.main(["train", "--device", "cpu", "--data-dir", str(tmp_path), "--out", str(tmp_path / "out")]) == 0
     printed = capsys.readouterr().out
-    assert all(f"{name} {labeled}: --data-dir {tmp_path / name}" in printed for name, labeled in gpu_day.ORDER)
+    assert all(f"{name} {labeled}: --data-dir {tmp_path / name}" in printed for name, labeled in gpu_parts.ORDER)
 
 
 def test_hours_are_those_of_both_stages():

@@ -18,7 +18,7 @@ from dataloaders.own import Own
 from evaluation import evidence, trust
 from evaluation.metrics import overlap_metrics
 from evaluation.predictions import Predictions
-from imaging.cases import write_case
+from imaging.preparation import write_case
 from imaging.preprocess import Geometry
 from method import Method
 from runtime.errors import InputError

@@ -18,9 +18,9 @@ import prepare_ACDC
 import prepare_BraTS
 import prepare_folder
 import prepare_LA
-from imaging import cases as prepare
-from imaging import scan_files
-from imaging.cases import one_case_each
+from imaging import cases, scan_files
+from imaging import preparation as prepare
+from imaging.cases import Case, one_case_each
 from imaging.preprocess import Geometry, read_preprocessing, restore
 from runtime import files as files_module
 from runtime.errors import InputError
@@ -241,7 +241,7 @@ def test_acdc_lists_are_copied_when_all_cases_are_there(tmp_path, monkeypatch, c
     for name, lines in (("train.list", ["patient099_frame01", "patient099_frame02"]), ("val.list", []),
                         ("test.list", []), ("train_slices.list", slices)):
         (published / name).write_text("\n".join(lines), encoding="utf-8")
-    monkeypatch.setattr(prepare, "ROOT", tmp_path / "root")
+    monkeypatch.setattr(cases, "ROOT", tmp_path / "root")
     monkeypatch.setattr(prepare_ACDC, "ROOT", tmp_path / "root")
     command = ["--input", tmp_path / "in", "--output", tmp_path / "out", "--workers", 1]
     assert run(prepare_ACDC.main, *command) == 0
@@ -725,14 +725,14 @@ def die(case):
 
 
 def test_a_killed_worker_ends_the_work_and_condemns_no_case(tmp_path):
-    cases = [prepare.Case(name, ()) for name in "abcdef"]
+    cases = [Case(name, ()) for name in "abcdef"]
     with pytest.raises(InputError, match="a worker process was killed.*--workers 1"):
         list(prepare.in_parallel(die, cases, 2))
 
 
 @pytest.mark.parametrize(("workers", "said"), [(1, False), (2, True)])
 def test_what_does_not_fit_into_memory_says_so_and_advises_fewer_workers_where_there_are_several(workers, said):
-    cases = [prepare.Case(name, ()) for name in "ab"]
+    cases = [Case(name, ()) for name in "ab"]
     results = [result for _, result in prepare.in_parallel(too_large, cases, workers)]
     assert all(result.startswith("out of memory: ") and ("--workers 1" in result) == said for result in results)
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from imaging.cases import write_case
+from imaging.preparation import write_case
 from imaging.scan_files import ScanFile, save_on_grid
 from runtime.errors import Denied, InputError, counted
 from runtime.files import HOST, Table, inside, is_case_name, load_tensors, load_weights, save_tensors, write_text
