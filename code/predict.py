@@ -8,7 +8,8 @@ orientation of the output are the input's. A folder is taken file by file, or fo
 itself; with several channels, case by case (<case>_flair.nii.gz, <case>_t1.nii.gz, ...). Label maps hold the values
 of the training set's label files, where its record knows them. Each output knows the weights and the scan that it was
 made with: the same again is skipped, anything else is left alone without --force. Unreadable scans are skipped and
-reported at the end (exit code 2).
+reported at the end (exit code 2). predictions.csv measures every result beside the labelled cases of training, the one
+to look at first in front; --report shows them on a page.
 """
 import json
 import sys
@@ -129,8 +130,11 @@ def check_outputs(cases, options):
 
 
 def check_report(options):
-    """InputError where a page that predict.py did not write would be replaced."""
+    """InputError where --report cannot read its label maps, or would replace a page that predict.py did not write."""
     path = options.output / REPORT
+    if options.report and options.format == "dicom-seg":
+        raise InputError("--report: reads the label maps again, which it does not from DICOM SEG; make the page with "
+                         "--format nrrd and another --output")
     if options.report and not options.force and path.exists() and TITLE not in read_text(path):
         raise InputError(f"{path}: was made by something else; --force overwrites it, another --output keeps it")
 
