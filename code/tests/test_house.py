@@ -11,15 +11,15 @@ from runtime.files import ROOT
 CODE = ROOT / "code"
 PORCH = {"train_LA", "train_ACDC", "train_BraTS", "train_own", "test_LA", "test_ACDC", "test_BraTS", "test_own",
          "prepare_LA", "prepare_ACDC", "prepare_BraTS", "prepare_folder", "predict", "label_next", "take_labels",
-         "demo", "reproduce", "benchmark", "gpu_day"}
+         "export", "demo", "reproduce", "benchmark", "gpu_day"}
 # from the bottom up: a room may import from its own floor and from those below
 FLOORS = ({"runtime"}, {"networks", "dataloaders", "imaging"}, {"cml", "method"}, {"methods"},
           {"evaluation"}, {"training"}, {"reproduction", "benchmarks"}, PORCH)
 
 
 def modules():
-    """Dotted name -> path of every module outside the tests."""
-    paths = [path for path in CODE.rglob("*.py") if "tests" not in path.relative_to(CODE).parts]
+    """Dotted name -> path of every module outside the tests, and outside templates, which are copied elsewhere."""
+    paths = [path for path in CODE.rglob("*.py") if not {"tests", "templates"} & set(path.relative_to(CODE).parts)]
     return {".".join(path.relative_to(CODE).with_suffix("").parts).removesuffix(".__init__"): path for path in paths}
 
 

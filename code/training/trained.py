@@ -60,7 +60,8 @@ class Trained(NamedTuple):
 def load_run(run, checkpoint="last", device="auto", data_dir=None, dataset=None):
     """A run folder and the name of its weights -> `Trained`; InputError says what does not fit.
 
-    data_dir: where the scans are now; dataset: name of the data set that the run must belong to.
+    data_dir: where the scans are now; dataset: name of the data set that the run must belong to; device: None leaves
+    the method on the CPU, with torch's own layers.
     """
     kind = datasets.DATASETS[dataset] if dataset else datasets.of_run(run)
     recipe = load_recipe(run, kind.recipe)
@@ -71,8 +72,9 @@ def load_run(run, checkpoint="last", device="auto", data_dir=None, dataset=None)
         there = sorted(file.stem for file in Path(run).glob("*.pt") if not file.stem.startswith("checkpoint"))
         raise InputError(f"{path} does not exist: the run has {', '.join(there) or 'no weights yet'}; choose with "
                          "--checkpoint, or finish training by starting it again")
-    from runtime.device import Device  # here: options are read without PyTorch
     method = registry.build(recipe)
     load_weights(method, load_tensors(path, ["method"])["method"], path)
-    method = Device(device, len(recipe.patch_size)).place(method)
+    if device is not None:
+        from runtime.device import Device  # here: options are read without PyTorch
+        method = Device(device, len(recipe.patch_size)).place(method)
     return Trained(Path(run), recipe, method, kind.data(recipe), read_content(run))
