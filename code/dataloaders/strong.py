@@ -49,7 +49,7 @@ def distort(arrays, starts, size, rng, mirrors=None, turns=True):
     return each(arrays, lambda a: np.flip(moved(a), flips))
 
 
-def _matrix(size, rng, turns):
+def _matrix(size, rng, turns=True):
     """Rotation times scale, patch to scan, of as many axes as `size`; None where neither is drawn."""
     turned, scaled = rng.random() < TURNED, rng.random() < SCALED
     if not (turned or scaled):

@@ -43,7 +43,7 @@ METHODS = Methods({
     "cml": "cml.CML",
     "cml_plus": "methods.cml_plus.CMLPlus",
 })
-OPTIONS = frozenset({"beta", "fusion", "lambda_dis", "lambda_unsup"})     # of a recipe, for some methods only
+OPTIONS = frozenset({"beta", "components", "fusion", "lambda_dis", "lambda_unsup"})     # of a recipe, for some methods only
 
 
 def method_class(name):

@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from torch import nn
 
 import cml
-from dataloaders import components
 from dataloaders.components import largest_component
 from dataloaders.cutmix import zero_centered_mask
 from method import Batch
@@ -331,7 +330,7 @@ def test_without_components_pseudo_labels_stay_whole_and_so_do_the_targets():
 def test_the_host_reduces_pseudo_labels_when_the_views_are_on_their_way(monkeypatch):
     """The copy is asked for before the mixed pass, and waited for after it: a GPU computes meanwhile."""
     net, order = Recorder(TABLE0, TABLE1), []
-    monkeypatch.setattr(components, "fetch", lambda maps: order.append("copy") or (
+    monkeypatch.setattr("runtime.device.fetch", lambda maps: order.append("copy") or (
         lambda: order.append("wait") or maps))
     net.register_forward_hook(lambda *_: order.append("pass"))
     list(method(net).losses(make_batch()))

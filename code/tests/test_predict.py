@@ -20,8 +20,9 @@ from skimage.measure import label as connected
 
 import predict
 import prepare_folder
-import test_LA as testing_LA
+import test_own as testing_own
 import train_LA
+import train_own
 from evaluation.inference import segment
 from imaging.preprocess import PUBLISHED, apply
 from imaging.scan_files import read_scan_file
@@ -335,7 +336,7 @@ def test_an_output_that_fails_never_costs_the_label_map(run, volume, tmp_path, c
     words = "ours"
     with monkeypatch.context() as patch:
         if kind == "overlay":
-            patch.setattr(predict.plots, "overlay", lambda *_: 1 / 0)
+            patch.setattr("evaluation.plots.overlay", lambda *_: 1 / 0)
             words = "division by zero"
         else:
             patch.setattr(predict, "restore", lambda *_: {}["ours"])
@@ -517,8 +518,8 @@ def test_anybodys_folder_from_scans_to_predictions(phantoms, tmp_path, narrow, n
     mine, run = tmp_path / "mine", tmp_path / "run"
     assert prepare_folder.main(["--images", str(images), "--labels", str(labels), "--output", str(mine),
                                 "--normalise", "minmax", "--holdout", "1", "--workers", "1"]) == 0
-    train_LA.main(["--data-dir", str(mine), "--num-classes", "3", "--labeled", "2", "--out", str(run), *TINY])
-    rows = testing_LA.main(["--run", str(run), "--device", "cpu"])
+    train_own.main(["--data-dir", str(mine), "--method", "cml", "--out", str(run), *TINY])
+    rows = testing_own.main(["--run", str(run), "--device", "cpu"])
     assert {row["class"] for row in rows} == {1, 2} and {row["case"] for row in rows} == {"scan2"}
     code, predictions = predicted(run, images, tmp_path / "out")
     assert code == 0 and len(predictions) == 5

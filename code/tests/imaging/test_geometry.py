@@ -184,7 +184,7 @@ def test_the_cause_of_a_misplaced_label_is_named(tmp_path, scan, label, cause, a
 
 def test_same_voxels_takes_labels_as_they_are_stored(tmp_path, capsys):
     array, mask = np.zeros((20, 18, 9), np.int16), np.zeros((20, 18, 9), np.uint8)
-    array[3:9, 2:7, 4:6], mask[3:9, 2:7, 4:6] = 900, 1
+    array[3:9, 2:7, 4:6], mask[3:9, 2:7, 4:6] = np.arange(900, 960).reshape(6, 5, 2), 1
     for folder in ("images", "labels"):
         (tmp_path / folder).mkdir()
     write(tmp_path / "images/a.nii", S, S, array=array)
@@ -255,7 +255,7 @@ def test_acdcs_files_have_their_true_sizes_wherever_a_size_is_used(tmp_path, cap
     assert said.count("1.32 x 1.32 x 10") == 1 and "of 2 files, such as patient001_frame01.nii" in said
 
 
-@pytest.mark.parametrize(("geometry", "shape"), [("itk", (30, 33, 24)), ("sform", (23, 25, 2))])
+@pytest.mark.parametrize(("geometry", "shape"), [("itk", (24, 30, 33)), ("sform", (23, 25, 2))])
 def test_own_data_are_resampled_by_their_true_sizes(tmp_path, capsys, geometry, shape):
     for folder, array in (("images", np.random.default_rng(0).integers(0, 900, (40, 44, 12)).astype(np.int16)),
                           ("labels", np.eye(40, 44, dtype=np.uint8)[:, :, None].repeat(12, 2))):

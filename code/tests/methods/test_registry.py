@@ -114,11 +114,11 @@ def test_stages_take_all_steps(name):
     assert [stage.name for stage in stages] == (["pre", "self"] if name in ("cml", "cfl", "cps") else ["self"])
 
 
-@pytest.mark.parametrize(("name", "mixing", "lambda_dis"), [("cml", True, 0.1), ("cfl", False, 0.1), ("cps", False, 0)])
-def test_cps_and_cfl_are_settings_of_cml(name, mixing, lambda_dis):
+@pytest.mark.parametrize(("name", "lambda_dis"), [("cml", 0.1), ("cfl", 0.1), ("cps", 0)])
+def test_cps_and_cfl_are_cml_with_other_halves(name, lambda_dis):
     method = build(name)
     assert isinstance(method, CML)
-    assert (method.mixing, method.lambda_dis, method.lambda_unsup, method.beta) == (mixing, lambda_dis, 0.5, 0.5)
+    assert (method.lambda_dis, method.lambda_unsup, method.beta) == (lambda_dis, 0.5, 0.5)
 
 
 def test_cps_is_cfl_without_the_discrepancy():

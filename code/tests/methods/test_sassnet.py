@@ -64,7 +64,8 @@ def test_maps_are_made_in_the_loaders_workers(recipe, runs, narrow, tmp_path):
     for method in ("sassnet", "dtc"):
         loop = runs.loop(recipe("LA", method=method, workers=1, out=tmp_path / method))
         streams = loop.streams()
-        (_, y_l, _, z_l), = list(streams.batches(0, 1, workers=1))
+        [patches] = streams.batches(0, 1, workers=1)
+        y_l, z_l = patches.y_l, patches.z_l
         assert z_l.shape == (2, 1, 32, 32, 32) and z_l.dtype == torch.float32
         inside = y_l == 1
         assert inside.any() and (z_l[:, 0][inside] <= 0).all() and (z_l[:, 0][~inside] > 0).all()

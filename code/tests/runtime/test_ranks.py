@@ -313,9 +313,10 @@ def test_predict_gives_the_files_of_one_process_and_names_the_bad_scan_once(two,
 
 @pytest.fixture
 def among(monkeypatch):
-    """among(world) -> the environment of the second of so many processes, without the others."""
+    """among(world) -> the environment of the last of so many processes, without the others."""
     def start(world):
-        for name, value in {"RANK": 1, "LOCAL_RANK": 1, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world}.items():
+        for name, value in {"RANK": world - 1, "LOCAL_RANK": world - 1, "WORLD_SIZE": world,
+                            "LOCAL_WORLD_SIZE": world}.items():
             monkeypatch.setenv(name, str(value))
         return Ranks()
     return start
