@@ -43,7 +43,7 @@ METHODS = Methods({
     "cml": "cml.CML",
     "cml_plus": "methods.cml_plus.CMLPlus",
 })
-OPTIONS = frozenset({"beta", "components", "fusion", "lambda_dis", "lambda_unsup"})     # of a recipe, for some methods only
+OPTIONS = frozenset({"beta", "components", "fusion", "lambda_dis", "lambda_unsup"})    # fields of some methods
 
 
 def method_class(name):

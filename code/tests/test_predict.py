@@ -21,7 +21,6 @@ from skimage.measure import label as connected
 import predict
 import prepare_folder
 import test_own as testing_own
-import train_LA
 import train_own
 from evaluation.inference import segment
 from imaging.preprocess import PUBLISHED, apply

@@ -47,7 +47,8 @@ def test_without_ties_it_is_scipys_exact_test(count):
 
 def test_a_method_and_its_baseline_are_paired_in_points():
     def rows(dice):
-        return [{"case": f"patient{i}", "class": 1, "dice": value, "empty_pred": 0, "empty_ref": 0} for i, value in enumerate(dice)]
+        return [{"case": f"patient{i}", "class": 1, "dice": value, "empty_pred": 0, "empty_ref": 0}
+                for i, value in enumerate(dice)]
     base = [0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 0.2, 0.4]
     points, p = paired(rows([dice + (0.01 if i < 6 else -0.01) for i, dice in enumerate(base)]), rows(base))
     assert points == pytest.approx(0.5) and p == pytest.approx(0.2890625)
