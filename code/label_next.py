@@ -4,9 +4,10 @@
     python code/label_next.py --labeled 0 --images scans --output to_label      before any label exists
     python code/take_labels.py --input to_label --images scans --labels masks   when they are corrected
 
-Of the run's cases without a label, --count are chosen: --by look, those that the network is least sure of; --by
-spread, of the half that look ranks first, those that differ most from what is labelled, and from each other, in the
-network's bottleneck; --by random. One of every five is drawn at random whatever --by says, and kept for testing:
+Of the run's cases without a label, --count are chosen: --by look, those whose results predict.py would look at first
+(volume, components, border, intensities, agreement, entropy: predictions.csv in --output/proposals); --by spread, of
+the half that look ranks first, those that differ most from what is labelled, and from each other, in the network's
+bottleneck; --by random. One of every five is drawn at random whatever --by says, and kept for testing:
 prepare_folder.py puts it into test.list, so that results do not rest on cases that were chosen for being hard. Without
 a run, --labeled 0 chooses among the scans of a folder those that differ most in intensities, size and voxels.
 
@@ -27,7 +28,8 @@ from runtime.script import reported
 from tqdm import tqdm
 
 from dataloaders.own import Own
-from evaluation.selection import appearance, bottleneck, doubt, farthest_first
+from evaluation.predictions import FILE
+from evaluation.selection import appearance, bottleneck, farthest_first
 from imaging.case_files import scans_to_segment
 from imaging.cases import Case, existing_folder, shown
 from imaging.labelling import (
@@ -49,7 +51,7 @@ from imaging.scan_files import find_scan, read_scans, suffix
 from runtime import job
 from runtime.command_line import parsed
 from runtime.errors import DEBUG, InputError, counted
-from runtime.files import make_folder, write_aside
+from runtime.files import Table, make_folder, write_aside
 from runtime.locks import locked
 from training import datasets
 from training.recipe import load_recipe
@@ -130,13 +132,21 @@ def with_run(options, by):
                          f"{', '.join(unknown[:3])} are; prepare the folder again")
     tests, pool = drawn_for_testing(others, tests_of(recipe.data_dir), options)
     add_tests(recipe.data_dir, tests)
-    ranked = ordered(options, by, labelled, pool)
-    chosen = {name: False for name in ranked[:options.count - len(tests)]} | dict.fromkeys(tests, True)
+    count = options.count - len(tests)
+    pool = shuffled(pool, options.seed + 1)[:count] if by == "random" else pool
+    scans = {name: scan_of(name, sources.cases[name], options.images) for name in [*pool, *tests]}
+    code = propose(options, scans, sources.channels)
+    flags = flags_by_look(options)
+    looked = [name for name in flags if name in pool]
+    if by == "spread":
+        looked = spread(options, labelled, looked[:max(count, -(-len(looked) // 2))])
+    chosen = {name: False for name in looked[:count]} | dict.fromkeys(tests, True)
     print(f"{len(labelled)} labelled cases, {len(others)} without a label; {counted(len(chosen), 'case')} to label, "
-          f"by {by}: {', '.join(name for name, test in chosen.items() if not test)}" + told_tests(tests), flush=True)
-    scans = {name: scan_of(name, sources.cases[name], options.images) for name in chosen}
+          f"by {by}:")
+    for name, test in chosen.items():
+        print(f"  {name}: {'drawn at random, kept for testing' if test else flags[name] or 'no flags'}")
+    print(told_tests(tests), end="", flush=True)
     copies = {name: placed_beside(name, scans[name], sources.channels, options.output, copied) for name in chosen}
-    code = propose(options, copies, sources.channels)
     record = read_preprocessing(recipe.data_dir)
     handed = {}
     for name, test in chosen.items():
@@ -150,42 +160,33 @@ def with_run(options, by):
     return code
 
 
-def ordered(options, by, labelled, pool):
-    """The cases of the pool, those to label first in front."""
-    if by == "random":
-        return shuffled(pool, options.seed + 1)
-    from training.trained import load_run  # here: options are read without PyTorch
-    trained = load_run(options.run, device=options.device)
-    looked, features = look(trained, labelled if by == "spread" else [], pool)
-    if by == "look":
-        return looked
-    half = looked[:max(options.count, -(-len(looked) // 2))]
-    rows = [features[name] for name in (*labelled, *half)]
-    return [(*labelled, *half)[place] for place in farthest_first(rows, range(len(labelled)), len(half))]
-
-
-def look(trained, labelled, pool):
-    """The cases of the pool, the one that the network is least sure of first; {case: features} of all."""
-    from evaluation.inference import segment
-    doubts, features = {}, {}
-    for name in tqdm([*labelled, *pool], "look", unit="scan", disable=None):
-        [scan] = trained.data.train_scans([name], labelled=False)
-        features[name] = bottleneck(trained.method, scan.image, trained.recipe)
-        if name in pool:
-            doubts[name] = doubt(next(iter(segment(trained.method, scan.image, trained.recipe, coarse=True,
-                                                   views=()).values())))
-    return sorted(pool, key=lambda name: -doubts[name]), features
-
-
-def propose(options, copies, channels):
-    """Label maps of the chosen scans, in the folder of proposals -> predict.py's exit code."""
-    import predict
+def propose(options, scans, channels):
+    """Label maps of scans, and predictions.csv, in the folder of proposals -> predict.py's exit code."""
+    import predict  # here: options are read without what it needs
     with tempfile.TemporaryDirectory() as links:
-        for name, files in copies.items():
-            placed_beside(name, [options.output / name / file for file in files], channels, Path(links),
-                          lambda source, target: target.symlink_to(source.resolve()))
+        for name, files in scans.items():
+            placed_beside(name, files, channels, Path(links), lambda file, link: link.symlink_to(file.resolve()))
         return predict.main(["--run", str(options.run), "--input", links, "--output", str(options.output / PROPOSALS),
                              "--device", options.device])
+
+
+def flags_by_look(options):
+    """{case: what predict.py flags} of all proposals, the one to look at first in front."""
+    flags = {}
+    for row in Table(options.output / PROPOSALS / FILE).rows():
+        flags.setdefault(row["case"], {}).update(dict.fromkeys(flag for flag in row["flags"].split("; ") if flag))
+    return {name: "; ".join(words) for name, words in flags.items()}
+
+
+def spread(options, labelled, names):
+    """The cases, those first whose bottlenecks are farthest from the labelled ones' and from those before."""
+    from training.trained import load_run
+    trained, features = load_run(options.run, device=options.device), {}
+    for name in tqdm([*labelled, *names], "spread", unit="scan", disable=None):
+        [scan] = trained.data.train_scans([name], labelled=False)
+        features[name] = bottleneck(trained.method, scan.image, trained.recipe)
+    rows = list(features.values())
+    return [list(features)[place] for place in farthest_first(rows, range(len(labelled)), len(names))]
 
 
 # ---- before any label --------------------------------------------------------------------------------------------
@@ -211,7 +212,8 @@ def without_run(options, by):
     if not chosen:
         raise InputError(f"--images {options.images}: no scan there can be read")
     print(f"{counted(len(cases), 'scan')}; {counted(len(chosen), 'case')} to label, by {by}: "
-          f"{', '.join(name for name, test in chosen.items() if not test)}" + told_tests(tests))
+          + ", ".join(name + " (drawn at random, kept for testing)" * test for name, test in chosen.items()))
+    print(told_tests(tests), end="")
     handed = {}
     for name, test in chosen.items():
         copies = placed_beside(name, cases[name], options.channels, options.output, copied)
@@ -244,8 +246,7 @@ def shuffled(names, seed):
 
 
 def told_tests(tests):
-    return f"; drawn at random and kept for testing: {', '.join(tests)}" if tests else (
-        f"; none for testing, since these are less than {TESTED}")
+    return "" if tests else f"none of them is for testing, since --count is less than {TESTED}\n"
 
 
 def copied(source, target):

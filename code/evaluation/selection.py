@@ -72,11 +72,3 @@ def bottleneck(method, image, recipe):
     with noting_bottlenecks(method.tested) as noted:
         segment(method, image, recipe, coarse=True, views=())
     return np.concatenate([np.concatenate(rows).mean(0) for rows in noted])
-
-
-def doubt(probs):
-    """Class probabilities (C, *S), tensor -> mean entropy over the foreground's voxels; infinite without any."""
-    foreground = probs.max(0).indices > 0
-    if not foreground.any():
-        return float("inf")
-    return float(-(probs.clamp_min(1e-12).log() * probs).sum(0)[foreground].mean())

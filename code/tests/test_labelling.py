@@ -1,4 +1,5 @@
 """The labelling loop: which scans to label next, corrections taken as labels, and a second round from the first."""
+import csv
 import json
 import shutil
 from types import SimpleNamespace
@@ -14,7 +15,7 @@ import label_next
 import prepare_folder
 import take_labels
 import train_own
-from evaluation.selection import appearance, doubt, farthest_first
+from evaluation.selection import appearance, farthest_first
 from imaging.grids import ScanFile
 from imaging.scan_files import mark_of
 
@@ -120,7 +121,11 @@ def test_from_a_run_over_corrections_to_a_second_run(first, capsys):
     told = capsys.readouterr().out
     cases = handed(first.out)
     [test] = [name for name, case in cases.items() if case["test"]]
-    assert len(cases) == 5 and f"kept for testing: {test}" in told
+    assert len(cases) == 5 and f"{test}: drawn at random, kept for testing" in told
+    with (first.out / "proposals" / "predictions.csv").open(newline="", encoding="utf-8") as file:
+        ranked = list(dict.fromkeys(row["case"] for row in csv.DictReader(file)))
+    assert set(ranked) == {f"c{number:02d}" for number in range(3, 12)}
+    assert list(cases) == [*[name for name in ranked if name != test][:4], test]
     assert (f"next: python code/take_labels.py --input {first.out} --images {first.scans} --labels {first.masks}"
             in told)
     for name in cases:
@@ -253,7 +258,7 @@ def test_before_any_label_those_that_differ_are_chosen(tmp_path, capsys):
     assert label_next.main([*args, "--count", "3"]) == 0
     told = capsys.readouterr().out
     cases = handed(out)
-    assert {"c04", "c08"} <= set(cases) and len(cases) == 3 and "none for testing" in told
+    assert {"c04", "c08"} <= set(cases) and len(cases) == 3 and "none of them is for testing" in told
     assert sorted(path.name for path in (out / "c04").iterdir()) == ["c04.nii.gz"]
     for name in cases:
         save(out / name / "drawn.nii.gz", phantom(int(name[1:]))[1], nib.load(out / name / f"{name}.nii.gz").affine)
@@ -318,13 +323,6 @@ def test_farthest_first_by_hand():
     assert farthest_first(np.zeros((3, 2)), [1], 2) == [0, 2]
     scaled = np.array([[0.0, 0], [1, 0], [0, 1000]])        # units do not matter
     assert farthest_first(scaled, [0], 1) == farthest_first(scaled * (1, 1e-3), [0], 1)
-
-
-def test_doubt_is_of_the_foreground_alone():
-    import torch
-    probs = torch.tensor([[0.5, 0.1, 1.0], [0.5, 0.9, 0.0]])[:, :, None, None]
-    assert doubt(probs) == pytest.approx(-(0.9 * np.log(0.9) + 0.1 * np.log(0.1)))
-    assert doubt(torch.tensor([[1.0], [0.0]])) == float("inf")
 
 
 def test_appearance_does_not_depend_on_how_a_scan_is_stored():
