@@ -101,7 +101,7 @@ def main(args=None):
 
 def next_command(record, cases, options):
     """By which prepare_folder.py prepares the labels; as before where it has prepared others."""
-    words = list(record.command or ())
+    words = [str(shown(Path(word))) if Path(word).is_absolute() else word for word in record.command or ()]
     if words and "--labels" not in words and "--images" in words:       # a folder with a dataset.json
         return shlex.join(["python", "code/prepare_folder.py", *words])
     images = options.images or Path(next(iter(cases.values())).sources[0]).parent
