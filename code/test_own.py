@@ -1,20 +1,39 @@
-"""Test a run on your own scans: sliding windows, every view of the method, metrics in the volumes' own voxels.
+"""How good is a run, or a method, on your own scans: metrics of every case and class, in the volumes' own voxels.
 
-    python code/test_own.py --run model/mine/cml_plus_8_seed1337
-    python code/test_own.py --compare RUN1 RUN2    tested runs side by side, paired over cases
+    python code/test_own.py --run model/mine/cml_plus_8_seed1337            on test.list, every view of the method
+    python code/test_own.py --run model/mine/cml_plus_8_seed1337_folds      each case by the fold that never saw it
+    python code/test_own.py --compare RUN1 RUN2                 tested runs side by side, paired over cases
+    python code/test_own.py --predictions maps --labels masks   label maps that any program made
 
-Writes RUN/test_<split>_<checkpoint>.csv, one row per case and class, and the table as Markdown and LaTeX beside it.
+Writes RUN/test_<split>_<checkpoint>.csv, one row per case and class, and the table as Markdown and LaTeX beside it; of
+folds and of label maps with a bootstrap interval of the Dice, distances in mm where the voxel size is known, and the
+worst cases first. Surface Dice counts surface voxels within --tolerance of the other surface.
 """
+import math
+from dataclasses import replace
+
 from runtime.script import reported
 
 from dataloaders.own import Own
-from evaluation.report import test
+from evaluation import pooled, scored
+from evaluation.report import tested
+from runtime.command_line import parsed
+from runtime.errors import DEBUG, InputError
+from runtime.ranks import Ranks
 from training.trained import load_run
 
 
 @reported
 def main(args=None):
-    return test(Own, load_run, __doc__, args)
+    options = parsed(pooled.OwnOptions, args, description=f"{__doc__}\n{DEBUG}")
+    if not 0 <= options.tolerance < math.inf:
+        raise InputError(f"--tolerance {options.tolerance:g}: must be 0 or more")
+    if options.predictions or options.labels:
+        return scored.score_maps(options)
+    if options.run and pooled.is_folds(options.run):
+        Ranks().say(f"{options.run}, {options.checkpoint}.pt of every fold: PyTorch is loading")
+        return pooled.test_folds(options, load_run, Own.dataset)
+    return tested(replace(options, spacing=options.spacing or "voxel"), Own, load_run)
 
 
 if __name__ == "__main__":

@@ -195,8 +195,11 @@ PRESETS = {
 @reported
 def main(args=None):
     recipe = command_line(PRESETS, __doc__, args)
-    from training import cross_validation  # here: options are read without PyTorch
-    return cross_validation.run(recipe)
+    if recipe.budget:
+        from training import budget  # here and below: options are read without PyTorch
+        return budget.compare_labels(recipe)
+    from training import cross_validation
+    return cross_validation.start(recipe)
 
 
 if __name__ == "__main__":

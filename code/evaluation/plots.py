@@ -161,3 +161,20 @@ def fits(path, curves):
         axes.set_title(title, fontsize=8)
         axes.grid(alpha=0.3)
     save(figure, path)
+
+
+def against_labels(path, curves):
+    """PNG of {method: {number of labels: Interval of the Dice}}: means with their intervals."""
+    figure = Figure(figsize=(5, 3.6))
+    axes = figure.subplots()
+    ticks = sorted({labels for curve in curves.values() for labels in curve})
+    for place, (method, curve) in enumerate(curves.items()):
+        x = np.array([ticks.index(labels) for labels in curve]) + 0.06 * (place - (len(curves) - 1) / 2)
+        mean, low, high = np.array(list(curve.values())).reshape(-1, 3).T
+        axes.errorbar(x, mean, np.nan_to_num([mean - low, high - mean]), label=method, marker="o", capsize=3,
+                      color=COLOURS[place])
+    axes.set_xticks(range(len(ticks)), ticks)
+    axes.set(xlabel="labelled scans", ylabel="Dice (%), out of fold")
+    axes.legend()
+    axes.grid(alpha=0.3)
+    save(figure, path)

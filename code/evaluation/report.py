@@ -1,6 +1,7 @@
 """From a run folder to its table row: predict every test case, measure, write the CSV, print beside the paper."""
 import csv
 import io
+import math
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,18 +53,23 @@ def measure(trained, names, options, marks=None):
     predictions that are to be saved, by case.
     """
     from evaluation.inference import segment
-    from evaluation.metrics import class_metrics
+    from evaluation.metrics import class_metrics, volume_metrics
     ranks, cases, recipe, data = Ranks(), [], trained.recipe, trained.data
     windows, how = windows_of(recipe, options.stride, options.weights), settings(trained, names, options)
+    tolerance = getattr(options, "tolerance", None)
     for name in tqdm(ranks.shard(names), "test", unit="case", disable=not ranks.main):
         [scan] = data.cases([name])
         ref = scan.label.numpy()
         maps = label_maps(segment(trained.method, scan.image, recipe, **windows), recipe.keep_largest)
         spacing = data.spacing(name) if options.spacing == "mm" else None
-        metrics = {view: class_metrics(labels, ref, recipe.num_classes, spacing) for view, labels in maps.items()}
+        metrics = {view: class_metrics(labels, ref, recipe.num_classes, spacing, tolerance)
+                   for view, labels in maps.items()}
         headline, rows = next(iter(maps)), []
+        volumes = [{}] * recipe.num_classes if tolerance is None else volume_metrics(
+            maps[headline], ref, recipe.num_classes, voxel_ml(data, name))
         for index in range(recipe.num_classes - 1):
-            row = {"case": name, **metrics[headline][index]}
+            row = {"case": name, "class": index + 1, "name": recipe.classes[index], **metrics[headline][index],
+                   **volumes[index]}
             for view in maps:
                 row |= {f"{view}_{key}": value for key, value in metrics[view][index].items() if key != "class"}
             rows.append(row | how)
@@ -78,7 +84,16 @@ def settings(trained, names, options):
     windows = window_words(windows_of(trained.recipe, options.stride, options.weights))
     values = (options.split, options.checkpoint, options.spacing, windows, kept_classes(trained.recipe.keep_largest),
               tables.check_sum(names))
-    return dict(zip(tables.SETTINGS, values, strict=True))
+    how = dict(zip(tables.SETTINGS, values, strict=False))
+    return how | ({"tolerance": f"{options.tolerance:g} {options.spacing}"} if hasattr(options, "tolerance") else {})
+
+
+def voxel_ml(data, name):
+    """ml of a voxel of a prepared scan; NaN of files that do not hold the voxel size."""
+    try:
+        return math.prod(data.spacing(name)) / 1000
+    except InputError:
+        return math.nan
 
 
 def window_words(windows):
@@ -147,7 +162,11 @@ def test(dataset_class, load, description, args=None):
 
     load: `training.trained.load_run`.
     """
-    options = parsed(ReportOptions, args, description=f"{description}\n{DEBUG}")
+    return tested(parsed(ReportOptions, args, description=f"{description}\n{DEBUG}"), dataset_class, load)
+
+
+def tested(options, dataset_class, load):
+    """`test` by its options."""
     if options.compare:
         return compare(options, dataset_class)
     if options.run is None:

@@ -17,13 +17,15 @@ from runtime.files import check_readable, is_case_name
 METRICS = ("dice", "jaccard", "hd95", "asd")
 # column -> its words; `data` is the check sum of the cases' names
 SETTINGS = {"list": "list of cases", "weights": "weights", "unit": "unit of distances", "windows": "windows",
-            "largest_component": "classes reduced to their largest component", "data": "cases"}
+            "largest_component": "classes reduced to their largest component", "data": "cases",
+            "tolerance": "tolerance of the surface Dice"}
+TEXT = "case", "name", "fold"       # columns that hold words, beside the SETTINGS
 HEADINGS = ("Dice (%) ↑", "Jaccard (%) ↑", "95HD (voxel) ↓", "ASD (voxel) ↓")
 
 
 def percent(metric):
     """Overlaps are shown in percent."""
-    return 100 if metric in ("dice", "jaccard") else 1
+    return 100 if metric in ("dice", "jaccard", "surface_dice") else 1
 
 
 def views_of(rows):
@@ -43,7 +45,7 @@ def absent_classes(rows):
     return {row["class"] for row in rows} - there if flags else set()
 
 
-def statistics(rows, prefix="", empty_as=math.nan, absent=None):
+def statistics(rows, prefix="", empty_as=math.nan, absent=None, metrics=METRICS):
     """{metric: (mean, std)} of the rows of one or several classes; the numbers of `cases` and of undefined distances,
     `empty`.
 
@@ -55,7 +57,7 @@ def statistics(rows, prefix="", empty_as=math.nan, absent=None):
     rows = [row for row in rows if row["class"] not in absent]
     result = {"cases": len({row["case"] for row in rows}),
               "empty": sum(math.isnan(row[f"{prefix}hd95"]) for row in rows)}
-    for metric in METRICS:
+    for metric in metrics:
         grid = _grid(rows, prefix + metric, "class")
         grid[np.isnan(grid)] = empty_as
         means = [column[~np.isnan(column)].mean() for column in grid.T if not np.isnan(column).all()]
@@ -133,7 +135,7 @@ def read_rows(path, columns=("case", "class", *METRICS)):
     check_readable(path)
     try:
         with open(path, newline="", encoding="utf-8") as file:
-            rows = [{key: value if key in ("case", *SETTINGS) else float(value) for key, value in row.items()}
+            rows = [{key: value if key in (*TEXT, *SETTINGS) else float(value) for key, value in row.items()}
                     for row in csv.DictReader(file)]
         if missing := set(columns) - set(*rows[:1]):
             raise ValueError(f"no {', '.join(sorted(missing))}")

@@ -1,15 +1,19 @@
 """Cross-validation of own data: folds that never move, runs that go on, the pooled table, ensembles and the budget."""
+import csv
 import json
 import shutil
 
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK as sitk
 from scipy import ndimage
 
 import prepare_folder
+import test_own as testing_own
 import train_own
 from dataloaders.folds import divided, fold_number, write_folds
+from evaluation import pooled, report, tables
 from runtime.errors import InputError
 from training import cross_validation, fit
 from training.run_folder import read_content
@@ -142,3 +146,150 @@ def test_what_cannot_be_divided_is_refused_before_anything_is_trained(mine, tmp_
     error = capsys.readouterr().err
     assert words in error and error.startswith("error: ") and error.count("\n") == 1
     assert not (tmp_path / "folds").exists()
+
+
+# ---- how good is it ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def folds(scans, tmp_path_factory):
+    """Two folds, trained; narrow networks are the test's, as everywhere."""
+    home = tmp_path_factory.mktemp("folds") / "tiny_folds"
+    return lambda: home if home.exists() else trained(scans, home, "--folds", "2")
+
+
+def test_the_pooled_table_has_every_labelled_case_once_by_the_fold_that_never_saw_it(scans, folds, tmp_path, capsys):
+    home = shutil.copytree(folds(), tmp_path / "tiny_folds")
+    rows = testing_own.main(["--run", str(home), "--device", "cpu", "--tolerance", "1.5"])
+    told = capsys.readouterr().out
+    numbers = json.loads((scans / "data" / "folds.json").read_text(encoding="utf-8"))["cases"]
+    assert {(row["case"], row["fold"]) for row in rows} == {(name, f"fold{fold}") for name, fold in numbers.items()}
+    with (home / "test_test_last_mm.csv").open(newline="", encoding="utf-8") as file:
+        written = list(csv.DictReader(file))
+    assert len(written) == 2 * 5
+    assert {*tables.SETTINGS} <= written[0].keys()
+    [how] = {tuple(row[key] for key in ("list", "weights", "unit", "data", "tolerance")) for row in written}
+    assert how == ("out-of-fold", "last", "mm", tables.check_sum(numbers), "1.5 mm")
+    assert {(row["class"], row["name"]) for row in written} == {("1", "left"), ("2", "right")}
+    means = [np.mean([float(row["dice"]) for row in written if row["case"] == case])
+             for case in dict.fromkeys(row["case"] for row in written)]
+    assert means == sorted(means) and "Worst cases first" in told and "out-of-fold cases of 2 folds" in told
+    for row in written:
+        assert float(row["error_ml"]) == pytest.approx(float(row["ml"]) - float(row["reference_ml"]), abs=2e-6)
+        assert float(row["reference_ml"]) == pytest.approx(8 * 12 * 2 * 6 / 1000 * (1.25 if row["class"] == "2" else 1))
+    assert tables.read_rows(home / "test_test_last_mm.csv")[0]["dice"] == pytest.approx(rows[0]["dice"], abs=1e-6)
+
+
+def test_folds_that_do_not_belong_together_are_refused(folds, tmp_path, capsys):
+    home = shutil.copytree(folds(), tmp_path / "tiny_folds")
+
+    def refused():
+        with pytest.raises(SystemExit, match="2"):
+            testing_own.main(["--run", str(home), "--device", "cpu"])
+        error = capsys.readouterr().err
+        assert error.startswith("error: ") and error.count("\n") == 1
+        return error
+    path = home / "fold2" / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps(config | {"recipe": config["recipe"] | {"lr": 0.5}}), encoding="utf-8")
+    assert "fold2 and fold1 are runs of different recipes (lr)" in refused()
+    (home / "fold2" / "last.pt").unlink()
+    assert "fold 2 of 2 is not trained to its end" in refused()
+
+
+def test_the_interval_of_the_mean_dice():
+    rng = np.random.default_rng(5)
+    values = rng.uniform(0.6, 0.9, 20)
+    found = pooled.dice_interval(values)
+    means = 100 * np.array([rng.choice(values, 20).mean() for _ in range(20_000)])
+    assert found.mean == pytest.approx(100 * values.mean())
+    assert [found.low, found.high] == pytest.approx(np.percentile(means, [2.5, 97.5]), abs=0.15)
+    assert pooled.dice_interval(values) == found                            # seeded
+    assert str(pooled.dice_interval([0.5])) == "50.00"
+    assert str(pooled.dice_interval([0.5] * 3)) == "50.00 [50.00, 50.00]"
+
+
+def test_dice_against_labels_of_supervised_and_the_method(mine, tmp_path, monkeypatch, capsys):
+    home = tmp_path / "budget"
+    assert trained(mine, home, "--folds", "2", "--budget", "2") == home
+    told = capsys.readouterr().out
+    assert told.index("4 runs, 0 of them finished; the others take about") < told.index("run 1 of 4")
+    with (home / "budget.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["method"], row["labels"], row["cases"]) for row in rows] == [("supervised", "2", "5"),
+                                                                               ("cml_plus", "2", "5")]
+    for row in rows:
+        pooled_rows = tables.read_rows(home / f"{row['method']}_2" / "test_test_last_mm.csv")
+        assert float(row["dice"]) == pytest.approx(100 * np.mean([one["dice"] for one in pooled_rows]), abs=1e-3)
+    assert "2 labels |" in (home / "budget.md").read_text(encoding="utf-8")
+    assert (home / "budget.png").read_bytes().startswith(b"\x89PNG")
+    first, second = (read_content(home / f"{method}_2" / "fold1").cases for method in ("supervised", "cml_plus"))
+    assert first["labelled"] == second["labelled"] and not first["unlabelled"] and second["unlabelled"]
+    monkeypatch.setattr(fit.Fit, "run", None)       # nothing is trained ...
+    monkeypatch.setattr(report, "measure", None)    # ... or tested again
+    trained(mine, home, "--folds", "2", "--budget", "2")
+    assert "4 runs, 4 of them finished\n" in capsys.readouterr().out
+
+
+# ---- anybody's label maps ------------------------------------------------------------------------------------------
+
+
+def box(shape, *sides):
+    """A label map with class 7 in a box."""
+    labels = np.zeros(shape, np.uint8)
+    labels[tuple(slice(*side) for side in sides)] = 7
+    return labels
+
+
+@pytest.fixture
+def maps(tmp_path):
+    """Predictions of another program in other formats, one of them on another grid; one reference has none."""
+    affine, whole = np.diag([1.0, 1, 2, 1]), box((12, 10, 6), (2, 8), (2, 8), (1, 5))
+    for folder in ("masks", "maps", "other"):
+        (tmp_path / folder).mkdir()
+    for name in ("a", "b", "c", "d"):
+        nib.save(nib.Nifti1Image(whole, affine), tmp_path / f"masks/{name}_seg.nii.gz")
+    sitk.WriteImage(as_sitk(whole), str(tmp_path / "maps/a.mha"))
+    sitk.WriteImage(as_sitk(box((12, 10, 6), (4, 8), (2, 8), (1, 5))), str(tmp_path / "maps/b.nrrd"))
+    nib.save(nib.Nifti1Image(whole, np.diag([1.0, 1, 3, 1])), tmp_path / "maps/c.nii.gz")
+    for name in ("maps/x", "other/x"):
+        nib.save(nib.Nifti1Image(whole, affine), tmp_path / f"{name}.nii.gz")
+    return tmp_path
+
+
+def as_sitk(labels):
+    """The same grid as nibabel's diag(1, 1, 2), in ITK's axes."""
+    image = sitk.GetImageFromArray(labels.transpose(2, 1, 0))
+    image.SetSpacing((1, 1, 2))
+    image.SetDirection((-1, 0, 0, 0, -1, 0, 0, 0, 1))
+    return image
+
+
+def test_maps_of_any_program_are_scored_by_name_on_one_grid(maps, capsys):
+    with pytest.raises(SystemExit, match="2"):      # c is on another grid
+        testing_own.main(["--predictions", str(maps / "maps"), "--labels", str(maps / "masks"), "--class-names", "box"])
+    told = capsys.readouterr()
+    assert "1 reference without a prediction, which stay out: d_seg" in told.out
+    assert "1 prediction without a reference, which stay out: x" in told.out
+    assert "bad case c_seg: " in told.err and "expected the same grid" in told.err
+    with (maps / "maps_scores.csv").open(newline="", encoding="utf-8") as file:
+        rows = {row["case"]: row for row in csv.DictReader(file)}
+    assert list(rows) == ["b_seg", "a_seg"]         # the worst first
+    assert float(rows["a_seg"]["dice"]) == float(rows["a_seg"]["surface_dice"]) == 1
+    assert float(rows["b_seg"]["dice"]) == pytest.approx(0.8) and rows["b_seg"]["unit"] == "mm"
+    assert float(rows["b_seg"]["error_ml"]) == pytest.approx(-2 * 6 * 4 * 2 / 1000)
+    assert rows["b_seg"]["class"] == "7" and rows["b_seg"]["name"] == "box"
+
+
+@pytest.mark.parametrize(("more", "words"), [
+    (["--predictions", "{}/maps"], "--predictions and --labels belong together"),
+    (["--predictions", "{}/maps", "--labels", "{}/nowhere"], "there is no such folder"),
+    (["--predictions", "{}/maps", "--labels", "{}/masks", "--class-names", "a", "b"], "2 names for the values 7"),
+    (["--predictions", "{}/maps", "--labels", "{}/masks", "--tolerance", "-1"], "--tolerance -1: must be 0 or more"),
+    (["--predictions", "{}/other", "--labels", "{}/masks"], "no label map there has the name")])
+def test_what_cannot_be_scored_is_one_line(maps, capsys, more, words):
+    (maps / "maps" / "c.nii.gz").unlink()
+    with pytest.raises(SystemExit, match="2"):
+        testing_own.main([word.format(maps) for word in more])
+    error = capsys.readouterr().err
+    assert words in error and error.startswith("error: ") and error.count("\n") == 1

@@ -11,7 +11,7 @@ from training.hours import fitted, seconds_of
 from training.run_folder import RunFolder
 
 
-def run(recipe):
+def start(recipe):
     """Train a recipe: one run, or with its `folds` one after the other -> the run's folder, or that of all folds."""
     if not (recipe.folds or recipe.fold):
         data = Own(recipe)

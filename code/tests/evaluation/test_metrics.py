@@ -7,6 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from medpy.metric import binary as medpy
+from scipy import ndimage
+from scipy.spatial.distance import cdist
 
 from evaluation import metrics
 
@@ -101,3 +103,42 @@ def test_class_metrics_treat_each_foreground_class_by_itself():
     assert first["asd"] == pytest.approx(medpy.asd(pred == 1, ref == 1))
     flags = [(row["empty_pred"], row["empty_ref"]) for row in (first, second, third)]
     assert flags == [(0, 0), (0, 1), (1, 1)] and (second["dice"], third["dice"]) == (0, 1)
+
+
+@pytest.mark.parametrize("shape", [(7, 9), (5, 4, 6)], ids=["2D", "3D"])
+@pytest.mark.parametrize("spaced", [0, 1], ids=["voxels", "mm"])
+def test_surface_dice_is_the_share_of_surface_voxels_near_the_other_surface(shape, spaced):
+    """By its definition: eroded masks for the surfaces, all distances between them."""
+    spacing = SPACINGS[len(shape)][spaced] or (1,) * len(shape)
+
+    def surface(mask):
+        return np.argwhere(mask & ~ndimage.binary_erosion(mask)) * spacing
+
+    @given(*2 * [arrays(bool, shape)], *2 * [st.tuples(*[st.integers(0, extent - 1) for extent in shape])],
+           st.sampled_from([0, 0.7, 1, 1.5, 2, 4.2]))
+    def check(pred, ref, one, other, tolerance):
+        pred[one] = ref[other] = True
+        apart = cdist(surface(pred), surface(ref))
+        near = np.concatenate([apart.min(1), apart.min(0)]) < tolerance + 1e-7
+        found = metrics.surface_metrics(pred, ref, spacing, tolerance)["surface_dice"]
+        assert found == pytest.approx(near.mean(), abs=1e-12)
+    check()
+
+
+def test_surface_dice_of_empty_masks_and_the_edge_of_the_tolerance():
+    one, none = np.zeros((3, 40), bool), np.zeros((3, 40), bool)
+    one[1, 5] = True
+    assert metrics.surface_metrics(one, none, None, 1)["surface_dice"] == 0
+    assert math.isnan(metrics.surface_metrics(none, none, None, 1)["surface_dice"])
+    moved = np.roll(one, 3, 1)      # 3 times 0.1 is more than 0.3 in binary
+    assert metrics.surface_metrics(one, moved, (0.1, 0.1), 0.3)["surface_dice"] == 1
+    assert metrics.surface_metrics(one, moved, (0.1, 0.1), 0.29)["surface_dice"] == 0
+    assert "surface_dice" not in metrics.surface_metrics(one, moved)
+
+
+def test_volumes_in_ml_and_their_error():
+    pred, ref = np.zeros((10, 10, 10), np.uint8), np.zeros((10, 10, 10), np.uint8)
+    pred[:4], ref[:5], ref[9] = 1, 1, 2
+    assert metrics.volume_metrics(pred, ref, 3, 0.002) == [
+        pytest.approx({"ml": 0.8, "reference_ml": 1.0, "error_ml": -0.2}),
+        pytest.approx({"ml": 0, "reference_ml": 0.2, "error_ml": -0.2})]

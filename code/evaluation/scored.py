@@ -1,0 +1,118 @@
+"""Label maps that any program made against reference label maps: files of any format, matched by their names."""
+import math
+import sys
+from collections import Counter
+from functools import partial
+
+import numpy as np
+from tqdm import tqdm
+
+from evaluation import pooled, tables
+from evaluation.metrics import class_metrics, volume_metrics
+from imaging.case_files import LABELS, contents, files_below, role_of
+from imaging.cases import attempt, existing_folder, report_bad
+from imaging.scan_files import case_name, is_label, is_scan, read_label, read_scan_file, values_in
+from runtime.errors import InputError, counted
+from runtime.files import check_writable
+
+
+def score_maps(options):
+    """Measure --predictions by --labels, write and print the table -> rows; exit code 2 where a case is bad."""
+    if not (options.predictions and options.labels) or options.run:
+        raise InputError("--predictions and --labels belong together, and take the place of --run: give the folder of "
+                         "the label maps and that of the references")
+    labels, predictions = maps_in(options.labels), maps_in(options.predictions)
+    pairs = matched(labels, predictions)
+    if not pairs:
+        raise InputError(f"--predictions {options.predictions}: no label map there has the name of one in "
+                         f"{options.labels}, such as {min(labels)}; name them alike")
+    for what, missing in (("reference", set(labels) - set(pairs)),
+                          ("prediction", {case_name(path) for path in predictions.values()}
+                           - {case_name(path) for _, path in pairs.values()})):
+        if missing:
+            other = "prediction" if what == "reference" else "reference"
+            print(f"{counted(len(missing), what)} without a {other}, which stay out: "
+                  f"{', '.join(sorted(missing)[:5])}{', ...' if len(missing) > 5 else ''}")
+    output = options.output or options.predictions.with_name(f"{options.predictions.resolve().name}_scores.csv")
+    check_writable(output)
+    bad, found = {}, {}
+    for name in tqdm(pairs, "reading", unit="case", disable=None):
+        values = attempt(partial(_values, pairs[name]), "use a machine with more memory")
+        (bad if isinstance(values, str) else found)[name] = values
+    values = sorted(set().union(*found.values()) - {0})
+    if len(values) > 255:
+        raise InputError(f"{options.predictions}, {options.labels}: have {len(values)} values, expected at most 255 "
+                         "classes; are these scans?")
+    names = options.class_names or tuple(f"class {value}" for value in values)
+    if len(names) != len(values):
+        raise InputError(f"--class-names {' '.join(names)}: {len(names)} names for the values "
+                         f"{' '.join(map(str, values))}")
+    rows = []
+    for name in tqdm(found, "measuring", unit="case", disable=None):
+        own = attempt(partial(measured_pair, name, *pairs[name], values, names, options),
+                      "use a machine with more memory")
+        if isinstance(own, str):
+            bad[name] = own
+        else:
+            rows += own
+    if rows:
+        cases = [row["case"] for row in rows]
+        rows = pooled.worst_first([row | {"data": tables.check_sum(cases)} for row in rows])
+        pooled.present_cases(rows, output,
+                             f"{options.predictions}: {counted(len(set(cases)), 'case')} of {options.labels}")
+    report_bad(bad)
+    if bad:
+        sys.exit(2)
+    return rows
+
+
+def maps_in(folder):
+    """{case: file} of the label maps in a folder, or in the folders below it where it has none itself."""
+    files = [path for path in sorted(existing_folder(folder).iterdir()) if is_label(path)] or [
+        path for path in files_below(folder) if is_label(path)]
+    if not files:
+        raise InputError(f"{folder}: has no label maps; {contents(folder)}")
+    places, found = Counter(map(case_name, files)), {}
+    for path in files:
+        name = case_name(path) if places[case_name(path)] == 1 else path.parent.name
+        if name in found:
+            raise InputError(f"{found[name]} and {path} are one case, {name}: remove or rename one of them")
+        found[name] = path
+    return found
+
+
+def matched(labels, predictions):
+    """{case: (reference, prediction)} of two folders' {case: file}; a label's ending, <case>_seg say, may differ."""
+    by_case = {_plain(name): path for name, path in predictions.items()} | predictions
+    pairs = {}
+    for name, path in labels.items():
+        if other := by_case.get(name) or by_case.get(_plain(name)):
+            pairs[name] = path, other
+    return pairs
+
+
+def _plain(name):
+    """A case's name without the ending of a label map."""
+    role = role_of(name, LABELS)
+    return role[0] if role and role[0] else name
+
+
+def _values(pair):
+    return set().union(*map(values_in, pair))
+
+
+def measured_pair(case, reference, prediction, values, names, options):
+    """Rows of one case; InputError where the two maps are not on one grid."""
+    grid = next((path for path in (reference, prediction) if is_scan(path)), None)
+    if grid is None:
+        raise InputError(f"{prediction}: is a .seg.nrrd as its reference is, and neither says how large the scan is; "
+                         "export one of the two as a label map (NIfTI, say)")
+    grid, classes = read_scan_file(grid), {0: 0} | {value: index for index, value in enumerate(values, 1)}
+    ref, pred = (read_label(path, grid, classes, allow_empty=True) for path in (reference, prediction))
+    unit, spacing = ("voxel", None) if options.spacing == "voxel" else ("mm", grid.spacing)
+    how = {"list": str(options.labels), "weights": str(options.predictions), "unit": unit, "windows": "",
+           "largest_component": "", "tolerance": f"{options.tolerance:g} {unit}"}
+    metrics = class_metrics(pred, ref, len(classes), spacing, options.tolerance)
+    volumes = volume_metrics(pred, ref, len(classes), math.prod(map(float, np.abs(grid.spacing))) / 1000)
+    return [{"case": case, "class": value, "name": name, **{key: item for key, item in row.items() if key != "class"},
+             **volume, **how} for value, name, row, volume in zip(values, names, metrics, volumes, strict=True)]
