@@ -2,14 +2,16 @@
 
     python code/predict.py --run model/LA/cml_8_seed1337 --input scan.nrrd --output segmentations
     python code/predict.py --run model/mine/cml_8_seed1337 --input scans/ --output segmentations --overlay
+    python code/predict.py --run model/mine/cml_plus_8_seed1337_folds --input scans/ --output segmentations
 
 Each scan is preprocessed as the run's training data were, segmented by both subnets, and put back: shape, affine and
-orientation of the output are the input's. A folder is taken file by file, or folder by folder where it holds no scan
-itself; with several channels, case by case (<case>_flair.nii.gz, <case>_t1.nii.gz, ...). Label maps hold the values
-of the training set's label files, where its record knows them. Each output knows the weights and the scan that it was
-made with: the same again is skipped, anything else is left alone without --force. Unreadable scans are skipped and
-reported at the end (exit code 2). predictions.csv measures every result beside the labelled cases of training, the one
-to look at first in front; --report shows them on a page.
+orientation of the output are the input's. Of several runs, RUN1 RUN2 ... or the folder of folds, the probabilities are
+averaged, one run at a time; what disagrees are then the runs and their views. A folder is taken file by file, or folder
+by folder where it holds no scan itself; with several channels, case by case (<case>_flair.nii.gz, <case>_t1.nii.gz,
+...). Label maps hold the values of the training set's label files, where its record knows them. Each output knows the
+weights and the scan that it was made with: the same again is skipped, anything else is left alone without --force.
+Unreadable scans are skipped and reported at the end (exit code 2). predictions.csv measures every result beside the
+labelled cases of training, the one to look at first in front; --report shows them on a page.
 """
 import json
 import sys
@@ -26,7 +28,8 @@ import numpy as np
 from nibabel.orientations import aff2axcodes
 from tqdm import tqdm
 
-from evaluation import components, trust
+from evaluation import components, pooled, trust
+from evaluation.ensembles import APART, Member
 from evaluation.predictions import Predictions
 from evaluation.windows import WEIGHTS, windows_of
 from imaging import dicom_segmentations
@@ -61,9 +64,9 @@ REPORT, TITLE = "report.html", "<title>Segmented scans</title>"
 
 @dataclass(kw_only=True)
 class Options:
-    """Segment scans with a trained run."""
+    """Segment scans with a trained run, or with the mean of several."""
 
-    run: Path                       # folder that a train script wrote
+    run: tuple[Path, ...]           # folders that a train script wrote; of folds, the folder that holds them
     input: Path                     # a scan, or a folder of scans or of one folder per case
     output: Path                    # folder for <case>.nii.gz and what is asked for below
     # of what is written. By default nrrd for NRRD, MetaImage and DICOM scans, whose places NIfTI rounds, and nifti for
@@ -76,7 +79,7 @@ class Options:
     weights: Literal[WEIGHTS] | None = None     # of a window's voxels; by default gaussian, most in the middle
     keep_largest: tuple[str, ...] = ()  # none, each, or the classes that keep one component; by default as in the test
     probabilities: bool = False     # also <case>_probabilities.nii.gz, float32 (X, Y, Z, classes)
-    disagreement: bool = False      # also <case>_disagreement.nii.gz: how far the subnets are apart, 0 to 1
+    disagreement: bool = False      # also <case>_disagreement.nii.gz: how far the subnets, or runs, are apart, 0 to 1
     overlay: bool = False           # also <case>.png: image, fused, both subnets
     report: bool = False            # also report.html: all scans with their contours, the one to look at first in front
     keep_header: bool = False       # take over descriptions, names and extensions of the scan's header, too
@@ -98,6 +101,12 @@ class Job(NamedTuple):
     training: Any           # trust.TrainingCases, or None
     predictions: Any        # the folder's Predictions
     codes: Any = ()         # of each class but the background, in DICOM SEG
+    others: tuple = ()      # evidence.Member of further runs, whose probabilities are averaged with the first one's
+
+    @property
+    def members(self):
+        """All runs, as evidence.Member."""
+        return Member(self.method, self.recipe, self.windows), *self.others
 
 
 def outputs(name, scan, options):
@@ -156,13 +165,17 @@ def segment_case(job, paths):
     """
     import torch  # here: options are read without PyTorch
 
-    from evaluation.evidence import examined
+    from evaluation.evidence import examined, examined_together
     scans = read_scans(paths, job.preprocessing.geometry, len(job.preprocessing.modalities))
     image, _, geometry = apply(scans, job.preprocessing)
     image = image[None] if image.ndim == 3 else image
     check_fits(f"{paths[0]}: its {scans[0].array.size} voxels need, segmented,", memory(job, image, scans[0]),
                "crop or resample the scan, or use a machine with more memory")
-    views, evidence = examined(job.method, torch.from_numpy(image), job.recipe, views=job.views, **job.windows)
+    image = torch.from_numpy(image)
+    if job.others:
+        views, evidence = examined_together(job.members, image, job.options.disagreement)
+    else:
+        views, evidence = examined(job.method, image, job.recipe, views=job.views, **job.windows)
     if not all(share.isfinite().all() for probs in views.values() for share in probs):
         raise InputError(f"{paths[0]}: the network's probabilities are not numbers: its weights or this scan's values "
                          "are far from any in training; look at log.csv of the run, and at the scan")
@@ -172,7 +185,11 @@ def segment_case(job, paths):
 def memory(job, image, scan):
     """Bytes that a scan takes at most: image, probabilities of the views, and two of their classes when they decide."""
     voxels, own, classes = image[0].size, scan.array.size, job.recipe.num_classes
-    kept = voxels * 4 * (classes * (1 + len(job.views)) + 2 * len(image)) + own * (4 * len(image) + 20)
+    views, decided = 1 + len(job.views), 0
+    if job.others:          # one run's, their sum and that of their squares; what each decided
+        pairs = [len(member.method.pair or ()) for member in job.members]
+        views, decided = 2 + max(pairs) + job.options.disagreement, sum(max(pair, 1) for pair in pairs)
+    kept = voxels * (4 * (classes * views + 2 * len(image)) + decided) + own * (4 * len(image) + 20)
     return kept + own * classes * 12 * job.options.probabilities
 
 
@@ -191,7 +208,7 @@ def write_case(job, files, mark, scan, geometry, views):
             is_there(files, mark)       # another program may have written since
         try:
             if what == "overlay":
-                others = list(views.items())[1:]
+                others = [(view, views[view]) for view in job.views]
                 maps = {next(iter(views)): labels} | {view: label_map(job, probs, geometry) for view, probs in others}
                 plots.overlay(path, scan.array, None, maps, depth_axis(scan), body_axes(scan), mark)
                 continue
@@ -203,6 +220,8 @@ def write_case(job, files, mark, scan, geometry, views):
                 array = job.values[labels]
             elif what == "probabilities":
                 array = np.moveaxis(restore(next(iter(views.values())).float().cpu().numpy(), geometry), 0, -1)
+            elif job.others:
+                array = restore(views[APART].numpy(), geometry)
             else:
                 array = disagreement(*(views[view] for view in job.method.pair), geometry)
             save_on_grid(path, array, scan, mark, job.options.keep_header)
@@ -267,31 +286,56 @@ def write_report(job, cases):
     print(f"wrote {path}")
 
 
+def runs_of(options):
+    """The runs that are asked for, a folder of folds as its runs."""
+    runs = [run for path in options.run for run in (pooled.fold_runs(path) if pooled.is_folds(path) else [path])]
+    if not runs:
+        raise InputError("--run is empty: give the folder that a train script wrote, or several")
+    if len({run.resolve() for run in runs}) < len(runs):
+        raise InputError(f"--run {' '.join(map(str, options.run))}: names a run twice")
+    return runs
+
+
+def check_together(runs, recipes, records):
+    """InputError unless the runs take the same scans and know the same classes."""
+    for run, recipe, record in zip(runs, recipes, records, strict=True):
+        for what, one, first in (("channels", recipe.in_channels, recipes[0].in_channels),
+                                 ("classes", (recipe.num_classes, recipe.classes),
+                                  (recipes[0].num_classes, recipes[0].classes)),
+                                 ("preprocessing", record.to_dict(), records[0].to_dict())):
+            if one != first:
+                raise InputError(f"{run} and {runs[0]} have other {what}, so that their probabilities cannot be "
+                                 "averaged; name runs on the same prepared data")
+
+
 @reported
 def main(args=None):
     options = parsed(Options, args, description=f"{__doc__}\n{DEBUG}")
-    dataset = datasets.of_run(options.run)
-    record = read_preprocessing(options.run)
-    preprocessing = record or PUBLISHED[dataset.data.dataset]
-    Ranks().say(f"{options.run}, {options.checkpoint}.pt: PyTorch is loading")
-    trained = load_run(options.run, options.checkpoint, options.device)
-    recipe, method = trained.recipe, trained.method
+    runs = runs_of(options)
+    run, *_ = runs
+    records = [read_preprocessing(one) or PUBLISHED[datasets.of_run(one).data.dataset] for one in runs]
+    record, preprocessing = read_preprocessing(run), records[0]
+    shown = f"{run}" + f" and {counted(len(runs) - 1, 'other run')}" * (len(runs) > 1)
+    Ranks().say(f"{shown}, {options.checkpoint}.pt: PyTorch is loading")
+    trained = [load_run(one, options.checkpoint, options.device) for one in runs]
+    check_together(runs, [one.recipe for one in trained], records)
+    recipe, method = trained[0].recipe, trained[0].method
     if len(preprocessing.modalities) != recipe.in_channels:
-        raise InputError(f"{options.run}: its preprocessing.json names {len(preprocessing.modalities)} channels, and "
+        raise InputError(f"{run}: its preprocessing.json names {len(preprocessing.modalities)} channels, and "
                          f"the network takes {recipe.in_channels}: the record does not belong to it; {RESTORE}")
-    if options.disagreement and method.pair is None:
+    if options.disagreement and method.pair is None and len(runs) == 1:
         paired = ", ".join(name for name, one in registry.METHODS.items() if one.pair)
         raise InputError(f"--disagreement needs two views to compare, as {paired} have; this run's method is "
                          f"{recipe.method}")
     values = np.arange(recipe.num_classes, dtype=np.uint8)
     if record and record.num_classes == recipe.num_classes:
         values = record.values
-    windows = windows_of(recipe, options.stride, options.weights, fast=True)
+    windows, *others = [windows_of(one.recipe, options.stride, options.weights, fast=True) for one in trained]
     kept = components.asked_for(options.keep_largest, recipe.keep_largest, recipe.num_classes)
     cases, bad, aside = scans_to_segment(options.input, preprocessing.modalities)
     codes = []
     if options.format == "dicom-seg":
-        own = options.run / "codes.json"
+        own = run / "codes.json"
         codes = dicom_segmentations.read_codes(options.codes or (own if own.exists() else None), recipe.classes)
         bad |= {name: f"{paths[0]}: is no DICOM series, which --format dicom-seg refers to; --format nifti or nrrd "
                       "writes its label map" for name, paths in cases.items() if not isinstance(paths[0], Series)}
@@ -299,31 +343,35 @@ def main(args=None):
     check_outputs(cases, options)
     check_report(options)
     ranks = Ranks()
-    ranks.say(f"{counted(len(cases), 'scan')}; {options.checkpoint}.pt of {options.run}; "
+    ranks.say(f"{counted(len(cases), 'scan')}; {options.checkpoint}.pt of {shown}; "
               f"preprocessing: {preprocessing.normalise}"
               f"{', whole scan' if preprocessing.crop in ('none', 'label') else f', crop to the {preprocessing.crop}'}"
               + (f"; {counted(len(aside), 'file')} left aside, not {' '.join(preprocessing.modalities)} of a case: "
                  f"{told(aside)}" if aside else ""))
-    training = trust.read_training_cases(options.run)
+    training = trust.together([trust.read_training_cases(one) for one in runs])
     if training is None:
-        ranks.say(f"{options.run} has no {trust.TRAINING}, as runs of earlier versions: predictions.csv compares "
+        ranks.say(f"{shown} has no {trust.TRAINING}, as runs of earlier versions: predictions.csv compares "
                   "nothing with training")
     elif preprocessing.crop == "label":     # a new scan is not cropped, and has other intensities
         training = replace(training, quantiles={})
-    what = json.dumps([recipe.fields(), preprocessing.to_dict(), windows, kept, *codes], sort_keys=True, default=str)
-    weights = checksum(options.run / f"{options.checkpoint}.pt", zlib.crc32(what.encode()))
+    weights = 0
+    for one, own in zip(trained, (windows, *others), strict=True):
+        what = json.dumps([one.recipe.fields(), preprocessing.to_dict(), own, kept, *codes], sort_keys=True, default=str)
+        weights = checksum(one.run / f"{options.checkpoint}.pt", zlib.crc32(what.encode(), weights))
+    pair = (method.pair or ()) if (options.overlay or options.disagreement) and not others else ()
     with locked(options.output, "--output") if ranks.main else nullcontext():
         ranks.wait()        # nobody reads or writes before the folder is ours
-        job = Job(method, recipe, preprocessing, options, windows, kept,
-                  (method.pair or ()) if options.overlay or options.disagreement else (), values, weights, training,
-                  Predictions(options.output, ranks.rank, options.force), codes)
+        job = Job(method, recipe, preprocessing, options, windows, kept, pair, values, weights, training,
+                  Predictions(options.output, ranks.rank, options.force), codes,
+                  tuple(Member(one.method, one.recipe, own) for one, own in zip(trained[1:], others, strict=True)))
         results = [attempt(partial(predict_case, job, name, cases[name]),
                            "crop or resample the scan, or use a machine with more memory")
                    for name in tqdm(ranks.shard(list(cases)), "predict", unit="scan",
                                     disable=None if ranks.main else True)]
         results = dict(zip(cases, ranks.gather(results), strict=True))
         if ranks.main:
-            job.predictions.finish(trust.read_calibration(options.run))
+            folds = {one.resolve().parent for one in runs}
+            job.predictions.finish(trust.read_calibration(run) if len(folds) == 1 else None)
     bad |= {name: result for name, result in results.items() if isinstance(result, str)}
     done = [result for name, result in results.items() if name not in bad]
     ranks.say(f"{len(done) - done.count(None)} segmented, {done.count(None)} skipped (there already, the same), "

@@ -13,6 +13,7 @@ from dataloaders.augment import standardised
 from dataloaders.scans import read_geometry
 from dataloaders.volumes import halved
 from evaluation.components import keep_largest
+from evaluation.ensembles import APART
 from evaluation.inference import class_dice, likeliest, segment
 from evaluation.trust import TRAINING, Evidence, case_rows, measured, quantiles, read_training_cases, scores
 from runtime.errors import InputError
@@ -52,6 +53,38 @@ def examined(method, image, recipe, **how):
     views = segment(method, image, recipe, watch=watch, **how)
     entropy, whole = entropies(next(iter(views.values())))
     return views, Evidence(entropy, whole, watch and watch.dice, quantiles(as_trained(image, recipe).numpy()))
+
+
+def examined_together(members, image, apart=False):
+    """The mean of the probabilities of several runs [ensembles.Member] -> {"mean": (C, *S)}, and Evidence of it, whose
+    agreement is that of all runs and their views.
+
+    One run's probabilities are held at a time, besides their sum. apart: also APART (*S), 0 to 1, the root of the mean
+    over pairs of runs and views of half their squared distance; with two classes and two runs it is the difference.
+    """
+    total, squares, sums, decided, count = None, None, None, [], 0
+    for method, recipe, windows in members:
+        views = segment(method, image, recipe, views=method.pair or (), **windows)
+        headline = next(iter(views.values()))
+        total = headline.float().cpu().clone() if total is None else total.add_(headline.float().cpu())
+        for view in method.pair or [next(iter(views))]:
+            probs = views[view].float().cpu()
+            decided.append(likeliest(probs))
+            count += 1
+            if apart:
+                sums = probs.clone() if sums is None else sums.add_(probs)
+                square = probs.square().sum(0)
+                squares = square if squares is None else squares.add_(square)
+        del views, headline
+    mean, classes = total.div_(len(members)), len(total)
+    found = {"mean": mean}
+    if apart:
+        pairs = count * (count - 1) / 2
+        found[APART] = ((count * squares - sums.square().sum(0)) / (2 * pairs)).clamp(0, 1).sqrt()
+    entropy, whole = entropies(mean)
+    alike = np.array([class_dice(*map(torch.from_numpy, pair), classes) for pair in itertools.combinations(decided, 2)])
+    agreement = np.where(np.isnan(alike), 1, alike).mean(0).tolist()
+    return found, Evidence(entropy, whole, agreement, quantiles(as_trained(image, members[0].recipe).numpy()))
 
 
 def entropies(probs):

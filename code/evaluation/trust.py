@@ -284,6 +284,16 @@ def told(rows):
     return lines
 
 
+def together(records):
+    """The TrainingCases of several runs in one; None where a run has none, or in another unit."""
+    if None in records or len({record.unit for record in records}) > 1:
+        return None
+    first, *others = map(vars, records)
+    return TrainingCases(first["unit"], **{name: {case: value for one in (first, *others)
+                                                  for case, value in one[name].items()}
+                                           for name in first if name != "unit"})
+
+
 def write_calibration(folder, look_scores, dice):
     """FOLDER/calibration.json, of the out-of-fold cases of the runs in a folder."""
     points, fitted = calibrate(look_scores, dice)

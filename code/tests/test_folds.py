@@ -1,19 +1,25 @@
 """Cross-validation of own data: folds that never move, runs that go on, the pooled table, ensembles and the budget."""
 import csv
+import itertools
 import json
 import shutil
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import torch
 from scipy import ndimage
 
+import predict
 import prepare_folder
 import test_own as testing_own
 import train_own
 from dataloaders.folds import divided, fold_number, write_folds
-from evaluation import pooled, report, tables
+from evaluation import ensembles, pooled, report, tables
+from evaluation.evidence import examined_together
+from method import Method
 from runtime.errors import InputError
 from training import cross_validation, fit
 from training.run_folder import read_content
@@ -182,6 +188,7 @@ def test_the_pooled_table_has_every_labelled_case_once_by_the_fold_that_never_sa
 
 def test_folds_that_do_not_belong_together_are_refused(folds, tmp_path, capsys):
     home = shutil.copytree(folds(), tmp_path / "tiny_folds")
+    capsys.readouterr()
 
     def refused():
         with pytest.raises(SystemExit, match="2"):
@@ -293,3 +300,73 @@ def test_what_cannot_be_scored_is_one_line(maps, capsys, more, words):
         testing_own.main([word.format(maps) for word in more])
     error = capsys.readouterr().err
     assert words in error and error.startswith("error: ") and error.count("\n") == 1
+
+
+# ---- several runs together -----------------------------------------------------------------------------------------
+
+
+def predicted(runs, scan, out, *more):
+    """{what: array} that predict.py writes of a scan, and its predictions.csv."""
+    assert predict.main(["--run", *map(str, runs), "--input", str(scan), "--output", str(out), "--device", "cpu",
+                         "--keep-largest", "none", "--probabilities", "--disagreement", *more]) == 0
+    with (out / "predictions.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    return {path.name.removesuffix(".nii.gz").removeprefix("c6"): np.asarray(nib.load(path).dataobj)
+            for path in out.glob("*.nii.gz")}, rows
+
+
+def test_the_folds_together_give_the_mean_of_their_probabilities(scans, folds, tmp_path, capsys):
+    scan, home = scans / "scans" / "c6.nii.gz", folds()
+    alone = [predicted([home / f"fold{number}"], scan, tmp_path / str(number))[0] for number in (1, 2)]
+    together, rows = predicted([home], scan, tmp_path / "both", "--overlay")
+    mean = np.mean([one["_probabilities"] for one in alone], 0)
+    assert np.allclose(together["_probabilities"], mean, atol=1e-5)
+    assert np.array_equal(together[""], together["_probabilities"].argmax(-1))
+    assert 0 <= together["_disagreement"].min() and together["_disagreement"].max() <= 1
+    assert {row["name"] for row in rows} == {"left", "right"}
+    assert all(0 <= float(row["agreement"]) <= 1 for row in rows)
+    listed, _ = predicted([home / "fold1", home / "fold2"], scan, tmp_path / "both")
+    assert "0 segmented, 1 skipped" in capsys.readouterr().out and listed.keys() == together.keys()
+
+
+def test_the_disagreement_is_that_of_all_pairs_of_runs_and_views():
+    class Fixed(Method):
+        """Two views whose probabilities are given."""
+
+        pair = "one", "other"
+
+        def __init__(self, *shares):
+            super().__init__(torch.nn.Conv2d(1, 1, 1))
+            self.shares = shares
+
+        def predict(self, x):
+            views = {name: torch.stack([torch.full(x[:, 0].shape, 1 - share), torch.full(x[:, 0].shape, share)], 1)
+                     for name, share in zip(self.pair, self.shares, strict=True)}
+            return {"fused": (views["one"] + views["other"]) / 2} | views
+
+    recipe = SimpleNamespace(patch_size=(16, 16), stride=None, normalise="stored", half_resolution=False, num_classes=2)
+    shares = [(0.9, 0.8), (0.7, 0.1)]
+    members = [ensembles.Member(Fixed(*pair), recipe, {}) for pair in shares]
+    views, evidence = examined_together(members, torch.zeros(1, 2, 16, 16), apart=True)
+    assert torch.allclose(views["mean"][1], torch.tensor(np.mean(shares), dtype=torch.float32))
+    pairs = list(itertools.combinations(np.ravel(shares), 2))
+    expected = np.sqrt(np.mean([(one - other) ** 2 for one, other in pairs]))
+    assert views["apart"].shape == (2, 16, 16) and torch.allclose(views["apart"], torch.tensor(expected).float())
+    assert evidence.agreement == [pytest.approx(3 / 6)]         # three of four see the class, everywhere
+
+
+def test_runs_that_cannot_be_averaged_are_refused(folds, tmp_path, capsys):
+    home = shutil.copytree(folds(), tmp_path / "tiny_folds")
+    capsys.readouterr()
+
+    def refused(*runs):
+        with pytest.raises(SystemExit, match="2"):
+            predict.main(["--run", *map(str, runs), "--input", str(tmp_path), "--output", str(tmp_path / "out")])
+        error = capsys.readouterr().err
+        assert error.startswith("error: ") and error.count("\n") == 1
+        return error
+    assert "names a run twice" in refused(home, home / "fold1")
+    path = home / "fold2" / "preprocessing.json"
+    record = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps(record | {"normalise": "minmax"}), encoding="utf-8")
+    assert "fold2 and " in (error := refused(home)) and "have other preprocessing" in error
