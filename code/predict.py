@@ -210,7 +210,8 @@ def write_case(job, files, mark, scan, geometry, views):
             if what == "overlay":
                 others = [(view, views[view]) for view in job.views]
                 maps = {next(iter(views)): labels} | {view: label_map(job, probs, geometry) for view, probs in others}
-                plots.overlay(path, scan.array, None, maps, depth_axis(scan), body_axes(scan), mark)
+                plots.overlay(path, scan.array, None, maps, depth_axis(scan), body_axes(scan), mark,
+                              job.recipe.classes)
                 continue
             if what == "labels" and job.options.format == "dicom-seg":
                 dicom_segmentations.save(path, labels, scan.path, job.recipe.classes, job.values[1:].tolist(),
@@ -356,7 +357,8 @@ def main(args=None):
         training = replace(training, quantiles={})
     weights = 0
     for one, own in zip(trained, (windows, *others), strict=True):
-        what = json.dumps([one.recipe.fields(), preprocessing.to_dict(), own, kept, *codes], sort_keys=True, default=str)
+        what = [one.recipe.fields(), preprocessing.to_dict(), own, kept, *codes]
+        what = json.dumps(what, sort_keys=True, default=str)
         weights = checksum(one.run / f"{options.checkpoint}.pt", zlib.crc32(what.encode(), weights))
     pair = (method.pair or ()) if (options.overlay or options.disagreement) and not others else ()
     with locked(options.output, "--output") if ranks.main else nullcontext():

@@ -4,6 +4,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from nibabel.orientations import apply_orientation, axcodes2ornt, ornt_transform
 
 from runtime.files import Table, write_aside
@@ -92,12 +93,12 @@ def coloured(grey, labels, alpha=0.45):
     return np.where(labels[..., None] > 0, (1 - alpha) * picture + alpha * painted, picture)
 
 
-def overlay(path, image, reference, predictions, depth_axis, axes=None, comment=""):
+def overlay(path, image, reference, predictions, depth_axis, axes=None, comment="", names=()):
     """PNG in Figure 4's layout, one row per slice that matters: image, reference, every view, as contours.
 
     image, reference (or None), predictions {view: label map}: all (*S); depth_axis: the axis slices are cut along;
     axes: where the array's axes point, "LPS" say, by which slices stand upright with the body's sides at their edges,
-    or None where nothing says so, and slices are drawn as they are stored.
+    or None where nothing says so, and slices are drawn as they are stored; names: of the foreground classes.
     The slices: with the most reference, and with the most error (without reference: most prediction, and where the
     first and the last view differ most).
     """
@@ -129,6 +130,9 @@ def overlay(path, image, reference, predictions, depth_axis, axes=None, comment=
                            ha="left" if place < 0.5 else "right")
             panel.set_title(f"{title}, slice {index}" if title == "image" else title, fontsize=9)
             panel.axis("off")
+    if names:
+        lines = [Line2D([], [], color=COLOURS[place % len(COLOURS)], label=name) for place, name in enumerate(names)]
+        figure.legend(handles=lines, loc="upper center", bbox_to_anchor=(0.5, 0.08), ncol=4, fontsize=8, frameon=False)
     save(figure, path, Comment=comment)
 
 

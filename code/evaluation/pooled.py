@@ -102,7 +102,7 @@ def fold_runs(folder):
 def check_same_recipe(recipes):
     """InputError where runs {name: recipe} are not the same but for their fold and the labels that it leaves."""
     (first, reference), *others = recipes.items()
-    free = {"fold", "labeled", "hours"}
+    free = {"fold", "labeled", "hours", "init_from"}
     for name, recipe in others:
         if differing := [key for key, value in reference.fields().items()
                          if key not in free and recipe.fields().get(key) != value]:

@@ -136,7 +136,7 @@ def save_prediction(folder, name, scan, maps, data, mark):
             nifti.header["intent_name"] = mark
             write_aside(path, lambda file, nifti=nifti: file.write(nifti.to_bytes()))
     plots.overlay(folder / f"{name}.png", scan.image[0].numpy(), scan.label.numpy(), maps, data.depth_axis,
-                  body_axes(data))
+                  body_axes(data), names=data.recipe.classes)
 
 
 def body_axes(data):

@@ -140,6 +140,16 @@ def test_a_case_labelled_later_joins_a_fold(mine, tmp_path, monkeypatch):
     assert after == before | {"c6": 2} and "c5" not in after
 
 
+def test_a_second_round_starts_each_fold_from_the_one_that_did_not_see_its_cases(mine, tmp_path, monkeypatch):
+    begun = []
+    monkeypatch.setattr(cross_validation, "train_in_turn", begun.extend)
+    for number in (1, 2):
+        (tmp_path / "first" / f"fold{number}").mkdir(parents=True)
+        (tmp_path / "first" / f"fold{number}" / "config.json").touch()
+    trained(mine, tmp_path / "second", "--folds", "2", "--init-from", str(tmp_path / "first"))
+    assert [recipe.init_from for recipe in begun] == [tmp_path / "first" / f"fold{number}" for number in (1, 2)]
+
+
 @pytest.mark.parametrize(("more", "words"), [
     (["--folds", "1"], "--folds 1: must be 2 or more"), (["--folds", "9"], "choose fewer folds"),
     (["--folds", "2", "--fold", "1/2"], "--fold 1/2: is one run; leave it out, or --folds"),

@@ -3,6 +3,7 @@ from dataclasses import replace
 
 from dataloaders.folds import divided, fold_folder, fold_number, write_folds
 from dataloaders.own import Own
+from evaluation.pooled import is_folds
 from runtime.errors import InputError
 from runtime.ranks import Ranks
 from training.checkpoints import is_finished
@@ -44,8 +45,11 @@ def of_folds(recipe, labels=None):
             if asked > left:
                 raise InputError(f"{'--budget' if labels else '--labeled'} {asked}: without the cases of fold {fold}, "
                                  f"{left} labelled ones are left to train on; choose no more, or more --folds")
-            out = recipe.out if recipe.fold else recipe.out / fold_folder(fold)
-            recipes.append(replace(recipe, fold=fold, folds=None, budget=(), labeled=asked, out=out).check())
+            out, first = recipe.out if recipe.fold else recipe.out / fold_folder(fold), recipe.init_from
+            if first and is_folds(first):
+                first = first / fold_folder(fold)       # the one that was not trained on this fold's cases either
+            recipes.append(replace(recipe, fold=fold, folds=None, budget=(), labeled=asked, out=out,
+                                   init_from=first).check())
     return recipes
 
 

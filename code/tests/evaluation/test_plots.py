@@ -1,6 +1,7 @@
 """Overlays: every class of a slice is drawn, slices stand upright."""
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgb
 from nibabel.orientations import apply_orientation, axcodes2ornt, ornt_transform
 from PIL import Image
 
@@ -83,3 +84,13 @@ def test_the_picture_is_written_with_its_mark(tmp_path):
     image = np.random.default_rng(0).random((8, 9, 3))
     plots.overlay(tmp_path / "a.png", image, None, {"network": (image > 0.5).astype(np.uint8)}, 2, "LPS", "a mark")
     assert Image.open(tmp_path / "a.png").info["Comment"] == "a mark"
+
+
+def test_the_classes_are_named_in_their_colours(monkeypatch, tmp_path):
+    figures = []
+    monkeypatch.setattr(plots, "save", lambda figure, path, **metadata: figures.append(figure))
+    labels = np.arange(24, dtype=np.uint8).reshape(2, 3, 4) % 3
+    plots.overlay(tmp_path / "x.png", labels.astype(float), None, {"network": labels}, 2, names=("left", "right"))
+    [legend] = figures[0].legends
+    assert [text.get_text() for text in legend.get_texts()] == ["left", "right"]
+    assert [to_rgb(line.get_color()) for line in legend.get_lines()] == [tuple(colour) for colour in plots.COLOURS[:2]]
