@@ -10,7 +10,8 @@ from tqdm import tqdm
 from evaluation import pooled, tables
 from evaluation.metrics import class_metrics, volume_metrics
 from imaging.case_files import LABELS, contents, files_below, role_of
-from imaging.cases import attempt, existing_folder, report_bad
+from imaging.cases import existing_folder
+from imaging.preparation import attempt, report_bad
 from imaging.scan_files import case_name, is_label, is_scan, read_label, read_scan_file, values_in
 from runtime.errors import InputError, counted
 from runtime.files import check_writable
