@@ -73,8 +73,8 @@ def described(recipe, record):
 def write_network(path, method, shape):
     """The first view of `method.predict` as ONNX: image (batch, *shape) -> probabilities (batch, C, *S).
 
-    method: on the CPU, with torch's own layers. By way of TorchScript: of the same network, torch.export's ONNX takes
-    fourteen times as long, and carries the paths of this machine's source files.
+    method: on the CPU, with torch's own layers. By way of TorchScript, which takes 0.6 s of CPU time for a narrow V-Net
+    where torch.export takes 8.
     """
     import torch  # here: options are read without PyTorch
 
