@@ -426,7 +426,7 @@ def test_what_a_scan_needs_is_said_before_it_is_segmented():
     image, scan = [SimpleNamespace(size=voxels)], SimpleNamespace(array=SimpleNamespace(size=voxels))
 
     def needed(views=(), probabilities=False):
-        return predict.memory(SimpleNamespace(recipe=SimpleNamespace(num_classes=14), views=views,
+        return predict.memory(SimpleNamespace(recipe=SimpleNamespace(num_classes=14), views=views, others=(),
                                               options=SimpleNamespace(probabilities=probabilities)), image, scan)
     assert 11 * 2 ** 30 < needed() < 14 * 2 ** 30
     assert needed(("subnet0", "subnet1")) - needed() == 2 * 4 * 14 * voxels
