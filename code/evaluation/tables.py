@@ -30,7 +30,8 @@ def percent(metric):
 
 def views_of(rows):
     """Names of the views that rows of a tested run hold, the headline first."""
-    return [key.removesuffix("_dice") for key in rows[0] if key.endswith("_dice")]
+    return [key.removesuffix("_dice") for key in rows[0]
+            if key.endswith("_dice") and not key.endswith("surface_dice")]
 
 
 def check_sum(cases):
