@@ -448,7 +448,8 @@ def test_folder_end_to_end(tmp_path, capsys):
     assert prepare_mine(tmp_path) == 0
     assert (tmp_path / "out/train.list").read_text(encoding="utf-8") == "b\nc\nd\na\n"
     prepared_files = {f"{name}/mri_norm2.h5" for name in "abcd"}
-    assert files(tmp_path / "out") == prepared_files | {"train.list", "preprocessing.json", "lists.json", "plan.json"}
+    assert files(tmp_path / "out") == prepared_files | {"train.list", "preprocessing.json", "lists.json", "plan.json",
+                                                        "sources.json"}
     prepared, classes, geometry = read(tmp_path / "out/c/mri_norm2.h5")
     assert np.array_equal(classes, label[:, ::-1]) and np.array_equal(restore(classes, geometry), label)
     assert geometry.spacing == [1, 1, 1] and abs(prepared[prepared != 0].mean()) < 1e-5     # around it, 0

@@ -196,7 +196,7 @@ def test_same_voxels_takes_labels_as_they_are_stored(tmp_path, capsys):
     assert "identity affine" in capsys.readouterr().err
     assert not prepare_folder.main([*command, "--same-voxels"])
     with h5py.File(tmp_path / "out/a/mri_norm2.h5") as file:
-        np.testing.assert_array_equal(file["image"][()] > 0, file["label"][()] == 1)
+        np.testing.assert_array_equal(file["image"][()] != 0, file["label"][()] == 1)
 
 
 # ---- NRRD ------------------------------------------------------------------------------------------------------------

@@ -49,7 +49,7 @@ def test_the_example_is_a_class_of_thirty_lines():
 
 
 @pytest.mark.parametrize(("chosen", "passed"), [
-    ("ACDC", 6), pytest.param("LA or BraTS2019 or processes", 14, marks=pytest.mark.slow)])
+    ("ACDC", 7), pytest.param("LA or BraTS2019 or processes", 16, marks=pytest.mark.slow)])
 def test_the_example_trains_resumes_runs_on_two_processes_is_tested_and_predicts(copied, chosen, passed):
     """One file and one line of the registry; the tests of all methods then are its tests."""
     (copied.root / "code/methods/two_heads.py").write_text(example(), encoding="utf-8")
