@@ -141,9 +141,9 @@ def timing_components(spent):
     """`spent` grows by the milliseconds of each reduction of pseudo-labels on the host."""
     reduce = components.largest_components
 
-    def timed(maps):
+    def timed(*maps):
         begun = time.perf_counter()
-        kept = reduce(maps)
+        kept = reduce(*maps)
         spent.append(1000 * (time.perf_counter() - begun))
         return kept
     components.largest_components = timed

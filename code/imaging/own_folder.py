@@ -15,7 +15,7 @@ from imaging.folders import Found, find, label_classes
 from imaging.labelling import TESTS, Sources, source_files, tests_of
 from imaging.plan import PLAN, PREPARED, REMEDY, Choice, Plan, plan_preparation, plan_training, read_plan, write_plan
 from imaging.preparation import in_parallel, prepare_cases
-from imaging.preprocess import PLAIN, Preprocessing, read_preprocessing
+from imaging.preprocess import COARSEST, EXPECTED, FINEST, PLAIN, Preprocessing, read_preprocessing
 from imaging.scan_files import check_segments
 from imaging.survey import look_at_label, look_at_scan
 from runtime.errors import InputError, counted
@@ -250,6 +250,8 @@ def segment_values(found: Found, names: tuple[str, ...], classes: dict[int, int]
 
 def prepare(found, options) -> int:
     """Scans, lists, and what to do next; the caller holds the output folder."""
+    if options.spacing and not all(FINEST <= side <= COARSEST for side in options.spacing):
+        raise InputError(f"--spacing {' '.join(map(str, options.spacing))}: expected {EXPECTED['spacing']}")
     classes = label_classes(found, options.label_map, options.num_classes, options.workers)
     names, remedy = class_names(found, classes, options), "correct the file, or see --label-map and --allow-empty"
     if found.description and found.description.ignore not in (None, *classes):

@@ -193,6 +193,9 @@ def load_tensors(path, keys=()):
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise InputError(f"{path} does not exist") from None
+    except PermissionError:
+        raise Denied(f"{path}: may not be read by this user; mend its permissions (chmod u+r), or run as its "
+                     "owner") from None
     except pickle.UnpicklingError as error:     # whose words say how to load it all the same
         raise InputError(f"{path} is no checkpoint of this program: it holds more than tensors and numbers, may run "
                          f"code when it is loaded by other means, and must not be trusted; {RESTORE}") from error

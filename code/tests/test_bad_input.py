@@ -785,11 +785,11 @@ BAD = {
            (["--label-map", "1:5"], "the labels have the values 0, 1", "--label-map"),
            (["--num-classes", "0"], "--num-classes 0", "2 to 255"),
            (["--num-classes", "300"], "--num-classes 300", "2 to 255"),
-           (["--spacing", "0", "1", "1"], "spacing (0.0, 1.0, 1.0)", "above 0"),
-           (["--spacing", "nan", "1", "1"], "spacing (nan, 1.0, 1.0)", "above 0"),
-           (["--spacing", "1", "1e-9", "1"], "spacing (1.0, 1e-09, 1.0)", "0.001 to 100"),
-           (["--spacing", "500", "500", "500"], "spacing (500.0, 500.0, 500.0)", "0.001 to 100"),
-           (["--spacing", "1", "1", "inf"], "spacing (1.0, 1.0, inf)", "0.001 to 100"),
+           (["--spacing", "0", "1", "1"], "--spacing 0.0 1.0 1.0", "above 0"),
+           (["--spacing", "nan", "1", "1"], "--spacing nan 1.0 1.0", "above 0"),
+           (["--spacing", "1", "1e-9", "1"], "--spacing 1.0 1e-09 1.0", "0.001 to 100"),
+           (["--spacing", "500", "500", "500"], "--spacing 500.0 500.0 500.0", "0.001 to 100"),
+           (["--spacing", "1", "1", "inf"], "--spacing 1.0 1.0 inf", "0.001 to 100"),
            (["--spacing", "30", "30", "30"], "33 x 34 x 35, expected 2 an axis", "choose a finer spacing"),
            (["--spacing", "0.002", "0.002", "0.002"], "voxels need about", "choose a coarser spacing"),
            (["--holdout", "2"], "--holdout 2", "one must be left"), (["--holdout", "-1"], "--holdout -1", "0 or more"),
@@ -880,7 +880,7 @@ BAD = {
        for main, *args, found in (
            (train_LA.main, "--labeled", "Missing value"), (testing_LA.main, "--run", "Missing value"),
            (train_LA.main, "--data-dir", "the folder with the scans"), (train_LA.main, "--method", "name of a method"),
-           (predict.main, "--run", "Missing value"))},
+           (predict.main, "--input", "Missing value"))},
     **{f"option of another kind: {' '.join(args)}": (plain(train_LA.main, *args), args[0], found)
        for *args, found in (
            ("--labeled", "x", "invalid literal"), ("--lr", "fast", "could not convert"), ("--beta", "1/0", "2/3"),

@@ -194,6 +194,8 @@ def test_a_table_is_replaced_as_a_whole(tmp_path):
 
 def test_a_file_of_another_user_is_refused_as_such(tmp_path):
     """As an unprivileged user, in a process of its own: the superuser may read all."""
+    save_tensors(tmp_path / "own.pt", {})
+    load_tensors(tmp_path / "own.pt")       # with all the modules it takes: the other user may not read ours
     path = tmp_path / "last.pt"
     path.write_bytes(b"theirs")
     path.chmod(0o600)
