@@ -39,7 +39,7 @@ def _surface(mask, box, spacing):
 
 
 def surface_metrics(pred, ref, spacing=None, tolerance=None):
-    """Dice, Jaccard, hd95 and asd of two masks (*S) of one class, as medpy computes them (DESIGN: voxels).
+    """Dice, Jaccard, hd95 and asd of two masks (*S) of one class, as medpy computes them.
 
     hd95 pools the surface distances of both directions and takes their 95th percentile (other packages: the larger of
     the two directions' percentiles); asd is the mean distance from the prediction's surface to the reference's, one
