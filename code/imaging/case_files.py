@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from imaging import dicom
+from imaging import dicom, dicom_series
 from imaging.preprocess import PLAIN
 from imaging.scan_files import COMPANIONS, SUFFIXES, case_name, is_scan, suffix
 from runtime.errors import InputError
@@ -101,10 +101,10 @@ def visible(folder: Path) -> list[Path]:
     return files if any(map(is_scan, files)) else list(files_below(folder))
 
 
-def series_among(files: Sequence[Path], folder: Path) -> tuple[dicom.FoundSeries, list[Path]]:
+def series_among(files: Sequence[Path], folder: Path) -> tuple[dicom_series.FoundSeries, list[Path]]:
     """What the DICOM files among `files` below a folder hold, and the files that are not DICOM."""
     mine = {path for path in files if not suffix(path) and dicom.is_dicom(path)}
-    return dicom.find(sorted(mine), folder), [path for path in files if path not in mine]
+    return dicom_series.find(sorted(mine), folder), [path for path in files if path not in mine]
 
 
 # ---- new scans -------------------------------------------------------------------------------------------------------
@@ -120,7 +120,7 @@ def scans_to_segment(path: Path, modalities: Sequence[str]
     """
     if not path.exists():
         raise InputError(f"--input {path} does not exist: give a scan ({', '.join(SUFFIXES)}) or a folder of scans")
-    if path.name == dicom.INDEX:
+    if path.name == dicom_series.INDEX:
         path = path.parent
     files = [path]
     match = None if tuple(modalities) == PLAIN else role_of(case_name(path), modalities)

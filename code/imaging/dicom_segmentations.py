@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from imaging.dicom import Series, files_of, pydicom, stacked
+from imaging.dicom import Series, files_of, pydicom
+from imaging.dicom_stacks import stacked
 from runtime.errors import InputError, one_line
 from runtime.files import read_text, write_aside
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from imaging import dicom
+from imaging import dicom_series
 from imaging.case_files import LABELS, NUMBER, contents, files_below, grouped, role_of, series_among, visible
 from imaging.cases import Case, existing_folder, one_case_each
 from imaging.descriptions import Description, Listed, read_description, resolved
@@ -23,7 +23,7 @@ class Found:
     bad: dict[str, str]             # case -> one line of what is wrong with it
     channels: tuple[str, ...] = ()  # endings of the channels' file names; none where scans have no such ending
     aside: list[Path] = field(default_factory=list)     # files that are left out
-    images_aside: list[dicom.Aside] = field(default_factory=list)   # DICOM files that are no volume's
+    images_aside: list[dicom_series.Aside] = field(default_factory=list)   # DICOM files that are no volume's
     description: Description | None = None
 
     @property

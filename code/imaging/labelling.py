@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from imaging import dicom
+from imaging import dicom, dicom_series
 from imaging.case_files import files_below
 from imaging.scan_files import parts, read_scan_file, save_on_grid, suffix
 from runtime.errors import InputError
@@ -106,7 +106,7 @@ def scan_of(name: str, sources: Sequence[str], images: Path | None) -> list[Path
     paths = [moved(source, images) for source in sources]
     if suffix(paths[0]):
         return paths
-    found = dicom.find(paths, Path(os.path.commonpath(paths)))
+    found = dicom_series.find(paths, Path(os.path.commonpath(paths)))
     if len(found.series) != 1:
         raise InputError(f"{paths[0]}: with {len(paths) - 1} more files of {name}, holds {len(found.series)} volumes, "
                          f"expected one; convert it to NIfTI or NRRD {' '.join(found.bad.values())}")

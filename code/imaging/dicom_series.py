@@ -1,0 +1,230 @@
+"""DICOM files to series: each series below a folder, or each phase of one, is a scan with a name.
+
+Names are made of folders and series numbers, never of a patient's name or ID. pydicom reads the headers.
+"""
+import itertools
+import re
+import zlib
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from imaging.dicom import Series, pydicom
+from imaging.dicom_stacks import PHASES, Frame, phases_of, stacked
+from runtime.errors import InputError, counted, one_line
+
+INDEX = "DICOMDIR"
+PLACED = re.compile("(CT|MR|Positron Emission Tomography|PET) Image Storage$")      # their images have a place
+GEOMETRY = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "SpacingBetweenSlices",
+            "RescaleSlope", "RescaleIntercept")
+HEADER = ("SOPClassUID", "SOPInstanceUID", "PatientName", "PatientID", "PatientIdentityRemoved", "StudyInstanceUID",
+          "SeriesInstanceUID", "SeriesNumber", "StudyDate", "StudyTime", "SeriesTime", "Modality", "Rows", "Columns",
+          "NumberOfFrames", "BitsAllocated", "SamplesPerPixel", "PhotometricInterpretation", "ModalityLUTSequence",
+          "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "DirectoryRecordSequence")
+GROUPS = ("PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasuresSequence", "FrameContentSequence",
+          "PixelValueTransformationSequence", "MREchoSequence", "MRDiffusionSequence", "MRImageFrameTypeSequence",
+          "CTImageFrameTypeSequence", "PETFrameTypeSequence", "CardiacSynchronizationSequence")
+
+
+class Header(NamedTuple):
+    """What a file says of all its frames."""
+
+    patient: tuple[str, str]    # name, ID
+    anonymous: bool
+    study: str
+    series: str
+    number: str
+    modality: str
+    when: tuple[str, ...]
+    kind: str                   # "original", "derived" or "localiser"
+
+
+class Aside(NamedTuple):
+    """A file that is left aside, and what it is."""
+
+    path: Path
+    kind: str
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+
+@dataclass
+class FoundSeries:
+    """What DICOM files hold."""
+
+    series: list[Series] = field(default_factory=list)
+    bad: dict[str, str] = field(default_factory=dict)   # case -> one line of what is wrong with it
+    aside: list[Aside] = field(default_factory=list)
+
+
+def find(files: Iterable[Path], root: Path) -> FoundSeries:
+    """The series that DICOM files below `root` hold, named by patient folder and series number."""
+    found, series, folders = FoundSeries(), defaultdict(list), defaultdict(set)
+    damaged, headers = {}, {}
+    for path in files:
+        try:
+            header, frames = _read_header(path)
+        except InputError as error:
+            damaged.setdefault(path.parent, one_line(error))
+            continue
+        if header is None:
+            if frames != INDEX:
+                found.aside.append(Aside(path, frames))
+            continue
+        headers.setdefault(header.series, header)
+        series[header.series].append((header, frames))
+        for folder in itertools.takewhile(lambda folder: folder != root, path.parents):
+            folders[folder].add(header.patient)
+    originals = {(header.study, header.modality) for content in series.values() for header, _ in content
+                 if header.kind == "original"}
+    named = defaultdict(list)
+    for uid, content in series.items():
+        taken = []
+        for header, frames in content:
+            if header.kind == "localiser" or header.kind == "derived" and (header.study, header.modality) in originals:
+                found.aside.append(Aside(frames[0].path, f"DICOM {header.kind} images"))
+            else:
+                taken += frames
+        if taken:
+            place = min(frame.path for frame in taken)
+            named[_name(headers[uid], place, root, folders)].append((headers[uid].when, uid, place.parent, taken))
+    for name, several in named.items():
+        for count, (_, _, parent, frames) in enumerate(sorted(several, key=lambda one: one[:2]), 1):
+            case = name if count == 1 else f"{name}_{count}"
+            broken = {frame.path.parent for frame in frames} & set(damaged)
+            if broken:
+                found.bad[case] = damaged[min(broken)]
+                continue
+            try:
+                phases = phases_of(frames)
+            except InputError as error:
+                found.bad[case] = f"{parent}: {error}"
+                continue
+            for number, phase in enumerate(phases, 1):
+                this = case if len(phases) == 1 else f"{case}_phase{number}"
+                try:
+                    found.series.append(Series(this, parent, tuple(stacked(phase)[0])))
+                except InputError as error:
+                    found.bad[this] = f"{parent}: {error}"
+    used = {frame.path.parent for one in found.series for frame in one.frames}
+    for folder, line in damaged.items():
+        if folder not in used and line not in found.bad.values():
+            found.bad[f"{_plain(folder.name)}"] = line
+    return found
+
+
+def _read_header(path):
+    """(Header, frames) of a file; (None, what it is) of one that is no image of a volume."""
+    with pydicom() as module:
+        try:
+            data = module.dcmread(path, stop_before_pixels=True, force=True,
+                                  specific_tags=[*HEADER, *PHASES, *GEOMETRY])
+            return _described(path, data)
+        except InputError:
+            raise
+        except Exception as error:      # bytes of anybody's making end in any error
+            raise InputError(f"{path}: cannot be read ({one_line(error)}); expected a whole DICOM file: copy or export "
+                             "it again, or take it out of the folder") from error
+
+
+def _described(path, data):
+    name = data.get("SOPClassUID")
+    if path.name == INDEX or "DirectoryRecordSequence" in data:
+        return None, INDEX
+    if not name:
+        raise InputError(f"{path}: has no SOP class, as every DICOM file has; copy or export it again, or take it out "
+                         "of the folder")
+    name = name.name if name.name != name else "object of a private kind"
+    if "Image Storage" not in name:
+        return None, f"DICOM {name.removesuffix(' Storage')}"
+    if not data.get("Rows") or not data.get("Columns"):
+        raise InputError(f"{path}: has no rows or columns, as a whole DICOM image has; copy or export it again, or "
+                         "take it out of the folder")
+    per_frame = data.get("PerFrameFunctionalGroupsSequence")
+    count = int(data.get("NumberOfFrames") or 1)
+    if per_frame is not None and len(per_frame) != count:
+        raise InputError(f"{path}: has {count} frames and describes {len(per_frame)}; copy or export it again")
+    shared = (data.get("SharedFunctionalGroupsSequence") or [{}])[0]
+    frames = [_frame(path, data, (shared, per_frame[index]), index) for index in range(count)] if per_frame else [
+        _frame(path, data, (), None)]
+    if None in frames or (count > 1 and not per_frame):
+        if PLACED.search(name) and not (count > 1 and not per_frame):
+            raise InputError(f"{path}: has no place in the patient (ImagePositionPatient, ImageOrientationPatient, "
+                             "PixelSpacing), which a slice of a volume needs; export it again with its geometry")
+        return None, f"DICOM {name.removesuffix(' Storage')} without a place in the patient"
+    if int(data.get("SamplesPerPixel") or 1) > 1 or "MONOCHROME" not in str(data.get("PhotometricInterpretation")):
+        return None, "DICOM images in colour"
+    kinds = [str(kind).upper() for kind in data.get("ImageType") or ()]
+    kind = "localiser" if "LOCALIZER" in kinds else "derived" if kinds[:1] == ["DERIVED"] else "original"
+    text = {key: str(data.get(key) or "") for key in HEADER if "Sequence" not in key}
+    return Header((text["PatientName"], text["PatientID"]), text["PatientIdentityRemoved"] == "YES",
+                  text["StudyInstanceUID"], text["SeriesInstanceUID"] or str(path.parent), text["SeriesNumber"],
+                  text["Modality"], (text["StudyDate"], text["StudyTime"], text["SeriesTime"]), kind), frames
+
+
+def _frame(path, data, groups, index) -> Frame | None:
+    """One frame; None where it has no place."""
+    values: dict[str, Any] = {key: data.get(key) for key in (*PHASES, *GEOMETRY)}
+    for group in groups:
+        for key in GROUPS:
+            for item in (group.get(key) or ())[:1]:
+                values |= {element.keyword: element.value for element in item}
+    orientation, position, spacing = (
+        _numbers(path, values, key, count) for key, count in (("ImageOrientationPatient", 6),
+                                                              ("ImagePositionPatient", 3), ("PixelSpacing", 2)))
+    if not (orientation and position and spacing):
+        return None
+    thickness, said, slope, intercept = (
+        (_numbers(path, values, key, 1) or (default,))[0]
+        for key, default in (("SliceThickness", None), ("SpacingBetweenSlices", None), ("RescaleSlope", 1.0),
+                             ("RescaleIntercept", 0.0)))
+    if slope == 0:
+        raise InputError(f"{path}: has a rescale slope of 0, which makes all voxels one value; export it again")
+    return Frame(path, index, (int(data.Rows), int(data.Columns)), orientation, position, spacing,
+                 said or thickness or 1.0, said, slope, intercept,
+                 tuple(str(values[key]) if values.get(key) not in (None, "") else "" for key in PHASES),
+                 str(data.get("SOPInstanceUID", path)))
+
+
+def _numbers(path, values, key, count):
+    """A field's finite numbers; None where it is absent or empty."""
+    value = values.get(key)
+    if value is None or value == "" or (hasattr(value, "__len__") and not len(value)):
+        return None
+    numbers = tuple(float(one) for one in (value if hasattr(value, "__len__") and not isinstance(value, str)
+                                           else [value]))
+    if len(numbers) != count or not np.isfinite(numbers).all():
+        raise InputError(f"{path}: has the {key} {one_line(value)}, expected {counted(count, 'finite number')}; export "
+                         "it again")
+    return numbers
+
+
+def _plain(name):
+    """A folder's name as part of a case's."""
+    return re.sub(r"[^\w-]+", "_", name).strip("_") or "patient"
+
+
+def _name(header, path, root, folders):
+    """<patient folder>_s<series number>; of a study's number where the folder is named by the patient."""
+    below = [folder for folder in reversed(path.parents) if folder != root and folder.is_relative_to(root)]
+    folder = next((folder for folder in below if len(folders[folder]) == 1), below[-1] if below else root.resolve())
+    number = _plain(header.number) if header.number else "0"
+    if not header.anonymous and _tells(folder.name, *header.patient):
+        return f"study{zlib.crc32(header.study.encode()):08x}_s{number}"
+    return f"{_plain(folder.name)}_s{number}"
+
+
+def _tells(folder, name, identity):
+    """Whether a folder's name holds the patient's name or ID."""
+    words = {word for word in re.split(r"[\W_]+", folder.casefold()) if word}
+    joined = "".join(re.split(r"[\W_]+", folder.casefold()))
+    identity = "".join(re.split(r"[\W_]+", identity.casefold()))
+    names = [word for word in re.split(r"[\W_]+", name.casefold()) if len(word) > 2]
+    return bool(identity and (identity in words or identity == joined or len(identity) > 3 and identity in joined)) or (
+        any(word in words or len(word) > 3 and word in joined for word in names))
