@@ -28,7 +28,7 @@ import numpy as np
 from nibabel.orientations import aff2axcodes
 from tqdm import tqdm
 
-from evaluation import components, pooled, trust
+from evaluation import calibration, components, pooled, trust
 from evaluation.ensembles import APART, Member
 from evaluation.predictions import Predictions
 from evaluation.windows import WEIGHTS, windows_of
@@ -373,7 +373,7 @@ def main(args=None):
         results = dict(zip(cases, ranks.gather(results), strict=True))
         if ranks.main:
             folds = {one.resolve().parent for one in runs}
-            job.predictions.finish(trust.read_calibration(run) if len(folds) == 1 else None)
+            job.predictions.finish(calibration.read_calibration(run) if len(folds) == 1 else None)
     bad |= {name: result for name, result in results.items() if isinstance(result, str)}
     done = [result for name, result in results.items() if name not in bad]
     ranks.say(f"{len(done) - done.count(None)} segmented, {done.count(None)} skipped (there already, the same), "

@@ -200,7 +200,7 @@ def trust(folders: Folders, split: Literal["test", "val"] = "test",
     Of a folder of folds (train_own.py --folds), the cases of all folds together; its calibration.json is written, with
     which predict.py estimates the Dice of new scans.
     """
-    from evaluation import trust as look
+    from evaluation import calibration
     from evaluation.evidence import examined_cases
     for folder in folders:
         whole, rows = (folder / "config.json").exists(), []
@@ -208,10 +208,10 @@ def trust(folders: Folders, split: Literal["test", "val"] = "test",
         for run in folds or [folder]:
             rows += (own := examined_cases(load_run(run, checkpoint, device, data_dir), split))
             write_rows(run / f"trust_{split}_{checkpoint}.csv", own)
-        print(f"{folder.name}: " + "\n".join(look.told(rows)))
+        print(f"{folder.name}: " + "\n".join(calibration.told(rows)))
         if folds:
-            look.write_calibration(folder, [row["score"] for row in rows], [row["dice"] for row in rows])
-            print(f"wrote {folder / look.CALIBRATION}, by which predict.py estimates the Dice of new scans")
+            calibration.write_calibration(folder, [row["score"] for row in rows], [row["dice"] for row in rows])
+            print(f"wrote {folder / calibration.CALIBRATION}, by which predict.py estimates the Dice of new scans")
 
 
 def publish(folders: Folders, results: Path = runs.RESULTS[0]):

@@ -3,6 +3,7 @@ import math
 from pathlib import Path
 
 from evaluation import trust
+from evaluation.calibration import estimated
 from runtime.errors import InputError
 from runtime.files import Table
 
@@ -78,7 +79,7 @@ class Predictions:
     def _ranked(self, row, look, calibration):
         row = {"look": look} | {key: value for key, value in row.items() if key not in ("look", "estimated_dice")}
         if calibration:
-            row["estimated_dice"] = _cell(float(trust.estimated(calibration, float(row["score"]))))
+            row["estimated_dice"] = _cell(float(estimated(calibration, float(row["score"]))))
         return row
 
     def told(self, cases):

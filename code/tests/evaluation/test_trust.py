@@ -15,7 +15,7 @@ import reproduce
 import train_own
 from dataloaders.components import largest_component
 from dataloaders.own import Own
-from evaluation import evidence, trust
+from evaluation import calibration, evidence, trust
 from evaluation.metrics import overlap_metrics
 from evaluation.predictions import Predictions
 from imaging.preparation import write_case
@@ -194,29 +194,29 @@ def test_the_record_is_read_as_it_was_written_and_says_what_is_wrong_with_anothe
 
 
 def test_the_calibrated_dice_never_rises_with_the_score_and_is_the_mean_of_what_it_pools(tmp_path):
-    calibration = trust.calibrate([0, 1, 2, 2, 3], [0.9, 0.6, 0.8, 0.9, 0.1])
-    assert calibration == ([0, 1, 2, 3], pytest.approx([0.9, 2.3 / 3, 2.3 / 3, 0.1]))
-    assert trust.estimated(calibration, [-5, 0.5, 2.5, 9]) == pytest.approx(
+    points = calibration.calibrate([0, 1, 2, 2, 3], [0.9, 0.6, 0.8, 0.9, 0.1])
+    assert points == ([0, 1, 2, 3], pytest.approx([0.9, 2.3 / 3, 2.3 / 3, 0.1]))
+    assert calibration.estimated(points, [-5, 0.5, 2.5, 9]) == pytest.approx(
         [0.9, (0.9 + 2.3 / 3) / 2, (0.1 + 2.3 / 3) / 2, 0.1])
     (tmp_path / "folds/one").mkdir(parents=True)
-    assert trust.read_calibration(tmp_path / "folds/one") is None
-    trust.write_calibration(tmp_path / "folds", [0, 1, 2, 2, 3], [0.9, 0.6, 0.8, 0.9, 0.1])
-    assert trust.read_calibration(tmp_path / "folds/one") == (tuple(calibration[0]), pytest.approx(calibration[1]))
+    assert calibration.read_calibration(tmp_path / "folds/one") is None
+    calibration.write_calibration(tmp_path / "folds", [0, 1, 2, 2, 3], [0.9, 0.6, 0.8, 0.9, 0.1])
+    assert calibration.read_calibration(tmp_path / "folds/one") == (tuple(points[0]), pytest.approx(points[1]))
     for scores in ([0, 1], [3, 2, 1, 0], []):
         (tmp_path / "folds/calibration.json").write_text(json.dumps({"cases": 4, "scores": scores, "dice": [1.0] * 4}),
                                                          encoding="utf-8")
         with pytest.raises(InputError, match="calibration.json"):
-            trust.read_calibration(tmp_path / "folds/one")
+            calibration.read_calibration(tmp_path / "folds/one")
 
 
 def test_what_is_left_when_the_worst_are_set_aside():
     dice = [0.1, 0.2, *[0.9] * 8]
     perfect, blind, wrong = range(10, 0, -1), [1] * 10, range(10)
-    assert trust.set_aside(perfect, dice) == pytest.approx([7.4 / 9, 0.9, 0.9])
-    assert trust.set_aside(blind, dice) == pytest.approx([0.75] * 3)
-    assert trust.set_aside(wrong, dice) == pytest.approx([6.6 / 9, 5.7 / 8, 4.8 / 7])
-    assert trust.set_aside([1, 0], [0.5, 1]) == [1, 1, 1]
-    found = trust.worth(perfect, blind, sorted(np.random.default_rng(0).random(10)))
+    assert calibration.set_aside(perfect, dice) == pytest.approx([7.4 / 9, 0.9, 0.9])
+    assert calibration.set_aside(blind, dice) == pytest.approx([0.75] * 3)
+    assert calibration.set_aside(wrong, dice) == pytest.approx([6.6 / 9, 5.7 / 8, 4.8 / 7])
+    assert calibration.set_aside([1, 0], [0.5, 1]) == [1, 1, 1]
+    found = calibration.worth(perfect, blind, sorted(np.random.default_rng(0).random(10)))
     assert found["score"][0] == pytest.approx(-1) and found["score"][1] < 0.01
     assert math.isnan(found["entropy"][0]) and len(set(found["random"][2])) == 1
 
@@ -325,7 +325,7 @@ def test_reproduce_says_what_the_order_is_worth_and_calibrates_on_folds(planted,
     with (folds / "fold2/trust_test_last.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 7 and rows[0]["case"] == "empty" and float(rows[0]["dice"]) == 0
-    scores, dice = trust.read_calibration(folds / "fold1")
+    scores, dice = calibration.read_calibration(folds / "fold1")
     assert dice[-1] == pytest.approx(0) and dice[0] > 0.95 and list(dice) == sorted(dice, reverse=True)
     (planted.run / "config.json").touch()
     (planted.run / trust.TRAINING).unlink()
@@ -337,5 +337,5 @@ def test_reproduce_says_what_the_order_is_worth_and_calibrates_on_folds(planted,
 def test_an_order_that_is_no_better_than_random_is_called_so():
     rng = np.random.default_rng(1)
     rows = [{"score": score, "entropy": math.nan, "dice": dice} for score, dice in rng.random((12, 2))]
-    lines = trust.told(rows)
+    lines = calibration.told(rows)
     assert "no better than random" in lines[1] and "one value for all" in lines[2] and len(lines) == 4
