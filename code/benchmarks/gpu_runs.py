@@ -2,10 +2,10 @@
 
 name: 'LA', 'ACDC' or 'BraTS'; quick: small patches and batches, on small scans.
 """
-import contextlib
-from dataclasses import replace
+from dataclasses import contextlib
 from pathlib import Path
 
+import replace
 import torch
 from torch.nn.modules.dropout import _DropoutNd
 
@@ -14,7 +14,7 @@ from benchmarks.workloads import SETS
 from dataloaders.phantom import write_phantoms
 from method import Batch
 from methods import registry
-from training.fit import Fit
+from training.fit import Fit, backward
 from training.run_folder import RunFolder
 
 # a scan, an edge of a patch, and scans of a batch, labelled as unlabelled
@@ -71,15 +71,7 @@ def batch_of(name, recipe):
 
 def step(method, batch, device=None):
     """{loss, gradients, running statistics} of one step of self-training, each a float64 vector on the CPU."""
-    total = 0
-    losses = method.losses(batch)
-    while True:
-        with device.autocast() if device else contextlib.nullcontext():
-            loss, _ = next(losses, (None, None))
-        if loss is None:
-            break
-        loss.backward()
-        total = total + loss.detach()
+    total, _ = backward(method.losses(batch), device.autocast if device else contextlib.nullcontext)
     gradients = [p.grad.double().cpu().flatten() for p in method.trained_parameters()]
     buffers = [b.double().cpu().flatten() for b in method.buffers()]
     return {"loss": total.double().cpu()[None], "gradients": torch.cat(gradients),

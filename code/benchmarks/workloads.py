@@ -27,7 +27,7 @@ from method import Batch
 from methods import registry
 from runtime.device import Device
 from training.datasets import DATASETS
-from training.fit import Fit
+from training.fit import Fit, backward
 from training.run_folder import RunFolder
 
 PATCHES = {"LA": (48, 48, 32), "ACDC": (64, 64), "BraTS": (48, 48, 48)}      # of --quick
@@ -87,12 +87,9 @@ def plain_step(method, optimizer, batch):
 
 
 def fast_step(method, optimizer, batch):
-    """Backward after each half, as fit.py does -> the loss."""
+    """Backward after each half -> the loss."""
     optimizer.zero_grad(set_to_none=False)
-    total = 0
-    for loss, _ in method.losses(batch):
-        loss.backward()
-        total = total + loss.detach()
+    total, _ = backward(method.losses(batch))
     optimizer.step()
     return total
 

@@ -23,7 +23,7 @@ from runtime.fast_layers import folded
 from runtime.ranks import Ranks
 
 FILLED = {"cuda"}                   # devices whose batches are filled up
-DEVIATION = 1 / 8                   # of the Gaussian, in edges of the window       [nnU-Net, there half a voxel off]
+DEVIATION = 1 / 8                   # of the Gaussian, in edges of the window, as nnU-Net's [O]
 AT_ONCE_DECIDED = 2 ** 22           # voxels
 
 
@@ -95,7 +95,7 @@ def _weight(model, otherwise):
 
 
 def window_starts(extent, window, stride):
-    """Where windows start along one axis: every `stride`, the last one clamped to the end [authors' release]."""
+    """Where windows start along one axis: every `stride`, the last one clamped to the end [C]."""
     count = math.ceil((extent - window) / stride) + 1
     return [min(stride * i, extent - window) for i in range(count)]
 
@@ -189,7 +189,7 @@ def _zeros(parts, shape):
 def slice_wise(model, volume, patch_size, *, batch_size=None, fusion="softmax", views=False):
     """Class probabilities slice by slice: volume (D, H, W) or (in_channels, D, H, W) -> (C, D, H, W).
 
-    Each slice is resized to `patch_size` (nearest) and its probabilities back [authors' release]; `views` and where
+    Each slice is resized to `patch_size` (nearest) and its probabilities back [C]; `views` and where
     the result is as in `sliding_window`.
     """
     parts = _slice_views(model, volume, patch_size, views or (), batch_size, fusion)

@@ -10,7 +10,7 @@ from method import Method
 from methods.losses import widened
 from runtime.ranks import Ranks
 
-RATE, BETAS = 1e-4, (0.9, 0.99)     # of the discriminator's Adam       [SASSNet, SSL4MIS]
+RATE, BETAS = 1e-4, (0.9, 0.99)     # of the discriminator's Adam       (SASSNet, SSL4MIS) [C]
 
 
 def fool(logits):

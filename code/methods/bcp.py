@@ -16,9 +16,9 @@ import torch
 from cml import mix, segmentation_loss
 from dataloaders.components import empty, reduced
 from dataloaders.cutmix import zero_centered_mask
-from method import Method, Picture, Stage
+from method import Picture, Stage
 from methods.losses import widened
-from methods.teacher import moving_average
+from methods.teacher import StudentTeacher, moving_average
 from networks.two_view import build_subnet
 from runtime.errors import InputError
 
@@ -29,10 +29,10 @@ PRETRAINING = ("eq2", "regions")
 class Hyper:
     supervised: str = "eq2"         # of pre-training: eq2, on the mixed label map [BCP, LA], or regions, which sums the
                                     # loss of box and outside                                            [BCP, ACDC]
-    beta: float = 2 / 3             # edge of the box over edge of the patch                             [BCP]
-    pseudo_weight: float = 0.5      # of the region that the teacher has labelled                        [BCP]
-    decay: float = 0.99             # of the teacher's moving average, from the first step               [BCP]
-    average_buffers: bool = False   # the average takes running statistics too: on ACDC                  [BCP]
+    beta: float = 2 / 3             # edge of the box over edge of the patch                             [C]
+    pseudo_weight: float = 0.5      # of the region that the teacher has labelled                        [C]
+    decay: float = 0.99             # of the teacher's moving average, from the first step               [C]
+    average_buffers: bool = False   # the average takes running statistics too: on ACDC                  [C]
 
 
 def region_loss(logits, outside, inside, mask, weights):
@@ -62,7 +62,7 @@ def _region_dice(prob, onehot, region):
     return 1 - ((2 * overlap + eps) / (mass + eps)).mean()
 
 
-class BCP(Method):
+class BCP(StudentTeacher):
     """student, teacher: x -> (logits, feature). The student is tested; before self-training the teacher is idle.
 
     components: whether pseudo-labels are reduced to each class's largest component.
@@ -73,8 +73,8 @@ class BCP(Method):
     PAIRED = ("labeled_batch", "unlabeled_batch")
 
     def __init__(self, student, teacher, hyper, components=True):
-        super().__init__(student)
-        self.teacher, self.hyper, self.components = teacher.requires_grad_(False), hyper, components
+        super().__init__(student, teacher, hyper)
+        self.components = components
 
     @classmethod
     def defaults(cls, dataset, protocol="matched"):
@@ -153,10 +153,3 @@ class BCP(Method):
             moving_average(self.teacher, self.networks, batch.step, self.hyper.decay, warm_up=False,
                            buffers=self.hyper.average_buffers)
         return {}
-
-    def predict(self, x):
-        return self.predicted(x, ("teacher",))
-
-    def predicted(self, x, views=()):
-        networks = {"student": self.networks, "teacher": self.teacher}
-        return {view: network(x)[0].softmax(1) for view, network in networks.items() if view in ("student", *views)}

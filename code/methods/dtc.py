@@ -4,8 +4,8 @@
     sigmoid(-1500 z) turns distances into a mask, and on all scans, labelled or not, the two masks must agree.
 
 Neither side of the agreement is detached. The release computes a cross-entropy that it never adds; so do we not.
-Published for LA alone. On slices [ours]: one map and level set for each foreground class, against that class's softmax
-probability. On BraTS [ours]: as on LA.
+Published for LA alone. On slices [O]: one map and level set for each foreground class, against that class's softmax
+probability. On BraTS [O]: as on LA.
 """
 from dataclasses import dataclass
 from functools import partial
@@ -23,9 +23,9 @@ from networks import compared
 @dataclass(frozen=True)
 class Hyper:
     supervised: str = "eq2"         # loss of the labelled scans, a name of methods/losses.py   [O: Eq. 2]
-    distance: float = 0.3           # weight of the distance maps' squared error                [DTC]
-    consistency: float = 1.0        # ceiling of the consistency weight                         [DTC]
-    ramp_share: float = 1.0         # share of training that its ramp takes                     [DTC]
+    distance: float = 0.3           # weight of the distance maps' squared error                [C]
+    consistency: float = 1.0        # ceiling of the consistency weight                         [C]
+    ramp_share: float = 1.0         # share of training that its ramp takes                     [C]
     stairs: bool = False            # the ramp rises every 150 iterations, not at every step    [O; DTC: True]
 
 

@@ -20,10 +20,10 @@ from runtime.errors import InputError
 @dataclass(frozen=True)
 class Hyper:
     supervised: str = "eq2"         # loss of the labelled scans, a name of methods/losses.py            [O: Eq. 2]
-    consistency: float = 0.1        # ceiling of the consistency weight                                  [SSL4MIS]
-    ramp_share: float = 1.0         # share of training that its ramp takes                              [SSL4MIS]
+    consistency: float = 0.1        # ceiling of the consistency weight                                  [C]
+    ramp_share: float = 1.0         # share of training that its ramp takes                              [C]
     stairs: bool = False            # the ramp rises every 150 iterations, not at every step        [O; SSL4MIS: True]
-    alpha: float = 0.2              # lambda ~ Beta(alpha, alpha): mostly near 0 or 1                    [SSL4MIS]
+    alpha: float = 0.2              # lambda ~ Beta(alpha, alpha): mostly near 0 or 1                    [C]
 
 
 def shares(alpha, count, like):

@@ -15,7 +15,7 @@ def pooled_dice(prob, target, power, eps, foreground):
     """1 - (2 sum p y + eps) / (sum p^power + sum y^power + eps), sums over the batch and its voxels -> scalar.
 
     prob (B, C, *S), target (B, *S) int; power: 1 or 2; foreground: channel 1 against target == 1 alone, otherwise
-    the mean over all classes, background included [UA-MT, SSL4MIS, MC-Net, SS-Net].
+    the mean over all classes, background included (UA-MT, SSL4MIS, MC-Net, SS-Net) [C].
     """
     overlap, mass = _sums(prob, target, power, foreground)
     return 1 - ((2 * overlap + eps) / (mass + eps)).mean()
@@ -24,7 +24,7 @@ def pooled_dice(prob, target, power, eps, foreground):
 def halved_dice(prob, target):
     """1 - sum p y / (sum p^2 + sum y^2 + 1e-10), mean over all classes: MC-Net's on slices -> scalar.
 
-    Without the factor 2, a class that is present costs at least 1/2 and an absent one 1 [MC-Net].
+    Without the factor 2, a class that is present costs at least 1/2 and an absent one 1 [C].
     prob (B, C, *S), target (B, *S) int.
     """
     overlap, mass = _sums(prob, target, power=2, foreground=False)
@@ -50,7 +50,7 @@ def squared_difference(prob, target):
 
 
 def sharpen(prob, temperature):
-    """p^(1/T) / (p^(1/T) + (1 - p)^(1/T)), elementwise: the same shape, finite at 0 and 1 [MC-Net].
+    """p^(1/T) / (p^(1/T) + (1 - p)^(1/T)), elementwise: the same shape, finite at 0 and 1 [C].
 
     More than two classes no longer sum to 1.
     """
@@ -98,7 +98,7 @@ def supervised_loss(name):
 def half_and_half(dataset, protocol):
     """Name of the loss of UA-MT, SSL4MIS and what follows them: half cross-entropy, half Dice; 'matched': Eq. 2.
 
-    On LA the Dice of the foreground [UA-MT], elsewhere of all classes [SSL4MIS].
+    On LA the Dice of the foreground (UA-MT) [C], elsewhere of all classes (SSL4MIS) [C].
     """
     if protocol == "matched":
         return "eq2"

@@ -17,18 +17,18 @@ from methods.ramps import ramp
 from networks import compared
 from runtime.errors import InputError
 
-TEMPERATURE = 0.1       # of the sharpening             [MC-Net]
-AHEAD = 1               # steps that the released counter is ahead of ours when it asks for the ramp's stair   [MC-Net]
+TEMPERATURE = 0.1       # of the sharpening             [C]
+OFFSET = 1              # steps that the released counter has in advance of ours when it asks for the ramp's stair   [C]
 
 
 @dataclass(frozen=True)
 class Hyper:
     supervised: str = "eq2"         # loss of each decoder on labelled scans, a name of methods/losses.py  [O: Eq. 2]
-    share_l: float = 0.5            # weight of the sum of these losses: 0.5 on volumes, 1 on slices     [MC-Net]
-    consistency: float = 1.0        # ceiling of the consistency weight: 1 on volumes, 0.1 on slices     [MC-Net]
-    ramp_share: float = 0.4         # share of training that its ramp takes: 0.4 on volumes, 1 on slices [MC-Net]
+    share_l: float = 0.5            # weight of the sum of these losses: 0.5 on volumes, 1 on slices     [C]
+    consistency: float = 1.0        # ceiling of the consistency weight: 1 on volumes, 0.1 on slices     [C]
+    ramp_share: float = 0.4         # share of training that its ramp takes: 0.4 on volumes, 1 on slices [C]
     stairs: bool = False            # the ramp rises every 150 iterations, not at every step        [O; MC-Net: True]
-    decoders: int = 2               # 2: MC-Net, 3: MC-Net+                                              [MC-Net]
+    decoders: int = 2               # 2: MC-Net, 3: MC-Net+                                              [C]
 
 
 def mutual_consistency(probs):
@@ -71,7 +71,7 @@ class MCNet(Method):
         views = [logits for logits, _ in self.networks(torch.cat([batch.x_l, batch.x_u]))]
         sup = sum(self.supervised(logits[:labelled], batch.y_l) for logits in views)
         consistency = mutual_consistency([widened(logits).softmax(1) for logits in views])
-        weight = self.hyper.consistency * ramp(batch, self.hyper.ramp_share, self.hyper.stairs, AHEAD)
+        weight = self.hyper.consistency * ramp(batch, self.hyper.ramp_share, self.hyper.stairs, OFFSET)
         shown = named([logits[labelled:].detach() for logits in views])
         yield (self.hyper.share_l * sup + weight * consistency,
                {"sup_l": sup, "consistency": consistency, "picture": Picture(batch.x_u, None, shown)})

@@ -6,7 +6,7 @@
 Both see the same scans. One optimiser moves both, which is the same as the release's two, since their parameters are
 disjoint. For ACDC and BraTS no code was released: with more than two classes, the rectification is the squared distance
 to the one-hot label over C, and the competing Dice covers all classes; on slices, network B is a 2D twin of the
-released one; BraTS is run as LA [O]. Both networks are initialised as in 3D on slices, too [ours].
+released one; BraTS is run as LA [O]. Both networks are initialised as in 3D on slices, too [O].
 """
 from dataclasses import dataclass
 
@@ -20,15 +20,15 @@ from networks.initialisation import kaiming
 from networks.two_view import AXES, TwoView, build_subnet
 from runtime.ranks import Ranks
 
-TEMPERATURE = 0.1           # of the sharpened pseudo-label             [MCF]
-RECTIFICATION = 0.5         # weight of the rectification               [MCF]
+TEMPERATURE = 0.1           # of the sharpened pseudo-label             [C]
+RECTIFICATION = 0.5         # weight of the rectification               [C]
 
 
 @dataclass(frozen=True)
 class Hyper:
     supervised: str = "eq2"         # loss of the labelled scans, a name of methods/losses.py            [O: Eq. 2]
-    consistency: float = 0.1        # ceiling of the weight of what the worse network learns             [MCF]
-    ramp_share: float = 1.0         # share of training that its ramp takes                              [MCF]
+    consistency: float = 0.1        # ceiling of the weight of what the worse network learns             [C]
+    ramp_share: float = 1.0         # share of training that its ramp takes                              [C]
     stairs: bool = False            # the ramp rises every 150 iterations, not at every step        [O; MCF: True]
 
 
@@ -53,7 +53,7 @@ def compete(logits_a, logits_b, target, weight, supervised=None):
 
     logits (B, C, *S) of the whole batch, labelled first; target (B_l, *S); weight: of the learner's mean squared
     difference from the teacher's sharpened prediction, which is constant. supervised: callable(logits, target); by
-    default cross-entropy plus Dice [MCF]. The Dice losses that decide are averaged over the processes of a run, so
+    default cross-entropy plus Dice [C]. The Dice losses that decide are averaged over the processes of a run, so
     that all have the same teacher; a tie makes it B.
     """
     foreground, labelled = logits_a.shape[1] == 2, len(target)

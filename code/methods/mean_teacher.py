@@ -7,30 +7,29 @@ from dataclasses import dataclass
 
 import torch
 
-from method import Method, Picture
+from method import Picture
 from methods.losses import half_and_half, supervised_loss
 from methods.ramps import ramp
-from methods.teacher import bounded_noise, moving_average
+from methods.teacher import StudentTeacher, bounded_noise, moving_average
 from networks.two_view import build_subnet
 
 
 @dataclass(frozen=True)
 class Hyper:
     supervised: str = "eq2"         # loss of the labelled scans, a name of methods/losses.py            [O: Eq. 2]
-    consistency: float = 0.1        # ceiling of the consistency weight                                  [SSL4MIS]
-    ramp_share: float = 1.0         # share of training that its ramp takes                              [SSL4MIS]
+    consistency: float = 0.1        # ceiling of the consistency weight                                  [C]
+    ramp_share: float = 1.0         # share of training that its ramp takes                              [C]
     stairs: bool = False            # the ramp rises every 150 iterations, not at every step        [O; SSL4MIS: True]
-    delay: float = 0.0              # share of training before it acts; 1/30 on slices (1,000 of 30,000) [SSL4MIS, 2D]
+    delay: float = 0.0              # share of training before it acts; 1/30 on slices (1,000 of 30,000) [C]
 
 
-class MeanTeacher(Method):
+class MeanTeacher(StudentTeacher):
     """student, teacher: x -> (logits, feature). The student is tested; the teacher is Figure 2's other curve."""
 
     Hyper = Hyper
 
     def __init__(self, student, teacher, hyper):
-        super().__init__(student)
-        self.teacher, self.hyper = teacher.requires_grad_(False), hyper
+        super().__init__(student, teacher, hyper)
         self.supervised = supervised_loss(hyper.supervised)
 
     @classmethod
@@ -64,10 +63,3 @@ class MeanTeacher(Method):
     def after_step(self, batch):
         moving_average(self.teacher, self.networks, batch.step)
         return {}
-
-    def predict(self, x):
-        return self.predicted(x, ("teacher",))
-
-    def predicted(self, x, views=()):
-        networks = {"student": self.networks, "teacher": self.teacher}
-        return {view: network(x)[0].softmax(1) for view, network in networks.items() if view in ("student", *views)}

@@ -1,7 +1,7 @@
 """Weights that grow during training."""
 import math
 
-STAIR = 150         # iterations for which the released methods keep a weight                          [SSL4MIS, UA-MT]
+STAIR = 150         # iterations for which the released methods keep a weight                       (SSL4MIS, UA-MT) [C]
 
 
 def sigmoid_ramp_up(progress):
@@ -9,15 +9,15 @@ def sigmoid_ramp_up(progress):
     return math.exp(-5 * (1 - min(max(progress, 0.0), 1.0)) ** 2)
 
 
-def ramp(batch, share=1.0, stairs=False, ahead=0):
+def ramp(batch, share=1.0, stairs=False, offset=0):
     """The ramp's value at the batch's step -> float in [exp(-5), 1]; 1 from the start if it has no length.
 
     batch: a `method.Batch`, for its step and steps; share: of training that the ramp takes; stairs: the weight changes
-    every 150 iterations, as in the released codes ('original'), not at each step; ahead: steps by which a released
+    every 150 iterations, as in the released codes ('original'), not at each step; offset: steps by which a released
     code advances its counter before it asks for the stair (MC-Net, and SS-Net on volumes: 1).
     """
     length = share * batch.steps
     if length == 0:
         return 1.0
-    step = STAIR * ((batch.step + ahead) // STAIR) if stairs else batch.step
+    step = STAIR * ((batch.step + offset) // STAIR) if stairs else batch.step
     return sigmoid_ramp_up(step / length)

@@ -3,8 +3,8 @@
     Idea: a second head predicts the signed distance to the object's surface, which knows the object's shape. A
     discriminator judges these maps beside their scans, and so hands the shapes of labelled scans to unlabelled ones.
 
-The release computes a cross-entropy that it never adds; so do we not. Published for LA alone. On slices [ours]: one map
-for each foreground class, a softmax head, Dice of all classes in 'original'. On BraTS [ours]: as on LA.
+The release computes a cross-entropy that it never adds; so do we not. Published for LA alone. On slices [O]: one map
+for each foreground class, a softmax head, Dice of all classes in 'original'. On BraTS [O]: as on LA.
 """
 from dataclasses import dataclass
 from functools import partial
@@ -22,14 +22,14 @@ from networks import compared
 @dataclass(frozen=True)
 class Hyper:
     supervised: str = "eq2"         # loss of the labelled scans, a name of methods/losses.py   [O: Eq. 2]
-    distance: float = 0.3           # weight of the distance maps' squared error                [SASSNet]
-    consistency: float = 0.01       # ceiling of the adversarial weight; 0.015 with few labels  [SASSNet]
-    ramp_share: float = 1.0         # share of training that its ramp takes                     [SASSNet]
+    distance: float = 0.3           # weight of the distance maps' squared error                [C]
+    consistency: float = 0.01       # ceiling of the adversarial weight; 0.015 with few labels  [C]
+    ramp_share: float = 1.0         # share of training that its ramp takes                     [C]
     stairs: bool = False            # the ramp rises every 150 iterations, not at every step    [O; SASSNet: True]
 
 
 def shape_loss(dataset, protocol):
-    """Name of SASSNet's and DTC's supervised loss: Dice alone, on slices of all classes [ours]; 'matched': Eq. 2."""
+    """Name of SASSNet's and DTC's supervised loss: Dice alone, on slices of all classes [O]; 'matched': Eq. 2."""
     if protocol == "matched":
         return "eq2"
     return "dsq_all" if dataset == "ACDC" else "dsq_fg"

@@ -8,7 +8,7 @@ from scipy import ndimage
 
 from methods.losses import widened
 
-STEEPNESS = 1500        # of the level set function         [DTC]
+STEEPNESS = 1500        # of the level set function         [C]
 
 
 def signed_distance(masks):
@@ -16,7 +16,7 @@ def signed_distance(masks):
 
     Outside the distance to the mask over its largest, inside minus the distance to the background over its largest:
     from -1 to 1, and 0 on the mask's voxels with a face neighbour outside it. The sample's edge is no boundary. An
-    empty mask is 0 everywhere [SASSNet]; so is a full one, which the release divides by 0 [ours].
+    empty mask is 0 everywhere [C]; so is a full one, which the release divides by 0 [O].
     """
     return np.stack([_signed_distance(mask) for mask in np.asarray(masks, dtype=bool)])
 
@@ -47,14 +47,14 @@ def distance_maps(label, num_classes):
 
 
 def level_set(z):
-    """Signed distances of any shape -> sigmoid(-1500 z): 1 inside, 0 outside, differentiable [DTC]."""
+    """Signed distances of any shape -> sigmoid(-1500 z): 1 inside, 0 outside, differentiable [C]."""
     return (-STEEPNESS * widened(z)).sigmoid()
 
 
 def class_probabilities(maps):
     """Signed distance maps (B, K, *S) -> (B, C, *S): with one foreground class 1 - l and l, l its level set.
 
-    With more, the softmax of 0 and -1500 z [ours].
+    With more, the softmax of 0 and -1500 z [O].
     """
     scores = -STEEPNESS * widened(maps)
     return torch.cat([torch.zeros_like(scores[:, :1]), scores], 1).softmax(1)

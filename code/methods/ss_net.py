@@ -5,7 +5,7 @@
 
 One backbone is trained and tested; small heads (networks/ssnet.py) make features of its last one. Selectors that never
 act are not built (networks/ssnet.py) [O]. Memory is replaced at every step; with several processes, rank 0's is
-everyone's, while the features that are compared with it are each process's own [ours]. On BraTS, where no code was
+everyone's, while the features that are compared with it are each process's own [O]. On BraTS, where no code was
 released, it is run as on LA [O]. The perturbed passes come after the first backward pass: gradients add up alike.
 """
 from contextlib import contextmanager
@@ -24,21 +24,21 @@ from networks.ssnet import SIZE
 from networks.two_view import AXES
 from runtime.ranks import Ranks
 
-MEMORY = 32             # remembered features per class                                     [SS-Net]
-POWER = 10.0            # length of the perturbation that looks for the direction           [SS-Net]
+MEMORY = 32             # remembered features per class                                     [C]
+POWER = 10.0            # length of the perturbation that looks for the direction           [C]
 
 
 @dataclass(frozen=True)
 class Hyper:
     supervised: str = "eq2"         # loss of the labelled scans, a name of methods/losses.py            [O: Eq. 2]
-    consistency: float = 1.0        # ceiling of the weight of smoothness and separation                 [SS-Net]
-    ramp_share: float = 0.4         # share of training that its ramp takes: 6,000 of 15,000             [SS-Net]
+    consistency: float = 1.0        # ceiling of the weight of smoothness and separation                 [C]
+    ramp_share: float = 0.4         # share of training that its ramp takes: 6,000 of 15,000             [C]
     stairs: bool = False            # the ramp rises every 150 iterations, not at every step        [O; SS-Net: True]
-    radius: float = 10.0            # length of the adversarial perturbation of a scan                   [SS-Net]
-    separation: float = 0.1         # weight of the separation beside the smoothness                     [SS-Net]
+    radius: float = 10.0            # length of the adversarial perturbation of a scan                   [C]
+    separation: float = 0.1         # weight of the separation beside the smoothness                     [C]
 
 
-ON_SLICES = {"consistency": 0.1, "ramp_share": 1.0, "radius": 6.0}       # [SS-Net, ACDC]
+ON_SLICES = {"consistency": 0.1, "ramp_share": 1.0, "radius": 6.0}       # [C]
 
 
 # ---- smoothness --------------------------------------------------------------------------------------------------
@@ -116,7 +116,7 @@ class Memory(nn.Module):
 def memorable(selector, features):
     """The features of one class that are worth remembering: (n, 32) -> (min(n, 32), 32).
 
-    Of more than 32, those of the lowest score, ascending [SS-Net; its paper and comment say the highest]; fewer stay
+    Of more than 32, those of the lowest score, ascending [C]; its paper and comment say the highest; fewer stay
     as they are. selector: (n, 32) -> scores (n, 1), used in the mode it is in.
     """
     if len(features) <= MEMORY:
@@ -158,7 +158,7 @@ class SSNet(Method):
         super().__init__(networks)
         self.memory, self.hyper, self.supervised = memory, hyper, supervised_loss(hyper.supervised)
         self.distance = distance_3d if axes == 3 else distance_2d
-        self.ahead = int(axes == 3)         # on volumes the counter is advanced before the weight      [SS-Net]
+        self.offset = int(axes == 3)         # on volumes the counter is advanced before the weight      [C]
 
     @classmethod
     def defaults(cls, dataset, protocol="matched"):
@@ -176,7 +176,7 @@ class SSNet(Method):
     def losses(self, batch):
         """Labels and separation, with one pass of the whole batch; then smoothness, with three more."""
         x, labelled = torch.cat([batch.x_l, batch.x_u]), len(batch.x_l)
-        weight = self.hyper.consistency * ramp(batch, self.hyper.ramp_share, self.hyper.stairs, self.ahead)
+        weight = self.hyper.consistency * ramp(batch, self.hyper.ramp_share, self.hyper.stairs, self.offset)
         logits, embedding = self.networks(x)
         sup = self.supervised(logits[:labelled], batch.y_l)
         e_l, e_u = (half.movedim(1, -1).flatten(0, -2) for half in (embedding[:labelled], embedding[labelled:]))

@@ -1,16 +1,33 @@
 """What methods with a moving-average teacher share."""
 import torch
 
-NOISE, NOISE_LIMIT = 0.1, 0.2       # standard deviation and bound of a teacher's input noise   [UA-MT, SSL4MIS]
-DECAY = 0.99                        # of the moving average                                     [UA-MT, SSL4MIS, BCP]
+from method import Method
+
+NOISE, NOISE_LIMIT = 0.1, 0.2       # standard deviation and bound of a teacher's input noise   (UA-MT, SSL4MIS) [C]
+DECAY = 0.99                        # of the moving average                           (UA-MT, SSL4MIS, BCP) [C]
+
+
+class StudentTeacher(Method):
+    """student, teacher: x -> (logits, feature). The student learns and is tested, the teacher is shown beside it."""
+
+    def __init__(self, student, teacher, hyper):
+        super().__init__(student)
+        self.teacher, self.hyper = teacher.requires_grad_(False), hyper
+
+    def predict(self, x):
+        return self.predicted(x, ("teacher",))
+
+    def predicted(self, x, views=()):
+        networks = {"student": self.networks, "teacher": self.teacher}
+        return {view: network(x)[0].softmax(1) for view, network in networks.items() if view in ("student", *views)}
 
 
 @torch.no_grad()
 def moving_average(teacher, student, step, decay=DECAY, warm_up=True, buffers=False):
     """teacher <- a teacher + (1 - a) student in place, of two modules that are alike; step counts from 0.
 
-    a = min(1 - 1 / (step + 1), decay): at step 0 the teacher becomes a copy of the student [UA-MT, SSL4MIS]; without
-    `warm_up`, a = decay from the first step [BCP]. Parameters alone, or with `buffers` running statistics as well.
+    a = min(1 - 1 / (step + 1), decay): at step 0 the teacher becomes a copy of the student (UA-MT, SSL4MIS) [C];
+    without `warm_up`, a = decay from the first step [C]. Parameters alone; with `buffers`, running statistics as well.
     """
     share = min(1 - 1 / (step + 1), decay) if warm_up else decay
     pairs = list(zip(teacher.parameters(), student.parameters(), strict=True))

@@ -18,14 +18,14 @@ from methods.mean_teacher import MeanTeacher
 from methods.ramps import ramp, sigmoid_ramp_up
 from methods.teacher import bounded_noise
 
-PASSES, COPIES = 4, 2       # of the teacher for its uncertainty, and of each unlabelled scan in a pass    [UA-MT]
+PASSES, COPIES = 4, 2       # of the teacher for its uncertainty, and of each unlabelled scan in a pass    [C]
 
 
 @dataclass(frozen=True)
 class Hyper:
     supervised: str = "eq2"         # loss of the labelled scans, a name of methods/losses.py            [O: Eq. 2]
-    consistency: float = 0.1        # ceiling of the consistency weight                                  [UA-MT]
-    ramp_share: float = 1.0         # share of training that its ramp takes                              [UA-MT]
+    consistency: float = 0.1        # ceiling of the consistency weight                                  [C]
+    ramp_share: float = 1.0         # share of training that its ramp takes                              [C]
     stairs: bool = False            # the ramp rises every 150 iterations, not at every step        [O; UA-MT: True]
 
 

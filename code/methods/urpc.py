@@ -5,7 +5,7 @@
 
 Gradient flows through the mean and the weights too, as released. On slices the coarse heads see disturbed features;
 volumes have V-Net with dropout before the coarse heads, since the released network is a 3D U-Net of three classes, and
-the ramp takes all of training rather than twice its length [ours].
+the ramp takes all of training rather than twice its length [O].
 """
 import math
 from dataclasses import dataclass
@@ -25,8 +25,8 @@ SCALES = "network", "half", "quarter", "eighth"
 @dataclass(frozen=True)
 class Hyper:
     supervised: str = "eq2"         # loss of each scale on labelled scans, a name of methods/losses.py  [O: Eq. 2]
-    consistency: float = 0.1        # ceiling of the consistency weight                                  [SSL4MIS]
-    ramp_share: float = 1.0         # share of training that its ramp takes                              [SSL4MIS, 2D]
+    consistency: float = 0.1        # ceiling of the consistency weight                                  [C]
+    ramp_share: float = 1.0         # share of training that its ramp takes                              [C]
     stairs: bool = False            # the ramp rises every 150 iterations, not at every step        [O; SSL4MIS: True]
 
 

@@ -25,11 +25,11 @@ from networks.ssnet import EmbeddingNet
 from networks.subnet import Subnet
 from runtime.errors import InputError
 
-TRILINEAR = {"mode": "trilinear", "align_corners": False}       # of the 3D U-Net's coarse logits   [SSL4MIS]
+TRILINEAR = {"mode": "trilinear", "align_corners": False}       # of the 3D U-Net's coarse logits   [C]
 
 
 def _resnet(backbone):
-    """MCF's network B, in 3D and in 2D [ours]: kaiming initialisation, transposed convolutions in the decoder."""
+    """MCF's network B, in 3D and in 2D [O]: kaiming initialisation, transposed convolutions in the decoder."""
     def build(in_channels, num_classes):
         encoder = resnet.Encoder(backbone.AXES, in_channels, backbone.WIDTHS)
         return kaiming(Subnet(encoder, backbone.Decoder(num_classes, "transposed")))
@@ -41,7 +41,7 @@ def _unet3d(in_channels, num_classes):
 
 
 def _urpc_vnet(in_channels, num_classes):
-    """No V-Net was published: the heads of the 3D U-Net, their dropout beside V-Net's own decoder [ours]."""
+    """No V-Net was published: the heads of the 3D U-Net, their dropout beside V-Net's own decoder [O]."""
     heads = [nn.Sequential(nn.Dropout3d(dropout), vnet.classifier(width, num_classes))
              for width, dropout in zip(vnet.WIDTHS, (vnet.DROPOUT, *pyramid.DROPOUTS), strict=False)]
     return PyramidNet(vnet.Encoder(in_channels), vnet.Trunk("transposed"), heads, TRILINEAR)
@@ -74,7 +74,7 @@ def _on(backbone, kind, network):
     return build
 
 
-DECODERS_3D, DECODERS_2D = ("transposed", "linear", "nearest"), ("linear", "transposed", "nearest")    # [MC-Net]
+DECODERS_3D, DECODERS_2D = ("transposed", "linear", "nearest"), ("linear", "transposed", "nearest")    # [C]
 NETWORKS = {
     "unet3d": _unet3d, "resnet3d": _resnet(vnet), "resnet2d": _resnet(unet),
     "sdm_vnet": _on(vnet, "transposed", SignedDistanceNet), "sdm_unet": _on(unet, "linear", SignedDistanceNet),

@@ -2,10 +2,10 @@
 import torch
 from torch import nn
 
-NOISE = 0.3                             # bound of e in a feature's factor 1 + e                    [SSL4MIS]
-KEPT = (0.7, 0.9)                       # share of the largest mean that a position may have        [SSL4MIS]
-DROPOUTS = (0.2, 0.3, 0.5)              # of whole channels, before V-Net's heads at 1/2, 1/4, 1/8  [ours]
-TRUNK_DROPOUTS = (0.1, 0.2, 0.3, 0.5)   # of whole channels, in the 3D U-Net's decoder, at 1/1 to 1/8   [SSL4MIS]
+NOISE = 0.3                             # bound of e in a feature's factor 1 + e                    [C]
+KEPT = (0.7, 0.9)                       # share of the largest mean that a position may have        [C]
+DROPOUTS = (0.2, 0.3, 0.5)              # of whole channels, before V-Net's heads at 1/2, 1/4, 1/8  [O]
+TRUNK_DROPOUTS = (0.1, 0.2, 0.3, 0.5)   # of whole channels, in the 3D U-Net's decoder, at 1/1 to 1/8   [C]
 
 
 def feature_dropout(feature, factor):

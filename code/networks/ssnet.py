@@ -1,7 +1,7 @@
 """SS-Net's network (Wu et al. 2022): a backbone that shows its last feature, and small heads beside it."""
 from torch import nn
 
-SIZE = 32       # of a projected feature        [SS-Net]
+SIZE = 32       # of a projected feature        [C]
 
 
 class Selector(nn.Sequential):
@@ -25,7 +25,7 @@ class EmbeddingNet(nn.Module):
     """x (B, in_channels, *S) -> logits (B, C, *S), embedding (B, 16, *S): the feature that the logits are made of.
 
     `projection` and `prediction` act on rows of features; `selectors[c - 1]` is foreground class c's. The release's
-    further selectors never change a result and are left out [ours].
+    further selectors never change a result and are left out [O].
     """
 
     def __init__(self, backbone, in_channels, num_classes, kind):

@@ -5,7 +5,7 @@ from networks import unet, vnet
 from networks.subnet import Subnet
 from runtime.errors import InputError
 
-# name: backbone, up-sampling of decoder 0 and decoder 1. LA/BraTS and ACDC differ in the order   [C, intent in 2D]
+# name: backbone, up-sampling of decoder 0 and decoder 1. LA/BraTS and ACDC differ in the order   [C]
 BACKBONES = {"vnet": (vnet, ("transposed", "linear")), "unet": (unet, ("linear", "transposed"))}
 
 
@@ -26,7 +26,7 @@ class TwoView(nn.Module):
 def fuse(logits0, logits1, fusion="softmax"):
     """Class probabilities {"fused", "subnet0", "subnet1"} of two views' logits (B, C, *S).
 
-    fusion: 'softmax' is (P_0 + P_1) / 2 (Section 3.3), 'logits' the softmax of the mean logits [authors' release].
+    fusion: 'softmax' is (P_0 + P_1) / 2 (Section 3.3), 'logits' the softmax of the mean logits [C].
     """
     if fusion not in ("softmax", "logits"):
         raise ValueError(f"fusion {fusion!r} is unknown: choose 'softmax' or 'logits'")

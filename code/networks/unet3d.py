@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 AXES = 3
-WIDTHS = (16, 32, 64, 128, 256)     # channels from full resolution to the bottleneck       [SSL4MIS]
-DROPOUT = 0.3                       # elementwise, on the bottleneck and before the head    [SSL4MIS]
+WIDTHS = (16, 32, 64, 128, 256)     # channels from full resolution to the bottleneck       [C]
+DROPOUT = 0.3                       # elementwise, on the bottleneck and before the head    [C]
 
 
 def block(in_channels, channels):

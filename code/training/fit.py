@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 from collections import deque
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 
 import torch
@@ -77,6 +77,18 @@ def train(recipe, data):
     return folder.path
 
 
+def backward(losses, autocast=nullcontext):
+    """Backward on each of a step's (loss, terms) before the next is asked for -> (the losses' sum, all terms)."""
+    total, terms = 0, {}
+    while True:
+        with autocast():
+            loss, new = next(losses, (None, {}))
+        if loss is None:
+            return total, terms
+        loss.backward()
+        total, terms = total + loss.detach(), terms | new
+
+
 def device_of(recipe):
     """The Device that a recipe trains on."""
     return Device(recipe.device, len(recipe.patch_size), recipe.amp, recipe.deterministic)
@@ -113,7 +125,7 @@ class Fit:
                               "the mean Dice leaves it out as long as nothing predicts it either"))
         self.checkpoints = Checkpoints(folder.path, self.method, self.optimizer,
                                        [stage.steps for stage in self.stages])
-        if recipe.init_from and not self.checkpoints.there and not folder.finished:
+        if recipe.init_from and not self.checkpoints.there and not folder.finished:     # refused before all work
             self.checkpoints.start_from(recipe.init_from)
         self.stage, self.step, self.best = 0, 0, -math.inf
         self.logbook = None                                         # from `run` on
@@ -143,7 +155,7 @@ class Fit:
             self.stage, self.step, self.best = state["stage"], state["step"], state["best"]
             self.ranks.say(f"resuming after step {self.step} of stage {self.stage + 1} of {len(self.stages)}")
         elif self.recipe.init_from:
-            self.checkpoints.start_from(self.recipe.init_from)
+            self.checkpoints.start_from(self.recipe.init_from)      # again, where all checkpoints were damaged
             self.ranks.say(f"first weights: the last ones of {self.recipe.init_from}")
         self.ranks.wait()       # all have read the checkpoint before one writes the next
         self.logbook = Logbook(self.recipe, self.folder.path, self.stages, self.device, (self.stage, self.step),
@@ -246,16 +258,8 @@ class Fit:
             group["lr"] = rate_at(self.recipe, stage, self.step)
         self.optimizer.zero_grad(set_to_none=False)
         self.method.train()
-        terms, total, picture = {}, 0, None
-        losses = stage.losses(batch)
-        while True:
-            with self.device.autocast():
-                loss, new = next(losses, (None, {}))
-            if loss is None:
-                break
-            loss.backward()
-            picture = new.pop("picture", picture)
-            terms, total = terms | new, total + loss.detach()
+        total, terms = backward(stage.losses(batch), self.device.autocast)
+        picture = terms.pop("picture", None)
         self.ranks.average_gradients(self.parameters)
         norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters])
         numbers = StepNumbers(self.ranks, {"loss": total, "grad_norm": norm, **terms}, self.flags())

@@ -33,8 +33,8 @@ FAULTS = {
         "methods/adversarial.py", "        self.networks.eval()\n", "",
         ["methods/test_adversarial.py"]),
     "sassnet: the discriminator steps before the network": (
-        "training/fit.py", "        losses = stage.losses(batch)\n",
-        "        losses = stage.losses(batch)\n        self.method.after_step(batch)\n",
+        "training/fit.py", "        total, terms = backward(",
+        "        self.method.after_step(batch)\n        total, terms = backward(",
         ["methods/test_adversarial.py"]),
     "dtc: distance maps are positive inside": (
         "methods/sdm.py", "-within / within.max()", "within / within.max()",
@@ -99,8 +99,8 @@ FAULTS = {
     "cml_plus: brightness moves the darkest voxel": (
         "methods/cml_plus.py", "x = darkest + (x - darkest) * draw(*FACTORS)", "x = x * draw(*FACTORS)",
         ["methods/test_cml_plus.py"]),
-    "ramps: stairs ignore that a counter is ahead": (
-        "methods/ramps.py", "((batch.step + ahead) // STAIR)", "(batch.step // STAIR)",
+    "ramps: stairs ignore that a counter is in advance": (
+        "methods/ramps.py", "((batch.step + offset) // STAIR)", "(batch.step // STAIR)",
         ["methods/test_ramps.py"]),
     "protocols: short presets train as long as the paper's": (
         "methods/protocols.py", '    if recipe.preset == "paper":\n', "    if True:\n",

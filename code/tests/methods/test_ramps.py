@@ -38,11 +38,11 @@ def test_stairs_last_150_iterations_and_end_below_1():
 
 def test_a_counter_that_is_one_ahead_changes_stair_one_iteration_earlier():
     """MC-Net on ACDC reaches 1 in its very last iteration."""
-    assert at(149, 6_000, stairs=True, ahead=1) == sigmoid_ramp_up(1 / 40)
-    assert at(148, 6_000, stairs=True, ahead=1) == sigmoid_ramp_up(0)
-    assert at(29_999, 30_000, stairs=True, ahead=1) == 1
-    assert at(5_999, 15_000, share=0.4, stairs=True, ahead=1) == 1
+    assert at(149, 6_000, stairs=True, offset=1) == sigmoid_ramp_up(1 / 40)
+    assert at(148, 6_000, stairs=True, offset=1) == sigmoid_ramp_up(0)
+    assert at(29_999, 30_000, stairs=True, offset=1) == 1
+    assert at(5_999, 15_000, share=0.4, stairs=True, offset=1) == 1
 
 
 def test_without_stairs_the_counter_has_no_say():
-    assert at(10, 100, ahead=1) == at(10, 100)
+    assert at(10, 100, offset=1) == at(10, 100)
