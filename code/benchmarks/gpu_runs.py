@@ -2,10 +2,10 @@
 
 name: 'LA', 'ACDC' or 'BraTS'; quick: small patches and batches, on small scans.
 """
-from dataclasses import contextlib
+import contextlib
+from dataclasses import replace
 from pathlib import Path
 
-import replace
 import torch
 from torch.nn.modules.dropout import _DropoutNd
 
