@@ -397,7 +397,7 @@ def model(x):
 job = predict.Job(model, recipe, Preprocessing("any", "LPS", "zscore"),
                   predict.Options(run=folder, input=folder, output=folder), {"stride": (64, 64, 64)}, False, (),
                   np.arange(14, dtype=np.uint8), 0, None, None)
-for edge in (64, 184):
+for edge in (64, 224):
     scan = np.random.default_rng(0).normal(size=(edge,) * 3).astype(np.float32)
     nibabel.save(nibabel.Nifti1Image(scan, np.eye(4)), folder / "scan.nii")
     del scan
@@ -415,8 +415,8 @@ def test_a_large_scan_of_many_classes_takes_one_views_probabilities_and_little_m
                           env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "code")})
     assert done.returncode == 0, done.stderr
     small, large = map(int, done.stdout.split())
-    assert 56 < (large - small) / 184 ** 3 < 95
-    assert small + (large - small) / 184 ** 3 * 512 * 512 * 600 < 14 * 2 ** 30
+    assert 56 < (large - small) / 224 ** 3 < 95
+    assert small + (large - small) / 224 ** 3 * 512 * 512 * 600 < 14 * 2 ** 30
     assert len(np.unique(nib.load(tmp_path / "labels.nii").dataobj)) > 3
 
 
