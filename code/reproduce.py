@@ -200,14 +200,15 @@ def trust(folders: Folders, split: Literal["test", "val"] = "test",
     Of a folder of folds (train_own.py --folds), the cases of all folds together; its calibration.json is written, with
     which predict.py estimates the Dice of new scans.
     """
-    from evaluation import calibration
+    from evaluation import calibration, pooled
     from evaluation.evidence import examined_cases
     for folder in folders:
-        whole, rows = (folder / "config.json").exists(), []
-        folds = [] if whole else sorted(path.parent for path in folder.glob("*/config.json"))
-        for run in folds or [folder]:
-            rows += (own := examined_cases(load_run(run, checkpoint, device, data_dir), split))
-            write_rows(run / f"trust_{split}_{checkpoint}.csv", own)
+        folds, rows = pooled.fold_runs(folder, split) if pooled.is_folds(folder) else [], []
+        trained = {run.name: load_run(run, checkpoint, device, data_dir) for run in folds or [folder]}
+        pooled.check_same_recipe({name: one.recipe for name, one in trained.items()})
+        for one in trained.values():
+            rows += (own := examined_cases(one, split))
+            write_rows(one.run / f"trust_{split}_{checkpoint}.csv", own)
         print(f"{folder.name}: " + "\n".join(calibration.told(rows)))
         if folds:
             calibration.write_calibration(folder, [row["score"] for row in rows], [row["dice"] for row in rows])

@@ -9,9 +9,10 @@ from typing import Literal, NamedTuple
 import numpy as np
 from scipy.stats import bootstrap
 
+from dataloaders.folds import fold_number
 from evaluation import report, tables
 from runtime.errors import InputError
-from runtime.files import check_writable, write_text
+from runtime.files import RESTORE, check_writable, write_text
 from runtime.ranks import Ranks
 from runtime.records import read_json
 
@@ -79,16 +80,26 @@ def is_folds(folder):
     return not (folder / "config.json").exists() and any(folder.glob("fold*/config.json"))
 
 
-def fold_runs(folder):
-    """The runs of all folds in a folder, in order; InputError where one is missing or not finished."""
+def fold_runs(folder, split="test"):
+    """The runs of all folds in a folder, in order; InputError where one is missing, there twice or not finished, and
+    for the cases of another list than each fold's own.
+    """
+    if split != "test":
+        raise InputError(f"--split {split}: of folds, the cases of each fold are tested: leave --split out")
     runs, counts = {}, set()
     for path in sorted(folder.glob("fold*/config.json")):
-        fold = str(read_json(path, "restore the file from a copy")["recipe"].get("fold"))
-        number, _, count = fold.partition("/")
-        if not (number.isdecimal() and count.isdecimal()):
-            raise InputError(f"{path}: is no run of a fold; take it out of {folder}")
-        runs[int(number)] = path.parent
-        counts.add(int(count))
+        recipe = read_json(path, RESTORE).get("recipe")
+        if not isinstance(recipe, dict):
+            raise InputError(f"{path}: has no recipe: {RESTORE}")
+        try:
+            number, count = fold_number(recipe.get("fold"))
+        except InputError:
+            raise InputError(f"{path}: is no run of a fold; take it out of {folder}") from None
+        if number in runs:
+            raise InputError(f"{path.parent} and {runs[number]} are the same fold, {recipe['fold']}; take one of them "
+                             f"out of {folder}")
+        runs[number] = path.parent
+        counts.add(count)
     if len(counts) != 1:
         raise InputError(f"{folder}: holds folds of {' and of '.join(map(str, sorted(counts)))}; take those apart")
     count = max(counts)
@@ -112,7 +123,7 @@ def check_same_recipe(recipes):
 
 def test_folds(options, load, dataset):
     """Test each fold's run on its cases, write and print the pooled table -> the rows, worst cases first."""
-    runs = fold_runs(options.run)
+    runs = fold_runs(options.run, options.split)
     trained = {run.name: load(run, options.checkpoint, options.device, options.data_dir, dataset) for run in runs}
     check_same_recipe({name: one.recipe for name, one in trained.items()})
     names = {fold: one.names("test") for fold, one in trained.items()}

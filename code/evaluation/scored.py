@@ -27,9 +27,9 @@ def score_maps(options):
     if not pairs:
         raise InputError(f"--predictions {options.predictions}: no label map there has the name of one in "
                          f"{options.labels}, such as {min(labels)}; name them alike")
+    used = {path for _, path in pairs.values()}
     for what, missing in (("reference", set(labels) - set(pairs)),
-                          ("prediction", {case_name(path) for path in predictions.values()}
-                           - {case_name(path) for _, path in pairs.values()})):
+                          ("prediction", {name for name, path in predictions.items() if path not in used})):
         if missing:
             other = "prediction" if what == "reference" else "reference"
             print(f"{counted(len(missing), what)} without a {other}, which stay out: "

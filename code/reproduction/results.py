@@ -102,7 +102,7 @@ def say(line):
     print(line, file=sys.stderr)
 
 
-PUBLISHED = re.compile(r"(log|val|pseudo_labels|(test|agreement)_(test|val)_(last|best|pretrained)\w*)\.csv")
+PUBLISHED = re.compile(r"(log|val|pseudo_labels|(test|agreement|trust)_(test|val)_(last|best|pretrained)\w*)\.csv")
 
 
 def publish(folder, results):

@@ -208,8 +208,19 @@ def test_folds_that_do_not_belong_together_are_refused(folds, tmp_path, capsys):
         return error
     path = home / "fold2" / "config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
-    path.write_text(json.dumps(config | {"recipe": config["recipe"] | {"lr": 0.5}}), encoding="utf-8")
-    assert "fold2 and fold1 are runs of different recipes (lr)" in refused()
+    for text, words in (
+            (json.dumps(config | {"recipe": config["recipe"] | {"lr": 0.5}}),
+             "fold2 and fold1 are runs of different recipes (lr)"),
+            (json.dumps(config | {"recipe": config["recipe"] | {"fold": "1/2"}}), "are the same fold, 1/2"),
+            (json.dumps(config | {"recipe": config["recipe"] | {"fold": "3/2"}}), "is no run of a fold"),
+            ('{"dataset": "own"}', f"{path}: has no recipe: restore"), ('{"recipe": []}', "has no recipe"),
+            ("{", f"{path}: cannot be read")):
+        path.write_text(text, encoding="utf-8")
+        assert words in refused()
+    with pytest.raises(SystemExit, match="2"):
+        testing_own.main(["--run", str(home), "--split", "val"])
+    assert "--split val: of folds, the cases of each fold are tested: leave --split out" in capsys.readouterr().err
+    path.write_text(json.dumps(config), encoding="utf-8")
     (home / "fold2" / "last.pt").unlink()
     assert "fold 2 of 2 is not trained to its end" in refused()
 
@@ -296,6 +307,20 @@ def test_maps_of_any_program_are_scored_by_name_on_one_grid(maps, capsys):
     assert float(rows["b_seg"]["dice"]) == pytest.approx(0.8) and rows["b_seg"]["unit"] == "mm"
     assert float(rows["b_seg"]["error_ml"]) == pytest.approx(-2 * 6 * 4 * 2 / 1000)
     assert rows["b_seg"]["class"] == "7" and rows["b_seg"]["name"] == "box"
+
+
+def test_maps_in_folders_of_their_own_are_reported_by_their_cases(maps, capsys):
+    for name in "abx":
+        target = maps / "each" / f"patient{name}" / "segmentation.nii.gz"
+        target.parent.mkdir(parents=True)
+        shutil.copy(maps / "maps/x.nii.gz", target)
+    for name in "ab":
+        (maps / "masks" / f"{name}_seg.nii.gz").rename(maps / "masks" / f"patient{name}_seg.nii.gz")
+    rows = testing_own.main(["--predictions", str(maps / "each"), "--labels", str(maps / "masks")])
+    told = capsys.readouterr().out
+    assert [row["case"] for row in rows] == ["patienta_seg", "patientb_seg"]
+    assert "2 references without a prediction, which stay out: c_seg, d_seg" in told
+    assert "1 prediction without a reference, which stay out: patientx\n" in told
 
 
 @pytest.mark.parametrize(("more", "words"), [

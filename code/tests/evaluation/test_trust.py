@@ -3,7 +3,7 @@ import csv
 import json
 import math
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from types import SimpleNamespace
 
 import h5py
@@ -313,12 +313,18 @@ def test_planted_failures_come_first_and_nothing_else_is_flagged(planted):
     assert record.unit == "ml" and all(5 < volume < 15 for volume, in record.volumes.values())
 
 
+def write_config(run, **recipe):
+    (run / "config.json").write_text(json.dumps({"dataset": "own", "recipe": recipe}), encoding="utf-8")
+
+
 def test_reproduce_says_what_the_order_is_worth_and_calibrates_on_folds(planted, tmp_path, monkeypatch, capsys):
-    folds = tmp_path / "mine_folds"
+    folds, lr = tmp_path / "mine_folds", {"fold1": 0.01, "fold2": 0.01}
     for number in (1, 2):
-        shutil.copytree(planted.run, folds / f"fold{number}")
-        (folds / f"fold{number}/config.json").touch()
-    monkeypatch.setattr(reproduce, "load_run", lambda run, *_: planted._replace(run=run))
+        run = shutil.copytree(planted.run, folds / f"fold{number}")
+        (run / "last.pt").touch()
+        write_config(run, fold=f"{number}/2")
+    monkeypatch.setattr(reproduce, "load_run", lambda run, *_: planted._replace(
+        run=run, recipe=replace(planted.recipe, lr=lr.get(run.name, 0.01))))
     reproduce.main(["trust", str(folds)])
     told = capsys.readouterr().out
     assert "mine_folds: 14 cases, Dice " in told and "by random" in told and "Spearman with Dice -0." in told
@@ -327,11 +333,30 @@ def test_reproduce_says_what_the_order_is_worth_and_calibrates_on_folds(planted,
     assert len(rows) == 7 and rows[0]["case"] == "empty" and float(rows[0]["dice"]) == 0
     scores, dice = calibration.read_calibration(folds / "fold1")
     assert dice[-1] == pytest.approx(0) and dice[0] > 0.95 and list(dice) == sorted(dice, reverse=True)
-    (planted.run / "config.json").touch()
+
+    def refused(*args):
+        with pytest.raises(SystemExit, match="2"):
+            reproduce.main(["trust", *map(str, args)])
+        return capsys.readouterr().err
+    assert "--split val: of folds, the cases of each fold are tested: leave --split out" in refused(
+        folds, "--split", "val")
+    lr["fold2"] = 0.5
+    assert "fold2 and fold1 are runs of different recipes (lr)" in refused(folds)
+    write_config(planted.run)
     (planted.run / trust.TRAINING).unlink()
-    with pytest.raises(SystemExit, match="2"):
-        reproduce.main(["trust", str(planted.run)])
-    assert "training_cases.json: is not there" in capsys.readouterr().err
+    assert "training_cases.json: is not there" in refused(planted.run)
+
+
+def test_runs_that_are_no_folds_are_not_calibrated_together(planted, tmp_path, capsys):
+    for name, recipe in (("cml_8", {"fold": None}), ("cps_8", {}), ("fold_of_paper", {"fold": "1/2"})):
+        write_config(shutil.copytree(planted.run, tmp_path / "model" / name), **recipe)
+    for folder, words in ((tmp_path / "model", "no run of a fold"), (tmp_path, "config.json does not exist")):
+        if folder.name == "model":
+            (folder / "cml_8").rename(folder / "folds_old")
+        with pytest.raises(SystemExit, match="2"):
+            reproduce.main(["trust", str(folder)])
+        assert words in capsys.readouterr().err
+    assert not list(tmp_path.rglob(calibration.CALIBRATION))
 
 
 def test_an_order_that_is_no_better_than_random_is_called_so():

@@ -278,11 +278,12 @@ def kept_files(folder):
 def test_a_run_is_published_again_where_only_more_was_measured(finished, tmp_path):
     folder, kept = finished(), tmp_path / "kept"
     runs.publish(folder, kept)
-    (folder / "agreement_test_last.csv").write_text("case,dice,cosine\na,1,1\n", encoding="utf-8")
+    for name in ("agreement_test_last", "trust_val_best"):
+        (folder / f"{name}.csv").write_text("case,dice\na,1\n", encoding="utf-8")
     (folder / "log.csv").open("a", encoding="utf-8").write("self,3,1\n")
     target = runs.publish(folder, kept)
     assert sorted(path.name for path in target.iterdir()) == [
-        "agreement_test_last.csv", "config.json", "log.csv", "test_test_last.csv"]
+        "agreement_test_last.csv", "config.json", "log.csv", "test_test_last.csv", "trust_val_best.csv"]
     assert "self,3,1" in (target / "log.csv").read_text(encoding="utf-8")
 
 
