@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from dataloaders.augment import standardised
 from imaging.preprocess import Geometry
-from runtime.errors import Denied, InputError, one_line
+from runtime.errors import InputError, held_by_another, one_line
 from runtime.files import ROOT, check_readable, expanded, is_case_name
 from runtime.memory import check_fits
 from runtime.ranks import Ranks
@@ -194,10 +194,9 @@ def _opened(path, expected):
     except InputError:
         raise
     except (OSError, KeyError, RuntimeError, ValueError, TypeError) as error:
-        if "unable to lock file" in str(error):
-            raise Denied(f"{path}: another program has it open for writing; close it there, and start again") from error
-        raise InputError(f"{path}: cannot be read ({one_line(error)}); it should be HDF5 with {expected}: prepare this "
-                         "case again") from error
+        raise held_by_another(path, error) or InputError(
+            f"{path}: cannot be read ({one_line(error)}); it should be HDF5 with {expected}: prepare this case again"
+        ) from error
 
 
 def _array(path, file, key, kinds):

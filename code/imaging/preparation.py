@@ -18,7 +18,7 @@ from tqdm import tqdm
 from imaging.cases import Case, Options, shown
 from imaging.preprocess import RECORD, Preprocessing, apply, read_preprocessing, write_preprocessing
 from imaging.scan_files import checksums, mark_of, read_label, read_scans, tell_notes
-from runtime.errors import InputError, is_out_of_memory, one_line, printable
+from runtime.errors import InputError, held_by_another, is_out_of_memory, one_line, printable
 from runtime.files import inside, make_folder, write_aside
 from runtime.workers import end_with_parent
 
@@ -169,26 +169,33 @@ def _summary(shape, label, geometry):
 
 def _finished(path, record):
     """Summary of a prepared file that holds `record`, None for any other file."""
-    try:
-        with h5py.File(path) as file:
-            if any(file.attrs.get(key) != value for key, value in record.items()):
-                return None
-            geometry = json.loads(file.attrs["geometry"])
-            return _summary(file["image"].shape, file["label"][()] if "label" in file else None, geometry)
-    except UNREADABLE:
-        return None
+    def summary(file):
+        if any(file.attrs.get(key) != value for key, value in record.items()):
+            return None
+        geometry = json.loads(file.attrs["geometry"])
+        return _summary(file["image"].shape, file["label"][()] if "label" in file else None, geometry)
+    return _looked_at(path, summary)
 
 
 def _earlier_label(path, record):
     """Check sums of the label that a prepared file was made with, {} where it had none; None where it was made from
     other scans or in another way.
     """
+    def label(file):
+        source, now = json.loads(file.attrs["source"]), json.loads(record["source"])
+        same = file.attrs["preprocessing"] == record["preprocessing"] and source["images"] == now["images"]
+        return source["label"] if same else None
+    return _looked_at(path, label)
+
+
+def _looked_at(path, look):
+    """look(the HDF5 file); None of a damaged file, InputError while another program writes to it."""
     try:
         with h5py.File(path) as file:
-            source, now = json.loads(file.attrs["source"]), json.loads(record["source"])
-            same = file.attrs["preprocessing"] == record["preprocessing"] and source["images"] == now["images"]
-            return source["label"] if same else None
-    except UNREADABLE:
+            return look(file)
+    except UNREADABLE as error:
+        if busy := held_by_another(path, error):
+            raise busy from error
         return None
 
 

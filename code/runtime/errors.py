@@ -12,6 +12,13 @@ class Denied(InputError):
     """A file that is there and may not be read, by this user or at this moment: no reason to take it for damaged."""
 
 
+def held_by_another(path, error):
+    """What to raise instead of HDF5's `error` of a file that another program has open for writing; None otherwise."""
+    if "unable to lock file" not in str(error):
+        return None
+    return Denied(f"{path}: another program has it open for writing; close it there, and start again")
+
+
 def is_out_of_memory(error):
     """Whether an exception is Python's, NumPy's or PyTorch's way to say so."""
     return isinstance(error, MemoryError) or (

@@ -1,4 +1,5 @@
 """The prepare scripts, end to end on tiny challenge folders: what they write, refuse, skip and report."""
+import fcntl
 import json
 import os
 import re
@@ -785,3 +786,18 @@ def test_full_disk_and_our_own_mistakes_are_told_apart(la, monkeypatch, capsys):
         err = capsys.readouterr().err
         assert words in err and "error: no case could be prepared" in err
         assert ("Traceback" in err) == isinstance(error, KeyError) and not files(target)
+
+
+def test_a_prepared_file_that_another_program_writes_is_not_taken_for_one_of_other_files(tmp_path, capsys):
+    for name in ("a", "b"):
+        folder_case(tmp_path, name)
+    assert prepare_mine(tmp_path) == 0
+    capsys.readouterr()
+    before = (tmp_path / "out/train.list").read_text()
+    with open(tmp_path / "out/a/mri_norm2.h5", "rb") as busy:
+        fcntl.flock(busy, fcntl.LOCK_EX)
+        assert prepare_mine(tmp_path) == 2
+    error = capsys.readouterr().err
+    assert "another program has it open for writing" in error and "other files" not in error and "--force" not in error
+    assert prepare_mine(tmp_path) == 0 and "0 prepared, 2 skipped" in capsys.readouterr().out
+    assert (tmp_path / "out/train.list").read_text() == before
