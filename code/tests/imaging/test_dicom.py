@@ -274,6 +274,21 @@ def test_dcm2niix_reads_the_same_voxels_in_the_same_place(name, tmp_path):
     assert same(only(tmp_path / "in"), image.get_fdata(), image.affine)
 
 
+@pytest.mark.skipif(shutil.which("dcm2niix") is None, reason="needs dcm2niix")
+@pytest.mark.parametrize("axes", ["LPS", "oblique", "PSR"])
+def test_what_dcm2niix_writes_of_a_series_lies_where_the_series_does(axes, tmp_path, dicom):
+    directions = Rotation.from_euler("xyz", (12, -7, 33), degrees=True).as_matrix() if axes == "oblique" else (
+        nib.orientations.inv_ornt_aff(nib.orientations.axcodes2ornt(axes), SHAPE)[:3, :3])
+    array, affine = volume(), dicom.affine(directions)
+    for name, order in (("classic", None), ("mixed", [4, 1, 3, 0, 2])):
+        dicom.series(tmp_path / name, array, affine, kind="MR", order=order)
+        subprocess.run(["dcm2niix", "-b", "n", "-z", "y", "-o", tmp_path, "-f", name, tmp_path / name],
+                       check=True, capture_output=True)
+        converted, series = read_scan_file(tmp_path / f"{name}.nii.gz"), only(tmp_path / name)
+        assert same(converted, array, affine) and same(series, converted.array, converted.affine)
+        assert not converted.notes
+
+
 def test_without_pydicom_other_formats_work_and_dicom_is_a_line(tmp_path, monkeypatch, dicom):
     dicom.series(tmp_path / "a", volume(), dicom.affine())
     nib.save(nib.Nifti1Image(volume(), np.eye(4)), tmp_path / "b.nii.gz")

@@ -62,6 +62,20 @@ def by_pynrrd(path, array, affine, **fields):
                                   "space origin": lps[:3, 3], "encoding": "gzip"} | fields)
 
 
+def by_monai(path, array, affine):
+    """Not installed with the requirements, as TorchIO and dcm2niix; docs/data.md says which versions were compared."""
+    writer = pytest.importorskip("monai.data").NibabelWriter(output_dtype=array.dtype)
+    writer.set_data_array(array, channel_dim=None)
+    writer.set_metadata({"affine": affine, "original_affine": affine, "spatial_shape": array.shape})
+    writer.write(str(path))
+
+
+def by_torchio(path, array, affine):
+    import torch  # here: the other writers do without PyTorch
+    image = pytest.importorskip("torchio").ScalarImage(tensor=torch.from_numpy(array[None]), affine=affine)
+    image.save(path)
+
+
 WRITERS = {
     **{f"SimpleITK {suffix}": (suffix, by_simpleitk, {}) for suffix in (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha",
                                                                          ".mhd", ".hdr")},
@@ -72,6 +86,8 @@ WRITERS = {
     "nibabel pair": (".hdr", by_nibabel, {"kind": nib.Nifti1Pair}),
     **{f"pynrrd {encoding} {suffix}": (suffix, by_pynrrd, {"encoding": encoding})
        for encoding in ("raw", "gzip", "bzip2", "ascii") for suffix in (".nrrd", ".nhdr")}}
+OTHERS = {**{f"MONAI {suffix}": (suffix, by_monai, {}) for suffix in (".nii", ".nii.gz")},
+          **{f"TorchIO {suffix}": (suffix, by_torchio, {}) for suffix in (".nii", ".nii.gz", ".nrrd", ".mha", ".mhd")}}
 
 
 def assert_one_space(scan, labels):
@@ -91,10 +107,10 @@ def label_map():
     return np.random.default_rng(1).integers(0, 3, SHAPE).astype(np.uint8)
 
 
-@pytest.mark.parametrize("writer", WRITERS)
+@pytest.mark.parametrize("writer", [*WRITERS, *OTHERS])
 @pytest.mark.parametrize("grid", ["straight", "oblique", "sagittal"])
 def test_a_file_of_another_program_comes_in_as_it_is_and_our_map_lies_on_it(tmp_path, grid, writer):
-    suffix, write, options = WRITERS[writer]
+    suffix, write, options = (WRITERS | OTHERS)[writer]
     write(tmp_path / f"a{suffix}", volume(), GRIDS[grid], **options)
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     scan = read_scan_file(tmp_path / f"a{suffix}")
