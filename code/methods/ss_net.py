@@ -94,34 +94,86 @@ def frozen_statistics(module):
 
 
 class Memory(nn.Module):
-    """The remembered features of each foreground class: buffers of fixed size, so that checkpoints hold them."""
+    """The remembered features of each foreground class: buffers of fixed size, so that checkpoints hold them.
+
+    Of `features[c - 1]` the first `filled[c - 1]` rows are class c's; how many is known to the device alone.
+    """
 
     def __init__(self, num_classes):
         super().__init__()
         self.register_buffer("features", torch.zeros(num_classes - 1, MEMORY, SIZE))
         self.register_buffer("filled", torch.zeros(num_classes - 1, dtype=torch.long))
 
-    def replace(self, c, features):
-        """Class c's memory becomes these features (n, SIZE), n <= MEMORY."""
-        self.features[c - 1, :len(features)] = features.to(self.features)
-        self.filled[c - 1] = len(features)
+    def replace(self, c, features, count):
+        """Class c's memory becomes the first `count`, a tensor, of the features (n, SIZE), n <= MEMORY; of 0 it stays.
+        """
+        places = torch.arange(len(features), device=features.device)[:, None]
+        memory, filled = self.features[c - 1, :len(features)], self.filled[c - 1]
+        memory.copy_(torch.where(places < count, features.to(memory), memory))
+        filled.copy_(torch.where(count > 0, count, filled))
 
-    def per_class(self):
-        """[None for the background, then (n_c, SIZE) or None]."""
-        return [None, *(features[:n] if n else None
-                        for features, n in zip(self.features, self.filled.tolist(), strict=True))]
+    def means(self):
+        """[None for the background, then (mean of the normalised features (SIZE), whether there are two or more)]."""
+        remembered = torch.arange(MEMORY, device=self.filled.device)[:, None] < self.filled[:, None, None]
+        sums = (F.normalize(widened(self.features), dim=2) * remembered).sum(1)
+        return [None, *zip(sums / self.filled.clamp(min=1)[:, None], self.filled > 1, strict=True)]
 
 
-@torch.no_grad()
+def rows_of(chosen, *tensors):
+    """Tensors of N rows each and which rows are meant, (N) bool -> (*tensors, chosen), without the others where free.
+
+    On a GPU the host would wait for the number of those that are meant.
+    """
+    if chosen.is_cuda:
+        return *tensors, chosen
+    return *(tensor[chosen] for tensor in tensors), chosen[chosen]
+
+
+def scores_of(module, rows, chosen, acts):
+    """What a module of layers gives for rows (n, K) if batch norms see the chosen ones alone; the others' are void.
+
+    acts: bool tensor, whether running statistics take notice.
+    """
+    if isinstance(module, _BatchNorm) and module.training:
+        return _normalised(module, rows, chosen, acts)
+    if not isinstance(module, nn.Sequential):
+        return module(rows)
+    for layer in module:
+        rows = scores_of(layer, rows, chosen, acts)
+    return rows
+
+
+def _normalised(norm, rows, chosen, acts):
+    rows, weight = widened(rows), chosen[:, None]
+    count = chosen.sum()
+    mean = (rows * weight).sum(0) / count.clamp(min=1)
+    centred = rows - mean
+    squares = (centred.square() * weight).sum(0)
+    variance = squares / count.clamp(min=1)
+    with torch.no_grad():
+        for running, now in ((norm.running_mean, mean), (norm.running_var, squares / (count - 1).clamp(min=1))):
+            running.lerp_(now.to(running), norm.momentum * acts.to(running))
+        norm.num_batches_tracked += acts
+    return centred * (variance + norm.eps).rsqrt() * norm.weight + norm.bias
+
+
 def memorable(selector, features):
     """The features of one class that are worth remembering: (n, 32) -> (min(n, 32), 32).
 
     Of more than 32, those of the lowest score, ascending [C]; its paper and comment say the highest; fewer stay
     as they are. selector: (n, 32) -> scores (n, 1), used in the mode it is in.
     """
-    if len(features) <= MEMORY:
-        return features
-    return features[selector(features)[:, 0].topk(MEMORY, largest=False).indices]
+    return _memorable(selector, features, torch.ones_like(features[:, 0], dtype=torch.bool))[0]
+
+
+@torch.no_grad()
+def _memorable(selector, features, chosen):
+    """Of the chosen features (n, 32) -> up to 32 rows, those worth remembering first; their number, a tensor."""
+    count = chosen.sum()
+    scores = scores_of(selector, features, chosen, count > MEMORY)[:, 0]
+    keys = torch.where(count > MEMORY, scores, chosen.cumsum(0).to(scores)).masked_fill(~chosen, torch.inf)
+    first = keys.topk(min(MEMORY, len(keys)), largest=False).indices
+    return features[first], count.clamp(max=MEMORY)
 
 
 def separation(features, labels, memory, selectors):
@@ -131,18 +183,26 @@ def separation(features, labels, memory, selectors):
     or None per class. share_i = n s_i / sum s with s = sigmoid(selector(f)) trains the selector, not the features.
     A class takes part if it has more than one feature here and in memory.
     """
+    return separation_from([rows if rows is None else (F.normalize(widened(rows), dim=1).mean(0), len(rows) > 1)
+                            for rows in memory], features, labels, selectors)
+
+
+def separation_from(memory, features, labels, selectors):
+    """`separation` from a memory as `Memory.means` gives it.
+
+    Cosines are linear in the normalised memory: their mean over j is the cosine with its mean.
+    """
     total = features[:0].sum()
     for c, (remembered, selector) in enumerate(zip(memory, selectors, strict=True)):
-        if remembered is None or len(remembered) < 2:
+        if remembered is None:
             continue
-        of_class = widened(features[labels == c])
-        if len(of_class) < 2:
-            continue
-        score = widened(selector(of_class.detach())[:, 0]).sigmoid()
-        # cosines are linear in the normalised memory: their mean over j is the cosine with its mean
-        mean = F.normalize(widened(remembered), dim=1).mean(0)
-        cosine = (F.normalize(of_class, dim=1) * mean).sum(1)
-        total = total + (len(score) * score / score.sum() * (1 - cosine)).mean()
+        mean, known = remembered
+        rows, chosen = rows_of(labels == c, features)
+        rows, acts = widened(rows), (chosen.sum() > 1) & known
+        score = widened(scores_of(selector, rows.detach(), chosen, acts)[:, 0]).sigmoid() * chosen
+        distance = 1 - (F.normalize(rows, dim=1) * mean).sum(1)
+        of_class = (score * distance).sum() / score.sum().clamp(min=torch.finfo(score.dtype).tiny)
+        total = total + torch.where(acts, of_class, 0)
     return total / len(memory)
 
 
@@ -183,8 +243,8 @@ class SSNet(Method):
         guess = logits.detach().argmax(1)
         y_l, guess_l, guess_u = (maps.flatten() for maps in (batch.y_l, guess[:labelled], guess[labelled:]))
         self.remember(e_l.detach(), y_l, guess_l)
-        memory, selectors = self.memory.per_class(), [None, *self.networks.selectors]
-        separated = sum(separation(self.networks.prediction(self.networks.projection(e)), y, memory, selectors)
+        memory, selectors = self.memory.means(), [None, *self.networks.selectors]
+        separated = sum(separation_from(memory, self.networks.prediction(self.networks.projection(e)), y, selectors)
                         for e, y in ((e_l, y_l), (e_u, guess_u)))
         picture = Picture(batch.x_u, None, {"network": logits[labelled:].detach()})
         yield sup + weight * self.hyper.separation * separated, {"sup_l": sup, "separation": separated,
@@ -198,14 +258,12 @@ class SSNet(Method):
 
         Projected with running statistics, not predicted; the selectors are in training mode.
         """
-        chosen = (guess == y) & (y > 0)
+        embedding, y, chosen = rows_of((guess == y) & (y > 0), embedding, y)
         self.networks.projection.eval()
-        candidates, y = self.networks.projection(embedding[chosen]), y[chosen]
+        candidates = self.networks.projection(embedding)
         self.networks.projection.train()
         for c, selector in enumerate(self.networks.selectors, 1):
-            of_class = candidates[y == c]
-            if len(of_class):
-                self.memory.replace(c, memorable(selector, of_class))
+            self.memory.replace(c, *_memorable(selector, *rows_of(chosen & (y == c), candidates)))
         Ranks().share_buffers(self.memory)
 
     def smoothness(self, x):

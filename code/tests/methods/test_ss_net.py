@@ -1,4 +1,5 @@
 """SS-Net: distances, the adversarial direction, memory and separation in NumPy, and the passes of a step."""
+import copy
 import math
 from types import SimpleNamespace
 
@@ -9,7 +10,7 @@ from torch import nn
 
 from methods import ss_net
 from methods.losses import supervised_loss
-from methods.ss_net import Memory, adversarial_direction, distance_2d, distance_3d, memorable, separation
+from methods.ss_net import Memory, adversarial_direction, distance_2d, distance_3d, memorable, scores_of, separation
 
 
 def softmaxes(*shape):
@@ -137,18 +138,67 @@ def test_the_shares_train_the_selector_and_the_cosines_the_features():
     torch.testing.assert_close(features.grad, again.grad)
 
 
+def per_class(memory):
+    """[None for the background, then the remembered features (n_c, 32), or None]."""
+    return [None, *(features[:n] if n else None
+                    for features, n in zip(memory.features, memory.filled.tolist(), strict=True))]
+
+
+def replace(memory, c, features):
+    memory.replace(c, features, torch.tensor(len(features)))
+
+
 def test_memory_is_replaced_class_by_class_and_part_of_the_state():
     memory = Memory(3)
-    assert memory.per_class() == [None, None, None]
+    assert per_class(memory) == [None, None, None] and not any(known for _, known in memory.means()[1:])
     one, two = torch.randn(32, 32), torch.randn(3, 32)
-    memory.replace(1, one)
-    memory.replace(2, two)
-    memory.replace(1, one[:5])
-    background, first, second = memory.per_class()
+    replace(memory, 1, one)
+    replace(memory, 2, two)
+    replace(memory, 1, one[:5])
+    memory.replace(2, one, torch.tensor(0))
+    background, first, second = per_class(memory)
     assert background is None and torch.equal(first, one[:5]) and torch.equal(second, two)
-    copy = Memory(3)
-    copy.load_state_dict(memory.state_dict())
-    assert torch.equal(copy.per_class()[2], two) and not list(memory.parameters())
+    loaded = Memory(3)
+    loaded.load_state_dict(memory.state_dict())
+    assert torch.equal(per_class(loaded)[2], two) and not list(memory.parameters())
+    for rows, (mean, known) in zip((first, second), memory.means()[1:], strict=True):
+        torch.testing.assert_close(mean, nn.functional.normalize(rows).mean(0))
+        assert known
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 9])
+def test_scores_are_those_of_the_chosen_rows_alone(count):
+    """Scores, gradients and running statistics, as if the other rows were not there, or nothing had been asked."""
+    rows, chosen = torch.randn(9, 32, dtype=torch.float64), torch.zeros(9, dtype=torch.bool)
+    chosen[torch.randperm(9)[:count]] = True
+    selector = nn.Sequential(nn.Linear(32, 4), nn.BatchNorm1d(4), nn.LeakyReLU(), nn.Linear(4, 1)).double()
+    other = copy.deepcopy(selector)
+    found = scores_of(selector, rows, chosen, torch.tensor(count > 1))[chosen]
+    assert found.isfinite().all()
+    if count > 1:
+        expected = other(rows[chosen])
+        torch.testing.assert_close(found, expected)
+        for scores in (found, expected):
+            scores.sin().sum().backward()
+        for mine, theirs in zip(selector.parameters(), other.parameters(), strict=True):
+            torch.testing.assert_close(mine.grad, theirs.grad)
+    for mine, theirs in zip(selector.buffers(), other.buffers(), strict=True):
+        torch.testing.assert_close(mine, theirs)
+
+
+@pytest.mark.parametrize("dataset", ["LA", "ACDC"])
+def test_a_step_that_keeps_all_rows_is_the_one_that_picks_them(setting, step, monkeypatch, dataset):
+    """As on a GPU: loss, gradients, memory and running statistics."""
+    found = []
+    for keep in (False, True):
+        if keep:
+            monkeypatch.setattr(ss_net, "rows_of", lambda chosen, *tensors: (*tensors, chosen))
+        s = setting("ss_net", dataset, step=449, steps=1000)
+        for _ in range(2):
+            total, terms = step(s.method.losses, s.batch)
+        found.append([total, terms["separation"], *s.method.buffers(), *(p.grad for p in s.method.parameters())])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
 
 
 # ---- the step ----------------------------------------------------------------------------------------------------
@@ -195,7 +245,7 @@ def test_a_step(setting, step, watch, dataset, protocol):
     assert torch.equal(all_l, voxels[:len(y)]) and torch.equal(all_u, voxels[len(y):])
 
     # memory: after the step, from this step's candidates; selectors are in training mode
-    memory, selectors = s.method.memory.per_class(), [None, *s.method.networks.selectors]
+    memory, selectors = per_class(s.method.memory), [None, *s.method.networks.selectors]
     for c in range(1, len(memory)):
         of_class = candidates[y[right] == c]
         expected = of_class
@@ -237,13 +287,13 @@ def test_frozen_statistics_do_not_move_and_batch_statistics_still_act():
 
 def test_a_class_without_candidates_keeps_its_memory(setting):
     s = setting("ss_net")
-    s.method.memory.replace(1, torch.ones(2, 32))
-    s.method.memory.replace(3, torch.ones(7, 32))
+    replace(s.method.memory, 1, torch.ones(2, 32))
+    replace(s.method.memory, 3, torch.ones(7, 32))
     embedding, y = torch.randn(6, 2, dtype=torch.float64), torch.tensor([0, 1, 1, 2, 2, 2])
     guess = torch.tensor([0, 1, 1, 2, 3, 0])
     s.method.remember(embedding, y, guess)
     networks = s.method.networks.eval()
-    _, first, second, third = s.method.memory.per_class()
+    _, first, second, third = per_class(s.method.memory)
     torch.testing.assert_close(first, networks.projection(embedding[1:3]))
     torch.testing.assert_close(second, networks.projection(embedding[3:4]))
     assert torch.equal(third, torch.ones(7, 32, dtype=torch.float64))
@@ -252,7 +302,7 @@ def test_a_class_without_candidates_keeps_its_memory(setting):
 def test_nothing_right_leaves_memory_and_modes_alone(setting):
     s = setting("ss_net")
     s.method.remember(torch.randn(4, 2, dtype=torch.float64), torch.tensor([0, 1, 2, 3]), torch.tensor([0, 0, 0, 0]))
-    assert s.method.memory.per_class() == [None] * 4 and s.method.networks.projection.training
+    assert per_class(s.method.memory) == [None] * 4 and s.method.networks.projection.training
 
 
 def test_several_processes_share_the_first_ones_memory(setting, monkeypatch):
