@@ -30,6 +30,7 @@ from tqdm import tqdm
 from dataloaders.own import Own
 from evaluation.predictions import FILE
 from evaluation.selection import appearance, bottleneck, farthest_first
+from evaluation.trust import flags_of
 from imaging.case_files import scans_to_segment
 from imaging.cases import Case, existing_folder, shown
 from imaging.labelling import (
@@ -172,10 +173,10 @@ def propose(options, scans, channels):
 
 def flags_by_look(options):
     """{case: what predict.py flags} of all proposals, the one to look at first in front."""
-    flags = {}
+    cases = {}
     for row in Table(options.output / PROPOSALS / FILE).rows():
-        flags.setdefault(row["case"], {}).update(dict.fromkeys(flag for flag in row["flags"].split("; ") if flag))
-    return {name: "; ".join(words) for name, words in flags.items()}
+        cases.setdefault(row["case"], []).append(row)
+    return {name: "; ".join(flags_of(rows)) for name, rows in cases.items()}
 
 
 def spread(options, labelled, names):

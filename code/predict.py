@@ -29,9 +29,8 @@ from nibabel.orientations import aff2axcodes
 from tqdm import tqdm
 
 from evaluation import calibration, components, pooled, trust
-from evaluation.ensembles import APART, Member
 from evaluation.predictions import Predictions
-from evaluation.windows import WEIGHTS, windows_of
+from evaluation.windows import DISAGREEMENT, WEIGHTS, Member, windows_of
 from imaging import dicom_segmentations
 from imaging.case_files import scans_to_segment, told
 from imaging.dicom import Series
@@ -101,11 +100,11 @@ class Job(NamedTuple):
     training: Any           # trust.TrainingCases, or None
     predictions: Any        # the folder's Predictions
     codes: Any = ()         # of each class but the background, in DICOM SEG
-    others: tuple = ()      # evidence.Member of further runs, whose probabilities are averaged with the first one's
+    others: tuple = ()      # windows.Member of further runs, whose probabilities are averaged with the first one's
 
     @property
     def members(self):
-        """All runs, as evidence.Member."""
+        """All runs, as windows.Member."""
         return Member(self.method, self.recipe, self.windows), *self.others
 
 
@@ -222,7 +221,7 @@ def write_case(job, files, mark, scan, geometry, views):
             elif what == "probabilities":
                 array = np.moveaxis(restore(next(iter(views.values())).float().cpu().numpy(), geometry), 0, -1)
             elif job.others:
-                array = restore(views[APART].numpy(), geometry)
+                array = restore(views[DISAGREEMENT].numpy(), geometry)
             else:
                 array = disagreement(*(views[view] for view in job.method.pair), geometry)
             save_on_grid(path, array, scan, mark, job.options.keep_header)

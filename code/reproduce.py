@@ -117,7 +117,7 @@ def run(names: Names = (), preset: Preset = None, seeds: int | None = None, data
     for name, why in failed.items():
         print(f"not done: {name}: {why}", file=sys.stderr)
     if failed:
-        raise InputError(f"{len(failed)} runs are not done, see above; the same command tries them again")
+        raise InputError(f"{counted(len(failed), 'run')} not done, see above; the same command tries them again")
 
 
 def collect(names: Names = (), preset: Preset = None, results: Path | None = None, root: Path = ROOT,

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from dataloaders.augment import resize_nearest
 from evaluation.inference import segment
-from evaluation.metrics import overlap_metrics
+from evaluation.metrics import mean_overlap
 from evaluation.report import label_maps
 from methods import registry
 from networks.two_view import TwoView
@@ -27,12 +27,6 @@ def check_pair(trained):
         paired = ", ".join(name for name, one in registry.METHODS.items() if one.pair)
         raise InputError(f"{trained.run}: its method is {trained.recipe.method}, expected one with two views to "
                          f"compare: {paired}")
-
-
-def mean_overlap(labels, others, num_classes):
-    """Mean Dice over the foreground classes of two label maps (*S); a class that neither has counts as 1."""
-    return float(np.mean([overlap_metrics(labels == label, others == label)["dice"]
-                          for label in range(1, num_classes)]))
 
 
 @contextmanager

@@ -13,9 +13,19 @@ from dataloaders.augment import standardised
 from dataloaders.scans import read_geometry
 from dataloaders.volumes import halved
 from evaluation.components import keep_largest
-from evaluation.ensembles import APART
-from evaluation.inference import class_dice, likeliest, segment
-from evaluation.trust import TRAINING, Evidence, case_rows, measured, quantiles, read_training_cases, scores
+from evaluation.inference import likeliest, segment
+from evaluation.metrics import mean_overlap
+from evaluation.trust import (
+    TRAINING,
+    Evidence,
+    case_rows,
+    flags_of,
+    measured,
+    quantiles,
+    read_training_cases,
+    scores,
+)
+from evaluation.windows import DISAGREEMENT
 from runtime.errors import InputError
 
 SLAB = 2 ** 17          # voxels whose entropy is computed at a time
@@ -28,39 +38,48 @@ class Agreement:
     """
 
     def __init__(self, views, num_classes):
-        self.views, self.counts = tuple(views), np.zeros((num_classes, num_classes))
+        self.views, self.counts = tuple(views), torch.zeros(num_classes, num_classes, dtype=torch.float64)
 
     def note(self, parts):
         """parts: {view: probabilities (B, C, *S)}, each voxel's times its weight."""
         classes = len(self.counts)
         weights = parts[self.views[0]].sum(1).double().flatten()
         decided = [parts[view].max(1).indices.flatten() for view in self.views]
-        for one, other in itertools.combinations(decided, 2):
-            counts = torch.bincount(one * classes + other, weights, classes ** 2)
-            self.counts += counts.cpu().numpy().reshape(classes, classes)
+        self.counts = sum((confusion(*pair, classes, weights) for pair in itertools.combinations(decided, 2)),
+                          self.counts.to(weights.device))       # which are read once, when all are there
 
     @property
     def dice(self):
-        """Of each foreground class; 1 where no view has it."""
-        sums = self.counts.sum(0) + self.counts.sum(1)
-        return [float(2 * both / total) if total else 1.0
-                for both, total in zip(np.diag(self.counts)[1:], sums[1:], strict=True)]
+        return dice_of(self.counts)
+
+
+def confusion(one, other, classes, weights=None):
+    """Voxels by the classes that two label maps (*S) give them, or the sums of their weights (voxels) -> (C, C)."""
+    pairs = one.flatten().to(torch.promote_types(one.dtype, torch.int32)) * classes + other.flatten()
+    return torch.bincount(pairs, weights, classes ** 2).view(classes, classes)
+
+
+def dice_of(confused):
+    """Dice of each foreground class of a `confusion`; 1 where neither map has it."""
+    return [2 * both / total if total else 1.0 for both, total in
+            zip(confused.diag()[1:].tolist(), (confused.sum(0) + confused.sum(1))[1:].tolist(), strict=True)]
 
 
 def examined(method, image, recipe, **how):
     """`segment` -> its {view: probabilities (C, *S)}, and Evidence; how: options of `segment`."""
-    watch = Agreement(method.pair, recipe.num_classes) if getattr(method, "pair", None) else None
+    watch = Agreement(method.pair, recipe.num_classes) if method.pair else None
     views = segment(method, image, recipe, watch=watch, **how)
     entropy, whole = entropies(next(iter(views.values())))
     return views, Evidence(entropy, whole, watch and watch.dice, quantiles(as_trained(image, recipe).numpy()))
 
 
 def examined_together(members, image, apart=False):
-    """The mean of the probabilities of several runs [ensembles.Member] -> {"mean": (C, *S)}, and Evidence of it, whose
+    """The mean of the probabilities of several `windows.Member` -> {"mean": (C, *S)}, and Evidence of it, whose
     agreement is that of all runs and their views.
 
-    One run's probabilities are held at a time, besides their sum. apart: also APART (*S), 0 to 1, the root of the mean
-    over pairs of runs and views of half their squared distance; with two classes and two runs it is the difference.
+    One run's probabilities are held at a time, besides their sum. apart: also DISAGREEMENT (*S), 0 to 1, the root of
+    the mean over pairs of runs and views of half their squared distance; with two classes and two runs it is the
+    difference.
     """
     total, squares, sums, decided, count = None, None, None, [], 0
     for method, recipe, windows in members:
@@ -69,7 +88,7 @@ def examined_together(members, image, apart=False):
         total = headline.float().cpu().clone() if total is None else total.add_(headline.float().cpu())
         for view in method.pair or [next(iter(views))]:
             probs = views[view].float().cpu()
-            decided.append(likeliest(probs))
+            decided.append(torch.from_numpy(likeliest(probs)))
             count += 1
             if apart:
                 sums = probs.clone() if sums is None else sums.add_(probs)
@@ -80,10 +99,10 @@ def examined_together(members, image, apart=False):
     found = {"mean": mean}
     if apart:
         pairs = count * (count - 1) / 2
-        found[APART] = ((count * squares - sums.square().sum(0)) / (2 * pairs)).clamp(0, 1).sqrt()
+        found[DISAGREEMENT] = ((count * squares - sums.square().sum(0)) / (2 * pairs)).clamp(0, 1).sqrt()
     entropy, whole = entropies(mean)
-    alike = np.array([class_dice(*map(torch.from_numpy, pair), classes) for pair in itertools.combinations(decided, 2)])
-    agreement = np.where(np.isnan(alike), 1, alike).mean(0).tolist()
+    pairs = itertools.combinations(decided, 2)
+    agreement = np.mean([dice_of(confusion(*pair, classes)) for pair in pairs], axis=0).tolist()
     return found, Evidence(entropy, whole, agreement, quantiles(as_trained(image, members[0].recipe).numpy()))
 
 
@@ -132,10 +151,8 @@ def examined_cases(trained, split):
         geometry = read_geometry(data.path_of(name))
         of_classes = case_rows(name, recipe.classes, measured(labels, recipe.num_classes), evidence, training,
                                geometry and math.prod(geometry.spacing) / 1000, geometry and geometry.voxel_size)
-        flags = dict.fromkeys(flag for row in of_classes for flag in row["flags"].split("; ") if flag)
         agreement = math.nan if evidence.agreement is None else float(np.mean(evidence.agreement))
-        dice = class_dice(torch.from_numpy(labels), scan.label, recipe.num_classes)
-        dice = float(np.mean(np.where(np.isnan(dice), 1, dice)))        # of a class that nobody has: they agree
-        rows[name] = {"case": name, "score": of_classes[0]["score"], "dice": dice,
-                      "entropy": evidence.whole, "agreement": agreement, "flags": "; ".join(flags)}
+        rows[name] = {"case": name, "score": of_classes[0]["score"],
+                      "dice": mean_overlap(labels, scan.label.numpy(), recipe.num_classes),
+                      "entropy": evidence.whole, "agreement": agreement, "flags": "; ".join(flags_of(of_classes))}
     return [rows[name] for name in scores(rows.values())]

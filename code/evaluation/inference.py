@@ -140,15 +140,16 @@ def _window_views(model, volume, patch_size, stride, views, weights, batch_size=
     boxes = [tuple(slice(start, start + patch) for start, patch in zip(corner, patch_size, strict=True))
              for corner in itertools.product(*starts)]
     edges = [window_weights(edge, weights) for edge in patch_size]
-    sums = {}
-    batch_size = batch_size or AT_ONCE[_weight(model, volume).device.type][len(patch_size)]
+    weight, sums = _weight(model, volume), {}
+    factors = [edge.to(weight.device, weight.dtype) for edge in edges]
+    batch_size = batch_size or AT_ONCE[weight.device.type][len(patch_size)]
     with inference(model):
         for first in range(0, len(boxes), batch_size):
             batch = boxes[first:first + batch_size]
             parts = _predict_full(model, torch.stack([volume[:, *box] for box in batch]), batch_size, fusion,
                                   _watched(views, watch))
             if weights != "uniform":
-                parts = {view: _times(probs, edges) for view, probs in parts.items()}
+                parts = {view: _times(probs, factors) for view, probs in parts.items()}
             if watch is not None:
                 watch.note(parts)
                 parts = _wanted(parts, views)
@@ -186,17 +187,12 @@ def _zeros(parts, shape):
     return {view: torch.zeros(classes, *shape, dtype=first.dtype, device=device) for view in parts}
 
 
-def slice_wise(model, volume, patch_size, *, batch_size=None, fusion="softmax", views=False):
-    """Class probabilities slice by slice: volume (D, H, W) or (in_channels, D, H, W) -> (C, D, H, W).
+def slice_wise(model, volume, patch_size, views=(), batch_size=None, fusion="softmax", watch=None):
+    """{view: class probabilities (C, D, H, W)} slice by slice: volume (D, H, W) or (in_channels, D, H, W).
 
-    Each slice is resized to `patch_size` (nearest) and its probabilities back [C]; `views` and where
-    the result is as in `sliding_window`.
+    Each slice is resized to `patch_size` (nearest) and its probabilities back [C]. views, watch: as `segment` takes
+    them; where the result is as in `sliding_window`.
     """
-    parts = _slice_views(model, volume, patch_size, views or (), batch_size, fusion)
-    return parts if views else next(iter(parts.values()))
-
-
-def _slice_views(model, volume, patch_size, views, batch_size=None, fusion="softmax", watch=None):
     volume = torch.as_tensor(volume)
     if volume.ndim == 3:
         volume = volume[None]
@@ -228,7 +224,7 @@ def segment(model, image, recipe, coarse=False, *, stride=None, weights="uniform
     if recipe.normalise == "zscore":
         image = torch.from_numpy(standardised(image.numpy(), len(recipe.patch_size))[0])
     if recipe.stride is None:
-        return _slice_views(model, image, recipe.patch_size, views, watch=watch)
+        return slice_wise(model, image, recipe.patch_size, views, watch=watch)
     windows = {"patch_size": recipe.patch_size, "stride": recipe.patch_size if coarse else stride or recipe.stride,
                "views": views, "weights": weights, "watch": watch}
     if len(recipe.patch_size) == 2:

@@ -23,6 +23,11 @@ def _overlap(both, total):
     return {"dice": 2 * both / total, "jaccard": both / (total - both)}
 
 
+def mean_overlap(pred, ref, num_classes):
+    """Mean Dice over the foreground classes of two label maps (*S); a class that neither has counts as 1."""
+    return float(np.mean([overlap_metrics(pred == label, ref == label)["dice"] for label in range(1, num_classes)]))
+
+
 def _surface(mask, box, spacing):
     """Coordinates (N, ndim) of the voxels of a mask that lies in `box` with a neighbour (6 in 3D, 4 in 2D) outside it.
 

@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from nibabel.orientations import apply_orientation, axcodes2ornt, ornt_transform
 
+from evaluation.tables import views_of_validation
 from runtime.files import Table, write_aside
 
 # Of classes 1, 2, ...; told apart without red and green
@@ -63,7 +64,7 @@ def _steps(rows, offset):
 
 def _dice_curves(axes, rows, offset, prefix=""):
     """Dice (%) of each view in rows of val.csv; the headline thicker."""
-    for place, view in enumerate(column for column in rows[0] if column not in ("stage", "step", "split")):
+    for place, view in enumerate(views_of_validation(rows[0])):
         axes.plot(_steps(rows, offset), [100 * float(row[view]) for row in rows], label=prefix + view,
                   linewidth=1 if place else 1.8)
 
@@ -102,29 +103,25 @@ def overlay(path, image, reference, predictions, depth_axis, axes=None, comment=
     The slices: with the most reference, and with the most error (without reference: most prediction, and where the
     first and the last view differ most).
     """
-    maps = {"image": None, **({} if reference is None else {"reference": reference}), **predictions}
     sides = ("", "")
-    if axes:
-        turn = ornt_transform(axcodes2ornt(axes), axcodes2ornt("LPS"))
-        image, *turned = (None if array is None else apply_orientation(array, turn)
-                          for array in (image, *maps.values()))
-        maps, depth_axis = dict(zip(maps, turned, strict=True)), int(turn[depth_axis, 0])
-        sides = ("A", "P") if depth_axis == 0 else ("R", "L")       # as a radiologist looks at them
-    first, *others = list(maps.values())[1:]
-    headline, last = maps[next(iter(predictions))], [first, *others][-1]
-    planes = tuple(axis for axis in range(image.ndim) if axis != depth_axis)
-    area = np.count_nonzero(first if first.any() else headline, axis=planes)
-    error = np.count_nonzero(headline != (last if reference is None else first), axis=planes)
-    middle = image.shape[depth_axis] // 2
+    if axes:        # as a radiologist looks at them
+        sides = ("A", "P") if axes[depth_axis] in "LR" else ("R", "L")
+    shown = {} if reference is None else {"reference": reference}
+    image, *turned = (upright(array, depth_axis, axes) for array in (image, *shown.values(), *predictions.values()))
+    maps = {"image": None, **dict(zip([*shown, *predictions], turned, strict=True))}
+    first, headline, last = turned[0], turned[len(shown)], turned[-1]
+    area = np.count_nonzero(first if first.any() else headline, axis=(1, 2))
+    error = np.count_nonzero(headline != (last if reference is None else first), axis=(1, 2))
+    middle = len(image) // 2
     slices = dict.fromkeys(int(count.argmax()) if count.any() else middle for count in (area, error))
     figure = Figure(figsize=(2.6 * len(maps), 2.8 * len(slices)))
     grid = figure.subplots(len(slices), len(maps), squeeze=False)
     low, high = np.percentile(image, (1, 99))
     for index, row in zip(slices, grid, strict=True):
         for panel, (title, labels) in zip(row, maps.items(), strict=True):
-            panel.imshow(_upright(image, index, depth_axis, axes), cmap="gray", vmin=low, vmax=high)
+            panel.imshow(image[index], cmap="gray", vmin=low, vmax=high)
             if labels is not None:
-                _contours(panel, _upright(labels, index, depth_axis, axes))
+                _contours(panel, labels[index])
             for place, side in zip((0.02, 0.98), sides, strict=True):
                 panel.text(place, 0.5, side, color="white", fontsize=8, transform=panel.transAxes, va="center",
                            ha="left" if place < 0.5 else "right")
@@ -136,12 +133,26 @@ def overlay(path, image, reference, predictions, depth_axis, axes=None, comment=
     save(figure, path, Comment=comment)
 
 
-def _upright(array, index, depth_axis, axes):
-    """A slice (rows, columns) of an array whose axes point left, back and up: back or feet below; else as stored."""
-    cut = array.take(index, depth_axis)
-    if not axes:
-        return cut
-    return cut.T if depth_axis == 2 else cut.T[::-1]
+def upright(array, depth_axis, axes):
+    """(*N) -> slices (D, rows, columns) as a radiologist sees them; as they are stored where nobody knows the axes."""
+    if axes:
+        turn = _turn(axes)
+        array, depth_axis = apply_orientation(array, turn), int(turn[depth_axis, 0])
+    stack = np.moveaxis(array, depth_axis, 0)
+    if axes:
+        stack = stack.swapaxes(1, 2)
+    return stack[:, ::-1] if axes and depth_axis != 2 else stack
+
+
+def upright_sides(spacing, depth_axis, axes):
+    """mm of `upright`'s rows and columns."""
+    order = [int(place) for place in np.argsort(_turn(axes)[:, 0])] if axes else [0, 1, 2]
+    sides = [spacing[axis] for axis in order if axis != depth_axis]
+    return sides[::-1] if axes else sides
+
+
+def _turn(axes):
+    return ornt_transform(axcodes2ornt(axes), axcodes2ornt("LPS"))
 
 
 def _contours(panel, labels):

@@ -12,12 +12,12 @@ from scipy.stats import bootstrap
 from dataloaders.folds import fold_number
 from evaluation import report, tables
 from runtime.errors import InputError
-from runtime.files import RESTORE, check_writable, write_text
+from runtime.files import RESTORE, check_writable
 from runtime.ranks import Ranks
 from runtime.records import read_json
 
 COLUMNS = ("dice", "hd95", "asd", "surface_dice", "error_ml")
-LEVEL = 0.95        # of the bootstrap interval
+CONFIDENCE = 0.95        # of the bootstrap interval
 RESAMPLES = 9_999
 SEED = 0
 WORST = 10          # cases that are shown; the CSV holds all of them, in this order
@@ -51,7 +51,7 @@ def dice_interval(values):
     values = 100 * np.asarray(values, float)
     if len(values) < 2:
         return Interval(float(values.mean()), np.nan, np.nan)
-    found = bootstrap((values,), np.mean, n_resamples=RESAMPLES, confidence_level=LEVEL, method="percentile",
+    found = bootstrap((values,), np.mean, n_resamples=RESAMPLES, confidence_level=CONFIDENCE, method="percentile",
                       rng=np.random.default_rng(SEED)).confidence_interval
     return Interval(float(values.mean()), float(found.low), float(found.high))
 
@@ -181,11 +181,8 @@ def table_lines(rows):
 
 def _line(title, rows, absent):
     stats = tables.statistics(rows, absent=absent, metrics=COLUMNS)
-
-    def cell(mean, std):
-        return "–" if np.isnan(mean) else f"{mean:.2f}" + f" ± {std:.2f}" * (stats["cases"] > 1)
     dice = str(dice_interval(list(case_dice(rows).values()))) if stats["cases"] else "–"
-    return [title, dice, *(cell(*stats[metric]) for metric in COLUMNS[1:]), str(stats["empty"])]
+    return [title, dice, *(tables.cell(stats, metric) for metric in COLUMNS[1:]), str(stats["empty"])]
 
 
 def table_headings(rows):
@@ -210,17 +207,11 @@ def present_cases(rows, path, title):
     """Print the table and the worst cases; write the rows, and both as Markdown, the table as LaTeX."""
     table, unit = table_lines(rows), rows[0]["unit"]
     worst = tables.markdown(worst_lines(rows), ["fold", "Dice (%)", "of the classes", f"95HD ({unit})", "error (ml)"])
-    absent = sorted(tables.absent_classes(rows))
-    notes = [f"Dice: mean over the cases and its {100 * LEVEL:.0f} % interval by {RESAMPLES:,} bootstrap samples of "
-             "cases (scipy, seeded); other columns: mean ± std over the cases in which they are defined. Surface Dice: "
-             f"share of both surfaces' voxels within {rows[0]['tolerance']} of the other surface. Volume error: "
+    notes = [f"Dice: mean over the cases and its {100 * CONFIDENCE:.0f} % interval by {RESAMPLES:,} bootstrap samples "
+             "of cases (scipy, seeded); other columns: mean ± std over the cases in which they are defined. Surface "
+             f"Dice: share of both surfaces' voxels within {rows[0]['tolerance']} of the other surface. Volume error: "
              "prediction minus reference. empty: results whose distances are undefined, since prediction or reference "
-             "has no voxel of the class."]
-    notes += [f"Left out of all means: class {', '.join(f'{label:g}' for label in absent)}, which neither the "
-              "reference nor the prediction of any case has."] * bool(absent)
+             "has no voxel of the class.", *tables.left_out(rows)]
     text = "\n\n".join([tables.markdown(table, table_headings(rows)), *notes, "Worst cases first:", worst])
     print(f"\n{title}\n\n{text}")
-    report.write_rows(path, rows)
-    write_text(path.with_suffix(".md"), f"{title}\n\n{text}\n")
-    write_text(path.with_suffix(".tex"), tables.latex(table, table_headings(rows)) + "\n")
-    print(f"\nwrote {path}, {path.with_suffix('.md').name}, {path.with_suffix('.tex').name}")
+    report.write_result(path, rows, f"{title}\n\n{text}", tables.latex(table, table_headings(rows)))

@@ -84,8 +84,7 @@ class Predictions:
 
     def told(self, cases):
         """Lines that say which of these cases to look at first."""
-        flagged = [(case, list(dict.fromkeys(flag for row in rows for flag in row["flags"].split("; ") if flag)))
-                   for case, rows in self.cases.items() if case in cases]
+        flagged = [(case, trust.flags_of(rows)) for case, rows in self.cases.items() if case in cases]
         flagged = [(case, flags) for case, flags in flagged if flags]
         lines = [f"look at {case}: {'; '.join(flags)}" for case, flags in flagged[:SHOWN]]
         if not flagged:

@@ -5,20 +5,18 @@ import math
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from tqdm import tqdm
 
 from dataloaders.scans import published_list
-from evaluation import published, tables
-from evaluation.components import keep_largest as reduced
-from evaluation.components import kept_classes
+from evaluation import components, published, tables
 from evaluation.windows import WEIGHTS, windows_of
 from imaging.preprocess import PUBLISHED, read_preprocessing
 from imaging.scan_files import mark_of
 from runtime.command_line import parsed
-from runtime.errors import DEBUG, InputError
+from runtime.errors import DEBUG, InputError, counted
 from runtime.files import check_writable, inside, write_aside, write_text
 from runtime.ranks import Ranks
 
@@ -37,17 +35,18 @@ class ReportOptions:
     stride: tuple[int, ...] = ()    # voxels between windows; by default the recipe's
     weights: Literal[WEIGHTS] | None = None     # of a window's voxels; by default uniform, of own data gaussian
     save_predictions: bool = False  # also write label maps (NIfTI) and overlays (PNG) to RUN/predictions/
+    tolerance: ClassVar[float | None] = None    # of the surface Dice, which the published sets are tested without
     force: bool = False             # replace predictions of other weights or scans, and the result of other cases
 
 
 def label_maps(views, keep_largest):
     """{view: probabilities (C, *S)} -> {view: label map (*S) uint8}; keep_largest: as `components` takes it."""
     from evaluation.inference import likeliest  # here and below: options are read without PyTorch
-    return {view: reduced(likeliest(probs), keep_largest) for view, probs in views.items()}
+    return {view: components.keep_largest(likeliest(probs), keep_largest) for view, probs in views.items()}
 
 
 def measure(trained, names, options, marks=None):
-    """One row a case and class: metrics of the headline view, then of every view with its name in front, then how.
+    """One row per case and class: metrics of the headline view, then of every view with its name in front, then how.
 
     Of several processes each measures its shard of the cases; all get all rows, in the list's order. marks: of the
     predictions that are to be saved, by case.
@@ -56,16 +55,15 @@ def measure(trained, names, options, marks=None):
     from evaluation.metrics import class_metrics, volume_metrics
     ranks, cases, recipe, data = Ranks(), [], trained.recipe, trained.data
     windows, how = windows_of(recipe, options.stride, options.weights), settings(trained, names, options)
-    tolerance = getattr(options, "tolerance", None)
     for name in tqdm(ranks.shard(names), "test", unit="case", disable=not ranks.main):
         [scan] = data.cases([name])
         ref = scan.label.numpy()
         maps = label_maps(segment(trained.method, scan.image, recipe, **windows), recipe.keep_largest)
         spacing = data.spacing(name) if options.spacing == "mm" else None
-        metrics = {view: class_metrics(labels, ref, recipe.num_classes, spacing, tolerance)
+        metrics = {view: class_metrics(labels, ref, recipe.num_classes, spacing, options.tolerance)
                    for view, labels in maps.items()}
         headline, rows = next(iter(maps)), []
-        volumes = [{}] * recipe.num_classes if tolerance is None else volume_metrics(
+        volumes = [{}] * recipe.num_classes if options.tolerance is None else volume_metrics(
             maps[headline], ref, recipe.num_classes, voxel_ml(data, name))
         for index in range(recipe.num_classes - 1):
             row = {"case": name, "class": index + 1, "name": recipe.classes[index], **metrics[headline][index],
@@ -82,10 +80,10 @@ def measure(trained, names, options, marks=None):
 def settings(trained, names, options):
     """How a test is made, the columns `tables.SETTINGS`."""
     windows = window_words(windows_of(trained.recipe, options.stride, options.weights))
-    values = (options.split, options.checkpoint, options.spacing, windows, kept_classes(trained.recipe.keep_largest),
-              tables.check_sum(names))
+    values = (options.split, options.checkpoint, options.spacing, windows,
+              components.kept_classes(trained.recipe.keep_largest), tables.check_sum(names))
     how = dict(zip(tables.SETTINGS, values, strict=False))
-    return how | ({"tolerance": f"{options.tolerance:g} {options.spacing}"} if hasattr(options, "tolerance") else {})
+    return how if options.tolerance is None else how | {"tolerance": f"{options.tolerance:g} {options.spacing}"}
 
 
 def voxel_ml(data, name):
@@ -155,6 +153,14 @@ def write_rows(path, rows):
     writer.writerows({key: f"{value:.6f}" if isinstance(value, float) else value for key, value in row.items()}
                      for row in rows)
     write_text(path, text.getvalue())
+
+
+def write_result(path, rows, markdown, latex):
+    """The CSV of a test, and its table as Markdown and LaTeX beside it."""
+    write_rows(path, rows)
+    write_text(path.with_suffix(".md"), markdown + "\n")
+    write_text(path.with_suffix(".tex"), latex + "\n")
+    print(f"\nwrote {path}, {path.with_suffix('.md').name}, {path.with_suffix('.tex').name}")
 
 
 def test(dataset_class, load, description, args=None):
@@ -228,17 +234,14 @@ def is_as_published(how, recipe):
 def present(rows, trained, count, options, reference):
     """Print the table of `count` cases beside the paper's row, if there is one; write it and the rows."""
     path, recipe = result_path(options.run, options), trained.recipe
-    cases = f"{count} {options.split} case{'s' * (count > 1)}"
+    cases = counted(count, f"{options.split} case")
     print(f"\n{options.run.name}: {options.checkpoint}.pt on {cases}{', mean ± std over cases' * (count > 1)}"
           f"{_warning(rows, trained, options)}\n")
     headings = [heading.replace("voxel", options.spacing) for heading in (*tables.HEADINGS, "empty")]
     lines = tables.run_lines(rows, recipe.classes, reference)
     text = tables.markdown(lines, headings)
     print(f"{text}\n\n{explained(rows)}")
-    write_rows(path, rows)
-    write_text(path.with_suffix(".md"), text + "\n")
-    write_text(path.with_suffix(".tex"), tables.latex(lines, headings) + "\n")
-    print(f"\nwrote {path}, {path.with_suffix('.md').name}, {path.with_suffix('.tex').name}")
+    write_result(path, rows, text, tables.latex(lines, headings))
 
 
 def explained(rows):
@@ -249,10 +252,7 @@ def explained(rows):
         words.append("fused: mean of the probabilities of subnet0 and subnet1, the two subnets, which stand below it.")
     words.append("empty: results with an undefined distance, since the prediction or the reference has no voxel of the "
                  "class; 95HD and ASD leave them out, and the `paper` row counts them as 0, as the authors' release.")
-    if absent := sorted(tables.absent_classes(rows)):
-        words.append(f"Left out of all means: class {', '.join(f'{label:g}' for label in absent)}, which neither the "
-                     "reference nor a prediction of any case has.")
-    return "\n".join(words)
+    return "\n".join([*words, *tables.left_out(rows)])
 
 
 def compare(options, dataset_class):

@@ -2,9 +2,10 @@
 import math
 
 import numpy as np
-from nibabel.orientations import apply_orientation, axcodes2ornt, ornt_transform
 
+from evaluation.plots import upright, upright_sides
 from evaluation.sprites import COLOURS, LIMIT, TEMPLATES, box_around, greys, image_sprite, rendered, sprite
+from evaluation.trust import flags_of
 from runtime.files import write_text
 
 SLICES = 40         # of a scan, at most
@@ -24,7 +25,7 @@ def write(path, scans, predictions):
             continue
         entry = {"name": case, "look": rows[0]["look"], "estimated": rows[0].get("estimated_dice", ""), "rows": [
             {key: row[key] for key in ("name", "voxels", "ml", "components", "agreement", "entropy")} for row in rows],
-            "flags": list(dict.fromkeys(flag for row in rows for flag in row["flags"].split("; ") if flag))}
+            "flags": flags_of(rows)}
         picture = {} if size > LIMIT else pictured(*scans[case]())
         size += sum(len(picture[key]["source"] if key == "image" else picture[key]) for key in ("image", "contours")
                     if key in picture)
@@ -45,28 +46,6 @@ def pictured(image, labels, spacing, depth_axis, axes):
     image, labels = (array[chosen, ::step, ::step] for array in (image, labels))
     return {"image": image_sprite(greys(image)), "contours": sprite(outlines(labels), OPAQUE),
             "slices": chosen.tolist(), "ratio": image.shape[2] * sides[1] / (image.shape[1] * sides[0])}
-
-
-def upright(array, depth_axis, axes):
-    """(*N) -> slices (D, rows, columns) as a radiologist sees them; as they are stored where nobody knows the axes."""
-    if axes:
-        turn = _turn(axes)
-        array, depth_axis = apply_orientation(array, turn), int(turn[depth_axis, 0])
-    stack = np.moveaxis(array, depth_axis, 0)
-    if axes:
-        stack = stack.swapaxes(1, 2)
-    return stack[:, ::-1] if axes and depth_axis != 2 else stack
-
-
-def upright_sides(spacing, depth_axis, axes):
-    """mm of `upright`'s rows and columns."""
-    order = [int(place) for place in np.argsort(_turn(axes)[:, 0])] if axes else [0, 1, 2]
-    sides = [spacing[axis] for axis in order if axis != depth_axis]
-    return sides[::-1] if axes else sides
-
-
-def _turn(axes):
-    return ornt_transform(axcodes2ornt(axes), axcodes2ornt("LPS"))
 
 
 def outlines(labels):

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
-LEVELS = 0.05, 0.25, 0.5, 0.75, 0.95, 0.99      # quantiles of a scan's intensities by which scans differ
+INTENSITIES = 0.05, 0.25, 0.5, 0.75, 0.95, 0.99      # quantiles of a scan's intensities by which scans differ
 
 
 def farthest_first(features, start, count):
@@ -34,7 +34,7 @@ def farthest_first(features, start, count):
 
 def appearance(scans):
     """Of a case's ScanFiles, one per channel -> features (K,): quantiles of its intensities, its size, its voxels."""
-    values = [np.quantile(scan.array, LEVELS) for scan in scans]
+    values = [np.quantile(scan.array, INTENSITIES) for scan in scans]
     first = scans[0]
     order = np.sort(first.spacing)
     return np.concatenate([*values, np.log(np.sort(first.spacing * first.array.shape)), np.log(order)])

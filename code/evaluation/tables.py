@@ -34,6 +34,11 @@ def views_of(rows):
             if key.endswith("_dice") and not key.endswith("surface_dice")]
 
 
+def views_of_validation(row):
+    """Names of the views in a row of val.csv, the tested one first."""
+    return [name for name in row if name not in ("stage", "step", "split")]
+
+
 def check_sum(cases):
     """Eight hexadecimal digits of a set of case names."""
     return f"{zlib.crc32(chr(10).join(sorted(set(cases))).encode()):08x}"
@@ -44,6 +49,13 @@ def absent_classes(rows):
     flags = [key for key in rows[0] if key.endswith(("empty_pred", "empty_ref"))] if rows else []
     there = {row["class"] for row in rows if not all(row[flag] for flag in flags)}
     return {row["class"] for row in rows} - there if flags else set()
+
+
+def left_out(rows):
+    """A list of the sentence on `absent_classes`, empty where there are none."""
+    absent = ", ".join(f"{label:g}" for label in sorted(absent_classes(rows)))
+    return [f"Left out of all means: class {absent}, which neither the reference nor a prediction of any case has."
+            ] * bool(absent)
 
 
 def statistics(rows, prefix="", empty_as=math.nan, absent=None, metrics=METRICS):
@@ -79,11 +91,13 @@ def _grid(rows, key, column):
 
 def line(title, stats):
     """A table row of `statistics`: title, four metrics, – where nothing defines one, number of empties."""
-    def cell(mean, std):
-        if math.isnan(mean):
-            return "–"
-        return f"{mean:.2f} ± {std:.2f}" if stats["cases"] > 1 else f"{mean:.2f}"
-    return [title, *(cell(*stats[metric]) for metric in METRICS), str(stats["empty"])]
+    return [title, *(cell(stats, metric) for metric in METRICS), str(stats["empty"])]
+
+
+def cell(stats, metric):
+    """Mean ± std of `statistics`, of one case the value alone; – where no case defines it."""
+    mean, std = stats[metric]
+    return "–" if math.isnan(mean) else f"{mean:.2f}" + f" ± {std:.2f}" * (stats["cases"] > 1)
 
 
 def markdown(lines, headings=(*HEADINGS, "empty")):
@@ -153,7 +167,7 @@ def read_rows(path, columns=("case", "class", *METRICS)):
 
 
 def _recorded(config):
-    """Settings of a test of before SETTINGS, by the run's config.json; {} where there is none to read."""
+    """Settings of a test made before SETTINGS existed, by the run's config.json; {} where there is none to read."""
     try:
         recipe = json.loads(config.read_text(encoding="utf-8"))["recipe"]
         windows = f"{'x'.join(map(str, recipe['stride']))} uniform" if "stride" in recipe else "slices"
@@ -234,11 +248,3 @@ def _patient_dice(rows, patient_of, absent):
     for row in (row for row in rows if row["class"] not in absent):
         values.setdefault(patient_of(row["case"]), []).append(row["dice"])
     return {patient: float(np.mean(dice)) for patient, dice in values.items()}
-
-
-def over_runs(values, digits=2):
-    """Mean ± sample standard deviation of a value a run; of one run the value alone; – where one is undefined."""
-    if np.isnan(values).any():
-        return "–"
-    mean = f"{np.mean(values):.{digits}f}"
-    return f"{mean} ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else mean

@@ -1,17 +1,17 @@
 """Which result to look at first: each segmented case beside the labelled cases of training.
 
-A row is a case and a class. Its flags, in words: a volume below half the smallest or above twice the largest labelled
-one; more components than any labelled case; touching the scan's border where no labelled case does; of the whole scan,
-intensities further from training than its scans are from each other, and voxels of another size; views that agree
-little; high entropy. A case's *score* is the number of its flags, a volume's counted twice, plus its uncertainty, which
-is below 1: the mean of 1 - agreement and of entropy, over the classes. The case with the highest score is the one to
-look at first. Agreement alone would not do: two views whose maps are empty agree [O].
+There is a row per case and class. Its flags, in words: a volume below half the smallest or above twice the largest
+labelled one; more components than any labelled case; touching the scan's border where no labelled case does; of the
+whole scan, intensities further from training than its scans are from each other, and voxels of another size; views
+that agree little; high entropy. A case's *score* is the number of its flags, a volume's counted twice, plus its
+uncertainty, which is below 1: the mean of 1 - agreement and of entropy, over the classes. The case with the highest
+score is the one to look at first. Agreement alone would not do: two views whose maps are empty agree [O].
 
 Shapes: C classes, *S spatial. Volumes are in ml where voxel sizes are known, else in voxels.
 """
 import json
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -30,7 +30,7 @@ LEVELS = 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99     # quantiles of a 
 SAMPLES = 100_000       # voxels of a scan whose intensities count
 SMALLEST, LARGEST = 1 / 2, 2        # of the labelled volumes, from which a volume is flagged
 SPECK = 0.01            # share of a class below which a component does not count
-APART = 2               # distances between training scans, from which intensities are flagged
+FAR = 2               # distances between training scans, from which intensities are flagged
 DISAGREEING = 0.7       # agreement below which views are flagged
 UNCERTAIN = 0.5         # entropy above which a class is flagged
 
@@ -135,7 +135,7 @@ def training_cases(data, recipe, labelled, unlabelled):
     if all(spacings.values()):
         record.volumes.update({name: [spacings[name] * count for count in record.volumes[name]] for name in spacings})
         return record
-    return TrainingCases("voxels", *list(vars(record).values())[1:])
+    return replace(record, unit="voxels")
 
 
 def write_training_cases(run, record):
@@ -143,7 +143,7 @@ def write_training_cases(run, record):
 
 
 def read_training_cases(run):
-    """Of a run folder; None for runs of before that record."""
+    """Of a run folder; None for runs made before this file existed."""
     path = Path(run) / TRAINING
     return build(TrainingCases, read_json(path, RESTORE), path, RESTORE) if path.exists() else None
 
@@ -170,7 +170,7 @@ def case_rows(case, names, found, evidence, training=None, voxel_ml=None, voxel_
     training = training or TrainingCases()
     apart = training.distance(evidence.quantiles)
     factor = math.nan if voxel_size is None else training.size_factor(voxel_size)
-    of_scan = [f"intensities {apart:.1f} times as far from training as its scans are from each other"] * (apart > APART)
+    of_scan = [f"intensities {apart:.1f} times as far from training as its scans are from each other"] * (apart > FAR)
     if factor > MIXED:
         of_scan.append(f"voxels of {_sides(voxel_size)} mm, in training {_sides(*training.voxel_sizes.values())}")
     agreement = evidence.agreement or [math.nan] * len(names)
@@ -215,6 +215,11 @@ def _sides(*sizes):
     low, high = np.min(sizes, 0), np.max(sizes, 0)
     return " x ".join(f"{one:.3g}" if f"{one:.3g}" == f"{other:.3g}" else f"{one:.3g} to {other:.3g}"
                       for one, other in zip(low, high, strict=True))
+
+
+def flags_of(rows):
+    """The flags of a case's rows, each once."""
+    return list(dict.fromkeys(flag for row in rows for flag in row["flags"].split("; ") if flag))
 
 
 def scores(rows):

@@ -1,7 +1,19 @@
-"""Which windows a test or a prediction looks through: how far apart, and how their voxels count."""
+"""Which windows a test or a prediction looks through: how far apart, and how their voxels count; of several runs too.
+"""
+from typing import Any, NamedTuple
+
 from runtime.errors import InputError
 
 WEIGHTS = "uniform", "gaussian"     # of the voxels of a window
+DISAGREEMENT = "disagreement"       # of runs and views, beside the mean of their probabilities
+
+
+class Member(NamedTuple):
+    """One of several runs that segment together."""
+
+    method: Any
+    recipe: Any
+    windows: dict       # as `windows_of` gives them
 
 
 def windows_of(recipe, stride=(), weights=None, fast=False):

@@ -43,12 +43,6 @@ def rectification(prob, target, mismatch):
 
 
 def competition(logits_a, logits_b, target, weight, supervised=None):
-    """As `compete`, but the teacher is an int, for which the host waits."""
-    loss_a, loss_b, teacher = compete(logits_a, logits_b, target, weight, supervised)
-    return loss_a, loss_b, int(teacher)
-
-
-def compete(logits_a, logits_b, target, weight, supervised=None):
     """Both networks' losses and who teaches: (loss A, loss B, teacher), teacher a tensor, 0 for A, 1 for B.
 
     logits (B, C, *S) of the whole batch, labelled first; target (B_l, *S); weight: of the learner's mean squared
@@ -106,7 +100,7 @@ class MCF(Method):
         """One pass of the whole batch by each network."""
         (logits_a, _), (logits_b, _) = self.networks(torch.cat([batch.x_l, batch.x_u]))
         weight = self.hyper.consistency * ramp(batch, self.hyper.ramp_share, self.hyper.stairs)
-        loss_a, loss_b, teacher = compete(logits_a, logits_b, batch.y_l, weight, self.supervised)
+        loss_a, loss_b, teacher = competition(logits_a, logits_b, batch.y_l, weight, self.supervised)
         labelled = len(batch.x_l)
         picture = Picture(batch.x_u, None, {name: logits[labelled:].detach() for name, logits
                                             in zip(self.pair, (logits_a, logits_b), strict=True)})

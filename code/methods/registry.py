@@ -68,11 +68,6 @@ def check(recipe):
     method_class(recipe.method).check(recipe)
 
 
-def smallest_pass(recipe):
-    """Scans in the smallest batch that the networks of a recipe's method are given in training."""
-    return method_class(recipe.method).smallest_pass(recipe)
-
-
 def hyper_of(recipe):
     """The hyperparameters of a recipe's method, its defaults where the recipe has none -> its `Hyper`."""
     return recipe.hyper or method_class(recipe.method).defaults(recipe.like, recipe.protocol)

@@ -72,7 +72,11 @@ def means(line, metric="dice", view="", tested=None):
 
 
 def over_runs(values, digits=2):
-    return tables.over_runs(values, digits) if len(values) else ""
+    """Mean ± sample standard deviation of one value per run; of one run the value alone; – where one is undefined."""
+    if not len(values) or np.isnan(values).any():
+        return "–" if len(values) else ""
+    mean = f"{np.mean(values):.{digits}f}"
+    return f"{mean} ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else mean
 
 
 def metric(name, heading=None, **of):

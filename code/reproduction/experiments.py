@@ -130,7 +130,7 @@ def _several(methods, dataset, labeled, seeds=()):
 
 TEN = published.ABLATED
 STEPS = "cps", "cfl", "cml"             # towards CML, Section 4.6
-FIGURE4 = {"LA": ("ua_mt", "mc_net", "ss_net", "mcf", "cml"), "ACDC": ("ua_mt", "mc_net", "ss_net", "mcf", "cml")}
+FIGURE4 = dict.fromkeys(("LA", "ACDC"), ("ua_mt", "mc_net", "ss_net", "mcf", "cml"))
 COMPARED = tuple(name for name in APPEARANCE if name != "cml_plus")     # all but ours
 MAIN = "supervised", "mean_teacher", "cps", "cfl", "bcp", "cml", "cml_plus"
 THREE = {"cps": 3, "cml": 3, "cml_plus": 3}

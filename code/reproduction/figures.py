@@ -1,4 +1,4 @@
-"""Figures 2, 4, 5 and 6 from runs: PNG and PDF, one colour a method everywhere, readable without colour."""
+"""Figures 2, 4, 5 and 6 from runs: PNG and PDF, one colour per method everywhere, readable without colour."""
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +10,14 @@ from scipy.ndimage import gaussian_filter
 from skimage.measure import marching_cubes
 
 from evaluation import plots, published
+from evaluation.tables import views_of_validation
 from reproduction import passes
 from reproduction.columns import lines_of, means
 from reproduction.experiments import APPEARANCE, FIGURE4, PLACES, SEEDS, STEPS, SYMBOLS, Experiment, fraction
-from reproduction.results import RESULTS, views_of
+from reproduction.results import RESULTS
 from reproduction.runs import MODEL, Run, has_preset
 from reproduction.segmentations import has_weights, ranked, segmented
+from runtime.errors import counted
 from runtime.files import make_folder
 from training.recipe import read_config
 
@@ -39,7 +41,7 @@ def training(lines):
     figure, axes = panels(len(lines), sharex=True, sharey=True)
     for panel, (title, line) in zip(axes, lines.items(), strict=True):
         rows = [row for row in first_val(line) if row["stage"] == "self"]
-        for place, view in enumerate(views_of(rows[0]) if rows else ()):
+        for place, view in enumerate(views_of_validation(rows[0]) if rows else ()):
             colour = APPEARANCE[line.row.experiment.method][1] if not place else f"{0.2 + 0.2 * place}"
             panel.plot([row["step"] for row in rows], [100 * row[view] for row in rows], STYLES[place],
                        label=view, color=colour, linewidth=1.2 if place else 2)
@@ -122,8 +124,8 @@ def costs(lines, preset):
         return None
     figure, axes = panels(3, sharey=True)
     for place, (title, line) in enumerate(lines.items()):
-        seeds = [[point for point in passes.curve(run, found) if point.self_step > 0]
-                 for run, found in passes.with_runs(line, preset)]
+        seeds = [[point for point in passes.curve(Run(line.row.experiment, preset, seed), found) if point.self_step > 0]
+                 for seed, found in line.runs.items()]
         points = list(zip(*seeds, strict=False))            # of each validation, that of every seed
         dice = np.array([[point.dice for point in seed] for seed in points])
         colour = APPEARANCE[line.row.experiment.method][1]
@@ -261,7 +263,7 @@ def draw(names=(), preset=None, output=MODEL / "figures", runs=(), cases=(), dat
                 drawn += 1
             if name == "figure4" and runs:
                 break
-    print(f"{drawn} figures" if drawn else "no figure: its runs are not there yet; see `reproduce.py list`")
+    print(counted(drawn, "figure") if drawn else "no figure: its runs are not there yet; see `reproduce.py list`")
 
 
 def own(name, results=RESULTS):

@@ -7,7 +7,6 @@ import torch
 
 from method import Batch
 from methods import registry
-from reproduction.runs import Run
 
 
 class Images(NamedTuple):
@@ -66,8 +65,3 @@ def curve(run, found):
         points.append(Point(sum(before.values()), before["self"] if not pre else step - recipe.pre_steps, *spent,
                             dice))
     return points
-
-
-def with_runs(line, preset):
-    """(Run, Kept) of a table's line."""
-    return [(Run(line.row.experiment, preset, seed), found) for seed, found in line.runs.items()]

@@ -68,7 +68,7 @@ class Kept:
     @property
     def headlines(self):
         """Dice in percent at each validation, of the view that the method is tested with."""
-        return [100 * row[views_of(row)[0]] for row in self.validations]
+        return [100 * row[tables.views_of_validation(row)[0]] for row in self.validations]
 
     @functools.cached_property
     def config(self):
@@ -81,11 +81,6 @@ class Kept:
         for row in self.logged("log", ["seconds"]):
             times.setdefault(row["stage"], []).append(row["seconds"])
         return {stage: float(np.median(values)) for stage, values in times.items()}
-
-
-def views_of(validation):
-    """Names of the views in a row of val.csv, the tested one first."""
-    return [name for name in validation if name not in ("stage", "step", "split")]
 
 
 def why_not(run, found):

@@ -6,6 +6,7 @@ import numpy as np
 
 from evaluation import tables
 from evaluation.inference import segment
+from evaluation.pooled import case_dice
 from evaluation.report import label_maps
 from runtime.errors import InputError
 from training import datasets
@@ -40,14 +41,6 @@ def segmented(folder, names, device="auto", data_dir=None):
         yield Segmented(name, scan.image[0].numpy(), scan.label.numpy(), views, trained.data.depth_axis)
 
 
-def worst_first(rows):
-    """Case names of a tested run's rows by mean Dice over classes, the worst first -> {name: Dice}."""
-    cases = {}
-    for row in rows:
-        cases.setdefault(row["case"], []).append(row["dice"])
-    return dict(sorted(((name, float(np.mean(dice))) for name, dice in cases.items()), key=lambda item: item[1]))
-
-
 def tested(folder):
     """The list that RUN's last.pt was tested on, 'test' before 'val', or None without weights or a test."""
     if not has_weights(folder):
@@ -60,4 +53,4 @@ def ranked(folder):
     split = tested(folder)
     if split is None:
         raise InputError(f"{folder}: has no weights or was not tested yet; finish it and run its test script first")
-    return split, worst_first(tables.read_rows(Path(folder) / f"test_{split}_last.csv"))
+    return split, case_dice(tables.read_rows(Path(folder) / f"test_{split}_last.csv"))

@@ -35,6 +35,12 @@ def one_line(error):
     return " ".join(str(error).split()) or type(error).__name__
 
 
+def hours_in_words(hours):
+    """'12 hours', '1 hour', '4.5 minutes'."""
+    number, unit = (f"{hours:.3g}", "hour") if hours >= 1 else (f"{60 * hours:.2g}", "minute")
+    return f"{number} {unit}{'' if number == '1' else 's'}"
+
+
 def counted(number, word):
     """'1 scan', '2 scans'."""
     return f"{number} {word}{'' if number == 1 else 's'}"

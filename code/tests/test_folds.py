@@ -17,7 +17,7 @@ import prepare_folder
 import test_own as testing_own
 import train_own
 from dataloaders.folds import divided, fold_number, write_folds
-from evaluation import ensembles, pooled, report, tables
+from evaluation import pooled, report, tables, windows
 from evaluation.evidence import examined_together
 from method import Method
 from runtime.errors import InputError
@@ -381,12 +381,13 @@ def test_the_disagreement_is_that_of_all_pairs_of_runs_and_views():
 
     recipe = SimpleNamespace(patch_size=(16, 16), stride=None, normalise="stored", half_resolution=False, num_classes=2)
     shares = [(0.9, 0.8), (0.7, 0.1)]
-    members = [ensembles.Member(Fixed(*pair), recipe, {}) for pair in shares]
+    members = [windows.Member(Fixed(*pair), recipe, {}) for pair in shares]
     views, evidence = examined_together(members, torch.zeros(1, 2, 16, 16), apart=True)
     assert torch.allclose(views["mean"][1], torch.tensor(np.mean(shares), dtype=torch.float32))
     pairs = list(itertools.combinations(np.ravel(shares), 2))
     expected = np.sqrt(np.mean([(one - other) ** 2 for one, other in pairs]))
-    assert views["apart"].shape == (2, 16, 16) and torch.allclose(views["apart"], torch.tensor(expected).float())
+    apart = views["disagreement"]
+    assert apart.shape == (2, 16, 16) and torch.allclose(apart, torch.tensor(expected).float())
     assert evidence.agreement == [pytest.approx(3 / 6)]         # three of four see the class, everywhere
 
 

@@ -63,8 +63,8 @@ def present_budget(results, recipe):
     text = tables.markdown(lines, [f"{BASELINE}, Dice (%)", f"{recipe.method}, Dice (%)", "Δ", "p (Wilcoxon)"])
     cases = len({row["case"] for rows in results.values() for row in rows})
     note = (f"{cases} cases, each by the one of {recipe.folds} folds that was not trained on it; preset "
-            f"{recipe.preset}, {100 * pooled.LEVEL:.0f} % bootstrap intervals over cases, one seed; p is paired over "
-            "cases.")
+            f"{recipe.preset}, {100 * pooled.CONFIDENCE:.0f} % bootstrap intervals over cases, one seed; p is paired "
+            "over cases.")
     write_text(recipe.out / "budget.md", f"{text}\n\n{note}\n")
     rows = ["method,labels,cases,dice,low,high"] + [
         f"{method},{labels},{len(pooled.case_dice(results[method, labels]))},"

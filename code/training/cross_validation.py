@@ -1,15 +1,15 @@
 """Cross-validation on own data: the runs of the folds, one after the other, each a run like any other."""
+import math
 from dataclasses import replace
 
 from dataloaders.folds import divided, fold_folder, fold_number, write_folds
 from dataloaders.own import Own
 from evaluation.pooled import is_folds
-from runtime.errors import InputError
+from runtime.errors import InputError, hours_in_words
 from runtime.ranks import Ranks
 from training.checkpoints import is_finished
-from training.fit import Fit, train
-from training.hours import fitted, seconds_of
-from training.run_folder import RunFolder
+from training.fit import train
+from training.hours import fitted, stage_seconds
 
 
 def start(recipe):
@@ -75,15 +75,8 @@ def tell_hours(recipes):
     left, seconds = [recipe for recipe in recipes if not is_finished(recipe.out)], {}
     for recipe in left:
         if recipe.method not in seconds:
-            seconds[recipe.method] = recipe.hours and 3600 * recipe.hours or run_seconds(recipe)
+            seconds[recipe.method] = (
+                3600 * recipe.hours if recipe.hours else sum(map(math.prod, stage_seconds(recipe, Own(recipe)))))
     hours = sum(seconds[recipe.method] for recipe in left) / 3600
-    words = f"{hours:.3g} hours" if hours >= 1 else f"{60 * hours:.2g} minutes"
     Ranks().say(f"{len(recipes)} runs, {len(recipes) - len(left)} of them finished"
-                + (f"; the others take about {words} without validation" if left else ""))
-
-
-def run_seconds(recipe):
-    """How long a run takes from its first step to its last."""
-    complete = recipe.complete()
-    fit = Fit(complete, Own(complete), RunFolder(complete.out, complete))
-    return sum(stage.steps * max(Ranks().gather([seconds_of(fit, index)])) for index, stage in enumerate(fit.stages))
+                + (f"; the others take about {hours_in_words(hours)} without validation" if left else ""))

@@ -1,4 +1,5 @@
 """--hours: a schedule that fits into a time, by three timed steps of each stage."""
+import math
 import time
 from dataclasses import replace
 
@@ -18,15 +19,19 @@ def fitted(recipe, data):
     if (recipe.out / "config.json").exists():
         begun = load_recipe(recipe.out, type(recipe))
         return replace(recipe, pre_steps=begun.pre_steps, self_steps=begun.self_steps)
-    complete, ranks = recipe.complete(), Ranks()
-    fit = Fit(complete, data, RunFolder(recipe.out, complete))
-    seconds = [max(ranks.gather([seconds_of(fit, index)])) for index in range(len(fit.stages))]
-    needed = sum(stage.steps * one for stage, one in zip(fit.stages, seconds, strict=True))
-    share = min(1, SHARE * 3600 * recipe.hours / needed)
+    stages = stage_seconds(recipe, data)
+    share = min(1, SHARE * 3600 * recipe.hours / sum(map(math.prod, stages)))
     pre, later = (max(int(share * steps), min(steps, 1)) for steps in (recipe.pre_steps, recipe.self_steps))
-    ranks.say(f"--hours {recipe.hours:g}: a step takes {', '.join(f'{one:.2g}' for one in seconds)} s; "
+    Ranks().say(f"--hours {recipe.hours:g}: a step takes {', '.join(f'{one:.2g}' for _, one in stages)} s; "
               f"{pre} + {later} of {recipe.pre_steps} + {recipe.self_steps} steps are taken")
     return replace(recipe, pre_steps=pre, self_steps=later)
+
+
+def stage_seconds(recipe, data):
+    """[(steps, seconds per step)] of the stages of a recipe, as the slowest process has them."""
+    complete = recipe.complete()
+    fit = Fit(complete, data, RunFolder(complete.out, complete))
+    return [(stage.steps, max(Ranks().gather([seconds_of(fit, index)]))) for index, stage in enumerate(fit.stages)]
 
 
 def seconds_of(fit, index):

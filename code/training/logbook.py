@@ -5,7 +5,7 @@ import time
 from tqdm import tqdm
 
 from evaluation import plots
-from runtime.errors import InputError, one_line
+from runtime.errors import InputError, hours_in_words, one_line
 from runtime.files import Table
 from runtime.ranks import Ranks
 from training.board import Board
@@ -83,8 +83,7 @@ class Logbook:
     def _estimate(self, stage, step, seconds):
         """How long the run takes from here, said once at each start."""
         hours = seconds * remaining(self.stages, self.stages.index(stage), step) / stage.cost / 3600
-        time_left = f"{hours:.3g} hours" if hours >= 1 else f"{60 * hours:.2g} minutes"
-        words = f"about {time_left} to go without validation, at {seconds:.2g} s per step"
+        words = f"about {hours_in_words(hours)} to go without validation, at {seconds:.2g} s per step"
         if self.recipe.preset == "paper" and not self.device.cuda:
             words += "; no GPU: the presets `short` and `mini` fit this machine. Going on."
         tqdm.write(words)

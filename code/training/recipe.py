@@ -119,7 +119,8 @@ class Recipe:
         if not 0 < self.drop_every < math.inf:
             raise InputError(f"--drop-every {self.drop_every:g}: steps between drops, or below 1 a share of the stage")
         registry.check(self)
-        if math.prod(extent // 16 for extent in self.patch_size) * registry.smallest_pass(self) == 1:
+        smallest = registry.method_class(self.method).smallest_pass(self)
+        if math.prod(extent // 16 for extent in self.patch_size) * smallest == 1:
             raise InputError(f"{_option('patch_size', self.patch_size)}: shrinks to one voxel, and --method "
                              f"{self.method} with --labeled-batch {self.labeled_batch} --unlabeled-batch "
                              f"{self.unlabeled_batch} gives its networks single scans, where batch norm needs "

@@ -20,7 +20,7 @@ class Trained(NamedTuple):
     recipe: Any
     method: Any                 # on its device, with the checkpoint's weights
     data: Any                   # the data set of dataloaders/, in the run's folder or the one that was asked for
-    content: Content | None     # data.json; None for runs of before that record
+    content: Content | None     # data.json; None for runs made before this file existed
 
     def names(self, split):
         """The cases of a list; a folder with scans to test alone needs that list and no other."""

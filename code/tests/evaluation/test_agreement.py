@@ -12,6 +12,7 @@ from dataloaders.augment import resize_nearest
 from evaluation import agreement as subnets
 from evaluation import tables
 from evaluation.inference import segment
+from evaluation.metrics import mean_overlap
 from runtime.errors import InputError
 from runtime.files import load_tensors, save_tensors
 from training.trained import load_run
@@ -131,7 +132,7 @@ def test_pseudo_labels_are_measured_step_by_step(untrained, runs, monkeypatch):
     assert [first["step"], second["step"]] == [2, own.pre_steps + 3]
     assert second["subnet0"] == 1 > first["subnet0"]
     assert second["subnet1"] == second["between"] < 1
-    assert second["fused"] == pytest.approx(subnets.mean_overlap(said["fused"], said["subnet0"], 4), abs=1e-6)
+    assert second["fused"] == pytest.approx(mean_overlap(said["fused"], said["subnet0"], 4), abs=1e-6)
 
 
 @pytest.mark.parametrize(("progress", "words"), [

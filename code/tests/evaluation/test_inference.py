@@ -187,7 +187,7 @@ def test_views_that_nobody_asked_for_are_not_kept(monkeypatch, views, kept):
     monkeypatch.setattr(inference, "_zeros", lambda parts, shape: made.append(list(parts)) or {
         view: torch.zeros(3, *shape, dtype=torch.float64) for view in parts})
     inference.sliding_window(Views(3), np.ones((6, 6, 6)), (4, 4, 4), 2, views=views)
-    inference.slice_wise(Views(2), np.ones((3, 6, 6)), (4, 4), views=views)
+    inference.slice_wise(Views(2), np.ones((3, 6, 6)), (4, 4), views=views or ())
     assert made == [kept, kept]
 
 
@@ -274,7 +274,7 @@ def test_sums_are_kept_for_the_views_that_are_asked_for_where_there_is_room(monk
     model = Views(3)
     for views in (False, True):
         inference.sliding_window(model, np.ones((8, 8, 4)), (4, 4, 4), 4, views=views)
-        inference.slice_wise(Views(2), np.ones((5, 8, 8)), (4, 4), views=views)
+        inference.slice_wise(Views(2), np.ones((5, 8, 8)), (4, 4), views=views or ())
     windows, slices = 3 * 8 * 8 * 4 * 8, 3 * 5 * 8 * 8 * 4      # 3 classes, 8 bytes; slices in float32
     assert asked == [windows, slices, 3 * windows, 3 * slices]
 
@@ -325,7 +325,8 @@ def test_slice_wise_equals_zooming_there_and_the_labels_back(shape, patch, batch
     views = inference.slice_wise(model, volume, patch, batch_size=batch_size, views=True)
     assert list(views) == ["fused", "subnet0", "subnet1"] and views["fused"].shape == (3, *shape)
     np.testing.assert_array_equal(views["fused"].argmax(0), expected)
-    assert torch.equal(inference.slice_wise(model, volume[None], patch, batch_size=batch_size), views["fused"])
+    assert torch.equal(inference.slice_wise(model, volume[None], patch, batch_size=batch_size)["fused"],
+                       views["fused"])
 
 
 def test_data_sets_segment_on_the_scans_own_grid(recipe, runs, narrow):

@@ -16,16 +16,17 @@ from evaluation import plots, scan_page
 @pytest.mark.parametrize("depth", [0, 1, 2])
 def test_slices_stand_upright_as_in_the_overlays(axes, depth):
     array, spacing = np.arange(60).reshape(3, 4, 5), (0.5, 2.0, 3.0)
-    stack = scan_page.upright(array, depth, axes)
+    stack = plots.upright(array, depth, axes)
     turned, place = array, depth
     if axes:
         turn = nib.orientations.ornt_transform(nib.orientations.axcodes2ornt(axes),
                                                nib.orientations.axcodes2ornt("LPS"))
         turned, place = nib.orientations.apply_orientation(array, turn), int(turn[depth, 0])
     for index, cut in enumerate(stack):
-        assert np.array_equal(cut, plots._upright(turned, index, place, axes))
+        expected = turned.take(index, place)        # axes point left, back and up: back or feet below
+        assert np.array_equal(cut, expected if not axes else expected.T if place == 2 else expected.T[::-1])
     extents = dict(zip(array.shape, spacing, strict=True))
-    assert scan_page.upright_sides(spacing, depth, axes) == [extents[n] for n in stack.shape[1:]]
+    assert plots.upright_sides(spacing, depth, axes) == [extents[n] for n in stack.shape[1:]]
 
 
 def test_an_outline_is_where_a_neighbour_in_the_slice_is_of_another_class():
