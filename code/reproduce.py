@@ -72,7 +72,7 @@ def plan(names: Names = (), preset: Preset = None, seeds: int | None = None, slu
     """The commands of the runs that are not there, and the hours that they take; or a job array for SLURM.
 
     Hours are of training alone, as fast as runs that are there were on their machines.
-    data_dir: folder with one folder of scans a data set.
+    data_dir: folder with one folder of scans per data set.
     """
     read = _kept_in(results)
     todo = [run for run in runs.runs_of(names, preset, seeds) if not runs.kept(run, read)]
@@ -151,8 +151,8 @@ def draw_figures(names: Pictures = (), preset: Preset = None, output: Path = run
                  device: str = "auto", results: Path | None = None):
     """Figures as PNG and PDF in `output`, of every preset that has runs, or of one.
 
-    Figure 4 needs weights: of the runs in model/, or of the run folders that `--runs` names, one a column. cases: those
-    to draw, by default the one of median Dice; data_dir: folder with one folder of scans a data set.
+    Figure 4 needs weights: of the runs in model/, or of the run folders that `--runs` names, one per column. cases:
+    those to draw, by default the one of median Dice; data_dir: folder with one folder of scans per data set.
     """
     from reproduction import figures
     figures.draw(names, preset, output, runs, cases, data_dir, device, results)
@@ -163,7 +163,7 @@ def write_page(output: Path = ROOT / "report.html", runs: tuple[Path, ...] = (),
     """One self-contained page: sortable tables, curves, figures, and a browser of the cases of runs with weights.
 
     runs: run folders whose cases are shown, by default those in model/ that are tested; cases: how many of each, the
-    worst first; data_dir: folder with one folder of scans a data set, by default where each run was trained.
+    worst first; data_dir: folder with one folder of scans per data set, by default where each run was trained.
     """
     from reproduction import page
     page.write(output, runs, cases, data_dir, device, results)

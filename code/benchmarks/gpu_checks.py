@@ -1,7 +1,7 @@
 """What gpu_day.py checks: the path on a device against the same computation elsewhere.
 
-A check is a generator of Lines; it takes the name of a device ('cuda', 'cpu', ...), whether to be quick, and a folder
-for files. tests/test_gpu_day.py runs them, too: on a CPU always, on a GPU where there is one.
+A check is a generator of Findings; it takes the name of a device ('cuda', 'cpu', ...), whether to be quick, and a
+folder for files. tests/test_gpu_day.py runs them, too: on a CPU always, on a GPU where there is one.
 """
 import contextlib
 import copy
@@ -95,7 +95,7 @@ def agreement(device, quick, folder):
 
 
 def compared(recipe, name, precision, own, labels, expected):
-    """The Lines of one data set and precision; expected: what `step` gave in float64."""
+    """The Findings of one data set and precision; expected: what `step` gave in float64."""
     method, batch = own.place(gpu_runs.exact(recipe)), gpu_runs.batch_of(name, recipe)
     if precision != "float64":
         method = method.float()

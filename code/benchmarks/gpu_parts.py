@@ -53,14 +53,14 @@ def machine_of(device):
     return {"card": str(own), "torch": torch.__version__, **own.versions()}
 
 
-def show(*cells):
+def table_line(*cells):
     print(f"| {' | '.join(map(str, cells))} |", flush=True)
 
 
 def heading(*cells):
     print()
-    show(*cells)
-    show(*["---"] * len(cells))
+    table_line(*cells)
+    table_line(*["---"] * len(cells))
 
 
 # ---- check, time, train --------------------------------------------------------------------------------------
@@ -78,7 +78,7 @@ def check(options, machine):
                 lines = gpu_checks.lines(name, options.device, options.quick, Path(folder) / name)
             kept = []
             for line in lines:
-                show(line.item, line.value, line.tolerance, {True: "PASS", False: "FAIL", None: "–"}[line.passed])
+                table_line(line.item, line.value, line.tolerance, {True: "PASS", False: "FAIL", None: "–"}[line.passed])
                 kept.append(line)
             wrong = sum(line.passed is False for line in kept)
             failed += wrong
@@ -101,11 +101,11 @@ def measure(options, machine):
                     records.add(item, _timed(variant, name, options, folder, variant is variants[-1]))
                     records.found = Records(options, "time", machine).found
                 row, below = records.found[item]
-                show(*row)
+                table_line(*row)
                 rows += below
     heading("milliseconds per step, or seconds", "")
     for row in rows:
-        show(*row)
+        table_line(*row)
     return True
 
 

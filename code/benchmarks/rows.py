@@ -30,7 +30,7 @@ from runtime.errors import InputError
 from runtime.fast_layers import weight_gradient
 from runtime.workers import end_with_parent
 
-VALIDATED = {"LA": 4, "ACDC": 20, "BraTS": 25}      # volumes a validation; LA's are those of --holdout-val 4
+VALIDATED = {"LA": 4, "ACDC": 20, "BraTS": 25}      # volumes per validation; LA's are those of --holdout-val 4
 VALIDATION_SHARE, CONVOLUTION_SHARE = 0.05, 0.6     # targets of `validation` and `limit`
 LIMITED = "-step", "ACDC-volume"                    # rows that `limit` looks at
 
@@ -207,7 +207,7 @@ def methods_lines(options):
 # ---- what is printed -----------------------------------------------------------------------------------------
 
 
-def show(headings, lines):
+def print_table(headings, lines):
     """Print a Markdown table, each line as soon as it is measured -> the lines."""
     printed = []
     for cells in itertools.chain([headings, ["---"] * len(headings)], lines):
@@ -220,17 +220,19 @@ def show(headings, lines):
 def report(row, options):
     """One of REPORTS as a table."""
     if row == "start":
-        return show(["CPU time (s)", options.against, "now", "share", "target", ""],
-                    start.lines(options.against, options.quick))
+        return print_table(["CPU time (s)", options.against, "now", "share", "target", ""],
+                           start.lines(options.against, options.quick))
     if row == "growth":
-        return show(["LA", "fit", "exponent", "R²"], growth_lines(options))
+        return print_table(["LA", "fit", "exponent", "R²"], growth_lines(options))
     if row == "methods":
-        return show(["method", "s per step", "of supervised", "peak memory (GiB)"], methods_lines(options))
+        return print_table(["method", "seconds per step", "times supervised", "peak memory (GiB)"],
+                           methods_lines(options))
     if row == "validation":
-        return show(["validation", "volumes", "s a volume", "every ... steps", "s a step", "share of training",
-                     "target", ""], (validation_line(name, options) for name in workloads.SETS))
-    return show(["limit", "convolutions at their best (s)", "all (s)", "share", "target", ""],
-                (limit_line(*row.split("-"), options) for row in TARGETS if row.endswith(LIMITED)))
+        return print_table(["validation", "volumes", "s per volume", "every ... steps", "s per step",
+                            "share of training", "target", ""],
+                           (validation_line(name, options) for name in workloads.SETS))
+    return print_table(["limit", "convolutions at their best (s)", "all (s)", "share", "target", ""],
+                       (limit_line(*row.split("-"), options) for row in TARGETS if row.endswith(LIMITED)))
 
 
 def machine(options):
@@ -261,6 +263,6 @@ def measure(options):
                          "LA-step, is measured on a GPU; see code/gpu_day.py for the rest")
     print(machine(options), end="\n\n", flush=True)
     compared = [row for row in rows if row in TARGETS]
-    tables = [show(["", "plain (s)", "fast (s)", "times faster", "plain (GiB)", "fast (GiB)", "memory", "target", ""],
-                   (row_of(row, options) for row in compared))] if compared else []
+    headings = ["", "plain (s)", "fast (s)", "times faster", "plain (GiB)", "fast (GiB)", "memory", "target", ""]
+    tables = [print_table(headings, (row_of(row, options) for row in compared))] if compared else []
     return tables + [report(row, options) for row in rows if row in REPORTS]

@@ -41,7 +41,7 @@ SHAPES = {"LA": ((148, 132, 88), (64, 56, 40)), "ACDC": ((10, 216, 256), (3, 72,
 
 
 def plain_components(label_map):
-    """Largest component of each class, one scikit-image call a class."""
+    """Largest component of each class, one scikit-image call per class."""
     kept = np.zeros_like(label_map)
     for value in np.unique(label_map[label_map > 0]):
         parts = connected(label_map == value)
@@ -171,7 +171,7 @@ def step_of(recipe, name, variant):
 
 
 def step(variant, quick, name, device="cpu"):
-    """... of the paper's recipe."""
+    """Return a callable that runs one self-training step of the paper's recipe."""
     return step_of(settings(name, quick, device)[1], name, variant)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from runtime.errors import InputError
 from runtime.files import write_text
-from runtime.records import build, read_json
+from runtime.records import from_record, read_json
 
 FOLDS = "folds.json"
 REMEDY = "restore the file from a copy, or remove it: the cases are then divided anew, and all folds trained again"
@@ -43,7 +43,7 @@ def divided(folder, labelled, count):
         raise InputError(f"--folds {count}: {folder} has {len(labelled)} labelled cases to train on, and each fold "
                          "needs one; choose fewer folds")
     if path.exists():
-        record = build(Folds, read_json(path, REMEDY), path, REMEDY)
+        record = from_record(Folds, read_json(path, REMEDY), path, REMEDY)
         if record.folds != count:
             raise InputError(f"{path}: divides the cases into {record.folds} folds, not {count}; choose --folds "
                              f"{record.folds}, or remove the file: the cases are then divided anew")

@@ -53,7 +53,7 @@ class Own(Volumes):
         names = read_list(path) if path.exists() else []
         if role == "train" and not names:
             raise InputError(f"{path}: {'is empty' if path.exists() else 'does not exist'}; prepare_folder.py writes "
-                             "it, one case a line")
+                             "it, one case per line")
         return names
 
     def labelled(self, names):

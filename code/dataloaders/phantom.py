@@ -13,7 +13,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 from tqdm import tqdm
 
-NUMBERS = {"train": range(1, 701), "val": range(701, 801), "test": range(801, 1000)}    # case numbers
+CASE_NUMBERS = {"train": range(1, 701), "val": range(701, 801), "test": range(801, 1000)}
 NOTE = "PHANTOM.md"    # marks a folder as synthetic; where lists stand without it, nothing is written
 
 
@@ -208,7 +208,7 @@ def draw_BraTS(rng, shape):
     return (image - image[brain].mean()) / image[brain].std() * brain, label.astype(np.uint8)
 
 
-DATASETS = {    # default size; what is drawn of a case
+PHANTOMS = {    # default size; what is drawn of a case
     "LA": (136, {"": draw_LA}),
     "ACDC": (208, {"_frame01": draw_ACDC, "_frame02": partial(draw_ACDC, frame=2)}),
     "BraTS2019": (128, {"": draw_BraTS}),
@@ -217,10 +217,10 @@ DATASETS = {    # default size; what is drawn of a case
 
 def draw_case(dataset, number, size=None, seed=0):
     """One case (both frames of an ACDC patient) -> {name: (image, label)}, size as below. Source: ours."""
-    default, frames = DATASETS[dataset]
+    default, frames = PHANTOMS[dataset]
     size, scans = size or default, {}
     for frame, draw in frames.items():
-        rng = np.random.default_rng([seed, list(DATASETS).index(dataset), number])
+        rng = np.random.default_rng([seed, list(PHANTOMS).index(dataset), number])
         if np.ndim(size):
             shape = tuple(size)
         else:
@@ -253,16 +253,16 @@ def write_phantoms(root, dataset, train=8, val=0, test=4, size=None, seed=0, lab
     Raises ValueError for an unknown dataset and for counts or sizes that cannot be, and FileExistsError where
     `root` has lists without the note that they are synthetic, lest real scans be overwritten.
     """
-    if dataset not in DATASETS:
-        raise ValueError(f"dataset {dataset!r}: not one of {', '.join(DATASETS)}")
-    extents = np.sort(np.atleast_1d(size or DATASETS[dataset][0]))
+    if dataset not in PHANTOMS:
+        raise ValueError(f"dataset {dataset!r}: not one of {', '.join(PHANTOMS)}")
+    extents = np.sort(np.atleast_1d(size or PHANTOMS[dataset][0]))
     least = 32 if dataset == "ACDC" else 16     # in plane; below it a small class falls between the voxels
     if len(extents) not in (1, 3) or extents[0] < 1 or extents[-2:][0] < least:
         raise ValueError(f"size {size!r}: an int or three extents, in plane {least} voxels or more")
     root, suffix = Path(root), "txt" if dataset == "BraTS2019" else "list"
     counts = {"train": train, "val": val, "test": test}
     for split, count in counts.items():
-        most = 0 if (dataset, split) == ("LA", "val") else len(NUMBERS[split])
+        most = 0 if (dataset, split) == ("LA", "val") else len(CASE_NUMBERS[split])
         if not 0 <= count <= most:
             raise ValueError(f"{split}={count}: {dataset} takes 0 to {most}")
         if (root / f"{split}.{suffix}").exists() and not (root / NOTE).exists():
@@ -276,7 +276,7 @@ def write_phantoms(root, dataset, train=8, val=0, test=4, size=None, seed=0, lab
     cases = [(split, i) for split, count in counts.items() for i in range(count)]
     for split, i in tqdm(cases, desc=f"{dataset} phantoms", disable=not progress):
         labelled = split != "train" or labels_for is None or i < labels_for
-        for name, (image, label) in draw_case(dataset, NUMBERS[split][i], size, seed).items():
+        for name, (image, label) in draw_case(dataset, CASE_NUMBERS[split][i], size, seed).items():
             lists[split].append(name)
             file = f"2018LA_Seg_Training Set/{name}/mri_norm2.h5" if dataset == "LA" else f"data/{name}.h5"
             write_scan(root / file, image, label if labelled else None)

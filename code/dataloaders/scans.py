@@ -102,7 +102,7 @@ def drawn(names, draw):
 
 
 def read_list(path):
-    """Case names in a split list: one a line, an `.h5` suffix tolerated; InputError for what is no case's name."""
+    """Case names in a split list: one per line, an `.h5` suffix tolerated; InputError for what is no case's name."""
     check_readable(path)
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()

@@ -8,7 +8,7 @@ import numpy as np
 
 from runtime.errors import InputError
 from runtime.files import write_text
-from runtime.records import build, read_json
+from runtime.records import from_record, read_json
 
 CALIBRATION = "calibration.json"
 REMEDY = "delete it, and let reproduce.py trust write it again"
@@ -25,8 +25,8 @@ class Calibrated:
 
 
 def calibrate(look_scores, dice):
-    """Scores of cases and their true Dice -> (scores, Dice) of the points of a function that never rises [isotonic
-    regression]; between them `estimated` goes along straight lines.
+    """Scores of cases and their true Dice -> (scores, Dice): the points of a function that never rises, by isotonic
+    regression; between them `estimated` goes along straight lines.
     """
     from scipy.optimize import isotonic_regression  # here: predict.py reads calibrations and makes none
 
@@ -92,7 +92,7 @@ def read_calibration(run):
     """`calibrate`'s points beside a run: in its folder, or in the folder of folds that it lies in; None without."""
     for path in (Path(run) / CALIBRATION, Path(run).resolve().parent / CALIBRATION):
         if path.exists():
-            record = build(Calibrated, read_json(path, REMEDY), path, REMEDY)
+            record = from_record(Calibrated, read_json(path, REMEDY), path, REMEDY)
             if len(record.scores) != len(record.dice) or not record.scores or sorted(record.scores) != [*record.scores]:
                 raise InputError(f"{path}: expected as many Dice as scores, which rise: {REMEDY}")
             return record.scores, record.dice

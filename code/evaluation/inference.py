@@ -250,7 +250,7 @@ def likeliest(probs):
 
 
 def _likeliest(probs):
-    """max is many times faster than argmax over the first axis; slab by slab, since it holds 12 bytes a voxel."""
+    """max is many times faster than argmax over the first axis; slab by slab, since it holds 12 bytes per voxel."""
     labels = torch.empty(probs.shape[1:], dtype=torch.uint8, device=probs.device)
     thick = max(1, AT_ONCE_DECIDED // max(1, probs[0, 0].numel()))
     for first in range(0, len(labels), thick):

@@ -52,8 +52,8 @@ def surface_metrics(pred, ref, spacing=None, tolerance=None):
     voxels. `spacing`: mm per axis; distances are in voxels without it.
     Where either mask is empty both distances are NaN. Raises ValueError when the shapes differ.
     With a `tolerance`, in the unit of the distances, also surface_dice: the share of both surfaces' voxels that lie no
-    further than that from the other surface [Nikolov et al. 2021, each surface voxel counted once, as MONAI counts]; of
-    one empty mask 0, of two NaN.
+    further than that from the other surface (Nikolov et al. 2021; each surface voxel counts once, as in MONAI); of one
+    empty mask 0, of two NaN.
     """
     pred, ref = (mask if mask.dtype == bool else mask > 0 for mask in map(np.asarray, (pred, ref)))
     if pred.shape != ref.shape:

@@ -24,7 +24,7 @@ HEADINGS = ("Dice (%) ↑", "Jaccard (%) ↑", "95HD (voxel) ↓", "ASD (voxel) 
 
 
 def percent(metric):
-    """Overlaps are shown in percent."""
+    """100 for Dice, Jaccard and surface Dice, which are shown in percent; 1 for distances and volumes."""
     return 100 if metric in ("dice", "jaccard", "surface_dice") else 1
 
 
@@ -62,9 +62,9 @@ def statistics(rows, prefix="", empty_as=math.nan, absent=None, metrics=METRICS)
     """{metric: (mean, std)} of the rows of one or several classes; the numbers of `cases` and of undefined distances,
     `empty`.
 
-    Mean over the defined cases of each class, then over the classes; std over the cases' means. Dice and Jaccard in
-    percent. `empty_as`: what an undefined distance counts as (0 is the authors' release's convention); `absent`:
-    classes that are left out, by default `absent_classes` of the rows.
+    Mean over the defined cases of each class, then over the classes; std over the cases' means. Overlaps and surface
+    Dice in percent. `empty_as`: what an undefined distance counts as, 0 in the authors' release; `absent`: classes that
+    are left out, by default `absent_classes` of the rows.
     """
     absent = absent_classes(rows) if absent is None else absent
     rows = [row for row in rows if row["class"] not in absent]

@@ -23,7 +23,7 @@ from imaging.plan import MIXED
 from imaging.survey import component_sizes
 from runtime.errors import InputError
 from runtime.files import RESTORE, write_text
-from runtime.records import build, read_json
+from runtime.records import from_record, read_json
 
 TRAINING = "training_cases.json"
 LEVELS = 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99     # quantiles of a scan's intensities
@@ -145,7 +145,7 @@ def write_training_cases(run, record):
 def read_training_cases(run):
     """Of a run folder; None for runs made before this file existed."""
     path = Path(run) / TRAINING
-    return build(TrainingCases, read_json(path, RESTORE), path, RESTORE) if path.exists() else None
+    return from_record(TrainingCases, read_json(path, RESTORE), path, RESTORE) if path.exists() else None
 
 
 def together(records):

@@ -13,7 +13,7 @@ from imaging.case_files import files_below
 from imaging.scan_files import parts, read_scan_file, save_on_grid, suffix
 from runtime.errors import InputError
 from runtime.files import make_folder, read_text, write_text
-from runtime.records import build, read_json
+from runtime.records import from_record, read_json
 
 SOURCES = "sources.json"        # in a data folder
 ROUND = "label_next.json"       # in a folder of scans to label
@@ -39,7 +39,7 @@ def read_sources(folder: Path) -> Sources:
     if not path.exists():
         raise InputError(f"{path}: does not exist, and where the scans are is unknown; {remedy} (finished cases are "
                          "skipped)")
-    return build(Sources, read_json(path, remedy), path, remedy)
+    return from_record(Sources, read_json(path, remedy), path, remedy)
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Round:
     cases: dict[str, dict] = field(default_factory=dict)
 
     def handed(self, where: Path) -> dict[str, Handed]:
-        return {name: build(Handed, case, f"{where}: {name}", REMEDY) for name, case in self.cases.items()}
+        return {name: from_record(Handed, case, f"{where}: {name}", REMEDY) for name, case in self.cases.items()}
 
     def write(self, folder: Path) -> None:
         write_text(folder / ROUND, json.dumps(asdict(self), indent=1) + "\n")
@@ -78,7 +78,7 @@ def read_round(folder: Path) -> Round:
     path = folder / ROUND
     if not path.exists():
         raise InputError(f"--input {folder}: has no {ROUND}; give a folder that label_next.py wrote")
-    return build(Round, read_json(path, REMEDY), path, REMEDY)
+    return from_record(Round, read_json(path, REMEDY), path, REMEDY)
 
 
 def tests_of(folder: Path) -> list[str]:

@@ -21,7 +21,7 @@ from imaging.survey import look_at_label, look_at_scan
 from runtime.errors import InputError, counted
 from runtime.files import write_text
 from runtime.locks import locked
-from runtime.records import build, read_json
+from runtime.records import from_record, read_json
 
 UNLABELLED = 20     # scans without a label that are looked at for the plan, at most
 LAYOUT = "{case}/mri_norm2.h5"
@@ -260,7 +260,7 @@ def prepare(found, options) -> int:
                   f"label away (the case is then unlabelled), or call them background with --label-map {ignore}:0")
     segments = segment_values(found, names, classes)
     seen, lines, fixed = preparation(found, classes, segments, options)
-    plan = build(Plan, {name: lines[name].value for name in PREPARED}, PLAN, REMEDY)
+    plan = from_record(Plan, {name: lines[name].value for name in PREPARED}, PLAN, REMEDY)
     preprocessing = Preprocessing("folder", plan.orientation, plan.normalise, spacing=plan.prepared_spacing,
                                   labels=classes, modalities=found.channels or PLAIN, class_names=names,
                                   windows=plan.windows)

@@ -9,7 +9,7 @@ import numpy as np
 
 from runtime.errors import InputError
 from runtime.files import write_text
-from runtime.records import build, read_json
+from runtime.records import from_record, read_json
 
 PLAN = "plan.json"
 REMEDY = "correct it, or let prepare_folder.py write it again"
@@ -69,7 +69,7 @@ def read_plan(path: Path) -> tuple[Plan, dict[str, str]]:
     lines = values.get("plan")
     if not isinstance(lines, dict) or not all(isinstance(line, dict) and "value" in line for line in lines.values()):
         raise InputError(f"{path}: is no plan, expected \"plan\" with a value and a reason for each line: {REMEDY}")
-    plan = build(Plan, {name: line["value"] for name, line in lines.items()}, path, REMEDY)
+    plan = from_record(Plan, {name: line["value"] for name, line in lines.items()}, path, REMEDY)
     axes = 3 if plan.slices == "none" else 2
     if len(plan.patch_size) != axes or not all(side > 0 and side % 16 == 0 for side in plan.patch_size):
         raise InputError(f"{path}: patch_size is {list(plan.patch_size)}, expected {axes} multiples of 16 where slices "

@@ -27,7 +27,7 @@ from imaging.scan_files import ScanFile, check_same_grid
 from runtime.errors import InputError
 from runtime.files import is_case_name, write_text
 from runtime.memory import check_fits
-from runtime.records import build, read_json
+from runtime.records import from_record, read_json
 
 RECORD = "preprocessing.json"
 
@@ -100,7 +100,7 @@ class Preprocessing:
     @classmethod
     def from_dict(cls, values: dict, where: Path | str = RECORD) -> "Preprocessing":
         """InputError names `where` and what is wrong with the values."""
-        return build(cls, values, where, "prepare the data again")
+        return from_record(cls, values, where, "prepare the data again")
 
 
 LATER = "geometry", "background", "windows"     # fields that records of earlier versions do not have

@@ -27,8 +27,8 @@ PRETRAINING = ("eq2", "regions")
 
 @dataclass(frozen=True)
 class Hyper:
-    supervised: str = "eq2"         # of pre-training: eq2, on the mixed label map [BCP, LA], or regions, which sums the
-                                    # loss of box and outside                                            [BCP, ACDC]
+    supervised: str = "eq2"         # of pre-training: eq2, on the mixed label map (LA) [C], or regions, which sums the
+                                    # loss of box and outside (ACDC)                                     [C]
     beta: float = 2 / 3             # edge of the box over edge of the patch                             [C]
     pseudo_weight: float = 0.5      # of the region that the teacher has labelled                        [C]
     decay: float = 0.99             # of the teacher's moving average, from the first step               [C]
@@ -40,7 +40,7 @@ def region_loss(logits, outside, inside, mask, weights):
 
     logits (B, C, *S); outside, inside: label maps (B, *S) that hold outside and inside the box; mask (*S), 1 outside;
     weights: (of the outside, of the inside), which are not normalised. The Dice of three axes is per sample, with a
-    linear denominator [BCP, LA], that of two axes pooled over the batch, with a squared one [BCP, ACDC].
+    linear denominator (LA) [C], that of two axes pooled over the batch, with a squared one (ACDC) [C].
     """
     log_prob = widened(logits).log_softmax(1).flatten(2)                                # (B, C, voxels)
     classes = torch.arange(log_prob.shape[1], device=log_prob.device)[:, None]
@@ -138,9 +138,10 @@ class BCP(StudentTeacher):
 
     @torch.no_grad()
     def pseudo_labels(self, *halves):
-        """The teacher's argmax of each half, in passes of their own -> function that gives its largest components,
+        """Start the teacher's pass of each half -> function that gives the pseudo-labels (2, B_u / 2, *S).
 
-        (2, B_u / 2, *S). The teacher is in training mode: dropout acts, batch statistics count.
+        They are the argmax, of each class the largest component where the method says so. The teacher is in training
+        mode: dropout acts, batch statistics count.
         """
         labels = torch.stack([self.teacher(x)[0].argmax(1).byte() for x in halves])
         return reduced(labels, self.components)

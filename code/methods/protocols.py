@@ -38,7 +38,7 @@ CML_LA, CML_ACDC = Cell((4, 4), (2_000, 15_000), "step"), Cell((12, 12), (10_000
 CML_BRATS = Cell((4, 4), (10_000, 30_000), "poly", released=False)      # batch and steps are the paper's
 CML_ROW = CML_LA, CML_ACDC, CML_BRATS
 
-DATASETS = "LA", "ACDC", "BraTS2019"
+PUBLISHED_ON = "LA", "ACDC", "BraTS2019"
 TABLE = {
     "supervised": (Cell((4, None), (0, 6_000), "step"), Cell((24, None), (0, 30_000), "poly"),
                    Cell((2, None), (0, 30_000), "poly")),
@@ -63,13 +63,13 @@ TABLE = {
 
 def cell(recipe):
     """The settings of a recipe's method on its data set; InputError if the table has no such method or data set."""
-    if recipe.dataset not in DATASETS:
-        raise InputError(f"--protocol {recipe.protocol}: the methods' authors published on {', '.join(DATASETS)}; on "
-                         "your own data use --protocol matched")
+    if recipe.dataset not in PUBLISHED_ON:
+        raise InputError(f"--protocol {recipe.protocol}: the methods' authors published on "
+                         f"{', '.join(PUBLISHED_ON)}; on your own data use --protocol matched")
     if recipe.method not in TABLE:
         raise InputError(f"--protocol {recipe.protocol}: it is not known how --method {recipe.method} was published; "
                          "use --protocol matched, or add it to code/methods/protocols.py")
-    return TABLE[recipe.method][DATASETS.index(recipe.dataset)]
+    return TABLE[recipe.method][PUBLISHED_ON.index(recipe.dataset)]
 
 
 def changes(recipe):

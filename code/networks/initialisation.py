@@ -7,7 +7,8 @@ CONVOLUTIONS = nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d
 def kaiming(network):
     """Every convolution's weight from He's normal distribution (fan in, gain of ReLU); biases as they are.
 
-    Returns the network [SSL4MIS's 3D U-Net; MCF's two networks, heads and transposed convolutions included].
+    Returns the network. SSL4MIS's 3D U-Net and MCF's two networks start so, heads and transposed convolutions included
+    [C].
     """
     for module in network.modules():
         if isinstance(module, CONVOLUTIONS):

@@ -5,7 +5,7 @@ max-pool and no dropout. Shapes: (B, channels, *S), every extent divisible by 16
 """
 from torch import nn
 
-BLOCKS = (3, 4, 6, 3)       # residual blocks a stage                                       [C]
+BLOCKS = (3, 4, 6, 3)       # residual blocks per stage                                     [C]
 LAYERS = {2: (nn.Conv2d, nn.BatchNorm2d), 3: (nn.Conv3d, nn.BatchNorm3d)}
 
 

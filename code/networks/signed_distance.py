@@ -7,7 +7,7 @@ class SignedDistanceNet(nn.Module):
     """x (B, in_channels, *S) -> logits (B, C, *S), signed distance maps of the foreground (B, C-1, *S) in (-1, 1).
 
     Both heads see one draw of V-Net's last dropout. Two classes of a volume have one channel s, emitted as the logits
-    (0, s), whose softmax is (1 - sigmoid(s), sigmoid(s)) [C]; otherwise there is one a class [O].
+    (0, s), whose softmax is (1 - sigmoid(s), sigmoid(s)) [C]; otherwise there is one per class [O].
     """
 
     def __init__(self, backbone, in_channels, num_classes, kind):

@@ -149,7 +149,7 @@ def room_for(size, device):
 def _keep_freed_memory(ndim):
     """Let glibc reuse freed memory: handed back to the system, a layer's output costs its page faults again.
 
-    Slices do with blocks of up to 32 MiB, the most that it keeps short of keeping all, which takes more memory.
+    For 2D, glibc's mmap threshold is raised to its maximum, 32 MiB; for 3D, mmap is disabled, which costs more memory.
     """
     if mallopt := getattr(ctypes.pythonapi, "mallopt", None):       # not on macOS and Windows, not with musl
         mallopt(M_TRIM_THRESHOLD, -1)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-NUMBERS = 2 ** 21       # floats that are copied at once: the cache holds them
+FLOATS_AT_ONCE = 2 ** 21       # floats that are copied at once: what the cache holds
 
 
 class Dropout(nn.Dropout):
@@ -64,8 +64,8 @@ class _Convolution(torch.autograd.Function):
 def weight_gradient(grad, x):
     """grad (B, O, *S), x (B, I, *S), best in channels-last memory -> (O, I, 3, 3) or (O, I, 3, 3, 3).
 
-    Each voxel of x is put beside its two neighbours along the last axis; then every offset along the other axes is
-    one product, voxels x 3I with voxels x O. A 2D batch is one stack of planes without offsets between them.
+    im2col along the last axis (three taps), then one matrix product per kernel offset along the other axes: voxels x 3I
+    with voxels x O. A 2D batch is one stack of planes without offsets between them.
     """
     grad, x = grad.movedim(1, -1), x.movedim(1, -1)
     offsets = (-1, 0, 1)
@@ -73,7 +73,7 @@ def weight_gradient(grad, x):
         grad, x, offsets = grad[None], x[None], (0,)
     planes, height, width, channels = x.shape[1:]
     total = x.new_zeros(len(offsets), 3, 3 * channels, grad.shape[-1])
-    at_once = max(1, NUMBERS // (3 * channels * height * width))
+    at_once = max(1, FLOATS_AT_ONCE // (3 * channels * height * width))
     for of_scan, scan in zip(grad, x, strict=True):
         for first in range(0, planes, at_once):
             last = min(first + at_once, planes)

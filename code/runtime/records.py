@@ -21,7 +21,7 @@ def read_json(path, remedy):
     return values
 
 
-def build(cls, values, where, remedy):
+def from_record(cls, values, where, remedy):
     """The dataclass of a record's values; lists become tuples and strings paths where the fields say so.
 
     InputError names `where` and the fields that are unknown, absent without a default, or of another type.

@@ -17,7 +17,7 @@ from runtime.command_line import parsed
 from runtime.errors import DEBUG, InputError
 from runtime.files import RESTORE, ROOT, expanded, is_case_name
 from runtime.ranks import Ranks
-from runtime.records import build, read_json
+from runtime.records import from_record, read_json
 from training.checkpoints import is_finished
 
 
@@ -198,11 +198,11 @@ class Recipe:
         hyper = values.get("hyper") if isinstance(values, dict) else None
         if isinstance(values, dict):
             values = UNSAID | {name: value for name, value in values.items() if name != "hyper"}
-        recipe = build(cls, values, where, RESTORE)
+        recipe = from_record(cls, values, where, RESTORE)
         try:
             if hyper is not None:
                 kind = registry.method_class(recipe.method).Hyper
-                recipe = dataclasses.replace(recipe, hyper=build(kind, hyper, f"{where}: hyper", RESTORE))
+                recipe = dataclasses.replace(recipe, hyper=from_record(kind, hyper, f"{where}: hyper", RESTORE))
             return recipe.check()
         except InputError as error:
             raise InputError(f"{where}: {error}") from error

@@ -13,7 +13,7 @@ from runtime.errors import InputError
 from runtime.files import ROOT, make_folder, write_text
 from runtime.locks import LOCK, locked
 from runtime.ranks import Ranks
-from runtime.records import build, read_json
+from runtime.records import from_record, read_json
 from training.checkpoints import is_finished
 from training.material import EARLIER, Content
 from training.recipe import read_config
@@ -63,7 +63,7 @@ class RunFolder:
             return
         # through JSON: tuples become lists, as in the record
         words = read_content(self.path).differences(
-            build(Content, json.loads(json.dumps(asdict(content))), "this run", ""))
+            from_record(Content, json.loads(json.dumps(asdict(content))), "this run", ""))
         if words:
             more = f" and {len(words) - 4} more" if len(words) > 4 else ""
             raise InputError(f"{self.path} holds a run on other data ({'; '.join(words[:4])}{more}): give it the "
@@ -100,9 +100,9 @@ class RunFolder:
 
 
 def read_content(run):
-    """What a run was trained on, its data.json; None for runs of before that record."""
+    """What a run was trained on, its data.json; None for runs made before this file existed."""
     path, remedy = Path(run) / DATA, "restore the file from a copy, or delete it and go on unchecked"
-    return build(Content, read_json(path, remedy), path, remedy) if path.exists() else None
+    return from_record(Content, read_json(path, remedy), path, remedy) if path.exists() else None
 
 
 def description(recipe):

@@ -29,7 +29,7 @@ class Trained(NamedTuple):
             if (folder / lists[split]).exists():
                 return read_list(folder / lists[split])
             if not published_list(self.data.dataset, lists["train"]):
-                raise InputError(f"{folder / lists[split]}: does not exist; name the cases to test in it, one a line")
+                raise InputError(f"{folder / lists[split]}: does not exist; name the cases to test in it, one per line")
         return getattr(self.data.split(), split)
 
     def check_unseen(self, names):

@@ -42,7 +42,7 @@ def resample(maps, shape):
         one, np.divide(shape, one.shape), order=1, mode="nearest", grid_mode=True) for one in maps])
 
 
-def prepare(scans, affine):
+def to_input(scans, affine):
     """Scans (channels, *N) -> image (channels, *S), and the way back: each prepared axis' own, and 1 or -1."""
     sides = nib.affines.voxel_sizes(affine)
     order = sorted((2, 1, 0), key=(2 - int(np.argmax(sides[::-1].round(3)))).__ne__)    # the coarsest axis first
@@ -100,7 +100,7 @@ def main(target, *paths):
     scans, affines, headers = zip(*map(read, found), strict=True)
     if len({scan.shape for scan in scans}) > 1 or not np.allclose(affines, affines[0], atol=0.01):
         raise ValueError(f"{' '.join(paths)}: lie on different grids, expected one; resample them")
-    image, back = prepare(scans, affines[0])
+    image, back = to_input(scans, affines[0])
     session = onnxruntime.InferenceSession(HERE / "network.onnx", providers=["CPUExecutionProvider"])
     maps = segment(lambda patch: session.run(None, {"image": np.ascontiguousarray(patch[None])})[0][0], image)
     labels = resample(maps, [scans[0].shape[axis] for axis in back[:, 0]]).argmax(0)

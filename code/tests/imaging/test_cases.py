@@ -793,11 +793,11 @@ def test_a_prepared_file_that_another_program_writes_is_not_taken_for_one_of_oth
         folder_case(tmp_path, name)
     assert prepare_mine(tmp_path) == 0
     capsys.readouterr()
-    before = (tmp_path / "out/train.list").read_text()
+    before = (tmp_path / "out/train.list").read_text(encoding="utf-8")
     with open(tmp_path / "out/a/mri_norm2.h5", "rb") as busy:
         fcntl.flock(busy, fcntl.LOCK_EX)
         assert prepare_mine(tmp_path) == 2
     error = capsys.readouterr().err
     assert "another program has it open for writing" in error and "other files" not in error and "--force" not in error
     assert prepare_mine(tmp_path) == 0 and "0 prepared, 2 skipped" in capsys.readouterr().out
-    assert (tmp_path / "out/train.list").read_text() == before
+    assert (tmp_path / "out/train.list").read_text(encoding="utf-8") == before

@@ -71,7 +71,7 @@ HEAD = nn.Sequential(nn.Dropout3d(0.5), nn.Conv3d(6, 3, 1))
                                    nn.Conv3d(6, 3, 3, padding=1), HEAD], ids=str)
 def test_a_fast_layer_has_the_plain_ones_output_and_gradients(plain, floats, monkeypatch):
     """Whatever is copied at once; the head drops the same channels."""
-    monkeypatch.setattr("runtime.fast_layers.NUMBERS", floats)
+    monkeypatch.setattr("runtime.fast_layers.FLOATS_AT_ONCE", floats)
     plain = copy.deepcopy(plain).double()
     fast = quicken(copy.deepcopy(plain), "AVX2")
     assert type(fast) in (Conv2d, Conv3d, DroppedPointwise3d)
