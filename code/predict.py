@@ -1,4 +1,4 @@
-"""Segment scans with a trained run: scan files in, label maps in NIfTI, NRRD or DICOM SEG out, on each scan's own grid.
+"""Segment scans with a trained run: scans in, label maps in NIfTI, NRRD or DICOM out, on each scan's own grid.
 
     python code/predict.py --run model/LA/cml_8_seed1337 --input scan.nrrd --output segmentations
     python code/predict.py --run model/mine/cml_8_seed1337 --input scans/ --output segmentations --overlay
@@ -31,7 +31,7 @@ from tqdm import tqdm
 from evaluation import calibration, components, pooled, trust
 from evaluation.predictions import Predictions
 from evaluation.windows import DISAGREEMENT, WEIGHTS, Member, windows_of
-from imaging import dicom_segmentations
+from imaging import dicom_contours, dicom_segmentations
 from imaging.case_files import scans_to_segment, told
 from imaging.dicom import Series
 from imaging.preparation import attempt, report_bad
@@ -58,6 +58,7 @@ from runtime.ranks import Ranks
 from training import datasets
 from training.trained import load_run
 
+OBJECTS = {"dicom-seg": dicom_segmentations, "rtstruct": dicom_contours}     # --format -> module that writes it
 REPORT, TITLE = "report.html", "<title>Segmented scans</title>"
 
 
@@ -69,9 +70,10 @@ class Options:
     input: Path                     # a scan, or a folder of scans or of one folder per case
     output: Path                    # folder for <case>.nii.gz and what is asked for below
     # of what is written. By default nrrd for NRRD, MetaImage and DICOM scans, whose places NIfTI rounds, and nifti for
-    # others; dicom-seg, for DICOM scans: label maps as DICOM SEG, which carries the patient's module of its series
-    format: Literal["nifti", "nrrd", "dicom-seg"] | None = None
-    codes: Path | None = None       # codes.json of dicom-seg; by default the run's own, where it has one
+    # others; for DICOM scans dicom-seg, label maps as DICOM SEG, or rtstruct, their contours as RTSTRUCT, which both
+    # carry the patient's module of the series
+    format: Literal["nifti", "nrrd", "dicom-seg", "rtstruct"] | None = None
+    codes: Path | None = None       # codes.json of these two; by default the run's own, where it has one
     checkpoint: Literal["last", "best", "pretrained"] = "last"
     device: str = "auto"            # auto | cpu | cuda | cuda:1 ...
     stride: tuple[int, ...] = ()    # voxels between windows; by default half the patch
@@ -99,7 +101,7 @@ class Job(NamedTuple):
     weights: int            # check sum of what a result depends on besides the scan
     training: Any           # trust.TrainingCases, or None
     predictions: Any        # the folder's Predictions
-    codes: Any = ()         # of each class but the background, in DICOM SEG
+    codes: Any = ()         # of each class but the background, in DICOM
     others: tuple = ()      # windows.Member of further runs, whose probabilities are averaged with the first one's
 
     @property
@@ -113,7 +115,7 @@ def outputs(name, scan, options):
     end = WRITERS[options.format if options.format in WRITERS else format_of(scan).out][0]
     kinds = {"probabilities": f"_probabilities{end}", "disagreement": f"_disagreement{end}", "overlay": ".png"}
     files = {kind: options.output / f"{name}{end}" for kind, end in kinds.items() if getattr(options, kind)}
-    end = dicom_segmentations.SUFFIX if options.format == "dicom-seg" else end
+    end = OBJECTS[options.format].SUFFIX if options.format in OBJECTS else end
     return {"labels": options.output / f"{name}{end}"} | files
 
 
@@ -140,9 +142,9 @@ def check_outputs(cases, options):
 def check_report(options):
     """InputError where --report cannot read its label maps, or would replace a page that predict.py did not write."""
     path = options.output / REPORT
-    if options.report and options.format == "dicom-seg":
-        raise InputError("--report: reads the label maps again, which it does not from DICOM SEG; make the page with "
-                         "--format nrrd and another --output")
+    if options.report and options.format in OBJECTS:
+        raise InputError(f"--report: reads the label maps again, which it does not from {options.format}; make it "
+                         "with --format nrrd and another --output")
     if options.report and not options.force and path.exists() and TITLE not in read_text(path):
         raise InputError(f"{path}: was made by something else; --force overwrites it, another --output keeps it")
 
@@ -212,9 +214,9 @@ def write_case(job, files, mark, scan, geometry, views):
                 plots.overlay(path, scan.array, None, maps, depth_axis(scan), body_axes(scan), mark,
                               job.recipe.classes)
                 continue
-            if what == "labels" and job.options.format == "dicom-seg":
-                dicom_segmentations.save(path, labels, scan.path, job.recipe.classes, job.values[1:].tolist(),
-                                         job.codes, f"CML {job.recipe.method}", mark)
+            if what == "labels" and job.options.format in OBJECTS:
+                OBJECTS[job.options.format].save(path, labels, scan.path, job.recipe.classes, job.values[1:].tolist(),
+                                                 job.codes, f"CML {job.recipe.method}", mark)
                 continue
             if what == "labels":
                 array = job.values[labels]
@@ -335,10 +337,13 @@ def main(args=None):
     cases, bad, aside = scans_to_segment(options.input, preprocessing.modalities)
     codes = []
     if options.format == "dicom-seg":
+        dicom_segmentations.writer()    # said before the work, where it is missing
+    if options.format in OBJECTS:
         own = run / "codes.json"
         codes = dicom_segmentations.read_codes(options.codes or (own if own.exists() else None), recipe.classes)
-        bad |= {name: f"{paths[0]}: is no DICOM series, which --format dicom-seg refers to; --format nifti or nrrd "
-                      "writes its label map" for name, paths in cases.items() if not isinstance(paths[0], Series)}
+        bad |= {name: f"{paths[0]}: is no DICOM series, which --format {options.format} refers to; --format nifti "
+                      "or nrrd writes its label map"
+                for name, paths in cases.items() if not isinstance(paths[0], Series)}
         cases = {name: paths for name, paths in cases.items() if name not in bad}
     check_outputs(cases, options)
     check_report(options)

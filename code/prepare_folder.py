@@ -35,7 +35,7 @@ class FolderOptions(Options):
     spacing: tuple[float, float, float] | None = None   # resample to these mm along x, y, z; by default as planned
     num_classes: int | None = None  # with background; by default from dataset.json, or the values up to a gap
     class_names: tuple[str, ...] = ()   # of the foreground classes in order; by default those of dataset.json
-    label_map: tuple[str, ...] = ()     # value in the files:class, such as 255:1; other values stay
+    label_map: tuple[str, ...] = ()     # value in the files:class, such as 255:1; other values of theirs stay
     same_voxels: bool = False   # labels belong to their scans voxel by voxel: their headers need not agree
     # endings of the channels' file names, in the network's order: 0000 0001 is <case>_0000, <case>_0001; by default
     # all that dataset.json names, or that are there

@@ -28,7 +28,6 @@ def read_codes(path: Path | None, names: Sequence[str]) -> list[dict[str, list[s
 
     {"left atrium": {"category": ["123037004", "SCT", "Anatomical Structure"], "type": ["82471001", "SCT", ...]}}
     """
-    _highdicom()    # said before the work
     if path is None:
         return [TISSUE] * len(names)
     try:
@@ -45,7 +44,8 @@ def read_codes(path: Path | None, names: Sequence[str]) -> list[dict[str, list[s
     return [TISSUE | codes.get(name, {}) for name in names]
 
 
-def _highdicom():
+def writer():
+    """The module highdicom; InputError where it is not installed."""
     try:
         import highdicom
     except ImportError as error:
@@ -62,7 +62,7 @@ def save(path: Path, array: np.ndarray, series: Series, names: Sequence[str], va
     reads back. Every plane of every segment is written, empty ones, too, and the distance between them is that of
     their positions: readers that expect either otherwise misplace planes.
     """
-    highdicom = _highdicom()
+    highdicom = writer()
     concept = highdicom.sr.CodedConcept
     frames, affine = stacked(series.frames)
     segments = []
@@ -102,7 +102,8 @@ def save(path: Path, array: np.ndarray, series: Series, names: Sequence[str], va
 
 
 def mark_of(path: Path) -> str:
-    """The `mark` of a file that `save` wrote."""
+    """The `mark` of a file that `save` wrote, here or in dicom_contours."""
     with pydicom() as module:
-        data = module.dcmread(path, stop_before_pixels=True, specific_tags=["ContentDescription"])
-        return str(data.get("ContentDescription") or "").removeprefix(MADE)
+        places = "ContentDescription", "StructureSetDescription"
+        data = module.dcmread(path, stop_before_pixels=True, specific_tags=list(places))
+        return next((str(data.get(place)) for place in places if data.get(place)), "").removeprefix(MADE)

@@ -198,28 +198,42 @@ def _listed(description, asked, tests):
 
 
 def label_classes(found: Found, label_map: Sequence[str], num_classes: int | None, workers: int) -> dict[int, int]:
-    """{value in the label files: class}. Where nothing else says so, classes end where the values have a gap."""
+    """{value in the label files: class}. Where nothing else says so, classes end where the values have a gap.
+
+    A class that `label_map` gives a value of the files keeps its own only where that is in the files, too.
+    """
     try:
         mapped = {int(value): int(label) for value, label in (pair.split(":") for pair in label_map)}
     except ValueError as error:
         raise InputError(f"--label-map {' '.join(label_map)}: expected value:class, such as 255:1") from error
-    if num_classes is not None or found.description is None:
-        count = num_classes or _classes_met(found.labelled, mapped, workers)
+    described = found.description.labels if found.description and num_classes is None else None
+    met = set()
+    if mapped or (described is None and num_classes is None):
+        print("reading the labels for their values" + " (--num-classes K saves this)" * (not mapped))
+        met = _values_met(found.labelled, workers)
+    if described is None:
+        count = num_classes or _up_to_gap(met, mapped)
         classes = {value: value for value in range(count)}
     else:
-        classes = found.description.labels
-        count = len(classes)
+        classes, count = described, len(described)
     if any(not 0 <= label < count for label in mapped.values()):
         raise InputError(f"--label-map {' '.join(label_map)}: classes go from 0 to {count - 1}")
-    return classes | mapped
+    given = {label for value, label in mapped.items() if value in met}
+    return {value: label for value, label in classes.items() if not label or value in met or label not in given
+            } | mapped
 
 
-def _classes_met(cases, mapped, workers):
-    print("reading the labels for their values (--num-classes K saves this)")
+def _values_met(cases, workers):
+    """The values in all label files; an unreadable one is reported when its case is prepared."""
     results = [values for _, values in in_parallel(_label_values, cases, workers)]
     met = set().union(*(values for values in results if isinstance(values, set)))
-    if cases and not met:       # else, an unreadable label is reported when its case is prepared
+    if cases and not met:
         raise InputError(f"no label can be read: {min(results)}")
+    return met
+
+
+def _up_to_gap(met, mapped):
+    """How many classes the values are, 0, 1, 2, ... as far as they go."""
     classes = {mapped.get(value, value) for value in met}
     count = next(n for n in itertools.count() if n not in classes)
     if count < 2:

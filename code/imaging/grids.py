@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from nibabel.affines import voxel_sizes
+from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 
 from runtime.errors import InputError, one_line
 from runtime.memory import check_fits
@@ -38,6 +39,12 @@ def is_near(affine: np.ndarray, other: np.ndarray, shape: tuple[int, ...]) -> bo
     return apart(affine, other, shape) <= NEAR * voxel_sizes(other).min()
 
 
+def turned(array: np.ndarray, affine: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """An array (*N, ...) and its affine, axes in the order and directions of another affine's; places stay."""
+    turn = io_orientation(np.linalg.inv(reference) @ affine)
+    return apply_orientation(array, turn), affine @ inv_ornt_aff(turn, array.shape[:3])
+
+
 def sides(spacing: np.ndarray) -> str:
     """(1.32, 1.32, 10) as "1.32 x 1.32 x 10"."""
     return " x ".join(f"{side:.4g}" for side in spacing)
@@ -60,6 +67,7 @@ def check_stored(path: Path, shape: tuple[int, ...], item: int, channels: int = 
 
 def neighbour(path: Path, name: str) -> Path:
     """The file with a header's voxels, which must lie beside it and be named by its name alone."""
+    name = name.removeprefix("./")
     file = path.with_name(name) if name not in ("", ".", "..") and "/" not in name and "\\" not in name else None
     if file is None or not file.is_file():
         raise InputError(f"{path}: its voxels are in another file, {one_line(name)}, which is followed only to a file "

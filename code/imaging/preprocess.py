@@ -82,9 +82,13 @@ class Preprocessing:
 
     @property
     def values(self) -> np.ndarray:
-        """Of each class, its value in the label files; the classes themselves where several values became one."""
-        files = {label: value for value, label in self.labels.items()}
-        one_to_one = len(files) == len(self.labels) and len(files) == self.num_classes
+        """Of each class, its value in the label files; the classes themselves where several values became one.
+
+        The background is 0 whatever else was called background.
+        """
+        kept = {value: label for value, label in self.labels.items() if label or not value or self.labels.get(0) != 0}
+        files = {label: value for value, label in kept.items()}
+        one_to_one = len(files) == len(kept) and len(files) == self.num_classes
         values = [files[label] for label in range(self.num_classes)] if one_to_one else range(self.num_classes)
         return np.array(values, np.promote_types(np.min_scalar_type(min(values)), np.min_scalar_type(max(values))))
 

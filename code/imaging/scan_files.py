@@ -14,7 +14,7 @@ import numpy as np
 from nibabel.affines import voxel_sizes
 
 from imaging import dicom, dicom_segmentations, metaimage, nifti, nrrd_files, segmentations
-from imaging.grids import ScanFile, check_same_grid, check_same_shape
+from imaging.grids import ScanFile, check_same_grid, check_same_shape, is_near, turned
 from runtime.errors import InputError, counted, one_line, printable
 from runtime.files import check_readable, write_aside
 
@@ -199,18 +199,19 @@ def read_label(path: Path, scan: ScanFile, labels: dict[int, int], same_affine: 
                remedy: str = "correct the file, leave the case out, or see --allow-empty") -> np.ndarray:
     """Class map (*N) uint8 of `scan` from its label file; `labels` maps the values in the file to classes.
 
-    With `same_affine=False` only the shapes must agree: challenge files belong together voxel by voxel,
-    whatever their headers say. `segments` gives the segments of a .seg.nrrd their values by name; the file's own count
-    by default. Raises InputError for another grid and, ending in `remedy`, for other values than in `labels` or no
-    foreground.
+    A label whose axes are stored in another order or direction is turned. With `same_affine=False` only the shapes must
+    agree: challenge files belong together voxel by voxel, whatever their headers say. `segments` gives the segments of
+    a .seg.nrrd their values by name; the file's own count by default. Raises InputError for another grid and, ending in
+    `remedy`, for other values than in `labels` or no foreground.
     """
     path = Path(path)
     if suffix(path).lower() == segmentations.SUFFIX:
         values = _whole(path, "segmentation", segmentations.read_values, scan, segments, same_affine)
     else:
         file = read_scan_file(path, geometry)
-        (check_same_grid if same_affine else check_same_shape)(file, scan)
-        values = file.array
+        values, affine = turned(file.array, file.affine, scan.affine) if same_affine else (file.array, scan.affine)
+        if values.shape != scan.array.shape or not is_near(affine, scan.affine, scan.array.shape):
+            (check_same_grid if same_affine else check_same_shape)(file, scan)
     rounded = np.rint(values)
     if np.abs(values - rounded).max() > 1e-3:     # a scl_slope may leave the last digits off
         odd = float(values[np.abs(values - rounded) > 1e-3][0])

@@ -6,7 +6,7 @@ import numpy as np
 from nibabel.affines import voxel_sizes
 
 from imaging import nrrd_files
-from imaging.grids import ScanFile, check_stored, is_near, sides
+from imaging.grids import ScanFile, check_stored, is_near, sides, turned
 from runtime.errors import InputError, one_line
 
 SUFFIX = ".seg.nrrd"
@@ -49,8 +49,10 @@ def read_values(path: Path, scan: ScanFile, values: dict[str, int] | None, same_
     check_stored(path, shape, 16, int(np.prod(shape[3:])))
     layers = nrrd_files.read_voxels(path, header, start).transpose(*axes, *others).reshape(*shape[:3], -1)
     affine, _ = nrrd_files.placed(path, header)
-    place = _offset(path, affine, shape[:3], scan, same_affine, header.get(OFFSET))
-    box, owner, names = np.zeros(shape[:3], np.float32), np.full(shape[:3], -1, np.int16), []
+    if same_affine:
+        layers, affine = turned(layers, affine, scan.affine)
+    place = _offset(path, affine, layers.shape[:3], scan, same_affine, header.get(OFFSET))
+    box, owner, names = np.zeros(layers.shape[:3], np.float32), np.full(layers.shape[:3], -1, np.int16), []
     for name, (layer, stored, value) in segments(path).items():
         if values is not None and name not in values:
             raise InputError(f"{path}: has the segment {one_line(name)}, expected only {', '.join(values)}; rename or "

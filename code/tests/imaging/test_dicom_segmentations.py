@@ -88,7 +88,7 @@ def test_codes_are_the_file_s_and_tissue_for_classes_that_it_leaves_out(tmp_path
 def test_without_highdicom_it_is_a_line(monkeypatch):
     monkeypatch.setitem(sys.modules, "highdicom", None)
     with pytest.raises(InputError, match="package highdicom, which is not installed: pip install -r requirements-cl"):
-        dicom_segmentations.read_codes(None, ["atrium"])
+        dicom_segmentations.writer()
 
 
 def test_predict_takes_dicom_and_gives_it_back_and_tells_no_name(recipe, runs, narrow, no_curves, tmp_path, dicom,
@@ -96,8 +96,8 @@ def test_predict_takes_dicom_and_gives_it_back_and_tells_no_name(recipe, runs, n
     run, rng = tmp_path / "run", np.random.default_rng(0)
     runs.train(recipe("LA", pre_steps=2, self_steps=2, out=run))
     scans, affine = tmp_path / "scans", dicom.affine(spacing=(1.2, 1.2, 1.5))
-    array = rng.integers(0, 900, (40, 36, 34)).astype(np.int16)
-    array[8:30, 8:30, 8:30] += 1500
+    array = rng.integers(0, 900, (32, 31, 30)).astype(np.int16)
+    array[8:25, 8:25, 8:25] += 1500
     dicom.series(scans / "p1" / "study", array, affine)
     dicom.series(scans / "Doe Jane", array, affine, SeriesInstanceUID="1.2.99", StudyInstanceUID="1.9")
     dicom.series(scans / "p1" / "scout", array[..., :1], affine, SeriesInstanceUID="1.2.98",
@@ -109,17 +109,19 @@ def test_predict_takes_dicom_and_gives_it_back_and_tells_no_name(recipe, runs, n
                              "cpu", "--stride", "32", "32", "32", *more])
 
     capfd.readouterr()
-    assert predicted("--overlay") == 2 and predicted("--format", "nifti") == 2
+    assert predicted("--overlay", "--report") == 2 and predicted("--format", "nifti") == 2
     told = capfd.readouterr()
     assert "2 segmented, 0 skipped (there already, the same), 1 bad" in told.out
     assert "1 DICOM localiser images such as IM0000.dcm" in told.out
     assert re.search("bad case p2_s7: .*about 1 slice missing between IM0004.dcm", told.err)
     assert predicted("--format", "dicom-seg") == 2
     assert predicted("--format", "dicom-seg") == 2 and "0 segmented, 2 skipped" in capfd.readouterr().out
+    assert predicted("--format", "rtstruct") == 2
     names = {path.name for path in (tmp_path / "out").iterdir() if not path.name.startswith(".")}
-    names.remove("predictions.csv")
-    stems = {name.split(".")[0] for name in names}
-    assert names == {stem + end for stem in stems for end in (".nrrd", ".png", ".nii.gz", ".dcm")} and "p1_s7" in stems
+    names -= {"predictions.csv", "report.html"}
+    stems = {name.split(".")[0].removesuffix("_rtstruct") for name in names}
+    assert names == {stem + end for stem in stems for end in (".nrrd", ".png", ".nii.gz", ".dcm", "_rtstruct.dcm")}
+    assert "p1_s7" in stems
     assert len(stems) == 2 and all(re.fullmatch(r"p1_s7|study[0-9a-f]{8}_s7", stem) for stem in stems)
 
     mask = sitk.ReadImage(str(tmp_path / "out" / "p1_s7.nrrd"))

@@ -183,6 +183,22 @@ def test_an_ignore_label_is_refused_where_it_is_drawn_and_says_what_can_be_done(
     assert prepared(tmp_path / "all") == {name: [0, 1] for name in "abc"}
 
 
+@pytest.mark.parametrize("values, options, described, wanted", [
+    ((0, 255), ["255:1"], None, (0, 255)), ((0, 255), ["255:1", "--num-classes", "2"], None, (0, 255)),
+    ((0, 7), ["7:1"], {"background": 0, "organ": 1}, (0, 7)), ((0, 9, 255), ["255:1", "9:2"], None, (0, 255, 9)),
+    ((0, 17, 53, 99), ["99:0"], {"background": 0, "a": 17, "b": 53, "ignore": 99}, (0, 17, 53)),
+    ((0, 1, 255), ["255:1"], None, (0, 1)), ((0, 1, 2), ["2:1"], None, (0, 1)), ((0, 1), ["255:1"], None, (0, 1))])
+def test_predictions_hold_the_files_own_values_where_each_class_has_one(tmp_path, values, options, described, wanted):
+    folder = decathlon(tmp_path / "in", values=values, labels=described)
+    if described is None:
+        (folder / "dataset.json").unlink()
+    places = [folder] if described else [folder / "imagesTr", "--labels", folder / "labelsTr"]
+    assert prepare("--images", *places, "--output", tmp_path / "out", "--label-map", *options) == 0
+    record = read_preprocessing(tmp_path / "out")
+    assert tuple(record.values) == wanted and record.num_classes == len(wanted)
+    assert all(max(met) == len(wanted) - 1 for met in prepared(tmp_path / "out").values())
+
+
 def test_the_file_ending_decides_between_formats(tmp_path):
     folder = decathlon(tmp_path / "in", "ab", file_ending=".nii")
     for name in "ab":

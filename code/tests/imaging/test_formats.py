@@ -139,6 +139,26 @@ def test_maps_of_nrrd_and_mha_scans_lie_on_them_in_every_orientation(tmp_path, g
         assert_one_space(scan.path, tmp_path / "map.nrrd")
 
 
+@pytest.mark.parametrize("codes", ["".join(sides[axis] for sides, axis in zip(names, axes, strict=True)) for names in
+                                   itertools.permutations(("LR", "PA", "IS")) for axes in np.ndindex(2, 2, 2)])
+def test_labels_stored_along_other_axes_come_in_in_their_places(tmp_path, codes):
+    by_simpleitk(tmp_path / "a.mha", volume(), GRIDS["oblique"])
+    scan, image = read_scan_file(tmp_path / "a.mha"), nib.Nifti1Image(label_map(), GRIDS["oblique"])
+    turn = nib.orientations.ornt_transform(nib.io_orientation(image.affine), nib.orientations.axcodes2ornt(codes))
+    stored = image.as_reoriented(turn)
+    by_simpleitk(tmp_path / "label.nii.gz", np.asarray(stored.dataobj), stored.affine)
+    by_pynrrd(tmp_path / "label.seg.nrrd", np.asarray(stored.dataobj), stored.affine, **{
+        f"Segment{number}_{key}": value for number, name in enumerate("ab") for key, value in (
+            ("Name", name), ("LabelValue", str(number + 1)), ("Layer", "0"))})
+    for name in ("label.nii.gz", "label.seg.nrrd"):
+        np.testing.assert_array_equal(read_label(tmp_path / name, scan, {0: 0, 1: 1, 2: 2}), label_map())
+    moved = stored.affine.copy()
+    moved[:3, 3] += 0.2
+    by_simpleitk(tmp_path / "label.nii.gz", np.asarray(stored.dataobj), moved)
+    with pytest.raises(InputError, match="expected the same grid|has shape"):
+        read_label(tmp_path / "label.nii.gz", scan, {0: 0, 1: 1, 2: 2})
+
+
 @pytest.mark.parametrize("degrees", [0.01, 0.5, 8])
 @pytest.mark.parametrize("suffix", [".nrrd", ".mha"])
 def test_maps_of_sheared_scans_lie_on_them(tmp_path, degrees, suffix):
@@ -258,6 +278,13 @@ def test_a_file_that_holds_far_more_than_it_says_is_read_as_far_as_it_says_or_re
         read_scan_file(tmp_path / "b.mha")
     assert tracemalloc.get_traced_memory()[1] < 30e6     # the volumes have 64 MB
     tracemalloc.stop()
+
+
+def test_voxels_in_this_very_folder_may_be_named_so(tmp_path):
+    by_simpleitk(tmp_path / "a.nhdr", volume(), GRIDS["straight"])
+    content = (tmp_path / "a.nhdr").read_bytes()
+    (tmp_path / "a.nhdr").write_bytes(content.replace(b"data file: a.raw", b"data file: ./a.raw"))
+    np.testing.assert_array_equal(read_scan_file(tmp_path / "a.nhdr").array, volume())
 
 
 @pytest.mark.parametrize(("suffix", "field"), [(".nhdr", b"data file: a.raw"), (".mhd", b"ElementDataFile = a.raw")])
