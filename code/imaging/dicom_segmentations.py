@@ -17,6 +17,7 @@ SUFFIX = ".dcm"
 TISSUE = {"category": ["85756007", "SCT", "Tissue"], "type": ["85756007", "SCT", "Tissue"]}    # 3D Slicer's default
 MADE = "made from "
 LEARNED = "123110", "DCM", "Artificial Intelligence"
+UNICODE = "ISO_IR 192"      # UTF-8: a source's own characters need not have those of the classes' names
 SERIES = 1000       # what the series number of a segmentation adds to its scan's
 # attributes that every image has, if empty, and that anonymisers take out
 EXPECTED = ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID",
@@ -91,7 +92,7 @@ def save(path: Path, array: np.ndarray, series: Series, names: Sequence[str], va
                 sources, np.ascontiguousarray(array.T), highdicom.seg.SegmentationTypeValues.BINARY, segments,
                 highdicom.UID(), int(sources[0].SeriesNumber or 0) + SERIES, highdicom.UID(), 1, "CML", "predict.py",
                 mark, mark, content_description=f"{MADE}{mark}", pixel_measures=measures, omit_empty_frames=False,
-                plane_orientation=orientation,
+                plane_orientation=orientation, specific_character_set=UNICODE,
                 plane_positions=[highdicom.PlanePositionSequence("PATIENT", frame.position) for frame in frames])
         except (ValueError, TypeError, AttributeError, KeyError) as error:
             raise InputError(f"{series}: highdicom makes no DICOM SEG of it ({one_line(error)}); write --format nrrd, "

@@ -161,6 +161,9 @@ def _described(path, data):
     if int(data.get("SamplesPerPixel") or 1) > 1 or "MONOCHROME" not in str(data.get("PhotometricInterpretation")):
         return None, "DICOM images in colour"
     kinds = [str(kind).upper() for kind in data.get("ImageType") or ()]
+    if "MOSAIC" in kinds:
+        raise InputError(f"{path}: is a mosaic, all slices of a volume in one image, whose places are in fields of its "
+                         "maker's own; convert it with dcm2niix")
     kind = "localiser" if "LOCALIZER" in kinds else "derived" if kinds[:1] == ["DERIVED"] else "original"
     text = {key: str(data.get(key) or "") for key in HEADER if "Sequence" not in key}
     return Header((text["PatientName"], text["PatientID"]), text["PatientIdentityRemoved"] == "YES",

@@ -97,6 +97,7 @@ BAD = {     # one line -> what makes it of a CT series of five slices
     "ImagePositionPatient .*nan.*, expected 3 finite numbers": raw(b"12.5\\-40.25\\-305", b"12.5\\nan\\   -305"),
     "IM0002.dcm: cannot be read .*12,5": raw(b"12.5\\-40.25\\-305", b"12,5\\-40.25\\-305"),
     "has no place in the patient": changed(2, ImagePositionPatient=None),
+    "IM0000.dcm: is a mosaic, .* convert it with dcm2niix": changed(IN_ALL, ImageType=["ORIGINAL", "MOSAIC"]),
 
     # voxels
     "several rows and columns": changed(3, Rows=3, Columns=14),

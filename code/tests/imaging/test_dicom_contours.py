@@ -4,7 +4,7 @@ import pytest
 from matplotlib.path import Path as Polygon
 from skimage.draw import polygon2mask
 
-from imaging import dicom_contours
+from imaging import dicom_contours, dicom_segmentations
 from imaging.case_files import scans_to_segment
 from imaging.dicom_contours import outlines
 from imaging.dicom_segmentations import TISSUE, mark_of
@@ -118,3 +118,17 @@ def test_a_series_that_cannot_be_referred_to_is_refused_in_a_line(key, tmp_path,
     with pytest.raises(InputError, match=f"has no {key}, which an RTSTRUCT refers to; write --format nrrd"):
         dicom_contours.save(tmp_path / "a_rtstruct.dcm", labels(), series, ["atrium"], [1], [CODE], "CML", MARK)
     assert not list(tmp_path.glob("*.dcm"))
+
+
+@pytest.mark.parametrize("module, regions, key", [(dicom_contours, "StructureSetROISequence", "ROIName"),
+                                                  (dicom_segmentations, "SegmentSequence", "SegmentLabel")])
+def test_names_keep_their_letters_in_any_script(module, regions, key, tmp_path, dicom):
+    pytest.importorskip("highdicom")
+    name = "Müller^Jörg"
+    dicom.series(tmp_path / "in", np.zeros(SHAPE, np.int16), dicom.affine(), SpecificCharacterSet="ISO_IR 100",
+                 PatientName=name)
+    ((series,),) = scans_to_segment(tmp_path / "in", PLAIN)[0].values()
+    names = ["左心房", "стенка"]
+    module.save(tmp_path / "a.dcm", labels(), series, names, [1, 2], [CODE] * 2, "CML", MARK)
+    file = pydicom.dcmread(tmp_path / "a.dcm")
+    assert [one[key].value for one in file[regions].value] == names and file.PatientName == name
