@@ -1,4 +1,7 @@
 """RTSTRUCT out: contours that give the mask back wherever they are filled, holes too, on the series' own planes."""
+import shutil
+import subprocess
+
 import numpy as np
 import pytest
 from matplotlib.path import Path as Polygon
@@ -9,7 +12,7 @@ from imaging.case_files import scans_to_segment
 from imaging.dicom_contours import outlines
 from imaging.dicom_segmentations import TISSUE, mark_of
 from imaging.preprocess import PLAIN
-from imaging.scan_files import read_scan_file
+from imaging.scan_files import read_scan_file, save_on_grid
 from runtime.errors import InputError
 
 pydicom = pytest.importorskip("pydicom")
@@ -109,6 +112,20 @@ def test_contours_lie_where_the_mask_does(write, directions, tmp_path, dicom):
     assert (file.PatientName, file.PatientID, file.StudyInstanceUID, file.Modality) == (
         dicom.name, dicom.identity, source.StudyInstanceUID, "RTSTRUCT")
     assert mark_of(path) == MARK
+
+
+@pytest.mark.skipif(shutil.which("plastimatch") is None, reason="needs plastimatch")
+@pytest.mark.parametrize("directions", [np.eye(3), [[0.8, -0.6, 0], [0.6, 0.8, 0], [0, 0, 1]]])
+def test_plastimatch_fills_the_contours_to_the_mask(directions, tmp_path, dicom):
+    classic(dicom, tmp_path / "in", np.zeros(SHAPE, np.int16), dicom.affine(directions))
+    ((series,),) = scans_to_segment(tmp_path / "in", PLAIN)[0].values()
+    dicom_contours.save(tmp_path / "a_rtstruct.dcm", labels(), series, ["atrium", "wall"], [1, 2], [CODE] * 2, "CML",
+                        MARK)
+    save_on_grid(tmp_path / "grid.nrrd", labels(), read_scan_file(series))
+    subprocess.run(["plastimatch", "convert", "--input", tmp_path / "a_rtstruct.dcm", "--fixed", tmp_path / "grid.nrrd",
+                    "--output-prefix", tmp_path / "out", "--prefix-format", "nrrd"], check=True, capture_output=True)
+    for number, name in enumerate(("atrium", "wall"), 1):
+        assert dice(read_scan_file(tmp_path / "out" / f"{name}.nrrd").array > 0, labels() == number) == 1
 
 
 @pytest.mark.parametrize("key", ["FrameOfReferenceUID", "StudyInstanceUID"])

@@ -1,6 +1,8 @@
 """DICOM SEG out, and the commands on DICOM: back on the series' own planes, and nobody's name in what is no DICOM."""
 import json
 import re
+import shutil
+import subprocess
 import sys
 
 import nibabel as nib
@@ -46,6 +48,14 @@ def enhanced(dicom, folder, array, affine):
     dicom.enhanced(folder / "x", array, affine, [3, 0, 4, 1, 2, 7, 5, 6])
 
 
+def assert_on(scan, array, affine, wanted):
+    """An array with its affine (RAS+), along whichever axes, is this one on the scan's grid."""
+    back = nib.Nifti1Image(array.astype(np.uint8), affine)
+    back = back.as_reoriented(ornt_transform(io_orientation(back.affine), io_orientation(scan.affine)))
+    assert np.array_equal(back.get_fdata(), wanted)
+    np.testing.assert_allclose(back.affine, scan.affine, atol=1e-4)
+
+
 @pytest.mark.parametrize("write", [classic, enhanced])
 @pytest.mark.parametrize("axes", ["LPS", "SAR", "ILA"])
 def test_highdicom_reads_a_segmentation_where_its_series_lies(write, axes, tmp_path, dicom):
@@ -58,10 +68,7 @@ def test_highdicom_reads_a_segmentation_where_its_series_lies(write, axes, tmp_p
     file = highdicom.seg.segread(path)
     volume = file.get_volume(combine_segments=True)
     scan = read_scan_file(series)
-    back = nib.Nifti1Image(volume.array.astype(np.uint8), np.diag([-1, -1, 1, 1]) @ volume.affine)
-    back = back.as_reoriented(ornt_transform(io_orientation(back.affine), io_orientation(scan.affine)))
-    assert np.array_equal(back.get_fdata(), labels())
-    np.testing.assert_allclose(back.affine, scan.affine, atol=1e-5)
+    assert_on(scan, volume.array, np.diag([-1, -1, 1, 1]) @ volume.affine, labels())
     assert mark_of(path) == MARK and file.PatientName == dicom.name
     assert file.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].SpacingBetweenSlices == pytest.approx(
         scan.spacing[2])
@@ -71,6 +78,20 @@ def test_highdicom_reads_a_segmentation_where_its_series_lies(write, axes, tmp_p
     uids = {uid for _, _, uid in file.get_source_image_uids()}
     assert uids == {frame.uid for frame in series.frames}
     assert file.ReferencedSeriesSequence[0].SeriesInstanceUID == pydicom.dcmread(series.files[0]).SeriesInstanceUID
+
+
+@pytest.mark.skipif(shutil.which("segimage2itkimage") is None, reason="needs dcmqi")
+@pytest.mark.parametrize("write", [classic, enhanced])
+def test_dcmqi_reads_each_segment_where_its_series_lies(write, tmp_path, dicom):
+    write(dicom, tmp_path / "in", np.random.default_rng(0).integers(0, 900, SHAPE).astype(np.int16), dicom.affine())
+    series, names = series_of(tmp_path / "in"), ["atrium", "wall"]
+    dicom_segmentations.save(tmp_path / "a.dcm", labels(), series, names, [1, 4],
+                             dicom_segmentations.read_codes(None, names), "CML cml", MARK)
+    subprocess.run(["segimage2itkimage", "--inputDICOM", tmp_path / "a.dcm", "--outputDirectory", tmp_path,
+                    "--outputType", "nrrd"], check=True, capture_output=True)
+    for number in (1, 2):
+        file = read_scan_file(tmp_path / f"{number}.nrrd")
+        assert_on(read_scan_file(series), file.array > 0, file.affine, labels() == number)
 
 
 def test_codes_are_the_file_s_and_tissue_for_classes_that_it_leaves_out(tmp_path):
