@@ -25,7 +25,7 @@ import numpy as np
 
 from evaluation.windows import windows_of
 from imaging.plan import PLAN
-from imaging.preprocess import PUBLISHED, read_preprocessing, write_preprocessing
+from imaging.preprocess import PUBLISHED, read_preprocessing, write_preprocessing, written_values
 from runtime.command_line import parsed
 from runtime.errors import DEBUG, InputError
 from runtime.files import ROOT, make_folder, write_text, writing
@@ -59,9 +59,7 @@ def described(recipe, record):
 
     record: the run's own preprocessing, or None.
     """
-    values = np.arange(recipe.num_classes, dtype=np.uint8)
-    if record and record.num_classes == recipe.num_classes:
-        values = record.values
+    values = written_values(record, recipe.num_classes)
     kept = recipe.keep_largest
     return {"method": recipe.method, "num_classes": recipe.num_classes, "patch_size": list(recipe.patch_size),
             "stride": None, "weights": None, "half_resolution": recipe.half_resolution,
@@ -93,7 +91,7 @@ def write_network(path, method, shape):
                           dynamic_axes={"image": {0: "batch"}, "probabilities": {0: "batch"}})
 
 
-def apart(path, method, shape):
+def largest_difference(path, method, shape):
     """By how much the probabilities of an exported network and of its method differ at most, on two random windows."""
     import onnxruntime
     import torch
@@ -129,7 +127,7 @@ def main(args=None):
         folder.mkdir()
         shape = recipe.in_channels, *recipe.patch_size
         write_network(folder / "network.onnx", method, shape)
-        difference = apart(folder / "network.onnx", method, shape)
+        difference = largest_difference(folder / "network.onnx", method, shape)
         if not difference <= TOLERANCE:
             raise InputError(f"{options.run}: the exported network's probabilities differ by {difference:.2g} from the "
                              f"run's on a random window, expected {TOLERANCE:g} at most; nothing is left in "

@@ -1,6 +1,6 @@
 """Which scans to label next: scan and proposal side by side, to be corrected in 3D Slicer or ITK-SNAP.
 
-    python code/label_next.py --run model/mine/cml_plus_8_seed1337 --output to_label
+    python code/label_next.py --run model/mine/cml_plus_8_seed1337 --output to_label        or the folder of folds
     python code/label_next.py --labeled 0 --images scans --output to_label      before any label exists
     python code/take_labels.py --input to_label --images scans --labels masks   when they are corrected
 
@@ -28,15 +28,19 @@ from runtime.script import reported
 from tqdm import tqdm
 
 from dataloaders.own import Own
+from evaluation.pooled import fold_runs, is_folds
 from evaluation.predictions import FILE
 from evaluation.selection import appearance, bottleneck, farthest_first
 from evaluation.trust import flags_of
 from imaging.case_files import scans_to_segment
-from imaging.cases import Case, existing_folder, shown
+from imaging.cases import Case, existing_folder, listed, shown
 from imaging.labelling import (
     PROPOSALS,
     ROUND,
+    SOURCES,
+    TESTS,
     Handed,
+    Places,
     Round,
     add_tests,
     placed_beside,
@@ -44,7 +48,6 @@ from imaging.labelling import (
     read_sources,
     scan_of,
     source_files,
-    tests_of,
 )
 from imaging.preparation import in_parallel, report_bad
 from imaging.preprocess import PLAIN, read_preprocessing
@@ -64,7 +67,7 @@ TESTED = 5      # of so many cases, one is drawn at random and kept for testing
 class Options:
     """Choose scans to label."""
 
-    run: Path | None = None         # folder that train_own.py wrote
+    run: Path | None = None         # folder that train_own.py wrote; of folds, the folder that holds them
     output: Path                    # folder for the chosen scans and what is proposed for them
     count: int = 5                  # cases to label, those for testing among them
     by: Literal["look", "spread", "random"] | None = None   # by default look, and spread where there is no run
@@ -88,15 +91,20 @@ def check(options):
                          "spread or --by random")
     if options.run and options.channels:
         raise InputError("--channels: the run knows its channels; leave the option out")
-    if options.images is not None and existing_folder(options.images).resolve() in (
-            here := options.output.resolve(), *here.parents):
-        raise InputError(f"--output {options.output}: lies in --images {options.images}, where its copies would be "
-                         "taken for scans; name another folder")
+    if options.images is not None:
+        check_outside(options.output, existing_folder(options.images))
     if options.output.exists() and not (options.output / ROUND).exists() and any(options.output.iterdir()):
         raise InputError(f"--output {options.output}: exists, and label_next.py did not write it; name a new folder")
     if (options.output / ROUND).exists() and read_round(options.output).run != run_of(options):
         raise InputError(f"--output {options.output}: holds scans that another run chose; name a new folder for each "
                          "round")
+
+
+def check_outside(output, images):
+    """InputError where a round would lie in the folder of the scans."""
+    if Path(images).resolve() in (here := output.resolve(), *here.parents):
+        raise InputError(f"--output {output}: lies in --images {images}, where its copies would be taken for scans; "
+                         "name another folder")
 
 
 def run_of(options):
@@ -116,12 +124,17 @@ def main(args=None):
 
 
 def with_run(options, by):
-    dataset = datasets.of_run(options.run)
+    first, *_ = fold_runs(options.run) if is_folds(options.run) else [options.run]
+    dataset = datasets.of_run(first)
     if dataset.data is not Own:
         raise InputError(f"{options.run}: is a run on {dataset.data.dataset}, whose scans are not yours to label; "
                          "expected one of train_own.py")
-    recipe = load_recipe(options.run, dataset.recipe)
-    sources, data = read_sources(recipe.data_dir), Own(recipe)
+    recipe = load_recipe(first, dataset.recipe)
+    sources, data, prepared = read_sources(recipe.data_dir), Own(recipe), read_preprocessing(recipe.data_dir)
+    record = Round(run_of(options), sources.command, prepared.labels, prepared.class_names, prepared.geometry,
+                   "--same-voxels" in sources.command)
+    if record.option("--images"):
+        check_outside(options.output, record.option("--images"))
     names = data.listed("train")
     labelled = data.labelled(names)
     others = [name for name in names if name not in set(labelled)]
@@ -129,18 +142,19 @@ def with_run(options, by):
         raise InputError(f"{recipe.data_dir}: all {len(names)} cases of train.list have a label; add scans, and "
                          "prepare the folder again")
     if unknown := [name for name in others if name not in sources.cases]:
-        raise InputError(f"{recipe.data_dir / 'sources.json'}: does not say where the scans of "
+        raise InputError(f"{recipe.data_dir / SOURCES}: does not say where the scans of "
                          f"{', '.join(unknown[:3])} are; prepare the folder again")
-    tests, pool = drawn_for_testing(others, tests_of(recipe.data_dir), options)
+    tests, pool = drawn_for_testing(others, listed(recipe.data_dir / TESTS), options)
     add_tests(recipe.data_dir, tests)
     count = options.count - len(tests)
     pool = shuffled(pool, options.seed + 1)[:count] if by == "random" else pool
-    scans = {name: scan_of(name, sources.cases[name], options.images) for name in [*pool, *tests]}
+    places = Places(options.images)
+    scans = {name: scan_of(name, sources.cases[name], sources.channels, places) for name in [*pool, *tests]}
     code = propose(options, scans, sources.channels)
     flags = flags_by_look(options)
     looked = [name for name in flags if name in pool]
     if by == "spread":
-        looked = spread(options, labelled, looked[:max(count, -(-len(looked) // 2))])
+        looked = spread(first, options.device, labelled, looked[:max(count, -(-len(looked) // 2))])
     chosen = {name: False for name in looked[:count]} | dict.fromkeys(tests, True)
     print(f"{len(labelled)} labelled cases, {len(others)} without a label; {counted(len(chosen), 'case')} to label, "
           f"by {by}:")
@@ -148,7 +162,6 @@ def with_run(options, by):
         print(f"  {name}: {'drawn at random, kept for testing' if test else flags[name] or 'no flags'}")
     print(told_tests(tests), end="", flush=True)
     copies = {name: placed_beside(name, scans[name], sources.channels, options.output, copied) for name in chosen}
-    record = read_preprocessing(recipe.data_dir)
     handed = {}
     for name, test in chosen.items():
         proposal = find_scan(options.output / PROPOSALS / name)     # if there is none, predict.py has said why
@@ -156,8 +169,7 @@ def with_run(options, by):
             copied(proposal, options.output / name / f"{name}_seg{suffix(proposal)}")
         handed[name] = Handed(source_files(scans[name]), tuple(copies[name]),
                               proposal and f"{PROPOSALS}/{proposal.name}", test)
-    finish(options, handed, Round(run_of(options), sources.command, record.labels, record.class_names, record.geometry,
-                                  "--same-voxels" in sources.command), Path(sources.labels))
+    finish(options, handed, record, Path(sources.labels))
     return code
 
 
@@ -167,8 +179,8 @@ def propose(options, scans, channels):
     with tempfile.TemporaryDirectory() as links:
         for name, files in scans.items():
             placed_beside(name, files, channels, Path(links), lambda file, link: link.symlink_to(file.resolve()))
-        return predict.main(["--run", str(options.run), "--input", links, "--output", str(options.output / PROPOSALS),
-                             "--device", options.device])
+        return predict.segment_scans(predict.Options(run=(options.run,), input=Path(links), device=options.device,
+                                                     output=options.output / PROPOSALS))
 
 
 def flags_by_look(options):
@@ -179,10 +191,10 @@ def flags_by_look(options):
     return {name: "; ".join(flags_of(rows)) for name, rows in cases.items()}
 
 
-def spread(options, labelled, names):
+def spread(run, device, labelled, names):
     """The cases, those first whose bottlenecks are farthest from the labelled ones' and from those before."""
     from training.trained import load_run
-    trained, features = load_run(options.run, device=options.device), {}
+    trained, features = load_run(run, device=device), {}
     for name in tqdm([*labelled, *names], "spread", unit="scan", disable=None):
         [scan] = trained.data.train_scans([name], labelled=False)
         features[name] = bottleneck(trained.method, scan.image, trained.recipe)
@@ -219,7 +231,9 @@ def without_run(options, by):
     for name, test in chosen.items():
         copies = placed_beside(name, cases[name], options.channels, options.output, copied)
         handed[name] = Handed(source_files(cases[name]), tuple(copies), None, test)
-    finish(options, handed, Round(), Path("masks"))
+    command = ["--images", str(options.images.resolve())]
+    command += ["--channels", *options.channels] if options.channels else []
+    finish(options, handed, Round(command=tuple(command)), Path("masks"))
     return 2 if bad else 0
 
 
@@ -263,13 +277,12 @@ def finish(options, handed, record, labels):
         record = Round(**vars(record) | {"cases": read_round(options.output).cases})
     record.cases.update({name: asdict(case) for name, case in handed.items()})
     record.write(options.output)
-    images = sorted({str(Path(source).parent) for case in handed.values() for source in case.sources})
-    folder = images[0] if len(images) == 1 else "scans"
     what = "correct <case>/<case>_seg" if record.labels else "draw each scan"
     print(f"{counted(len(handed), 'case')} -> {shown(options.output)}; {what} in 3D Slicer or ITK-SNAP, and save it "
           "beside the scan")
-    command = ["python", "code/take_labels.py", "--input", shown(options.output), "--images", shown(Path(folder)),
-               "--labels", shown(labels)]
+    images = options.images or record.option("--images")      # none where a dataset.json names the scans
+    command = ["python", "code/take_labels.py", "--input", shown(options.output),
+               *(["--images", shown(images)] if images else []), "--labels", shown(labels)]
     print(f"next: {shlex.join(map(str, command))}")
 
 

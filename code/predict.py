@@ -28,6 +28,7 @@ import numpy as np
 from nibabel.orientations import aff2axcodes
 from tqdm import tqdm
 
+from dataloaders.own import Own
 from evaluation import calibration, components, pooled, trust
 from evaluation.predictions import Predictions
 from evaluation.windows import DISAGREEMENT, WEIGHTS, Member, windows_of
@@ -35,7 +36,15 @@ from imaging import dicom_contours, dicom_segmentations
 from imaging.case_files import scans_to_segment, told
 from imaging.dicom import Series
 from imaging.preparation import attempt, report_bad
-from imaging.preprocess import PUBLISHED, Preprocessing, apply, read_preprocessing, restore, restore_labels
+from imaging.preprocess import (
+    PUBLISHED,
+    Preprocessing,
+    apply,
+    read_preprocessing,
+    restore,
+    restore_labels,
+    written_values,
+)
 from imaging.scan_files import (
     SUFFIXES,
     WRITERS,
@@ -313,10 +322,18 @@ def check_together(runs, recipes, records):
 @reported
 def main(args=None):
     options = parsed(Options, args, description=f"{__doc__}\n{DEBUG}")
+    code, (run, *_) = segment_scans(options), runs_of(options)
+    if datasets.of_run(run).data is Own:
+        Ranks().say(f"next: python code/label_next.py --run {options.run[0]} --output to_label")
+    return code
+
+
+def segment_scans(options):
+    """Segment what the options name -> the exit code: 0, or 2 where a scan is bad."""
     runs = runs_of(options)
     run, *_ = runs
     records = [read_preprocessing(one) or PUBLISHED[datasets.of_run(one).data.dataset] for one in runs]
-    record, preprocessing = read_preprocessing(run), records[0]
+    preprocessing = records[0]
     shown = f"{run}" + f" and {counted(len(runs) - 1, 'other run')}" * (len(runs) > 1)
     Ranks().say(f"{shown}, {options.checkpoint}.pt: PyTorch is loading")
     trained = [load_run(one, options.checkpoint, options.device) for one in runs]
@@ -329,9 +346,7 @@ def main(args=None):
         paired = ", ".join(name for name, one in registry.METHODS.items() if one.pair)
         raise InputError(f"--disagreement needs two views to compare, as {paired} have; this run's method is "
                          f"{recipe.method}")
-    values = np.arange(recipe.num_classes, dtype=np.uint8)
-    if record and record.num_classes == recipe.num_classes:
-        values = record.values
+    values = written_values(read_preprocessing(run), recipe.num_classes)
     windows, *others = [windows_of(one.recipe, options.stride, options.weights, fast=True) for one in trained]
     kept = components.asked_for(options.keep_largest, recipe.keep_largest, recipe.num_classes)
     cases, bad, aside = scans_to_segment(options.input, preprocessing.modalities)

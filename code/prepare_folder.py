@@ -8,7 +8,9 @@ _mask after it; then both may lie in one folder. Of several channels, the files 
 the label is <case>. A Medical Segmentation Decathlon or nnU-Net folder is taken as its dataset.json describes it: the
 cases that it lists (or imagesTr and labelsTr), its channels, classes and their names. Writes, below --output,
 <case>/mri_norm2.h5 with `image` (x, y, z) or (C, x, y, z) turned to right, anterior, superior, and `label` where
-there is one, and train.list with the labelled cases first. A list that was edited by hand is kept.
+there is one; plan.json, which says with reasons how the scans are prepared and what train_own.py starts from, and may
+be edited; and train.list, labelled cases first, and with --holdout N test.list with N labelled cases, which are not
+trained on. A list that was edited by hand is kept. Give the same command again when scans or labels are added.
 """
 import sys
 from dataclasses import dataclass

@@ -25,7 +25,7 @@ import tyro
 
 from evaluation import published
 from evaluation.report import write_rows
-from reproduction import columns, document, runs
+from reproduction import active, columns, document, runs
 from reproduction.experiments import PLACES
 from runtime.command_line import run_command
 from runtime.errors import InputError, counted, one_line
@@ -43,12 +43,29 @@ def _kept_in(results):
     return (results,) if results else runs.RESULTS
 
 
+def _known(names):
+    """The names of places; InputError for any other."""
+    for name in names:
+        if name not in (*PLACES, active.NAME):
+            raise InputError(f"{name!r} is unknown: choose of {', '.join((*PLACES, active.NAME))}")
+    return names
+
+
+def _runs_of(names, preset, seeds):
+    """Runs of places and of single names; the active-learning table makes its own, one after the other."""
+    others = tuple(name for name in names if name != active.NAME)
+    return runs.runs_of(others, preset, seeds) if others or not names else []
+
+
 def list_runs(names: Names = (), preset: Preset = None, results: Path | None = None):
     """What there is to run, place by place, which of it is there, and what the paper reports of it."""
     read, counts = _kept_in(results), []
-    for name in names or PLACES:
-        if name not in PLACES:
-            raise InputError(f"{name!r} is unknown: choose of {', '.join(PLACES)}")
+    for name in _known(names or (*PLACES, active.NAME)):
+        if name == active.NAME:
+            kept = active.there(read)
+            counts += ["there" if cell in kept else "missing" for cell in active.cells()]
+            print(f"\n{name}: {active.CAPTION} (mini)\n  {len(kept)} of {len(active.cells())} runs are there")
+            continue
         place = PLACES[name]
         print(f"\n{name}: {place.caption} ({place.at(preset)})")
         for row in place.rows:
@@ -75,7 +92,7 @@ def plan(names: Names = (), preset: Preset = None, seeds: int | None = None, slu
     data_dir: folder with one folder of scans per data set.
     """
     read = _kept_in(results)
-    todo = [run for run in runs.runs_of(names, preset, seeds) if not runs.kept(run, read)]
+    todo = [run for run in _runs_of(names, preset, seeds) if not runs.kept(run, read)]
     if slurm:
         print(runs.slurm(todo, f" --data-dir {shlex.quote(str(data_dir))}" if data_dir else "") if todo
               else "# nothing is missing")
@@ -90,6 +107,12 @@ def plan(names: Names = (), preset: Preset = None, seeds: int | None = None, slu
         cost = "hours unknown" if np.isnan(hours) else f"{hours:.1f} h" + ("" if own else ", as other methods")
         where = f" --data-dir {shlex.quote(str(data_dir / run.dataset))}" if data_dir else ""
         print(f"{run.command}{where}    # {cost}")
+    if not names or active.NAME in names:
+        absent, time = active.missing_hours(read, seeds)
+        if absent:
+            where = f" --data-dir {shlex.quote(str(data_dir))}" if data_dir else ""
+            print(f"python code/reproduce.py run {active.NAME}{where}    # {counted(len(absent), 'run')}, "
+                  + ("hours unknown" if np.isnan(time) else f"{time:.1f} h"))
     print(f"\n{counted(len(todo), 'run')}, {total:.1f} hours of training by runs that are there"
           + (f", and {unknown} of unknown length" if unknown else ""))
 
@@ -102,7 +125,9 @@ def run(names: Names = (), preset: Preset = None, seeds: int | None = None, data
     at the end. data_dir, out: folders with one folder per data set (scans, run folders).
     """
     read, failed = _kept_in(results), {}
-    for each in runs.runs_of(names, preset, seeds):
+    if active.NAME in names:
+        active.carry_out(read[0], out, data_dir, device, seeds)
+    for each in _runs_of(names, preset, seeds):
         if found := runs.kept(each, read):
             print(f"{each.name} is there: {found.folder}")
         else:

@@ -5,9 +5,10 @@
 
 Of each case, the file beside the scan that differs from the proposal is its label: the corrected <case>_seg, or a
 segmentation saved under any name (.nii.gz, .nrrd, .mha, .seg.nrrd: also cropped, in layers, with named segments). It is
-written into --labels on the scan's own grid, with the values of your label files; how many voxels changed is said for
-each class. A proposal that nobody changed is no label and stays where it is, unless --accept names its case. A label
-that exists is kept without --replace; nothing is written into --input and --images.
+written into --labels on the scan's own grid, with the values of your label files, where and as the labels that are
+there lie: in one folder, in one per case, or beside the scans as <case>_seg. How many voxels changed is said for each
+class. A proposal that nobody changed is no label and stays where it is, unless --accept names its case. A label that
+exists is kept without --replace; no scan is written to, and nothing into --input.
 """
 import shlex
 import sys
@@ -20,15 +21,16 @@ from runtime.script import reported
 
 import numpy as np
 
-from imaging.case_files import LABELS, role_of
+from imaging.case_files import LABELS, files_in, named, plain_name, role_of
 from imaging.cases import existing_folder, shown
-from imaging.labelling import ROUND, add_tests, moved, read_round
+from imaging.labelling import ROUND, Places, add_tests, read_round
 from imaging.preparation import attempt, report_bad
 from imaging.scan_files import (
     WRITERS,
     case_name,
     format_of,
     is_label,
+    is_scan,
     read_label,
     read_scan_file,
     save_on_grid,
@@ -38,6 +40,7 @@ from imaging.scan_files import (
 )
 from runtime.command_line import parsed
 from runtime.errors import DEBUG, InputError, counted
+from runtime.files import make_folder
 from runtime.locks import locked
 
 
@@ -59,12 +62,12 @@ class Taken(NamedTuple):
     words: str
 
 
-def check(options, cases):
+def check(options, record, cases):
     """InputError where labels would be written into an input, or --accept names no case."""
     here, scans = options.labels.resolve(), [Path(source).parent for case in cases.values() for source in case.sources]
     if options.images is not None:
         scans.append(existing_folder(options.images).resolve())
-    if here in scans or existing_folder(options.input).resolve() in (here, *here.parents):
+    if (here in scans and not record.beside_scans) or existing_folder(options.input).resolve() in (here, *here.parents):
         raise InputError(f"--labels {options.labels}: is a folder of scans, or lies in --input {options.input}, where "
                          "nothing is written; name the folder of your label maps, or a new one")
     if unknown := sorted(set(options.accept) - set(cases)):
@@ -77,11 +80,12 @@ def main(args=None):
     options = parsed(Options, args, description=f"{__doc__}\n{DEBUG} Exit code: 0, or 2 if a label could not be taken.")
     record = read_round(options.input)
     cases = record.handed(options.input / ROUND)
-    check(options, cases)
+    check(options, record, cases)
+    places = Places(options.images)
     taken, left, bad = [], [], {}
     with locked(options.labels, "--labels"):
         for name, case in cases.items():
-            match attempt(partial(take, name, case, record, options), "use a machine with more memory"):
+            match attempt(partial(take, name, case, record, options, places), "use a machine with more memory"):
                 case Taken(words):
                     taken.append(name)
                     print(f"{name}: {words}")
@@ -95,47 +99,46 @@ def main(args=None):
           + f", {len(bad)} bad")
     report_bad(bad)
     if taken:
-        print(f"next: {next_command(record, cases, options)}")
+        print(f"next: {next_command(record, options)}")
     return 2 if bad else 0
 
 
-def next_command(record, cases, options):
+def next_command(record, options):
     """By which prepare_folder.py prepares the labels; as before where it has prepared others."""
     words = [str(shown(Path(word))) if Path(word).is_absolute() else word for word in record.command or ()]
-    if words and "--labels" not in words and "--images" in words:       # a folder with a dataset.json
-        return shlex.join(["python", "code/prepare_folder.py", *words])
-    images = options.images or Path(next(iter(cases.values())).sources[0]).parent
-    for option, folder in (("--images", images), ("--labels", options.labels)):
-        place = words.index(option) if option in words else len(words)
-        words[place:place + 2] = [option, str(shown(folder))]
+    described = record.run and "--labels" not in words      # by a dataset.json, which says where labels are
+    for option, folder in (("--images", options.images), ("--labels", options.labels)):
+        if folder is not None and not described:
+            place = words.index(option) if option in words else len(words)
+            words[place:place + 2] = [option, str(shown(folder))]
     return shlex.join(["python", "code/prepare_folder.py", *words])
 
 
-def take(name, case, record, options):
+def take(name, case, record, options, places):
     """Write a case's label -> Taken; None where there is nothing to take."""
-    scan = read_scan_file(original(name, case, options), record.geometry)
+    scan = read_scan_file(original(name, case, options, places), record.geometry)
     proposal = options.input / case.proposal if case.proposal else None
-    before = values_of(proposal, scan, record, options) if proposal else np.zeros(scan.array.shape, int)
-    drawn = {path: values_of(path, scan, record, options) for path in labels_beside(name, case, options.input)}
-    changed = {path: values for path, values in drawn.items() if (values != before).any()}
+    before = values_of(proposal, scan, record) if proposal else np.zeros(scan.array.shape, int)
+    beside = {path: values_of(path, scan, record) for path in labels_beside(name, case, options.input)}
+    changed = {path: values for path, values in beside.items() if (values != before).any()}
     first, *others = changed.values() or [before]
     if any((other != first).any() for other in others):
-        raise InputError(f"{' and '.join(path.name for path in changed)} in {next(iter(changed)).parent}: are "
-                         "different labels of one case; remove all but one")
+        raise InputError(f"{next(iter(changed)).parent}: the labels {' and '.join(path.name for path in changed)} of "
+                         f"{name} differ, and a case has one; remove all but the right one")
     if not changed and name not in options.accept:
         return None
     if not first.any() and not options.allow_empty:
-        raise InputError(f"{next(iter(changed), proposal)}: is empty, all voxels are background; draw it, or see "
-                         "--allow-empty")
+        raise InputError(f"{next(iter(changed), proposal) or options.input / name}: nothing is drawn there, all voxels "
+                         "are background; draw the label or, where the scan is a healthy case, use --allow-empty")
     written = write(name, first, scan, record, options)
     return Taken(f"{written}; {differences(before, first, record) if changed else 'as proposed'}")
 
 
-def original(name, case, options):
+def original(name, case, options, places):
     """The scan that the label is of; of a DICOM series, its copy."""
     if not suffix(Path(case.sources[0])):
         return options.input / name / case.copies[0]
-    return moved(case.sources[0], options.images)
+    return places.of(case.sources[0])
 
 
 def labels_beside(name, case, folder):
@@ -144,34 +147,35 @@ def labels_beside(name, case, folder):
         if is_label(path) and path.name not in case.copies and path.is_file():
             yield path
     for path in sorted(folder.iterdir()):
-        stem = case_name(path)
-        if is_label(path) and path.is_file() and (stem == name or (role_of(stem, LABELS) or [None])[0] == name):
+        if is_label(path) and path.is_file() and name in (case_name(path), plain_name(case_name(path))):
             yield path
 
 
-def values_of(path, scan, record, options):
+def values_of(path, scan, record):
     """The values (*N) int that a label file has on the scan's grid."""
-    known = record.labels
-    if known is None:
-        known = {value: 0 for value in sorted({0, *values_in(path)})}
-    if len(known) > 256:
-        raise InputError(f"{path}: has {len(known)} values, expected those of a label map; is this an image?")
-    values = np.array(list(known))
+    values = np.array(sorted({0, *values_in(path)}) if record.labels is None else list(record.labels))
+    if len(values) > 256:
+        raise InputError(f"{path}: has {len(values)} different values, expected a label map, 256 at most; this looks "
+                         "like an image: save the segmentation there")
     segments = None
     if record.class_names and (names := segment_names(path)) and set(names) & set(record.class_names):
         segments = {record.class_names[label - 1]: value for value, label in record.labels.items() if label}
-    places = read_label(path, scan, {value: place for place, value in enumerate(known)}, not record.same_voxels,
-                        allow_empty=True, geometry=record.geometry, segments=segments,
-                        remedy=f"expected the values that your label files have in {options.labels}: correct the file")
-    return values[places]
+    indices = read_label(path, scan, {value: index for index, value in enumerate(values.tolist())},
+                         not record.same_voxels, allow_empty=True, geometry=record.geometry, segments=segments,
+                         remedy="those are the values of the label files that were prepared; correct the file")
+    return values[indices]
 
 
 def write(name, values, scan, record, options):
     """The label map in the folder of labels -> its path and what became of an earlier one, in words."""
-    target = options.labels / f"{name}{WRITERS[format_of(scan.path).out][0]}"
-    there = [path for path in sorted(options.labels.iterdir()) if is_label(path)
-             and (case_name(path) == name or (role_of(case_name(path), LABELS) or [None])[0] == name)]
-    if len(there) == 1 and (values_of(there[0], scan, record, options) == values).all():
+    files = files_in(options.labels, is_label)
+    nested = bool(files) and files[0].parent != options.labels      # a folder per case, as those that are there
+    there = [path for case, path in named(files, {name}) if case == name
+             and not (record.beside_scans and is_scan(path) and not role_of(case_name(path), LABELS))]
+    folder, mark = options.labels / name if nested else options.labels, "_seg" * (nested or record.beside_scans)
+    target = folder / f"{name}{mark}{WRITERS[format_of(scan.path).out][0]}"
+    make_folder(folder)
+    if len(there) == 1 and (values_of(there[0], scan, record) == values).all():
         return f"{shown(there[0])} is there already, the same"
     if there and not options.replace:
         raise InputError(f"{there[0]}: is there already, another label of this case; --replace takes its place")

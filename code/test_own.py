@@ -32,8 +32,12 @@ def main(args=None):
         return scored.score_maps(options)
     if options.run and pooled.is_folds(options.run):
         Ranks().say(f"{options.run}, {options.checkpoint}.pt of every fold: PyTorch is loading")
-        return pooled.test_folds(options, load_run, Own.dataset)
-    return tested(replace(options, spacing=options.spacing or "voxel"), Own, load_run)
+        rows = pooled.test_folds(options, load_run, Own.dataset)
+    else:
+        rows = tested(replace(options, spacing=options.spacing or "voxel"), Own, load_run)
+    if options.run:
+        Ranks().say(f"next: python code/predict.py --run {options.run} --input new_scans --output maps")
+    return rows
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ from training.recipe import MethodName, Ratio, Recipe, Schedule, command_line
 
 # Of slices instead of volumes, the paper's values on ACDC                                                    [P]
 SLICES = dict(network="unet", beta=1 / 2, lambda_unsup=0.5, lambda_dis=0.1)
-# preset -> voxels of a patch at most, scans a batch: of volumes, of slices                                   [O]
+# preset -> voxels per patch at most, scans per batch: of volumes, of slices                                   [O]
 SIZES = {"paper": ((112 * 112 * 80, 4), (256 * 256, 12)), "short": ((48 * 48 * 32, 4), (128 * 128, 6)),
          "mini": ((48 * 48 * 32, 4), (128 * 128, 6))}
 
@@ -152,8 +152,8 @@ class OwnRecipe(Recipe):
         if self.fold:
             fold_number(self.fold)
         if (self.folds or self.budget) and self.fold:
-            raise InputError(f"--fold {self.fold}: is one run; leave it out, or {'--budget' * bool(self.budget)}"
-                             f"{'--folds' * (not self.budget)}")
+            raise InputError(f"--fold {self.fold}: is one run; leave it out, or "
+                             f"{'--budget' if self.budget else '--folds'}")
         if self.folds is not None and self.folds < 2:
             raise InputError(f"--folds {self.folds}: must be 2 or more")
         if min(self.budget, default=1) < 1 or sorted(set(self.budget)) != [*self.budget]:

@@ -2,10 +2,11 @@
 import numpy as np
 
 from dataloaders import strong
-from dataloaders.augment import window_at
+from dataloaders.augment import each, window_at
 from dataloaders.folds import divided, fold_number
 from dataloaders.scans import Split, drawn, has_label, read_list
 from dataloaders.volumes import Volumes
+from imaging.cases import LAYOUT
 from runtime.errors import InputError
 
 PLACES = 10_000     # voxels remembered of each class and scan, for patches that hold foreground
@@ -23,7 +24,7 @@ class Own(Volumes):
         self.places = {}        # name of a labelled scan -> voxels (n, 3) of each of its foreground classes
 
     def paths(self, name):
-        return [f"{name}/mri_norm2.h5"]
+        return [LAYOUT.format(case=name)]
 
     def split(self):
         """Training cases with labels, of which --labeled many are used, all other training cases, and the lists.
@@ -73,14 +74,14 @@ class Own(Volumes):
         plane and flips as the recipe allows.
         """
         recipe, size = self.recipe, self.recipe.patch_size
-        arrays = [*scan.image.numpy(), *([] if scan.label is None else [scan.label.numpy()])]
-        place, places = None, self.places.get(scan.name) if scan.label is not None else None
-        if places and rng.random() < recipe.foreground:
+        label, place = None if scan.label is None else scan.label.numpy(), None
+        arrays = [*scan.image.numpy(), label]
+        if label is not None and (places := self.places.get(scan.name)) and rng.random() < recipe.foreground:
             voxels = places[rng.integers(len(places))]
             place = voxels[rng.integers(len(voxels))]
         if len(size) == 2:
             index = rng.integers(len(arrays[0])) if place is None else place[0]
-            arrays, place = [array[index] for array in arrays], place if place is None else place[1:]
+            arrays, place = each(arrays, lambda a: a[index]), place if place is None else place[1:]
         distorted = recipe.augment in strong.GEOMETRY
         quarters = rng.integers(4) if recipe.quarter_turns and not distorted else 0
         if quarters % 2:
@@ -90,8 +91,8 @@ class Own(Volumes):
             arrays = strong.distort(arrays, starts, size, rng, recipe.flips, recipe.quarter_turns)
         else:
             flipped = [axis for axis in recipe.flips if rng.random() < 0.5]
-            arrays = [np.flip(np.rot90(window_at(array, starts, size), quarters), flipped) for array in arrays]
-        channels, label = (arrays, None) if scan.label is None else (arrays[:-1], arrays[-1])
+            arrays = each(arrays, lambda a: np.flip(np.rot90(window_at(a, starts, size), quarters), flipped))
+        *channels, label = arrays
         return np.stack(channels), label
 
 
@@ -121,5 +122,3 @@ def _places(label):
         voxels = voxels[np.linspace(0, len(voxels) - 1, min(len(voxels), PLACES)).astype(int)]
         places.append(np.stack(np.unravel_index(voxels, label.shape), 1))
     return places
-
-

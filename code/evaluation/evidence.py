@@ -130,6 +130,19 @@ def as_trained(image, recipe):
     return halved(image) if recipe.half_resolution else image
 
 
+def judged(trained, image, training, geometry, name=""):
+    """A prepared scan (in_channels, *S) -> its label map (*S) uint8 as it is tested, Evidence, rows of `case_rows`.
+
+    training: trust.TrainingCases; geometry: preprocess.Geometry, or None where the file does not have it.
+    """
+    recipe = trained.recipe
+    views, evidence = examined(trained.method, image, recipe, views=())
+    labels = keep_largest(likeliest(next(iter(views.values()))), recipe.keep_largest)
+    rows = case_rows(name, recipe.classes, measured(labels, recipe.num_classes), evidence, training,
+                     geometry and math.prod(geometry.spacing) / 1000, geometry and geometry.voxel_size)
+    return labels, evidence, rows
+
+
 def examined_cases(trained, split):
     """What the score says of a list's cases and how good they are: one row per case, the one to look at first in front.
 
@@ -146,11 +159,7 @@ def examined_cases(trained, split):
                          "compares with it: train again")
     for name in tqdm(names, "trust", unit="case"):
         [scan] = data.cases([name])
-        views, evidence = examined(trained.method, scan.image, recipe, views=())
-        labels = keep_largest(likeliest(next(iter(views.values()))), recipe.keep_largest)
-        geometry = read_geometry(data.path_of(name))
-        of_classes = case_rows(name, recipe.classes, measured(labels, recipe.num_classes), evidence, training,
-                               geometry and math.prod(geometry.spacing) / 1000, geometry and geometry.voxel_size)
+        labels, evidence, of_classes = judged(trained, scan.image, training, read_geometry(data.path_of(name)), name)
         agreement = math.nan if evidence.agreement is None else float(np.mean(evidence.agreement))
         rows[name] = {"case": name, "score": of_classes[0]["score"],
                       "dice": mean_overlap(labels, scan.label.numpy(), recipe.num_classes),

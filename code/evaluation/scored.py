@@ -1,7 +1,6 @@
 """Label maps that any program made against reference label maps: files of any format, matched by their names."""
 import math
 import sys
-from collections import Counter
 from functools import partial
 
 import numpy as np
@@ -9,8 +8,8 @@ from tqdm import tqdm
 
 from evaluation import pooled, tables
 from evaluation.metrics import class_metrics, volume_metrics
-from imaging.case_files import LABELS, contents, files_below, role_of
-from imaging.cases import existing_folder
+from imaging.case_files import contents, files_in, named, plain_name
+from imaging.cases import one_case_each
 from imaging.preparation import attempt, report_bad
 from imaging.scan_files import case_name, is_label, is_scan, read_label, read_scan_file, values_in
 from runtime.errors import InputError, counted
@@ -69,33 +68,23 @@ def score_maps(options):
 
 def maps_in(folder):
     """{case: file} of the label maps in a folder, or in the folders below it where it has none itself."""
-    files = [path for path in sorted(existing_folder(folder).iterdir()) if is_label(path)] or [
-        path for path in files_below(folder) if is_label(path)]
+    files = files_in(folder, is_label)
     if not files:
         raise InputError(f"{folder}: has no label maps; {contents(folder)}")
-    places, found = Counter(map(case_name, files)), {}
-    for path in files:
-        name = case_name(path) if places[case_name(path)] == 1 else path.parent.name
-        if name in found:
-            raise InputError(f"{found[name]} and {path} are one case, {name}: remove or rename one of them")
-        found[name] = path
+    found, bad = one_case_each(named(files))
+    if bad:
+        raise InputError(bad[min(bad)])
     return found
 
 
 def matched(labels, predictions):
     """{case: (reference, prediction)} of two folders' {case: file}; a label's ending, <case>_seg say, may differ."""
-    by_case = {_plain(name): path for name, path in predictions.items()} | predictions
+    by_case = {plain_name(name): path for name, path in predictions.items()} | predictions
     pairs = {}
     for name, path in labels.items():
-        if other := by_case.get(name) or by_case.get(_plain(name)):
+        if other := by_case.get(name) or by_case.get(plain_name(name)):
             pairs[name] = path, other
     return pairs
-
-
-def _plain(name):
-    """A case's name without the ending of a label map."""
-    role = role_of(name, LABELS)
-    return role[0] if role and role[0] else name
 
 
 def _values(pair):

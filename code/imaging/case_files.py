@@ -5,11 +5,12 @@ the case's (<case>/lgemri.nrrd).
 """
 import os
 import re
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from imaging import dicom, dicom_series
+from imaging.cases import existing_folder, one_case_each
 from imaging.preprocess import PLAIN
 from imaging.scan_files import COMPANIONS, SUFFIXES, case_name, is_scan, suffix
 from runtime.errors import InputError
@@ -37,14 +38,35 @@ def role_of(name: str, roles: Iterable[str]) -> tuple[str, str] | None:
     return None
 
 
-def grouped(files: Iterable[Path], channels: Sequence[str], remedy: str = "leave the case out"
+def plain_name(name: str) -> str:
+    """A file's name without the ending of a label map: case7_seg -> case7."""
+    role = role_of(name, LABELS)
+    return role[0] if role and role[0] else name
+
+
+def named(files: Iterable[Path], known: Collection[str] = frozenset()) -> Iterator[tuple[str, Path]]:
+    """(case, file) of each: its name, less a label's ending where only that names a `known` case; or its folder's name,
+    where several folders have files of one name."""
+    places = defaultdict(set)
+    for path in files:
+        places[case_name(path)].add(path.parent)
+    for path in files:
+        name = case_name(path)
+        if name not in known and plain_name(name) in known:
+            name = plain_name(name)
+        elif len(places[name]) > 1 or (name not in known and path.parent.name in known):
+            name = path.parent.name
+        yield name, path
+
+
+def grouped(files: Iterable[Path | dicom.Series], channels: Sequence[str], remedy: str = "leave the case out"
             ) -> tuple[dict[str, tuple[Path, ...]], dict[str, str], list[Path]]:
-    """({case: its files, one a channel, in order}, {case: one line of what is wrong}, files without such an end).
+    """({case: its files, one per channel, in order}, {case: one line of what is wrong}, files without such an end).
 
     In `remedy`, {channel} stands for a missing one.
     """
     found, bad, rest = {}, {}, []
-    for path in sorted(files):
+    for path in sorted(files, key=str):
         if (match := role_of(case_name(path), channels)) is None:
             rest.append(path)
             continue
@@ -60,7 +82,7 @@ def grouped(files: Iterable[Path], channels: Sequence[str], remedy: str = "leave
             there = next(iter(case.values()))
             role = next(iter(case))
             stem = case_name(there)
-            missed = there.with_name(stem[:len(stem) - len(role)] + missing[0] + suffix(there))
+            missed = there.parent / (stem[:len(stem) - len(role)] + missing[0] + suffix(there))
             bad[name] = f"{missed}: is missing; copy it there, or {remedy.format(channel=missing[0])}"
     return {name: tuple(case[channel] for channel in channels) for name, case in found.items() if name not in bad
             }, bad, rest
@@ -94,11 +116,16 @@ def contents(folder: Path) -> str:
     return f"it holds {told(files_below(folder)) or 'no files'}; taken are {TAKEN}"
 
 
-def visible(folder: Path) -> list[Path]:
-    """The files in a folder or, where none of them is a scan, all below: one folder per case."""
-    files = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")
-             and (is_scan(path) or not path.is_dir())]
-    return files if any(map(is_scan, files)) else list(files_below(folder))
+def visible(folder: Path, wanted: Callable[[Path], bool] = is_scan) -> list[Path]:
+    """The files in a folder or, where none of them is `wanted`, all below: one folder per case."""
+    files = [path for path in sorted(existing_folder(folder).iterdir()) if not path.name.startswith(".")
+             and (wanted(path) or not path.is_dir())]
+    return files if any(map(wanted, files)) else list(files_below(folder))
+
+
+def files_in(folder: Path, wanted: Callable[[Path], bool] = is_scan) -> list[Path]:
+    """Those of the `visible` files that are wanted: scans, say."""
+    return [path for path in visible(folder, wanted) if wanted(path)]
 
 
 def series_among(files: Sequence[Path], folder: Path) -> tuple[dicom_series.FoundSeries, list[Path]]:
@@ -113,7 +140,7 @@ def series_among(files: Sequence[Path], folder: Path) -> tuple[dicom_series.Foun
 def scans_to_segment(path: Path, modalities: Sequence[str]
                      ) -> tuple[dict[str, tuple[Path, ...]], dict[str, str], list[Path]]:
     """A scan file, or a folder of scans, of one folder per case, or of DICOM series of any depth -> ({case: its files,
-    one a modality, or the one that holds them all}, {case: what is wrong with it}, files left aside).
+    one per modality, or the one that holds them all}, {case: what is wrong with it}, files left aside).
 
     Roles are those that the training set had, `modalities`, where any file has one. Else each scan is a case, but for
     label maps and for other channels by their names. Raises InputError where there is no scan.
@@ -141,11 +168,16 @@ def scans_to_segment(path: Path, modalities: Sequence[str]
     rest = [file for file in scans if file not in labels]
     cases, bad = {}, {}
     if tuple(modalities) != PLAIN:
-        cases, bad, rest = grouped(rest, modalities)
+        channels = [one for one in series.series if role_of(one.name, modalities)]      # by their series numbers
+        if channels:
+            series.aside += [dicom_series.Aside(one.files[0], "DICOM series of another number") for one in series.series
+                             if one not in channels]
+            series.series = []
+        cases, bad, rest = grouped(rest + channels, modalities)
     if not cases and not bad:
-        cases, bad = _one_each(rest)
-        bad |= other_channels({name: file for name, (file,) in cases.items()}, modalities)
-        cases = {name: files for name, files in cases.items() if name not in bad}
+        alone, bad = one_case_each(named(rest))
+        bad |= other_channels(alone, modalities)
+        cases = {name: (file,) for name, file in alone.items() if name not in bad}
         rest = []
     cases = {one.name: (one,) for one in series.series} | cases
     bad |= series.bad
@@ -158,22 +190,6 @@ def scans_to_segment(path: Path, modalities: Sequence[str]
         what = f"it holds {told(aside)}; taken are {TAKEN}" if aside else contents(path)
         raise InputError(f"--input {path} has no scan; {what}")
     return dict(sorted(cases.items())), bad, aside
-
-
-def _one_each(files):
-    """Each file a case of its own: by its name, or its folder's where several have that name."""
-    places, is_flat = Counter(map(case_name, files)), len({file.parent for file in files}) == 1
-    cases, bad = {}, {}
-    for file in files:
-        name = case_name(file) if is_flat or places[case_name(file)] == 1 else file.parent.name
-        if not is_case_name(name):
-            bad[name] = f"{file}: {name!a} cannot be a case name; rename it with letters, digits, - and _"
-        elif name in cases or name in bad:
-            other = cases.pop(name, [None])[0]
-            bad.setdefault(name, f"{other} and {file} are one case, {name}: remove or rename one of them")
-        else:
-            cases[name] = (file,)
-    return cases, bad
 
 
 def other_channels(files: dict[str, Path], modalities: Sequence[str]) -> dict[str, str]:

@@ -15,6 +15,7 @@ from runtime.errors import DEBUG, InputError
 from runtime.files import ROOT, is_case_name, write_aside
 
 SEED = 1337     # of what is drawn in preparing
+LAYOUT = "{case}/mri_norm2.h5"      # of own data: a case's file below the data folder
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,12 @@ def one_case_each(files: Iterable[tuple[str, Path]]) -> tuple[dict[str, Path], d
         else:
             good[name] = path
     return good, bad
+
+
+def listed(path: Path) -> list[str]:
+    """Names in a list of cases; none where there is no list."""
+    lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines() if path.exists() else []
+    return [line.strip().removesuffix(".h5") for line in lines if line.strip()]
 
 
 def copy_lists(dataset: str, options: "Options", present: set[str]) -> dict[str, list[str]]:

@@ -94,19 +94,19 @@ def _of_nnunet(path, cases):
 
 
 def _of_decathlon(path, values):
-    """The Decathlon's "training": [{"image": file, "label": file}, ...], or files whose labels are in labelsTr."""
+    """The Decathlon's "training": [{"image": file, "label": file}, ...], or the scans' files alone."""
     cases = []
     for item in values.get("training") or ():
         item = item if isinstance(item, dict) else {"image": item}
         image = path.parent / item["image"]
-        label = path.parent / item["label"] if item.get("label") else find_scan(
-            path.parent / "labelsTr" / case_name(image))
+        label = path.parent / item["label"] if item.get("label") else None
         cases.append(Listed(case_name(label or image), (image,), label))
     return tuple(cases) or None
 
 
 def resolved(case: Listed, channels: Sequence[str], where: Path) -> Listed:
-    """The case with files that are there: nnU-Net lists <case>.nii.gz for <case>_0000.nii.gz, <case>_0001.nii.gz ...
+    """The case with files that are there: nnU-Net lists <case>.nii.gz for <case>_0000.nii.gz, <case>_0001.nii.gz ...,
+    and a case that is listed without a label has the one of its name in labelsTr, if there is one.
 
     InputError names the first file that is missing, or the name that cannot be a case's.
     """
@@ -118,7 +118,8 @@ def resolved(case: Listed, channels: Sequence[str], where: Path) -> Listed:
         found = [find_scan(stem) for stem in stems]
         if any(found):
             images = tuple(file or Path(f"{stem}{suffix(images[0])}") for file, stem in zip(found, stems, strict=True))
-    for file in (*images, *([case.label] if case.label else [])):
+    label = case.label or find_scan(where.parent / "labelsTr" / case.name)
+    for file in (*images, *([label] if label else [])):
         if not file.is_file():
             raise InputError(f"{file}: is missing, {where.name} lists it; copy it there, or take it off that list")
-    return Listed(case.name, images, case.label)
+    return Listed(case.name, images, label)

@@ -115,7 +115,8 @@ def find(files: Iterable[Path], root: Path) -> FoundSeries:
     used = {frame.path.parent for one in found.series for frame in one.frames}
     for folder, line in damaged.items():
         if folder not in used and line not in found.bad.values():
-            found.bad[f"{_plain(folder.name)}"] = line
+            place = folder.relative_to(root) if folder.is_relative_to(root) and folder != root else folder.name
+            found.bad[_plain(str(place))] = line
     return found
 
 

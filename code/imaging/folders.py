@@ -1,14 +1,24 @@
 """Scans, labels, channels and classes as somebody's folder, or its dataset.json, has them."""
 import itertools
 import re
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from imaging import dicom_series
-from imaging.case_files import LABELS, NUMBER, contents, files_below, grouped, role_of, series_among, visible
-from imaging.cases import Case, existing_folder, one_case_each
+from imaging.case_files import (
+    LABELS,
+    NUMBER,
+    contents,
+    files_in,
+    grouped,
+    named,
+    plain_name,
+    role_of,
+    series_among,
+    visible,
+)
+from imaging.cases import Case, one_case_each
 from imaging.descriptions import Description, Listed, read_description, resolved
 from imaging.preparation import in_parallel, report_bad
 from imaging.scan_files import case_name, is_label, is_scan, values_in
@@ -57,25 +67,19 @@ def find(images: Path | None, labels: Path | None, dataset_json: Path | None, ch
     return found
 
 
-def _files_in(folder, wanted=is_scan):
-    """The scans in a folder or, where it has none, in the folders below: one folder per case."""
-    files = [path for path in sorted(existing_folder(folder).iterdir()) if wanted(path)]
-    return files or [path for path in files_below(folder) if wanted(path)]
-
-
 def _told_apart(images, labels):
     """(scans, label maps, files left aside) of the two folders, which may be one: <case> and <case>_seg."""
     if images.resolve() == labels.resolve():
-        files = _files_in(images, is_label)
+        files = files_in(images, is_label)
         masks = {path for path in files if role_of(case_name(path), LABELS) or not is_scan(path)}
         if not masks:
             raise InputError(f"--images {images} is the folder of --labels, too, and no file name there ends in _seg, "
                              f"_gt, _label or _mask: scans and label maps cannot be told apart; {contents(images)}")
         return [path for path in files if path not in masks], sorted(masks), []
-    scans = [path for path in _files_in(images) if not path.is_relative_to(labels)]
+    scans = [path for path in files_in(images) if not path.is_relative_to(labels)]
     names = {case_name(path) for path in scans}
     aside = {path for path in scans if (role := role_of(case_name(path), LABELS)) and role[0] in names}
-    return [path for path in scans if path not in aside], _files_in(labels, is_label), sorted(aside)
+    return [path for path in scans if path not in aside], files_in(labels, is_label), sorted(aside)
 
 
 def _channels_of(images: Sequence[Path], labels: Sequence[Path], described: int, asked: tuple[str, ...]
@@ -86,7 +90,8 @@ def _channels_of(images: Sequence[Path], labels: Sequence[Path], described: int,
     """
     names = {case_name(path) for path in images}
     there = sorted({match[1] for name in names if (match := NUMBER.search(name))})
-    plain = names & {case_name(path) for path in labels} or not all(map(NUMBER.search, names))
+    called = {case_name(path) for path in labels}
+    plain = names & (called | set(map(plain_name, called))) or not all(map(NUMBER.search, names))
     if asked:
         wanted = tuple(f"{int(end):04d}" if re.fullmatch(r"\d{1,4}", end) else end for end in asked)
         if absent := [end for end in wanted if not any(role_of(name, (end,)) for name in names)]:
@@ -108,31 +113,16 @@ def _paired(images, labels, channels, unfit=None):
     if channels and not alone:
         files, bad, aside = grouped(images, channels, "leave {channel} out of --channels")
     else:
-        first, bad = one_case_each(_named(images))
+        first, bad = one_case_each(named(images))
         files, aside = {name: (path,) for name, path in first.items()}, []
     bad |= unfit or {}
-    masks, bad_masks = one_case_each(_named(labels, {*files, *bad}))
+    masks, bad_masks = one_case_each(named(labels, {*files, *bad}))
     bad |= bad_masks
     for name, mask in masks.items():
         if name not in files and name not in bad:
             bad[name] = f"{mask}: has no scan of that name; rename or remove the label"
     cases = [Case(name, files[name], masks.get(name)) for name in set(files) - set(bad)]
     return Found(sorted(cases, key=_labelled_first), bad, channels, aside)
-
-
-def _named(files, known=frozenset()):
-    """(case, file) of each: its name, less a label's ending where only that names a `known` case; or its folder's name,
-    where several folders have files of one name."""
-    places = defaultdict(set)
-    for path in files:
-        places[case_name(path)].add(path.parent)
-    for path in files:
-        name, role = case_name(path), role_of(case_name(path), LABELS)
-        if name not in known and role and role[0] in known:
-            name = role[0]
-        elif len(places[name]) > 1 or (name not in known and path.parent.name in known):
-            name = path.parent.name
-        yield name, path
 
 
 def _labelled_first(case):
@@ -144,10 +134,10 @@ def _described(description, asked, test_images):
     folder, count = description.path.parent, len(description.channels)
     tests = []
     if test_images:
-        tests = list(description.test or _of_ending(description, _files_in(folder / "imagesTs")))
+        tests = list(description.test or _of_ending(description, files_in(folder / "imagesTs")))
     if description.training is None:
-        images = _of_ending(description, _files_in(folder / "imagesTr"))
-        labels = _of_ending(description, _files_in(folder / "labelsTr", is_label))
+        images = _of_ending(description, files_in(folder / "imagesTr"))
+        labels = _of_ending(description, files_in(folder / "labelsTr", is_label))
         found = _paired(images + tests, labels, _channels_of(images + tests, labels, count, asked))
     else:
         found = _listed(description, asked, [Listed(case_name(path), (path,), None) for path in tests])
@@ -177,9 +167,7 @@ def _listed(description, asked, tests):
             found.bad[case.name] = str(error)
         taken.add(case.name)
     single = [case for case in found.cases if len(case.images) == 1]
-    if count > 1:
-        found.channels = channels
-    elif single and all(NUMBER.search(case_name(case.images[0])) for case in single):
+    if count > 1 or (single and all(NUMBER.search(case_name(case.images[0])) for case in single)):
         found.channels = channels
     if asked:
         wanted = [int(end) if end.isdigit() else count for end in asked]
@@ -191,7 +179,7 @@ def _listed(description, asked, tests):
         found.cases = [Case(case.name, tuple(case.images[place] for place in wanted), case.label)
                        for case in found.cases]
     used = {path for case in found.cases for path in case.images}
-    found.aside = [path for path in _files_in(description.path.parent / "imagesTr") if path not in used] if (
+    found.aside = [path for path in files_in(description.path.parent / "imagesTr") if path not in used] if (
         description.path.parent / "imagesTr").is_dir() else []
     found.cases.sort(key=_labelled_first)
     return found

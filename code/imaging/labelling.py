@@ -2,17 +2,20 @@
 
 Scan files are copied, or linked, into a folder per case, so that a label saved beside them is that case's.
 """
+import itertools
 import json
 import os
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from imaging import dicom, dicom_series
-from imaging.case_files import files_below
+from imaging.case_files import files_below, role_of
+from imaging.cases import listed
 from imaging.scan_files import parts, read_scan_file, save_on_grid, suffix
-from runtime.errors import InputError
-from runtime.files import make_folder, read_text, write_text
+from runtime.errors import InputError, counted
+from runtime.files import make_folder, write_text
 from runtime.records import from_record, read_json
 
 SOURCES = "sources.json"        # in a data folder
@@ -57,12 +60,22 @@ class Round:
     """What is handed out in a folder."""
 
     run: str | None = None          # that chose; None before any label existed
-    command: tuple[str, ...] | None = None      # options by which prepare_folder.py goes on
+    command: tuple[str, ...] | None = None      # options by which prepare_folder.py goes on, paths absolute
     labels: dict[int, int] | None = None        # value in label files -> class; None: not known yet
     class_names: tuple[str, ...] = ()
     geometry: str = "itk"
     same_voxels: bool = False
     cases: dict[str, dict] = field(default_factory=dict)
+
+    def option(self, name: str) -> str | None:
+        """The value of one of the command's options; None where it is not there."""
+        words = self.command or ()
+        return words[words.index(name) + 1] if name in words else None
+
+    @property
+    def beside_scans(self) -> bool:
+        """Whether label maps lie among their scans, as <case>_seg."""
+        return self.option("--labels") is not None and self.option("--labels") == self.option("--images")
 
     def handed(self, where: Path) -> dict[str, Handed]:
         return {name: from_record(Handed, case, f"{where}: {name}", REMEDY) for name, case in self.cases.items()}
@@ -81,15 +94,9 @@ def read_round(folder: Path) -> Round:
     return from_record(Round, read_json(path, REMEDY), path, REMEDY)
 
 
-def tests_of(folder: Path) -> list[str]:
-    """Cases that are for testing once they are labelled, as a folder's record says."""
-    path = folder / TESTS
-    return [line.strip() for line in read_text(path).splitlines() if line.strip()] if path.exists() else []
-
-
 def add_tests(folder: Path, names: Sequence[str]) -> None:
-    """Add to the record those that are not there yet."""
-    known = tests_of(folder)
+    """Add cases for testing to a folder's record, those that are not there yet."""
+    known = listed(folder / TESTS)
     if new := [name for name in names if name not in known]:
         write_text(folder / TESTS, "".join(f"{name}\n" for name in [*known, *new]))
 
@@ -100,17 +107,51 @@ def source_files(images: Sequence[Path | dicom.Series]) -> tuple[str, ...]:
                  for path in (image.files if isinstance(image, dicom.Series) else [image]))
 
 
-def scan_of(name: str, sources: Sequence[str], images: Path | None) -> list[Path | dicom.Series]:
-    """The scan files of a case, where they are now: below `images` if they have moved. InputError where they are not.
-    """
-    paths = [moved(source, images) for source in sources]
+class Places:
+    """Where recorded files are now: where they were or, with `images`, below that folder."""
+
+    def __init__(self, images: Path | None):
+        self.images, self.found = images, defaultdict(list)
+        for file in [] if images is None else (images, *files_below(images)):
+            self.found[file.name].append(file)
+
+    def of(self, source: str) -> Path:
+        """InputError where the file is not there, or not one."""
+        path = Path(source)
+        if self.images is None:
+            if not path.exists():
+                raise InputError(f"{path}: is no longer there; --images names the folder where the scans are now")
+            return path
+        alike = {file: shared_end(file, path) for file in self.found[path.name]}
+        found = [file for file, count in alike.items() if count == max(alike.values())]
+        if len(found) != 1:
+            raise InputError(f"--images {self.images}: holds {len(found)} files called {path.name}, expected one; name "
+                             "the folder where the scans are now")
+        return found[0]
+
+
+def shared_end(path: Path, other: Path) -> int:
+    """How many of their last names two paths have in common."""
+    pairs = zip(reversed(path.parts), reversed(other.parts), strict=False)
+    return len(list(itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)))
+
+
+def scan_of(name: str, sources: Sequence[str], channels: Sequence[str], places: Places
+            ) -> list[Path | dicom.Series]:
+    """The scan files of a case, where they are now; a DICOM series each, by channel where there are several."""
+    paths = [places.of(source) for source in sources]
     if suffix(paths[0]):
         return paths
     found = dicom_series.find(paths, Path(os.path.commonpath(paths)))
-    if len(found.series) != 1:
-        raise InputError(f"{paths[0]}: with {len(paths) - 1} more files of {name}, holds {len(found.series)} volumes, "
-                         f"expected one; convert it to NIfTI or NRRD {' '.join(found.bad.values())}")
-    return found.series
+    series = found.series
+    if channels:
+        by_channel = {role[1]: one for one in series if (role := role_of(one.name, channels))}
+        series = [by_channel[channel] for channel in channels if channel in by_channel]
+    if not len(series) == len(found.series) == max(len(channels), 1):
+        raise InputError(f"{paths[0].parent}: the {counted(len(paths), 'file')} that {name} was prepared from hold "
+                         f"{counted(len(found.series), 'volume')} now, expected {max(len(channels), 1)}; convert them "
+                         "to NIfTI or NRRD" + "".join(f" ({line})" for line in found.bad.values()))
+    return series
 
 
 def placed_beside(name: str, scans: Sequence[Path | dicom.Series], channels: Sequence[str], folder: Path,
@@ -123,7 +164,7 @@ def placed_beside(name: str, scans: Sequence[Path | dicom.Series], channels: Seq
     home, names = folder / name, []
     make_folder(home)
     for number, scan in enumerate(scans):
-        stem = f"{name}_{channels[number]}" if len(scans) > 1 else name
+        stem = f"{name}_{channels[number]}" if len(scans) == len(channels) else name
         names.append(f"{stem}{suffix(scan) or '.nrrd'}")
         if isinstance(scan, dicom.Series):
             if not (home / names[-1]).exists():
@@ -134,19 +175,3 @@ def placed_beside(name: str, scans: Sequence[Path | dicom.Series], channels: Seq
             analyze = part.suffix.lower() == ".img"     # is found by the header's own name
             put(part, home / (names[-1] if part == scan else f"{stem}{part.suffix}" if analyze else part.name))
     return names
-
-
-def moved(source: str, images: Path | None) -> Path:
-    """Where a file is: as recorded, or of that name below `images`; InputError where it is not, or not one."""
-    path = Path(source)
-    if images is not None:
-        found = [file for file in (images, *files_below(images)) if file.name == path.name]
-        if len(found) > 1:
-            found = [file for file in found if file.parent.name == path.parent.name] or found
-        if len(found) != 1:
-            raise InputError(f"--images {images}: holds {len(found)} files called {path.name}, expected one; name the "
-                             "folder where the scans are now")
-        return found[0]
-    if not path.exists():
-        raise InputError(f"{path}: is no longer there; --images names the folder where the scans are now")
-    return path

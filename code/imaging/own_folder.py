@@ -1,5 +1,4 @@
 """What prepare_folder.py does: somebody's scans to prepared cases, lists and a plan."""
-import itertools
 import json
 import zlib
 from collections.abc import Collection
@@ -8,11 +7,11 @@ from functools import partial
 from pathlib import Path
 
 from imaging.case_files import is_other, told
-from imaging.cases import Case, shown
+from imaging.cases import LAYOUT, Case, listed, shown
 from imaging.descriptions import Description
 from imaging.dicom import is_dicom
 from imaging.folders import Found, find, label_classes
-from imaging.labelling import TESTS, Sources, source_files, tests_of
+from imaging.labelling import TESTS, Sources, source_files
 from imaging.plan import PLAN, PREPARED, REMEDY, Choice, Plan, plan_preparation, plan_training, read_plan, write_plan
 from imaging.preparation import in_parallel, prepare_cases
 from imaging.preprocess import COARSEST, EXPECTED, FINEST, PLAIN, Preprocessing, read_preprocessing
@@ -24,14 +23,8 @@ from runtime.locks import locked
 from runtime.records import from_record, read_json
 
 UNLABELLED = 20     # scans without a label that are looked at for the plan, at most
-LAYOUT = "{case}/mri_norm2.h5"
+TRAIN, TEST = "train.list", "test.list"
 WRITTEN = "lists.json"      # {list: check sum of what was written}: tells lists that were edited since
-
-
-def listed(path: Path) -> list[str]:
-    """Names in a split list; none where there is no list."""
-    lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines() if path.exists() else []
-    return [line.strip().removesuffix(".h5") for line in lines if line.strip()]
 
 
 class OurFiles:
@@ -52,19 +45,19 @@ class OurFiles:
         write_text(self.record, json.dumps(self.sums) + "\n")
 
 
-def write_lists(good: dict[str, dict], options, drawn: Collection[str] = ()) -> tuple[int, int, int]:
-    """train.list, labelled cases first, and test.list if asked for; returns how many labelled cases train.list begins
-    with, how many follow, and how many are in test.list.
+def write_lists(good: dict[str, dict], options, tests: Collection[str] = ()) -> tuple[int, int, int]:
+    """train.list, labelled cases first, and test.list if asked for; returns how many cases of train.list have a label,
+    how many have none, and how many are in test.list.
 
-    The cases of a test.list that is there stay in it and are not trained on, and those that were `drawn` for testing
+    The cases of a test.list that is there stay in it and are not trained on, and `tests`, which were drawn for testing,
     join them with their labels; a larger --holdout adds the last labelled ones, --holdout 0 removes all but the drawn
     ones, and --force chooses anew. A list that was written by hand, or edited since, is kept without --force.
     """
     ours = OurFiles(options.output)
-    train, test = options.output / "train.list", options.output / "test.list"
+    train, test = options.output / TRAIN, options.output / TEST
     kept = [path for path in (train, test) if path.exists() and not options.force and not ours.holds(path)]
     held = [] if options.force or (test not in kept and options.holdout == 0) else listed(test)
-    held += [name for name, case in good.items() if name in drawn and name not in held and case["classes"] is not None]
+    held += [name for name, case in good.items() if name in tests and name not in held and case["classes"] is not None]
     labelled = [name for name, case in good.items() if case["classes"] is not None and name not in held]
     unlabelled = [name for name, case in good.items() if case["classes"] is None and name not in held]
     if not labelled:
@@ -86,8 +79,8 @@ def write_lists(good: dict[str, dict], options, drawn: Collection[str] = ()) -> 
             path.unlink(missing_ok=True)
         ours.note(path)
     names = listed(train)
-    first = len(list(itertools.takewhile(lambda name: name in labelled, names)))
-    return first, len(names) - first, len(listed(test))
+    with_label = sum(name in labelled for name in names)
+    return with_label, len(names) - with_label, len(listed(test))
 
 
 def sources_of(found: Found, options) -> Sources:
@@ -108,9 +101,9 @@ def labels_folder(found: Found, options) -> Path:
     return found.description.path.parent / "labelsTr" if found.description else options.labels
 
 
-def drawn(found: Found, options) -> set[str]:
+def for_testing(found: Found, options) -> set[str]:
     """Cases that label_next.py drew for testing."""
-    return {*tests_of(options.output), *tests_of(labels_folder(found, options))}
+    return {*listed(options.output / TESTS), *listed(labels_folder(found, options) / TESTS)}
 
 
 # ---- the plan --------------------------------------------------------------------------------------------------
@@ -135,10 +128,10 @@ def preparation(found: Found, classes, segments, options) -> tuple[dict, dict[st
         lines = {"slices": Choice("none", why), "spacing": Choice(before.spacing, why),
                  "normalise": Choice(before.normalise, why), "windows": Choice(before.windows, why)}
     else:
-        seen, lines = look(found, classes, segments, options)
+        seen, lines = look(found, classes, segments, options, ct=options.normalise == "ct" or None)
     asked = {name: value for name in ("spacing", "normalise") if (value := getattr(options, name)) is not None}
-    if asked and fixed:
-        raise InputError(f"--{' --'.join(asked)} and {path}, which is edited: write it into that plan, or leave it out")
+    if fixed:
+        check_same_as_plan({name: value for name, value in asked.items() if value != lines[name].value}, path)
     lines |= {name: Choice(value, f"--{name}") for name, value in asked.items()}
     if asked.get("normalise") == "ct" and not lines["windows"].value:
         lines["windows"] = look(found, classes, segments, options, ct=True)[1]["windows"]
@@ -147,11 +140,28 @@ def preparation(found: Found, classes, segments, options) -> tuple[dict, dict[st
     return seen, lines, fixed
 
 
+def check_same_as_plan(differing: Collection[str], path: Path) -> None:
+    """InputError where options, by their names, ask for something else than an edited plan."""
+    if differing:
+        words = " --".join(differing).replace("_", "-")
+        raise InputError(f"--{words} and {path}, which is edited: write it into that plan, or leave it out")
+
+
+def planned_names(path: Path, count: int, options) -> tuple[str, ...]:
+    """Names of the foreground classes, so many, as an edited plan has them."""
+    names = read_plan(path)[0].class_names
+    check_same_as_plan(["class_names"] if options.class_names not in ((), names) else [], path)
+    if len(names) not in (0, count):
+        raise InputError(f"{path}: class_names has {counted(len(names), 'name')}, expected {count}, one for each class "
+                         f"but the background, or none: {REMEDY}")
+    return names
+
+
 def look(found: Found, classes, segments, options, ct=None) -> tuple[dict, dict[str, Choice]]:
     """What is seen of the labelled scans, without those held out, and some others; the plan's lines that follow."""
     others, labelled = [case for case in found.cases if case.label is None], found.labelled
-    held = listed(options.output / "test.list")
-    labelled = [case for case in labelled if case.name not in {*held, *drawn(found, options)}]
+    held = listed(options.output / TEST)
+    labelled = [case for case in labelled if case.name not in {*held, *for_testing(found, options)}]
     more = max((options.holdout or 0) - len(held), 0)
     chosen = labelled[:len(labelled) - more or None] + others[::-(-len(others) // UNLABELLED) or 1]
     work = partial(look_at_scan, channels=max(len(found.channels), 1), labels=classes, geometry=options.geometry,
@@ -172,7 +182,7 @@ def look(found: Found, classes, segments, options, ct=None) -> tuple[dict, dict[
 
 def plan_network(good, seen, lines, plan, names, options) -> None:
     """Write plan.json with the lines by which a network is trained on the prepared cases."""
-    held = listed(options.output / "test.list")
+    held = listed(options.output / TEST)
     labelled = [name for name, case in good.items() if case["classes"] and name not in held]
     cases = [Case(name, ()) for name in labelled]
     labels = {case.name: result for case, result in in_parallel(
@@ -261,23 +271,25 @@ def prepare(found, options) -> int:
     segments = segment_values(found, names, classes)
     seen, lines, fixed = preparation(found, classes, segments, options)
     plan = from_record(Plan, {name: lines[name].value for name in PREPARED}, PLAN, REMEDY)
+    called = planned_names(options.plan or options.output / PLAN, max(classes.values()), options) if fixed else names
     preprocessing = Preprocessing("folder", plan.orientation, plan.normalise, spacing=plan.prepared_spacing,
-                                  labels=classes, modalities=found.channels or PLAIN, class_names=names,
+                                  labels=classes, modalities=found.channels or PLAIN, class_names=called,
                                   windows=plan.windows)
     outcome = prepare_cases(found.cases, found.bad, preprocessing, options, LAYOUT,
                             same_affine=not options.same_voxels, segments=segments, remedy=remedy)
     sources_of(found, options).write(options.output)
-    labelled, unlabelled, test = write_lists(outcome.good, options, drawn(found, options))
-    tested = f"; test.list: {counted(test, 'labelled case')}" if test else ""
-    print(f"train.list: {counted(labelled, 'labelled case')}, then {unlabelled} unlabelled{tested}")
+    labelled, unlabelled, test = write_lists(outcome.good, options, for_testing(found, options))
+    tested = f"; {TEST}: {counted(test, 'labelled case')}" if test else ""
+    print(f"{TRAIN}: {counted(labelled, 'labelled case')} and {unlabelled} unlabelled{tested}")
     if not labelled:
-        raise InputError(f"{options.output / 'train.list'}: its first case has no label; move labelled ones to its "
-                         "top, since the first ones are trained on with their labels")
+        raise InputError(f"{options.output / TRAIN}: none of its cases has a label, one is needed at least; add "
+                         "labelled ones, or remove the list, and prepare the folder again")
     if fixed:
         write_text(options.output / PLAN, fixed)
     else:
-        why = "--class-names" if options.class_names else "dataset.json" if names else "none were given (--class-names)"
-        plan_network(outcome.good, seen, lines, plan, Choice(names, why), options)
+        why = "dataset.json" if names else "none were given (--class-names)"
+        names = Choice(names, "--class-names" if options.class_names else why)
+        plan_network(outcome.good, seen, lines, plan, names, options)
     tell_plan(options.output / PLAN)
     preset = "" if has_gpu() else "short "
     print(f"next: python code/train_own.py {preset}--data-dir {shown(options.output)}"

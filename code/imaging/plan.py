@@ -88,7 +88,7 @@ def _reason(line):
 
 
 def write_plan(path: Path, seen: dict, lines: dict[str, Choice]) -> None:
-    """One line of JSON a line of the plan; `planned` stays where `value` is edited."""
+    """A line of JSON per line of the plan; `planned` stays where `value` is edited."""
     rows = [f"  {json.dumps(name)}: {json.dumps({'value': line.value, 'planned': line.value, 'reason': line.reason})}"
             for name, line in lines.items()]
     text = ",\n".join(rows)

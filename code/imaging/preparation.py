@@ -28,11 +28,10 @@ UNREADABLE = (OSError, KeyError, ValueError, RuntimeError, TypeError, AttributeE
 
 @dataclass
 class Outcome:
-    """What became of the cases: name -> {"shape", "spacing", "classes", "outside", "skipped",
-    "notes"} and name -> one line."""
+    """What became of the cases."""
 
-    good: dict[str, dict]
-    bad: dict[str, str]
+    good: dict[str, dict]       # name -> {"shape", "spacing", "classes", "outside", "skipped", "relabelled", "notes"}
+    bad: dict[str, str]         # name -> one line of what is wrong with it
 
 
 def prepare_cases(cases: Sequence[Case], bad: dict[str, str], preprocessing: Preprocessing,
@@ -80,7 +79,7 @@ def prepare_cases(cases: Sequence[Case], bad: dict[str, str], preprocessing: Pre
 
 
 def report_bad(bad: dict[str, str]) -> None:
-    """One line a bad case on stderr."""
+    """One line per bad case on stderr."""
     for name in sorted(bad):
         print(printable(f"bad case {name}: {bad[name]}"), file=sys.stderr)
 
@@ -144,7 +143,7 @@ def _prepare_case(case, preprocessing, output, layout, options, **label_checks):
                              "save it in 3D Slicer or ITK-SNAP, or take it as it is with --accept-predictions")
         label = read_label(case.label, scans[0], preprocessing.labels, geometry=preprocessing.geometry,
                            allow_empty=options.allow_empty, **label_checks)
-    # a stream of its own a case: the crop does not depend on which other cases there are
+    # a random stream per case: the crop does not depend on which other cases there are
     rng = np.random.default_rng([preprocessing.seed, zlib.crc32(case.name.encode())])
     image, label, geometry = apply(scans, preprocessing, label, rng)
     if case.slices is not None:

@@ -1,9 +1,9 @@
 """Scans in, network input out, and back: the one place where preprocessing is defined.
 
 The prepare scripts push challenge files and anybody's scans, as scan_files.py reads them, through `apply` into HDF5
-(cases.py takes care of many); predict.py pushes a new scan through the same `apply`, and its probabilities back through
-`restore_labels`. What was done to a dataset is a `Preprocessing`, kept beside the data as preprocessing.json; what
-was done to one scan is a `Geometry`, kept as an attribute of its HDF5 file.
+(preparation.py takes care of many); predict.py pushes a new scan through the same `apply`, and its probabilities back
+through `restore_labels`. What was done to a dataset is a `Preprocessing`, kept beside the data as preprocessing.json;
+what was done to one scan is a `Geometry`, kept as an attribute of its HDF5 file.
 
 Shapes: *N a scan's own grid as stored in its file, *S the prepared grid, C modalities (in) or classes (out).
 Spacings are in mm; affines map voxel indices to mm, RAS+.
@@ -134,6 +134,14 @@ def read_preprocessing(folder: Path) -> Preprocessing | None:
         return Preprocessing.from_dict(read_json(path, "prepare the data again"), path)
     except InputError as error:
         raise InputError(f"{path}: is no preprocessing record ({error})") from error
+
+
+def written_values(record: Preprocessing | None, num_classes: int) -> np.ndarray:
+    """Of each class, its value in the label maps that are written: that of the label files, where the record knows it.
+    """
+    if record is not None and record.num_classes == num_classes:
+        return record.values
+    return np.arange(num_classes, dtype=np.uint8)
 
 
 def write_preprocessing(folder: Path, preprocessing: Preprocessing) -> None:

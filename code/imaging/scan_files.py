@@ -51,7 +51,7 @@ def format_of(path: Path | dicom.Series) -> Format:
 
 def suffix(path: Path) -> str:
     """The end of a scan's or a segmentation's file name, as it is written there; empty for other files."""
-    return next((path.name[-len(end):] for end in (segmentations.SUFFIX, *SUFFIXES)
+    return next((path.name[-len(end):] for end in (segmentations.SEG_NRRD, *SUFFIXES)
                  if path.name.lower().endswith(end)), "")
 
 
@@ -62,7 +62,7 @@ def is_label(path: Path) -> bool:
 
 def is_scan(path: Path) -> bool:
     """Whether its name is that of a scan."""
-    return is_label(path) and suffix(path).lower() != segmentations.SUFFIX
+    return is_label(path) and suffix(path).lower() != segmentations.SEG_NRRD
 
 
 def case_name(path: Path) -> str:
@@ -91,7 +91,7 @@ def read_channels(path: Path, geometry: str, channels: int) -> list[ScanFile]:
     """Read one file with this many channels along its fourth axis, as one scan per channel."""
     if not isinstance(path, dicom.Series):
         path = Path(path)
-    if suffix(path).lower() == segmentations.SUFFIX:
+    if suffix(path).lower() == segmentations.SEG_NRRD:
         raise InputError(f"{path}: is a segmentation, expected a scan ({', '.join(SUFFIXES)})")
     array, affine, notes, readings = _whole(path, format_of(path).name, format_of(path).read, geometry, channels)
     spacing = voxel_sizes(affine)
@@ -169,14 +169,14 @@ def tell_notes(scans: Iterable[tuple[Path, dict[str, str]]]) -> None:
 
 def values_in(path: Path) -> set[int]:
     """The values that a label file has."""
-    if suffix(path).lower() == segmentations.SUFFIX:
+    if suffix(path).lower() == segmentations.SEG_NRRD:
         return {0, *(value for _, _, value in _whole(path, "segmentation", segmentations.segments).values())}
     return set(np.unique(np.rint(read_scan_file(path).array).astype(int)).tolist())
 
 
 def segment_names(path: Path) -> tuple[str, ...]:
     """Names of the segments of a .seg.nrrd; none of any other file."""
-    if suffix(path).lower() != segmentations.SUFFIX:
+    if suffix(path).lower() != segmentations.SEG_NRRD:
         return ()
     return tuple(_whole(path, "segmentation", segmentations.segments))
 
@@ -185,7 +185,7 @@ def check_segments(paths: Iterable[Path]) -> None:
     """InputError where a segment's name has one value in one .seg.nrrd and another in another."""
     met = {}
     for path in sorted(paths):
-        if suffix(path).lower() != segmentations.SUFFIX:
+        if suffix(path).lower() != segmentations.SEG_NRRD:
             continue
         for name, (_, _, value) in _whole(path, "segmentation", segmentations.segments).items():
             other, file = met.setdefault(name, (value, path))
@@ -205,7 +205,7 @@ def read_label(path: Path, scan: ScanFile, labels: dict[int, int], same_affine: 
     `remedy`, for other values than in `labels` or no foreground.
     """
     path = Path(path)
-    if suffix(path).lower() == segmentations.SUFFIX:
+    if suffix(path).lower() == segmentations.SEG_NRRD:
         values = _whole(path, "segmentation", segmentations.read_values, scan, segments, same_affine)
     else:
         file = read_scan_file(path, geometry)

@@ -9,7 +9,7 @@ from imaging import nrrd_files
 from imaging.grids import ScanFile, check_stored, is_near, sides, turned
 from runtime.errors import InputError, one_line
 
-SUFFIX = ".seg.nrrd"
+SEG_NRRD = ".seg.nrrd"
 FIELD = re.compile(r"Segment(\d+)_(Name|LabelValue|Layer|ID)")
 OFFSET = "Segmentation_ReferenceImageExtentOffset"      # of the stored box in the scan's voxels
 
@@ -19,7 +19,10 @@ def segments(path: Path) -> dict[str, tuple[int, int, int]]:
 
     The last is the file's own where no two segments share one, and the place in the order, from 1, otherwise.
     """
-    header, _ = nrrd_files.read_header(path)
+    return _segments(path, nrrd_files.read_header(path)[0])
+
+
+def _segments(path, header):
     found = {}
     for key, text in header.items():
         if match := FIELD.fullmatch(key):
@@ -53,7 +56,7 @@ def read_values(path: Path, scan: ScanFile, values: dict[str, int] | None, same_
         layers, affine = turned(layers, affine, scan.affine)
     place = _offset(path, affine, layers.shape[:3], scan, same_affine, header.get(OFFSET))
     box, owner, names = np.zeros(layers.shape[:3], np.float32), np.full(layers.shape[:3], -1, np.int16), []
-    for name, (layer, stored, value) in segments(path).items():
+    for name, (layer, stored, value) in _segments(path, header).items():
         if values is not None and name not in values:
             raise InputError(f"{path}: has the segment {one_line(name)}, expected only {', '.join(values)}; rename or "
                              "remove it")

@@ -18,13 +18,12 @@ ALIKE = 0.5             # Dice of two classes, one laid over the other, from whi
 SIZE = 3                # ... and volumes apart by no more than this factor
 
 
-def look_at_scan(case, channels: int, labels: dict[int, int], **reading) -> dict:
+def look_at_scan(case, channels: int, labels: dict[int, int], geometry: str, **reading) -> dict:
     """One case's files -> its shape, voxel size in mm, and each channel's lowest value, share of voxels that are
     background (one value, which all corners have), and a sample of its foreground's intensities.
 
-    reading: options of `read_label`.
+    reading: further options of `read_label`.
     """
-    geometry = reading.pop("geometry")
     scans = read_scans(case.images, geometry, channels)
     turn = ornt_transform(io_orientation(scans[0].affine), axcodes2ornt("RAS"))
     order = np.argsort(turn[:, 0])
@@ -45,7 +44,7 @@ def look_at_scan(case, channels: int, labels: dict[int, int], **reading) -> dict
 
 def look_at_label(path: Path, slices: bool) -> dict:
     """The label of a prepared case -> {"classes": {class: voxels, components, the largest one's share, and of slices
-    the smallest share that the largest one has of a slice}, "pairs": see `apart`}.
+    the smallest share that the largest one has of a slice}, "pairs": see `alike_pairs`}.
     """
     with h5py.File(path) as file:
         label = file["label"][()]
@@ -58,7 +57,7 @@ def look_at_label(path: Path, slices: bool) -> dict:
             share_2d = min(sizes.max() / sizes.sum() for sizes in (component_sizes(cut) for cut in mask if cut.any()))
         classes[value] = {"voxels": int(sizes.sum()), "components": len(sizes), "largest": float(share),
                           "in_slices": float(share_2d) if slices else float(share)}
-    return {"classes": classes, "pairs": [[*pair, *axes] for pair, axes in apart(label).items()]}
+    return {"classes": classes, "pairs": [[*pair, *axes] for pair, axes in alike_pairs(label).items()]}
 
 
 def component_sizes(mask: np.ndarray) -> np.ndarray:
@@ -67,7 +66,7 @@ def component_sizes(mask: np.ndarray) -> np.ndarray:
     return np.bincount(components.ravel())[1:]
 
 
-def apart(label: np.ndarray) -> dict[tuple[int, int], tuple[int, int, int]]:
+def alike_pairs(label: np.ndarray) -> dict[tuple[int, int], tuple[int, int, int]]:
     """Pairs of classes of a label map (*S) that are alike in size and shape -> along each axis: 1 where the second
     class comes after the first one, -1 where it comes before it, 0 where they lie beside each other.
     """

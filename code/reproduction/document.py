@@ -5,7 +5,7 @@ A block stands between `<!-- collect: KIND NAME -->` and `<!-- collected -->`; t
 import re
 
 from evaluation import published, tables
-from reproduction import columns
+from reproduction import active, columns
 from reproduction.experiments import PLACES
 from reproduction.results import RESULTS
 from reproduction.runs import kept, runs_of
@@ -65,7 +65,8 @@ def comparisons(text):
             f"about {max(round(count / 20), 1)} of them would still be below 0.05.")
 
 
-KINDS = {**dict.fromkeys(HEADINGS, PLACES), "missing": ("short", "mini"), "picture": PICTURES, "comparisons": ("",)}
+KINDS = {**dict.fromkeys(HEADINGS, PLACES), "missing": ("short", "mini"), "picture": PICTURES, "comparisons": ("",),
+         "rounds": (active.NAME,)}
 
 
 def filled(text, where, results=RESULTS):
@@ -78,7 +79,8 @@ def filled(text, where, results=RESULTS):
         if kind == "comparisons":
             return found[0]         # it counts what the others have written
         content = (table(name, results, kind) if kind in HEADINGS else
-                   picture(name, results) if kind == "picture" else missing(name, results))
+                   picture(name, results) if kind == "picture" else
+                   active.table(results) if kind == "rounds" else missing(name, results))
         return f"{begin}{content}\n{end}"
 
     text = BLOCK.sub(block, text)

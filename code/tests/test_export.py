@@ -241,7 +241,7 @@ def test_every_methods_network_is_exported(recipe, tmp_path, method, dataset):
     network = registry.build(made)
     shape = made.in_channels, *made.patch_size
     export.write_network(tmp_path / "network.onnx", network, shape)
-    assert export.apart(tmp_path / "network.onnx", network, shape) < export.TOLERANCE
+    assert export.largest_difference(tmp_path / "network.onnx", network, shape) < export.TOLERANCE
     size = sum(weight.numel() for weight in network.tested.parameters()) * 4
     assert (tmp_path / "network.onnx").stat().st_size < size + 150_000      # nothing that is not tested goes along
     assert str(ROOT).encode() not in (tmp_path / "network.onnx").read_bytes()

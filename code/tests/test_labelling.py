@@ -1,6 +1,7 @@
 """The labelling loop: which scans to label next, corrections taken as labels, and a second round from the first."""
 import csv
 import json
+import shlex
 import shutil
 from types import SimpleNamespace
 
@@ -17,7 +18,9 @@ import take_labels
 import train_own
 from evaluation.selection import appearance, farthest_first
 from imaging.grids import ScanFile
+from imaging.labelling import Places
 from imaging.scan_files import mark_of
+from runtime.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("narrow", "no_curves")
 SHAPE = 20, 18, 16
@@ -220,7 +223,8 @@ def test_what_is_no_label_is_named_and_the_others_are_taken(first, capsys, damag
     label = phantom(int(name[1:]))[1]
     path = first.out / name / f"{name}_seg.nii.gz"
     words = {"value": "has the label value 5, expected only 0, 1, 2;", "grid": "its affine puts it up to",
-             "two": "are different labels of one case", "empty": "is empty", "fraction": "expected whole numbers",
+             "two": "differ, and a case has one", "empty": "nothing is drawn there",
+             "fraction": "expected whole numbers",
              "segment": "has the segment tumour, expected only left, right"}[damage]
     if damage == "value":
         save(path, np.where(label == 1, 5, label).astype(np.uint8))
@@ -310,6 +314,79 @@ def test_bad_options_are_one_line(first, capsys):
 def test_scans_that_have_moved_are_found(first):
     moved = first.scans.rename(first.home / "elsewhere")
     assert choose(first, "--images", str(moved), "--by", "random") == 0 and len(handed(first.out)) == 5
+
+
+# ---- how scans and labels lie ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("lying", ["one folder", "folders of cases", "folders of labels", "one channel"])
+def test_labels_are_written_as_those_that_are_there_lie(tmp_path, capsys, lying):
+    """In one folder with the scans, in a folder per case, under nnU-Net's names: the printed commands go on."""
+    folder, scan, label = {
+        "one folder": ("scans", "{0}", "{0}_seg"), "folders of cases": ("scans", "{0}/scan", "{0}/seg"),
+        "folders of labels": ("masks", "{0}/{0}", "{0}/{0}"), "one channel": ("masks", "{0}_0000", "{0}")}[lying]
+    images, labels = tmp_path / "scans", tmp_path / folder
+    for number in range(4):
+        image, values = phantom(number)
+        save(images / f"{scan.format(f'c_{number:04d}')}.nii.gz", image)
+        if number < 2:
+            save(labels / f"{label.format(f'c_{number:04d}')}.nii.gz", values)
+    data, out = tmp_path / "data", tmp_path / "to_label"
+    prepare_folder.main(["--images", str(images), "--labels", str(labels), "--output", str(data), "--workers", "1"])
+    names = listed(data / "train.list")
+    assert sorted(names) == [f"c_{number:04d}" for number in range(4)]
+    run = train_own.main([*TINY, "--data-dir", str(data), "--out", str(tmp_path / "run")])
+    capsys.readouterr()
+    assert label_next.main(["--run", str(run), "--output", str(out), "--count", "1", "--device", "cpu"]) == 0
+    [name] = handed(out)
+    save(out / name / "drawn.nii.gz", phantom(int(name[-4:]))[1])
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.nii.gz")}
+    assert take_labels.main(printed(capsys, "take_labels.py")) == 0
+    assert {path: path.read_bytes() for path in before} == before
+    assert prepare_folder.main(printed(capsys, "prepare_folder.py")) == 0
+    told = capsys.readouterr().out
+    assert "train.list: 3 labelled cases and 1 unlabelled" in told and "1 prepared, 3 skipped" in told
+    assert set(listed(data / "train.list")) == set(names)
+
+
+def printed(capsys, script):
+    """The options of the command that is printed last, which is of this script."""
+    [line] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("next: ")]
+    python, path, *options = shlex.split(line.removeprefix("next: "))
+    assert (python, path) == ("python", f"code/{script}")
+    return options
+
+
+def test_a_round_before_any_label_knows_its_scans(tmp_path, capsys):
+    """Nested folders whose files share names, and two channels: what is printed prepares them."""
+    for number in range(3):
+        for channel in ("flair", "t1"):
+            save(tmp_path / f"scans/p{number}/p{number}_{channel}.nii.gz", phantom(number)[0])
+    out = tmp_path / "to_label"
+    assert label_next.main(["--labeled", "0", "--images", str(tmp_path / "scans"), "--output", str(out), "--count", "1",
+                            "--channels", "flair", "t1", "--workers", "1"]) == 0
+    [name] = handed(out)
+    save(out / name / "drawn.nii.gz", phantom(0)[1])
+    options = printed(capsys, "take_labels.py")
+    options[options.index("--labels") + 1] = str(tmp_path / "masks")
+    assert take_labels.main(options) == 0
+    options = printed(capsys, "prepare_folder.py")
+    assert options == ["--images", str(tmp_path / "scans"), "--channels", "flair", "t1", "--labels",
+                       str(tmp_path / "masks")]
+    assert prepare_folder.main([*options, "--output", str(tmp_path / "data"), "--workers", "1"]) == 0
+
+
+def test_where_files_are_is_known_by_the_ends_of_their_paths(tmp_path):
+    for folder in ("a/p1", "b/p1", "a/p2"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "scan.nii.gz").touch()
+    places = Places(tmp_path)
+    assert places.of("/elsewhere/b/p1/scan.nii.gz") == tmp_path / "b/p1/scan.nii.gz"
+    assert places.of("/elsewhere/p2/scan.nii.gz") == tmp_path / "a/p2/scan.nii.gz"
+    with pytest.raises(InputError, match="holds 2 files called scan.nii.gz"):
+        places.of("/elsewhere/c/p1/scan.nii.gz")
+    with pytest.raises(InputError, match="is no longer there; --images"):
+        Places(None).of("/elsewhere/c/p1/scan.nii.gz")
 
 
 # ---- choosing -----------------------------------------------------------------------------------------------------

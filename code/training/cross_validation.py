@@ -16,7 +16,10 @@ def start(recipe):
     """Train a recipe: one run, or with its `folds` one after the other -> the run's folder, or that of all folds."""
     if not (recipe.folds or recipe.fold):
         data = Own(recipe)
-        return train(fitted(recipe, data), data)
+        home = train(fitted(recipe, data), data)
+        Ranks().say(f"next: python code/test_own.py --run {home}" if data.listed("test") else
+                    f"next: python code/predict.py --run {home} --input new_scans --output maps")
+        return home
     recipes = of_folds(recipe)
     train_in_turn(recipes)
     home = recipe.out if recipe.folds else recipe.out.parent

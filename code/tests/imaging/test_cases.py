@@ -456,7 +456,7 @@ def test_folder_end_to_end(tmp_path, capsys):
     assert geometry.spacing == [1, 1, 1] and abs(prepared[prepared != 0].mean()) < 1e-5     # around it, 0
     assert read(tmp_path / "out/a/mri_norm2.h5")[1] is None
     out = capsys.readouterr().out
-    assert "train.list: 3 labelled cases, then 1 unlabelled" in out
+    assert "train.list: 3 labelled cases and 1 unlabelled" in out
     assert re.search(rf"next: python code/train_own.py (short )?--data-dir {tmp_path / 'out'}\n", out)
 
 

@@ -12,6 +12,8 @@ import SimpleITK as sitk
 from scipy.spatial.transform import Rotation
 
 from imaging.case_files import scans_to_segment, told
+from imaging.folders import find
+from imaging.labelling import Places, scan_of, source_files
 from imaging.preprocess import PLAIN
 from imaging.scan_files import read_scan_file, save_on_grid
 from runtime.errors import InputError
@@ -166,6 +168,36 @@ def test_cases_are_named_by_folder_and_series_never_by_the_patient(tmp_path, dic
     names = set(found(tmp_path)[0])
     assert {"p1_s7", "p1_s1001", "p1_s7_2", "p2_s7", "HOSP-4711_s7", "a_s7", "b_s7"} < names and len(names) == 9
     assert not any(word in name.lower() for name in names - {"HOSP-4711_s7"} for word in ("doe", "jane", "4711"))
+
+
+def test_series_are_channels_where_their_numbers_are_asked_for(tmp_path, dicom):
+    for number, (patient, series) in enumerate(itertools.product(("p1", "p2", "p3"), (7, 8))):
+        if (patient, series) != ("p3", 8):
+            dicom.series(tmp_path / patient / str(series), volume() + number, dicom.affine(), SeriesNumber=series,
+                         SeriesInstanceUID=f"1.5.{number}", StudyInstanceUID=f"1.{patient[1]}")
+    cases, bad, _ = scans_to_segment(tmp_path, ("s8", "s7"))
+    assert {name: [one.name for one in case] for name, case in cases.items()} == {
+        "p1": ["p1_s8", "p1_s7"], "p2": ["p2_s8", "p2_s7"]}
+    assert "p3_s8: is missing" in bad["p3"]
+    (tmp_path / "masks").mkdir()
+    (tmp_path / "masks" / "p1.nii.gz").touch()
+    there = find(tmp_path, tmp_path / "masks", None, ("s8", "s7"), False)
+    assert [(case.name, bool(case.label)) for case in there.cases] == [("p1", True), ("p2", False)]
+    series = there.cases[0].images
+    assert set(there.bad) == {"p3"} and [one.name for one in series] == ["p1_s8", "p1_s7"]
+    again = scan_of("p1", source_files(series), ("s8", "s7"), Places(None))
+    assert [one.files for one in again] == [one.files for one in series]
+
+
+def test_damaged_folders_of_one_name_are_both_told(tmp_path, dicom):
+    for patient in ("p1", "p2"):
+        path = dicom.series(tmp_path / patient / "CT", volume(), dicom.affine(), SeriesInstanceUID=f"1.{patient[1]}")[0]
+        shutil.rmtree(path.parent)
+        path.parent.mkdir()
+        path.write_bytes(bytes(128) + b"DICM" + bytes(40))
+    dicom.series(tmp_path / "good", volume(), dicom.affine())
+    scans, bad, _ = found(tmp_path)
+    assert set(scans) == {"good_s7"} and set(bad) == {"p1_CT", "p2_CT"}
 
 
 def test_a_dicomdir_is_the_tree_that_it_lies_in(tmp_path):

@@ -104,6 +104,10 @@ def test_the_training_list_is_what_is_trained_on(tmp_path, capsys):
     (folder / "labelsTr" / "e.nii.gz").unlink()
     assert prepare("--images", folder, "--output", tmp_path / "more", "--test-images") == 0
     assert prepared(tmp_path / "more") == {"a": [0, 1], "b": [0, 1], "e": None, "t": None}
+    for name in "et":       # a label drawn later is found by its name, of whichever list the case is
+        label(folder / "labelsTr" / f"{name}.nii.gz")
+    assert prepare("--images", folder, "--output", tmp_path / "more", "--test-images") == 0
+    assert prepared(tmp_path / "more") == {name: [0, 1] for name in "abet"}
 
 
 def test_listed_files_that_are_missing_are_named_and_numbered_channels_found(tmp_path, capsys):
@@ -131,6 +135,12 @@ def test_nnunets_dataset_of_paths(tmp_path):
         "dataset": {name: {"images": [f"../elsewhere/{name}-first.nii.gz", f"../elsewhere/{name}-second.nii.gz"],
                            "label": f"../masks/m{name}.nii.gz"} for name in ("one", "two")}}), encoding="utf-8")
     assert prepare("--dataset-json", folder / "dataset.json", "--output", tmp_path / "out") == 0
+    assert prepared(tmp_path / "out") == {"one": [0, 1], "two": [0, 1]}
+    content = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
+    del content["dataset"]["two"]["label"]
+    (folder / "dataset.json").write_text(json.dumps(content), encoding="utf-8")
+    label(folder / "labelsTr" / "two.nii.gz", (0, 1, 1))
+    assert prepare("--dataset-json", folder / "dataset.json", "--output", tmp_path / "out") == 0       # prepared again
     assert prepared(tmp_path / "out") == {"one": [0, 1], "two": [0, 1]}
     with h5py.File(tmp_path / "out" / "one" / "mri_norm2.h5") as file:
         assert file["image"].shape == (2, *SHAPE)

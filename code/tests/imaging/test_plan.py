@@ -13,9 +13,10 @@ from scipy import ndimage
 import prepare_folder
 import train_own
 from dataloaders.own import Own
+from imaging import own_folder
 from imaging.plan import ORIENTATIONS, VOXELS, Choice, Plan, plan_preparation, plan_training, read_plan, shrunk
 from imaging.preprocess import read_preprocessing
-from imaging.survey import apart, look_at_label
+from imaging.survey import alike_pairs, look_at_label, look_at_scan
 from runtime.errors import InputError
 from training.recipe import command_line
 
@@ -132,7 +133,7 @@ def test_an_axis_that_tells_two_classes_apart_is_not_mirrored(axis, tmp_path):
     shape = tuple(48 if one == axis else 32 for one in range(3))
     labels = kidneys(4, shape=shape, axis=axis)
     for label in labels:
-        [(pair, orders)] = apart(label).items()
+        [(pair, orders)] = alike_pairs(label).items()
         assert pair == (1, 2) and orders == tuple(int(one == axis) for one in range(3))
     lines = plan_training(Plan(), [shape], [(1, 1, 1)], {str(n): found(label) for n, label in enumerate(labels)},
                           Choice(("left", "right")))
@@ -231,6 +232,12 @@ def test_an_edited_plan_is_obeyed(folder, tmp_path, capsys):
     (out / "plan.json").write_bytes(edited.read_bytes())
     assert prepare_folder.main(command) == 0        # it stays
     assert (out / "plan.json").read_bytes() == edited.read_bytes() and own_recipe(out).flips == (0, 1, 2)
+    assert read_preprocessing(out).class_names == ("a", "b")
+    assert prepare_folder.main([*command, "--class-names", "a", "b", "--normalise", "zscore"]) == 0     # as it says
+    for option in (["--class-names", "left", "right"], ["--normalise", "minmax"], ["--spacing", "2", "2", "2"]):
+        with pytest.raises(SystemExit, match="2"):
+            prepare_folder.main([*command, *option])
+        assert f"{option[0]} and {out / 'plan.json'}, which is edited" in capsys.readouterr().err
     values["plan"]["spacing"]["value"] = [2, 2, 2]
     edited.write_text(json.dumps(values), encoding="utf-8")
     with pytest.raises(InputError, match="edited.json: the scans in .*out were prepared in another way"):
@@ -283,6 +290,30 @@ def test_a_ct_scan_is_windowed_as_the_record_says(folder, tmp_path):
         image = file["image"][()]
     source = nib.load(tmp_path / "images" / "c2.nii.gz").get_fdata()
     assert image == pytest.approx((source.clip(low, high) - mean) / deviation, abs=1e-4)
+
+
+def test_scans_are_looked_through_once_for_the_window_that_is_asked_for(folder, tmp_path, monkeypatch):
+    looked = []
+
+    def look(case, **how):
+        looked.append(case)
+        return look_at_scan(case, **how)
+    monkeypatch.setattr(own_folder, "look_at_scan", look)
+    assert prepare_folder.main([*folder(kidneys(3), labelled=2), "--normalise", "ct"]) == 0
+    assert len(looked) == 3 and len(read_preprocessing(tmp_path / "out").windows) == 1
+
+
+def test_labelled_cases_count_wherever_they_stand_in_a_list_of_ones_own(folder, tmp_path, capsys):
+    command = folder(kidneys(3), labelled=2)
+    assert prepare_folder.main(command) == 0
+    (tmp_path / "out" / "train.list").write_text("c2\nc1\nc0\n", encoding="utf-8")
+    assert prepare_folder.main(command) == 0
+    assert "train.list: 2 labelled cases and 1 unlabelled" in capsys.readouterr().out
+    assert own_recipe(tmp_path / "out").labeled == 2
+    (tmp_path / "out" / "train.list").write_text("c2\n", encoding="utf-8")
+    with pytest.raises(SystemExit, match="2"):
+        prepare_folder.main(command)
+    assert "train.list: none of its cases has a label" in capsys.readouterr().err
 
 
 def test_labels_all_over_are_trained_on_alone(folder, tmp_path, capsys):
