@@ -9,7 +9,9 @@ sys.dont_write_bytecode = False
 
 import csv
 import dataclasses
+import importlib
 import re
+import shlex
 import shutil
 import subprocess
 from types import SimpleNamespace
@@ -177,3 +179,32 @@ def runs():
 
     return SimpleNamespace(data=data, train=train, loop=loop, rows=rows, losses=losses, weights=weights,
                            same_tensors=same_tensors, assert_same=assert_same)
+
+
+class Way:
+    """Runs commands, and after each the one that it printed last."""
+
+    def __init__(self, capsys):
+        self.capsys, self.told = capsys, ""
+
+    def go(self, script, *options):
+        """What a command says; its exit code is 0, or it returns what it made."""
+        self.capsys.readouterr()
+        code = importlib.import_module(script).main(list(map(str, options)))
+        assert code == 0 or not isinstance(code, int)
+        self.told = self.capsys.readouterr().out
+        return self.told
+
+    def on(self, script, *more, preset=()):
+        """The command that was printed, which is of this script, with further options."""
+        [line] = [line for line in self.told.splitlines() if line.startswith("next: ")]
+        python, path, *options = shlex.split(line.removeprefix("next: "))
+        assert (python, path) == ("python", f"code/{script}.py")
+        if preset:
+            options = [*preset, *(option for option in options if option not in ("paper", "short", "mini"))]
+        return self.go(script, *options, *more)
+
+
+@pytest.fixture
+def way(capsys):
+    return Way(capsys)

@@ -3,7 +3,6 @@ ensemble, which results to look at, which scans to label next, corrections, and 
 """
 import csv
 import json
-import shlex
 from pathlib import Path
 
 import nibabel as nib
@@ -12,18 +11,10 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-import label_next
-import predict
-import prepare_folder
-import take_labels
-import test_own as testing_own
-import train_own
 from imaging.plan import read_plan
 from networks import unet
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_curves")]
-SCRIPTS = {"prepare_folder": prepare_folder, "train_own": train_own, "test_own": testing_own, "predict": predict,
-           "label_next": label_next, "take_labels": take_labels}
 SHAPE, SIDES = (48, 36, 5), (1, 1, 5)
 NAMES = "left", "right", "lesion"
 TRAINED = ["--patch-size", "48", "32", "--labeled-batch", "4", "--unlabeled-batch", "2", "--pre-steps", "200",
@@ -44,14 +35,15 @@ def stack(number, organs=True, lesions=2, mirrored=False, gain=1, shift=0, sides
     def ellipse(middle, radii):
         return ((x - middle[0]) / radii[0]) ** 2 + ((y - middle[1]) / radii[1]) ** 2 < 1
     label, image = np.zeros(SHAPE, np.uint8), np.full(SHAPE, -1000.0)
-    image[ellipse((24, 18), (23, 17))] = 0
-    image[ellipse((36, 23), (8, 5))] = 90
+    image[ellipse((24, 18), rng.uniform((21, 16), (23, 17)))] = 0
+    image[ellipse((36, 23), rng.uniform((7, 4), (8, 5)))] = 240
     inner = (z > 0) & (z < SHAPE[2] - 1)
     for value, middle in ((1, 11), (2, 36)) if organs else ():
         label[ellipse((middle, 12), rng.uniform((4, 4.5), (5, 5.5))) & inner] = value
     for place in [(18, 27), (28, 9), (25, 29), (20, 8), (11, 24)][:lesions if organs else 0]:
-        label[ellipse(place, (2.2, 2.2)) & inner] = 3
-    image += np.array([0, 180, 180, 420])[label] + ndimage.gaussian_filter(rng.normal(0, 40, SHAPE), 0.8)
+        label[ellipse(place, rng.uniform((2, 2), (2.5, 2.5))) & inner] = 3
+    image += np.array([0, 150, 150, 350])[label] + ndimage.gaussian_filter(rng.normal(0, 40, SHAPE), 0.8)
+    image += rng.uniform(-15, 15)
     if mirrored:
         image, label = image[::-1], label[::-1]
     return (gain * image + shift).astype(np.int16), label, np.diag([*sides, 1.0])
@@ -75,30 +67,6 @@ def write_cropped(path, label, affine):
     nrrd.write(str(path), np.asfortranarray(np.where(label[box] > 0, label[box] + 10, 0).astype(np.uint8)), header)
 
 
-class Way:
-    """Runs commands, and after each the one that it printed last."""
-
-    def __init__(self, capsys):
-        self.capsys, self.told = capsys, ""
-
-    def go(self, script, *options):
-        """What a command says; its exit code is 0, or it returns what it made."""
-        self.capsys.readouterr()
-        code = SCRIPTS[script].main(list(map(str, options)))
-        assert code == 0 or not isinstance(code, int)
-        self.told = self.capsys.readouterr().out
-        return self.told
-
-    def on(self, script, *more, preset=()):
-        """The command that was printed, which is of this script, with further options."""
-        [line] = [line for line in self.told.splitlines() if line.startswith("next: ")]
-        python, path, *options = shlex.split(line.removeprefix("next: "))
-        assert (python, path) == ("python", f"code/{script}.py")
-        if preset:
-            options = [*preset, *(option for option in options if option not in train_own.PRESETS)]
-        return self.go(script, *options, *more)
-
-
 def rows_of(path):
     with path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
@@ -114,7 +82,7 @@ def listed(path):
 
 
 @pytest.fixture
-def way(tmp_path, monkeypatch, capsys):
+def stacks(tmp_path, monkeypatch):
     """Eleven stacks, six of them labelled, and eight new ones, five with planted failures, in the working folder."""
     for number in range(11):
         image, label, affine = stack(number)
@@ -126,10 +94,9 @@ def way(tmp_path, monkeypatch, capsys):
         save(tmp_path / "new_scans" / f"{name}.nii.gz", image, affine)
     monkeypatch.setattr(unet, "WIDTHS", (4, 8, 16, 32, 64))
     monkeypatch.chdir(tmp_path)
-    return Way(capsys)
 
 
-def test_from_stacks_to_a_second_round_by_the_printed_commands(way, tmp_path):
+def test_from_stacks_to_a_second_round_by_the_printed_commands(way, stacks, tmp_path):
     scans = {path: path.read_bytes() for folder in ("scans", "new_scans") for path in Path(folder).iterdir()}
     way.go("prepare_folder", "--images", "scans", "--labels", "masks", "--output", "data", "--workers", 1,
            "--class-names", *NAMES)
