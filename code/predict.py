@@ -363,11 +363,10 @@ def segment_scans(options):
     check_outputs(cases, options)
     check_report(options)
     ranks = Ranks()
-    ranks.say(f"{counted(len(cases), 'scan')}; {options.checkpoint}.pt of {shown}; "
-              f"preprocessing: {preprocessing.normalise}"
-              f"{', whole scan' if preprocessing.crop in ('none', 'label') else f', crop to the {preprocessing.crop}'}"
-              + (f"; {counted(len(aside), 'file')} left aside, not {' '.join(preprocessing.modalities)} of a case: "
-                 f"{told(aside)}" if aside else ""))
+    crop = "whole scan" if preprocessing.crop in ("none", "label") else f"crop to the {preprocessing.crop}"
+    ranks.say(f"{counted(len(cases), 'scan')}; {options.checkpoint}.pt of {shown}; preprocessing: "
+              f"{preprocessing.normalise}, {crop}"
+              + (f"; {counted(len(aside), 'file')} left aside: {told(aside)}" if aside else ""))
     training = trust.together([trust.read_training_cases(one) for one in runs])
     if training is None:
         ranks.say(f"{shown} has no {trust.TRAINING}, as runs of earlier versions: predictions.csv compares "

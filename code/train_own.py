@@ -143,7 +143,7 @@ class OwnRecipe(Recipe):
 
     def folder(self, presets):
         """The run folder; NAME_folds/fold2 of --fold 2/4, and what --folds and --budget fill with such runs."""
-        home = super().folder(presets, apart=("fold",))
+        home = super().folder(presets, untold=("fold",))
         if not self.out:
             home = home.with_name(home.name + ("_budget" if self.budget else "_folds" * bool(self.folds or self.fold)))
         return home / fold_folder(self.fold) if self.fold else home

@@ -11,7 +11,7 @@ from evaluation.metrics import class_metrics, volume_metrics
 from imaging.case_files import contents, files_in, named, plain_name
 from imaging.cases import one_case_each
 from imaging.preparation import attempt, report_bad
-from imaging.scan_files import case_name, is_label, is_scan, read_label, read_scan_file, values_in
+from imaging.scan_files import is_label, is_scan, read_label, read_scan_file, values_in
 from runtime.errors import InputError, counted
 from runtime.files import check_writable
 

@@ -23,7 +23,7 @@ from runtime.locks import locked
 from runtime.records import from_record, read_json
 
 UNLABELLED = 20     # scans without a label that are looked at for the plan, at most
-TRAIN, TEST = "train.list", "test.list"
+TRAIN, VAL, TEST = "train.list", "val.list", "test.list"     # val.list is written by hand alone
 WRITTEN = "lists.json"      # {list: check sum of what was written}: tells lists that were edited since
 
 
@@ -51,15 +51,16 @@ def write_lists(good: dict[str, dict], options, tests: Collection[str] = ()) -> 
 
     The cases of a test.list that is there stay in it and are not trained on, and `tests`, which were drawn for testing,
     join them with their labels; a larger --holdout adds the last labelled ones, --holdout 0 removes all but the drawn
-    ones, and --force chooses anew. A list that was written by hand, or edited since, is kept without --force.
+    ones, and --force chooses anew. The cases of a val.list are in neither list. A list that was written by hand, or edited since, is kept without --force.
     """
     ours = OurFiles(options.output)
     train, test = options.output / TRAIN, options.output / TEST
     kept = [path for path in (train, test) if path.exists() and not options.force and not ours.holds(path)]
     held = [] if options.force or (test not in kept and options.holdout == 0) else listed(test)
     held += [name for name, case in good.items() if name in tests and name not in held and case["classes"] is not None]
-    labelled = [name for name, case in good.items() if case["classes"] is not None and name not in held]
-    unlabelled = [name for name, case in good.items() if case["classes"] is None and name not in held]
+    free = {name: case["classes"] for name, case in good.items() if name not in {*held, *listed(options.output / VAL)}}
+    labelled = [name for name, classes in free.items() if classes is not None]
+    unlabelled = [name for name, classes in free.items() if classes is None]
     if not labelled:
         raise InputError("no case with a label is left to train on, one is needed at least; no list was written")
     more = max((options.holdout or 0) - len(held), 0) if test not in kept else 0
@@ -161,7 +162,8 @@ def look(found: Found, classes, segments, options, ct=None) -> tuple[dict, dict[
     """What is seen of the labelled scans, without those held out, and some others; the plan's lines that follow."""
     others, labelled = [case for case in found.cases if case.label is None], found.labelled
     held = listed(options.output / TEST)
-    labelled = [case for case in labelled if case.name not in {*held, *for_testing(found, options)}]
+    kept = {*held, *listed(options.output / VAL), *for_testing(found, options)}
+    labelled = [case for case in labelled if case.name not in kept]
     more = max((options.holdout or 0) - len(held), 0)
     chosen = labelled[:len(labelled) - more or None] + others[::-(-len(others) // UNLABELLED) or 1]
     work = partial(look_at_scan, channels=max(len(found.channels), 1), labels=classes, geometry=options.geometry,
@@ -182,7 +184,7 @@ def look(found: Found, classes, segments, options, ct=None) -> tuple[dict, dict[
 
 def plan_network(good, seen, lines, plan, names, options) -> None:
     """Write plan.json with the lines by which a network is trained on the prepared cases."""
-    held = listed(options.output / TEST)
+    held = {name for file in (VAL, TEST) for name in listed(options.output / file)}
     labelled = [name for name, case in good.items() if case["classes"] and name not in held]
     cases = [Case(name, ()) for name in labelled]
     labels = {case.name: result for case, result in in_parallel(

@@ -168,17 +168,17 @@ class Recipe:
             del values["init_from"]
         return values | {f"hyper.{name}": value for name, value in vars(registry.hyper_of(self)).items()}
 
-    def folder(self, presets, apart=()):
+    def folder(self, presets, untold=()):
         """The run folder: `out`, or below model/ `name`, or one that tells the run from its siblings.
 
-        apart: fields that the name does not tell.
+        untold: fields that the name does not tell.
         """
         if self.out or self.name:
             return self.out or ROOT / "model" / self.home / self.name
         preset = dataclasses.replace(presets[self.preset], **{name: getattr(self, name) for name in self.GIVEN})
         preset = preset.planned()
         preset = protocols.switched(preset, preset, method=self.method, protocol=self.protocol).fields()
-        named = "preset", "method", "labeled", "seed", *apart
+        named = "preset", "method", "labeled", "seed", *untold
         tags = [self.preset] * (self.preset != "paper") + [self.protocol] * (self.protocol != "matched")
         tags += [f"{name.removeprefix('hyper.')}{_short(value)}" for name, value in self.fields().items()
                  if name not in named and value != preset.get(name)]

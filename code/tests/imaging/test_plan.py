@@ -316,6 +316,17 @@ def test_labelled_cases_count_wherever_they_stand_in_a_list_of_ones_own(folder, 
     assert "train.list: none of its cases has a label" in capsys.readouterr().err
 
 
+def test_cases_of_a_validation_list_are_not_trained_on(folder, tmp_path):
+    command = [*folder(kidneys(5), labelled=4), "--holdout", "1"]
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "val.list").write_text("c1\n", encoding="utf-8")
+    assert prepare_folder.main(command) == 0
+    split = Own(own_recipe(tmp_path / "out")).split()
+    assert (split.labelled, split.unlabelled, split.val, split.test) == (["c0", "c2"], ["c4"], ["c1"], ["c3"])
+    seen = json.loads((tmp_path / "out" / "plan.json").read_text(encoding="utf-8"))["seen"]
+    assert set(seen["labels"]) == {"c0", "c2"} and set(seen["scans"]) == {"c0", "c2", "c4"}
+
+
 def test_labels_all_over_are_trained_on_alone(folder, tmp_path, capsys):
     assert prepare_folder.main(folder(kidneys(3))) == 0
     assert "--method supervised" in capsys.readouterr().out and own_recipe(tmp_path / "out").method == "supervised"
