@@ -51,7 +51,8 @@ def write_lists(good: dict[str, dict], options, tests: Collection[str] = ()) -> 
 
     The cases of a test.list that is there stay in it and are not trained on, and `tests`, which were drawn for testing,
     join them with their labels; a larger --holdout adds the last labelled ones, --holdout 0 removes all but the drawn
-    ones, and --force chooses anew. The cases of a val.list are in neither list. A list that was written by hand, or edited since, is kept without --force.
+    ones, and --force chooses anew. The cases of a val.list are in neither list. A list that was written by hand, or
+    edited since, is kept without --force.
     """
     ours = OurFiles(options.output)
     train, test = options.output / TRAIN, options.output / TEST

@@ -21,10 +21,10 @@ TRAINED = ["--patch-size", "48", "32", "--labeled-batch", "4", "--unlabeled-batc
            "--self-steps", "20", "--augment", "paper", "--lr", "0.05", "--eval-every", "1000", "--workers", "0",
            "--device", "cpu", "--folds", "2"]
 NEW = {"good0": {}, "good1": {}, "good2": {}, "empty": {"organs": False}, "scanner": {"gain": 1.5, "shift": 250},
-       "voxels": {"sides": (1, 1, 8)}, "mirrored": {"mirrored": True}, "lesions": {"lesions": 5}}
+       "voxels": {"sides": (1, 1, 8)}, "lesions": {"lesions": 5}}
 
 
-def stack(number, organs=True, lesions=2, mirrored=False, gain=1, shift=0, sides=SIDES):
+def stack(number, organs=True, lesions=2, gain=1, shift=0, sides=SIDES):
     """A CT stack: air, a body, a kidney on each side, a liver on the right that tells the sides apart, and small bright
     lesions -> image in Hounsfield units, label map, affine.
     """
@@ -44,8 +44,6 @@ def stack(number, organs=True, lesions=2, mirrored=False, gain=1, shift=0, sides
         label[ellipse(place, rng.uniform((2, 2), (2.5, 2.5))) & inner] = 3
     image += np.array([0, 150, 150, 350])[label] + ndimage.gaussian_filter(rng.normal(0, 40, SHAPE), 0.8)
     image += rng.uniform(-15, 15)
-    if mirrored:
-        image, label = image[::-1], label[::-1]
     return (gain * image + shift).astype(np.int16), label, np.diag([*sides, 1.0])
 
 
@@ -83,7 +81,7 @@ def listed(path):
 
 @pytest.fixture
 def stacks(tmp_path, monkeypatch):
-    """Eleven stacks, six of them labelled, and eight new ones, five with planted failures, in the working folder."""
+    """Eleven stacks, six of them labelled, and seven new ones, four with planted failures, in the working folder."""
     for number in range(11):
         image, label, affine = stack(number)
         save(tmp_path / "scans" / f"p{number:02d}.nii.gz", image, affine)
