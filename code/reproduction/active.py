@@ -33,7 +33,7 @@ OPTIONS = "mini", "--method", "cml_plus"        # of train_ACDC.py
 STRATEGIES = "look", "spread", "random"
 
 
-class Cell(NamedTuple):
+class ActiveRun(NamedTuple):
     """A run of the table."""
 
     seed: int
@@ -54,15 +54,15 @@ def ways():
 def cells(seeds=None):
     """All runs, in the order in which they are made."""
     return [cell for seed in SEEDS[:seeds or REPEATS] for cell in (
-        Cell(seed, "start", 0, 0),
-        *(Cell(seed, *way, number) for way in ways() for number in range(1, ROUNDS + 1)))]
+        ActiveRun(seed, "start", 0, 0),
+        *(ActiveRun(seed, *way, number) for way in ways() for number in range(1, ROUNDS + 1)))]
 
 
 def there(results=RESULTS):
     """{cell: (its labelled patients, Dice in percent)} of the runs that are kept."""
     rows = [row for folder in results for row in Table(Path(folder) / FILE).rows()]
     try:
-        return {Cell(int(row["seed"]), row["by"], int(row["draw"]), int(row["round"])):
+        return {ActiveRun(int(row["seed"]), row["by"], int(row["draw"]), int(row["round"])):
                 (row["patients"].split(), float(row["dice"])) for row in rows}
     except (KeyError, ValueError) as error:
         raise InputError(f"{FILE} in {' or '.join(map(str, results))} is none that `reproduce.py run {NAME}` wrote "
@@ -111,7 +111,7 @@ def earlier(cell):
     """The run whose network a cell's patients are chosen with; None of the first one."""
     if cell.by == "start":
         return None
-    return cell._replace(number=cell.number - 1) if cell.number > 1 else Cell(cell.seed, "start", 0, 0)
+    return cell._replace(number=cell.number - 1) if cell.number > 1 else ActiveRun(cell.seed, "start", 0, 0)
 
 
 def trained(cell, folder, scans, slices, patients, device):
@@ -198,7 +198,7 @@ def table(results=RESULTS):
         for number in range(ROUNDS + 1):
             means = []
             for seed in SEEDS[:REPEATS]:
-                wanted = [Cell(seed, by, draw, number) if number else Cell(seed, "start", 0, 0)
+                wanted = [ActiveRun(seed, by, draw, number) if number else ActiveRun(seed, "start", 0, 0)
                           for strategy, draw in ways() if strategy == by]
                 if all(cell in kept for cell in wanted):
                     means.append(np.mean([kept[cell][1] for cell in wanted]))

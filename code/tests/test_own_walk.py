@@ -17,7 +17,7 @@ from networks import unet
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_curves")]
 SHAPE, SIDES = (48, 36, 5), (1, 1, 5)
 NAMES = "left", "right", "lesion"
-TRAINED = ["--patch-size", "48", "32", "--labeled-batch", "4", "--unlabeled-batch", "2", "--pre-steps", "200",
+TRAINED = ["--patch-size", "48", "32", "--labeled-batch", "4", "--unlabeled-batch", "2", "--pre-steps", "400",
            "--self-steps", "20", "--augment", "paper", "--lr", "0.05", "--eval-every", "1000", "--workers", "0",
            "--device", "cpu", "--folds", "2"]
 NEW = {"good0": {}, "good1": {}, "good2": {}, "empty": {"organs": False}, "scanner": {"gain": 1.5, "shift": 250},

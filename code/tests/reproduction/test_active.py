@@ -8,7 +8,7 @@ import reproduce
 from dataloaders.acdc import ACDC
 from evaluation import evidence, selection, trust
 from reproduction import active, document
-from reproduction.active import NAME, Cell
+from reproduction.active import NAME, ActiveRun
 from runtime.errors import InputError
 from runtime.files import Table
 from training import fit
@@ -39,7 +39,7 @@ def test_rounds_add_to_the_patients_that_are_labelled_and_go_on(small, narrow, n
         return active.there([results])
     kept = run()
     assert list(kept) == active.cells() and len(kept) == 7
-    first = kept[Cell(1337, "start", 0, 0)][0]
+    first = kept[ActiveRun(1337, "start", 0, 0)][0]
     everybody = {path.stem.split("_frame")[0] for path in (phantoms("ACDC") / "data/slices").iterdir()}
     for cell, (patients, dice) in kept.items():
         assert patients[:1] == first and len(set(patients)) == len(patients) == 1 + cell.number
@@ -50,7 +50,7 @@ def test_rounds_add_to_the_patients_that_are_labelled_and_go_on(small, narrow, n
         assert {ACDC.patient_of(name) for name in content.cases["labelled"]} == set(patients)
     assert {path: path.stat().st_mtime_ns for path in phantoms("ACDC").rglob("*")} == before
     row = active.table([results]).splitlines()[2]
-    assert row.startswith("| look | ") and f"{kept[Cell(1337, 'look', 0, 2)][1]:.2f}" in row
+    assert row.startswith("| look | ") and f"{kept[ActiveRun(1337, 'look', 0, 2)][1]:.2f}" in row
 
     table = Table(results / f"{NAME}.csv")      # rows that a kill lost come back from the runs
     table.write(table.rows()[:4])
@@ -78,16 +78,16 @@ def test_a_network_chooses_among_those_without_a_label(monkeypatch, by, expected
     monkeypatch.setattr(trust, "read_training_cases", lambda run: None)
     monkeypatch.setattr(evidence, "judged", lambda one, image, *_: ([{"score": scores[image[0]][image[1]]}],))
     monkeypatch.setattr(selection, "bottleneck", lambda method, image, recipe: np.array([float(places[image[0]])]))
-    chosen = active.more_patients(Cell(1337, by, 0, 1), None, list(places), ["p0", "p1"], "cpu")
+    chosen = active.more_patients(ActiveRun(1337, by, 0, 1), None, list(places), ["p0", "p1"], "cpu")
     assert set(chosen) == expected
 
 
 def test_random_choices_are_seeded_and_differ_from_draw_to_draw():
     everybody = [f"p{number}" for number in range(60)]
-    first, other = (active.more_patients(Cell(1337, "random", draw, 1), None, everybody, everybody[:3], "cpu")
+    first, other = (active.more_patients(ActiveRun(1337, "random", draw, 1), None, everybody, everybody[:3], "cpu")
                     for draw in (0, 1))
     assert first != other and len(set(first)) == active.STEP and not set(first) & set(everybody[:3])
-    assert first == active.more_patients(Cell(1337, "random", 0, 1), None, everybody, everybody[:3], "cpu")
+    assert first == active.more_patients(ActiveRun(1337, "random", 0, 1), None, everybody, everybody[:3], "cpu")
 
 
 def write(results, rows):
