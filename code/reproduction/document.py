@@ -54,8 +54,8 @@ def missing(preset, results):
 def picture(name, results):
     """A picture of docs/, where it has runs."""
     from reproduction import figures  # here: options are read without matplotlib
-    there = figures.own(name, results)
-    return f"![{PICTURES[name]}]({name}.png)" if there else f"{PICTURES[name]}: its runs are not there yet."
+    return (f"![{PICTURES[name]}]({name}.png)" if figures.has_own(name, results)
+            else f"{PICTURES[name]}: its runs are not there yet.")
 
 
 def comparisons(text):

@@ -268,10 +268,17 @@ def draw(names=(), preset=None, output=MODEL / "figures", runs=(), cases=(), dat
 
 def own(name, results=RESULTS):
     """The matplotlib figure of a name in OWN, or None without runs."""
-    place = PLACES[OWN[name]]
-    every = lines_of(place, results=results)
-    titles = [APPEARANCE[method][0] for method in (*STEPS, "cml_plus")]
-    return costs({title: every[title] for title in titles}, place.preset)
+    return costs(_own_lines(name, results), PLACES[OWN[name]].preset)
+
+
+def has_own(name, results=RESULTS):
+    """Whether `own` has something to draw."""
+    return any(map(first_val, _own_lines(name, results).values()))
+
+
+def _own_lines(name, results):
+    every = lines_of(PLACES[OWN[name]], results=results)
+    return {title: every[title] for title in (APPEARANCE[method][0] for method in (*STEPS, "cml_plus"))}
 
 
 OWN = {     # of our own protocols, for the documents and the page: name -> place, of which the methods towards CML

@@ -48,8 +48,18 @@ def test_the_example_is_a_class_of_thirty_lines():
     assert len([line for line in body if line.strip()]) <= 30
 
 
-@pytest.mark.parametrize(("chosen", "passed"), [
-    ("ACDC", 7), pytest.param("LA or BraTS2019 or processes", 16, marks=pytest.mark.slow)])
+def test_the_example_trains_and_validates(recipe, runs, narrow, no_curves, monkeypatch, tmp_path):
+    """With its line in the registry; the long test adds it as a user does."""
+    (tmp_path / "two_heads.py").write_text(example(), encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(registry.METHODS.places, "two_heads", "two_heads.TwoHeads")
+    run = runs.train(recipe(method="two_heads", pre_steps=1, self_steps=3))
+    assert len(runs.rows(run)) == 4 and all(float(row["head"]) > 0 for row in runs.rows(run))
+    assert list(runs.rows(run, "val.csv")[-1]) == ["stage", "step", "split", "first", "second"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("chosen", "passed"), [("ACDC", 7), ("LA or BraTS2019 or processes", 16)])
 def test_the_example_trains_resumes_runs_on_two_processes_is_tested_and_predicts(copied, chosen, passed):
     """One file and one line of the registry; the tests of all methods then are its tests."""
     (copied.root / "code/methods/two_heads.py").write_text(example(), encoding="utf-8")

@@ -45,6 +45,7 @@ EXACT = {
     "strong augmentation": ("ACDC", {"augment": "strong", "normalise": "zscore"}),
     "3D": ("LA", {}),
 }
+RARE = "released", "labelled alone", "supervised", "strong augmentation"    # which take the long tests' time
 PATCHES = {"ACDC": (16, 16), "LA": (16, 16, 16)}
 
 
@@ -116,7 +117,7 @@ def process(folder):
     logbook.plots.curves = lambda run: None
     recipes = {name: DATASETS[values.pop("dataset")].recipe.from_json(values, name)
                for name, values in json.loads((folder / "recipes.json").read_text(encoding="utf-8")).items()}
-    did = {name: followed(recipes[name]) for name in EXACT}
+    did = {name: followed(recipes[name]) for name in EXACT if name in recipes}
     whole, halted = recipes["whole"].out, recipes["halted"]
     did["validated"] = validated(recipes["whole"])
     did["exit code"] = stopped(halted)
@@ -152,14 +153,18 @@ def _done():
 
 
 @pytest.fixture
-def two(recipe, phantoms, _done, tmp_path_factory):
-    """What two processes did, by `process`; `recipes` and `folder` are those they worked with."""
+def two(recipe, phantoms, _done, request, tmp_path_factory):
+    """What two processes did, by `process`; `recipes` and `folder` are those they worked with, of EXACT those that a
+    chosen test asks for.
+    """
     if not _done:
         _done["errors"] = "the processes failed when they were first asked for"
         folder = tmp_path_factory.mktemp("ranks")
+        asked = {item.callspec.params["name"] for item in request.session.items
+                 if item.originalname == test_the_gradients_are_those_of_one_process_at_the_same_batch.__name__}
         few = PAIRS | {"pre_steps": 1, "self_steps": 1, "eval_every": 100}
         recipes = {name: recipe(dataset, out=folder / name, **few | {"patch_size": PATCHES[dataset]} | changes)
-                   for name, (dataset, changes) in EXACT.items()}
+                   for name, (dataset, changes) in EXACT.items() if name in asked}
         recipes |= {name: recipe(out=folder / name, **PAIRS | {"pre_steps": 2, "self_steps": 4})
                     for name in ("whole", "halted")}
         (folder / "recipes.json").write_text(json.dumps(
@@ -186,7 +191,7 @@ def rows(path):
 # ---- gradients -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", EXACT)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow if name in RARE else ()) for name in EXACT])
 def test_the_gradients_are_those_of_one_process_at_the_same_batch(two, narrow, no_curves, tmp_path, name):
     """Then the logged terms and the validation are, too: means of losses, sums of counts, every case once."""
     own = two["recipes"][name]
@@ -212,12 +217,12 @@ def test_the_gradients_are_those_of_one_process_at_the_same_batch(two, narrow, n
 
 def test_the_ranks_exchange_gradients_once_per_step_after_its_last_backward_pass(two):
     for rank in two["ranks"]:
-        for name in EXACT:
+        for name in two["recipes"].keys() & EXACT:
             assert rank[name]["exchanges"] == list(range(len(rank[name]["gradients"])))
 
 
 def test_both_ranks_step_by_the_very_same_gradients(two):
-    for name in EXACT:
+    for name in two["recipes"].keys() & EXACT:
         for one, other in zip(*(rank[name]["gradients"] for rank in two["ranks"]), strict=True):
             assert all(map(torch.equal, one, other))
 

@@ -81,7 +81,11 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
-@pytest.mark.parametrize("name", SCRIPTS)
+OFTEN = "train_LA.py", "predict.py"     # it rests on the order of the imports, at which ruff looks in every script
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=() if name in OFTEN else pytest.mark.slow)
+                                  for name in SCRIPTS])
 def test_ctrl_c_while_a_script_loads_is_one_line(name):
     done = python(INTERRUPTED_IMPORT, name, "--help")
     assert done.returncode == -signal.SIGINT and done.stderr.decode() == INTERRUPTED + "\n"
