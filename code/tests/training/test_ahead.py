@@ -61,7 +61,8 @@ def test_a_run_ahead_of_its_device_is_the_same_run(recipe, runs, ahead, events, 
         True, False]
 
 
-@pytest.mark.parametrize("first", [True, False], ids=["ahead at first", "ahead later"])
+@pytest.mark.parametrize("first", [pytest.param(True, id="ahead at first"),
+                                   pytest.param(False, id="ahead later", marks=pytest.mark.slow)])
 def test_a_run_goes_on_where_the_host_is_ahead_or_is_not(recipe, runs, ahead, monkeypatch, tmp_path, first):
     """As from a GPU to a CPU: the checkpoint's optimiser becomes that of the device."""
     own, started, validate = recipe(checkpoint_steps=2), Device.__init__, fit.Fit._validate

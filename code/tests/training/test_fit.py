@@ -136,7 +136,8 @@ def test_logged_loss_is_the_weighted_sum_of_the_logged_terms(recipe, runs):
         assert terms["loss"] == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize("method", ["supervised", "mean_teacher", "cfl", "cps"])
+@pytest.mark.parametrize("method", ["mean_teacher", "cps", *(pytest.param(name, marks=pytest.mark.slow)
+                                                             for name in ("supervised", "cfl"))])
 def test_every_method_trains_and_validates(recipe, runs, method):
     folder = runs.train(recipe(method=method, pre_steps=5, self_steps=5, eval_every=5))
     log, val = runs.rows(folder), runs.rows(folder, "val.csv")
@@ -167,7 +168,7 @@ def test_no_test_case_is_opened_during_training(recipe, runs, phantoms, tmp_path
 
 
 @unpainted
-@pytest.mark.parametrize("dataset", ["ACDC", "LA"])
+@pytest.mark.parametrize("dataset", ["ACDC", pytest.param("LA", marks=pytest.mark.slow)])
 def test_labels_of_unlabelled_scans_change_nothing(recipe, runs, phantoms, tmp_path, dataset):
     """As they are, or absent in some files and garbage of another shape in others: logs and weights are the same."""
     short = {"pre_steps": 2, "self_steps": 4} if dataset == "ACDC" else {"pre_steps": 1, "self_steps": 2}
@@ -187,10 +188,10 @@ def test_labels_of_unlabelled_scans_change_nothing(recipe, runs, phantoms, tmp_p
 @unpainted
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")     # more workers than cores
 def test_the_number_of_workers_does_not_matter_and_a_rerun_is_the_same(recipe, runs, tmp_path):
-    """Twenty steps at 0 and 3 workers, and once more at 0."""
-    folders = [runs.train(recipe(pre_steps=8, self_steps=12, eval_every=100, workers=workers, out=tmp_path / str(i)))
+    """Ten steps at 0 and 3 workers, and once more at 0."""
+    folders = [runs.train(recipe(pre_steps=4, self_steps=6, eval_every=100, workers=workers, out=tmp_path / str(i)))
                for i, workers in enumerate((0, 3, 0))]
-    assert len(runs.losses(folders[0])) == 20
+    assert len(runs.losses(folders[0])) == 10
     for other in folders[1:]:
         runs.assert_same(folders[0], other)
 
@@ -221,7 +222,7 @@ def test_compile_is_for_the_networks_and_asked_for(recipe, runs, monkeypatch):
 @pytest.mark.parametrize("preset", ["paper", "mini"])
 def test_every_start_says_how_long_it_takes(recipe, runs, capsys, tmp_path, preset):
     """Of the steps that are left, by the third one's time; without a GPU, the paper's preset names shorter ones."""
-    own = recipe(preset=preset, pre_steps=4, self_steps=6)
+    own = recipe(preset=preset, pre_steps=4, self_steps=6, eval_every=100)
     runs.train(own)
     shown = capsys.readouterr().out
     [said] = [line for line in shown.splitlines() if "to go without validation" in line]
@@ -317,7 +318,7 @@ def test_best_is_the_highest_validation_of_self_training_and_the_earlier_on_a_ti
 
 
 @unpainted
-@pytest.mark.parametrize("dataset", ["ACDC", "LA"])
+@pytest.mark.parametrize("dataset", ["ACDC", pytest.param("LA", marks=pytest.mark.slow)])
 def test_pretraining_may_be_left_out(recipe, runs, entering, dataset):
     folder = runs.train(recipe(dataset, pre_steps=0, self_steps=1))
     weights, optimizer = entering["self"]

@@ -11,7 +11,7 @@ from training.recipe import Recipe, load_recipe
 from training.run_folder import read_content
 
 pytestmark = pytest.mark.usefixtures("narrow", "no_curves")
-DATASETS = "LA", pytest.param("ACDC", marks=pytest.mark.slow), pytest.param("BraTS2019", marks=pytest.mark.slow)
+SETS = "ACDC", pytest.param("LA", marks=pytest.mark.slow), pytest.param("BraTS2019", marks=pytest.mark.slow)
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def first(recipe, runs, tmp_path):
     return lambda dataset="ACDC", **changes: runs.train(recipe(dataset, out=tmp_path / "first", **changes))
 
 
-@pytest.mark.parametrize("dataset", DATASETS)
+@pytest.mark.parametrize("dataset", SETS)
 def test_the_first_weights_are_the_last_ones_of_the_other_run(first, recipe, runs, dataset):
     one = first(dataset)
     loop = runs.loop(recipe(dataset, init_from=one))

@@ -109,7 +109,8 @@ def test_a_killed_run_without_validation_cases_resumes_to_the_same_bits(recipe, 
 
 
 @unpainted
-@pytest.mark.parametrize("damage", [cut, lambda path: path.write_bytes(b"")], ids=["cut", "empty"])
+@pytest.mark.parametrize("damage", [
+    pytest.param(cut, id="cut"), pytest.param(lambda path: path.write_bytes(b""), id="empty", marks=pytest.mark.slow)])
 def test_a_damaged_checkpoint_falls_back_to_its_predecessor(recipe, runs, reference, killed_at, damage):
     own = recipe(checkpoint_steps=2)
     folder = killed_at(own, "self", 5)
@@ -164,7 +165,8 @@ def test_a_kill_while_a_checkpoint_is_written_leaves_the_one_before(recipe, runs
 
 
 @unpainted
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGTERM, *(
+    pytest.param(number, marks=pytest.mark.slow) for number in (signal.SIGINT, signal.SIGHUP))])
 def test_a_polite_stop_saves_first_and_says_how_to_go_on(recipe, runs, reference, monkeypatch, capsys, number):
     own, take_step, handler = recipe(), fit.Fit.take_step, signal.getsignal(number)
 

@@ -185,7 +185,7 @@ def test_a_folder_is_looked_at_again_once_it_is_held(recipe, runs, monkeypatch):
 # ---- damaged files of a run that goes on ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("damage", ["empty", "flipped"])
+@pytest.mark.parametrize("damage", [pytest.param("empty", marks=pytest.mark.slow), "flipped"])
 def test_a_damaged_last_pt_is_made_again_from_the_checkpoint(unfinished, runs, damage):
     runs.train(unfinished)
     path = unfinished.out / "last.pt"
@@ -219,7 +219,7 @@ def test_a_flipped_bit_in_the_checkpoint_costs_steps_only(recipe, runs, monkeypa
     assert (own.out / "last.pt").exists()
 
 
-@pytest.mark.parametrize("name", ["log.csv", "val.csv"])
+@pytest.mark.parametrize("name", ["log.csv", pytest.param("val.csv", marks=pytest.mark.slow)])
 def test_a_log_that_lost_rows_is_not_continued_silently(recipe, runs, monkeypatch, name):
     own = recipe(pre_steps=4, self_steps=2, checkpoint_steps=1)
     with monkeypatch.context() as patch:
