@@ -128,6 +128,13 @@ def files_in(folder: Path, wanted: Callable[[Path], bool] = is_scan) -> list[Pat
     return [path for path in visible(folder, wanted) if wanted(path)]
 
 
+def not_looked_into(folder: Path) -> list[dicom_series.Aside]:
+    """The folders in one whose own scans are taken: `visible` stays with these."""
+    inside = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
+    return [dicom_series.Aside(path, "folders, not looked into since there are scans beside them,") for path in inside
+            if path.is_dir() and not is_scan(path)] if any(map(is_scan, inside)) else []
+
+
 def series_among(files: Sequence[Path], folder: Path) -> tuple[dicom_series.FoundSeries, list[Path]]:
     """What the DICOM files among `files` below a folder hold, and the files that are not DICOM."""
     mine = {path for path in files if not suffix(path) and dicom.is_dicom(path)}
@@ -182,6 +189,7 @@ def scans_to_segment(path: Path, modalities: Sequence[str]
     cases = {one.name: (one,) for one in series.series} | cases
     bad |= series.bad
     aside = series.aside + [file for file in files if is_other(file) or suffix(file) and not is_scan(file)] + rest
+    aside += not_looked_into(path) if path.is_dir() else []
     if cases or bad:
         aside += sorted(labels)
     else:

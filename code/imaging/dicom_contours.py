@@ -36,7 +36,7 @@ def outlines(mask: np.ndarray) -> Iterator[np.ndarray]:
         polygon, *holes = sorted(lines, key=lambda line: line[:, 0].min())
         for hole in holes:
             # a channel along a row or a column would run through the middles of pixels, which are then in doubt
-            lengths = cdist(polygon, hole) + np.isclose(polygon[:, None], hole).any(2)
+            lengths = cdist(polygon, hole) + (polygon[:, None] == hole).any(2)
             here, there = np.unravel_index(lengths.argmin(), lengths.shape)
             polygon = np.concatenate([polygon[:here + 1], hole[there:], hole[:there + 1], polygon[here:]])
         yield polygon - 1 + [side.start for side in box]

@@ -13,6 +13,7 @@ from imaging.case_files import (
     files_in,
     grouped,
     named,
+    not_looked_into,
     plain_name,
     role_of,
     series_among,
@@ -55,7 +56,8 @@ def find(images: Path | None, labels: Path | None, dataset_json: Path | None, ch
         scans += content.series
         found = _paired(scans, masks, _channels_of(scans, masks, 0, channels), content.bad)
         found.aside += aside
-        found.images_aside = content.aside
+        found.images_aside = content.aside + [one for one in not_looked_into(images)
+                                              if not labels.resolve().is_relative_to(one.path.resolve())]
     if not found.labelled:
         report_bad(found.bad)
         places = {"the scans' folder": images, "the labels'": labels}

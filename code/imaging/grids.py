@@ -3,7 +3,7 @@
 Shapes: *N a scan's own grid as stored in its file. Spacings are in mm; affines map voxel indices to mm, RAS+.
 """
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +43,14 @@ def turned(array: np.ndarray, affine: np.ndarray, reference: np.ndarray) -> tupl
     """An array (*N, ...) and its affine, axes in the order and directions of another affine's; places stay."""
     turn = io_orientation(np.linalg.inv(reference) @ affine)
     return apply_orientation(array, turn), affine @ inv_ornt_aff(turn, array.shape[:3])
+
+
+def turned_onto(file: ScanFile, scan: ScanFile) -> ScanFile:
+    """A file that lies where the scan does, its axes stored as the scan's; any other as it is."""
+    array, affine = turned(file.array, file.affine, scan.affine)
+    if array.shape != scan.array.shape or not is_near(affine, scan.affine, array.shape):
+        return file
+    return replace(file, array=array, affine=affine, spacing=voxel_sizes(affine))
 
 
 def sides(spacing: np.ndarray) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 from nibabel.affines import voxel_sizes
 
 from imaging import dicom, dicom_segmentations, metaimage, nifti, nrrd_files, segmentations
-from imaging.grids import ScanFile, check_same_grid, check_same_shape, is_near, turned
+from imaging.grids import ScanFile, check_same_grid, check_same_shape, turned_onto
 from runtime.errors import InputError, counted, one_line, printable
 from runtime.files import check_readable, write_aside
 
@@ -106,10 +106,14 @@ def read_channels(path: Path, geometry: str, channels: int) -> list[ScanFile]:
 
 
 def read_scans(paths: Sequence[Path], geometry: str, channels: int) -> list[ScanFile]:
-    """One scan per channel of a case: from one file per channel, or from the one that holds them all."""
+    """One scan per channel of a case: from one file per channel, or from the one that holds them all.
+
+    Channels that are stored along other axes than the first one are turned.
+    """
     if len(paths) == 1:
         return read_channels(paths[0], geometry, channels)
-    return [read_scan_file(path, geometry) for path in paths]
+    first, *others = [read_scan_file(path, geometry) for path in paths]
+    return [first, *(turned_onto(scan, first) for scan in others)]
 
 
 def parts(path: Path) -> list[Path]:
@@ -209,9 +213,9 @@ def read_label(path: Path, scan: ScanFile, labels: dict[int, int], same_affine: 
         values = _whole(path, "segmentation", segmentations.read_values, scan, segments, same_affine)
     else:
         file = read_scan_file(path, geometry)
-        values, affine = turned(file.array, file.affine, scan.affine) if same_affine else (file.array, scan.affine)
-        if values.shape != scan.array.shape or not is_near(affine, scan.affine, scan.array.shape):
-            (check_same_grid if same_affine else check_same_shape)(file, scan)
+        file = turned_onto(file, scan) if same_affine else file
+        (check_same_grid if same_affine else check_same_shape)(file, scan)
+        values = file.array
     rounded = np.rint(values)
     if np.abs(values - rounded).max() > 1e-3:     # a scl_slope may leave the last digits off
         odd = float(values[np.abs(values - rounded) > 1e-3][0])

@@ -394,6 +394,7 @@ def model(x):
     scores = torch.stack([(x[:, 0] - k) ** 2 for k in range(14)], 1).neg_().softmax(1)
     return {"fused": scores, "subnet0": scores, "subnet1": scores}
 
+model.pair = None
 job = predict.Job(model, recipe, Preprocessing("any", "LPS", "zscore"),
                   predict.Options(run=folder, input=folder, output=folder), {"stride": (64, 64, 64)}, False, (),
                   np.arange(14, dtype=np.uint8), 0, None, None)

@@ -87,6 +87,13 @@ def test_files_that_are_no_scans_are_left_aside_with_a_word(tmp_path):
         "2 .dcm such as b.DCM, 1 without an ending such as LICENSE")
 
 
+def test_folders_beside_scans_are_left_aside_with_a_word(tmp_path):
+    touched(tmp_path, "a.nrrd", "p1/b.nrrd", "p2/IM0001.dcm", ".hidden/c.nrrd")
+    cases, bad, aside = scans_to_segment(tmp_path, ("image",))
+    assert set(cases) == {"a"} and not bad
+    assert told(aside) == "2 folders, not looked into since there are scans beside them, such as p1"
+
+
 def test_a_folder_without_scans_says_what_it_holds(tmp_path):
     touched(tmp_path, *(f"series/IM{k}.doc" for k in range(3)), "x/y/readme.txt")
     with pytest.raises(InputError, match="no scan; it holds 3 .doc such as IM0.doc, 1 .txt such as readme.txt; "

@@ -10,7 +10,8 @@ import SimpleITK as sitk
 from scipy.spatial.transform import Rotation
 
 from imaging import scan_files
-from imaging.scan_files import read_channels, read_label, read_scan_file, save_on_grid
+from imaging.grids import check_same_grid
+from imaging.scan_files import read_channels, read_label, read_scan_file, read_scans, save_on_grid
 from runtime.errors import InputError
 
 SHAPE = 7, 6, 5
@@ -141,7 +142,7 @@ def test_maps_of_nrrd_and_mha_scans_lie_on_them_in_every_orientation(tmp_path, g
 
 @pytest.mark.parametrize("codes", ["".join(sides[axis] for sides, axis in zip(names, axes, strict=True)) for names in
                                    itertools.permutations(("LR", "PA", "IS")) for axes in np.ndindex(2, 2, 2)])
-def test_labels_stored_along_other_axes_come_in_in_their_places(tmp_path, codes):
+def test_labels_and_channels_stored_along_other_axes_come_in_in_their_places(tmp_path, codes):
     by_simpleitk(tmp_path / "a.mha", volume(), GRIDS["oblique"])
     scan, image = read_scan_file(tmp_path / "a.mha"), nib.Nifti1Image(label_map(), GRIDS["oblique"])
     turn = nib.orientations.ornt_transform(nib.io_orientation(image.affine), nib.orientations.axcodes2ornt(codes))
@@ -152,6 +153,9 @@ def test_labels_stored_along_other_axes_come_in_in_their_places(tmp_path, codes)
             ("Name", name), ("LabelValue", str(number + 1)), ("Layer", "0"))})
     for name in ("label.nii.gz", "label.seg.nrrd"):
         np.testing.assert_array_equal(read_label(tmp_path / name, scan, {0: 0, 1: 1, 2: 2}), label_map())
+    first, second = read_scans([tmp_path / "a.mha", tmp_path / "label.nii.gz"], "itk", 2)
+    np.testing.assert_array_equal(second.array, label_map())
+    check_same_grid(second, first)
     moved = stored.affine.copy()
     moved[:3, 3] += 0.2
     by_simpleitk(tmp_path / "label.nii.gz", np.asarray(stored.dataobj), moved)
