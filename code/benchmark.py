@@ -11,7 +11,9 @@ ratio of the medians, memory is each process's peak. Prints Markdown, each line 
 at the best rate this machine reaches for their shapes, and its share of the step or volume. `growth`: step
 time against patch volume, test time against volume, memory of the scans against their number, fitted and drawn.
 `methods`: a step of every method in the training loop, on slices, in turns with the supervised one.
-`start`: how soon scripts answer, CPU time beside that of another revision (--against), the least of 5, in turns.
+`windows`: an LA volume by the paper's windows and by predict's. `memory`: of a scan of many classes. `monai`: our
+windows beside MONAI's function, where MONAI is installed. `demo`: seconds of the demo beside those of --against.
+`start`: how soon scripts answer, CPU time beside that of another revision (--against), the least of --repeat, in turns.
 """
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +37,7 @@ class Options:
     data_dir: Path | None = None    # LA scans for `metrics` and `sampling`; phantoms without it
     plot: Path | None = None        # where `growth` draws its three curves (PNG)
     device: str = "cpu"             # cpu | cuda | cuda:1 ...: of the rows about steps and volumes
-    against: str | None = None      # the revision that `start` compares with, such as 1484acb
+    against: str | None = None      # the revision that `start` and `demo` compare with, such as 1484acb
 
 
 @reported

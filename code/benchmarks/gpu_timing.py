@@ -15,6 +15,7 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks import gpu_runs, workloads
+from benchmarks.stopwatch import seconds_of
 from dataloaders import components
 from dataloaders.scans import Scan
 from evaluation.inference import mean_dice, segment
@@ -198,14 +199,8 @@ def others(name, loop, quick):
         validate = partial(mean_dice, loop.method, scans, partial(segment, recipe=loop.recipe, coarse=coarse),
                            loop.recipe.num_classes)
         validate()
-        rows.append((f"{name}, {what}", _seconds(validate)))
+        rows.append((f"{name}, {what}", seconds_of(validate)))
     loop.folder.open(loop.device)
     rows.append((f"{name}, a checkpoint",
-                 _seconds(lambda: loop.checkpoints.save(stage=1, step=0, best=0.0, last_dice=None))))
+                 seconds_of(lambda: loop.checkpoints.save(stage=1, step=0, best=0.0, last_dice=None))))
     return rows
-
-
-def _seconds(call):
-    begun = time.perf_counter()
-    call()
-    return time.perf_counter() - begun

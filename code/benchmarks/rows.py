@@ -16,9 +16,9 @@ import psutil
 import torch
 from torch import nn
 
-from benchmarks import start, workloads
+from benchmarks import predicting, start, workloads
 from benchmarks.stopwatch import Timed, compare, seconds_of
-from benchmarks.targets import REPORTS, TARGETS
+from benchmarks.targets import COMPARED, REPORTS, TARGETS
 from dataloaders.la import LA
 from dataloaders.phantom import write_phantoms
 from dataloaders.scans import Scan
@@ -221,7 +221,20 @@ def report(row, options):
     """One of REPORTS as a table."""
     if row == "start":
         return print_table(["CPU time (s)", options.against, "now", "share", "target", ""],
-                           start.lines(options.against, options.quick))
+                           start.lines(options.against, options.repeat, options.quick))
+    if row == "demo":
+        return print_table(["demo (s)", options.against, "now", "share", "target", ""],
+                           start.demo_lines(options.against, options.quick))
+    if row == "windows":
+        return print_table(["windows of an LA volume", "windows", "s", "times faster"],
+                           predicting.window_lines(options))
+    if row == "memory":
+        return print_table([f"a scan of {predicting.CLASSES} classes", "bytes per voxel",
+                            f"{' × '.join(map(str, predicting.LARGE))} voxels (GiB)", "target", ""],
+                           predicting.memory_lines(options))
+    if row == "monai":
+        return print_table(["MONAI's windows", "MONAI (s)", "ours (s)", "times faster", "off by at most", "target",
+                            ""], predicting.monai_lines(options))
     if row == "growth":
         return print_table(["LA", "fit", "exponent", "R²"], growth_lines(options))
     if row == "methods":
@@ -255,9 +268,9 @@ def measure(options):
         options.repeat = 1
     rows = (*TARGETS, *REPORTS) if options.row == "all" else [options.row]
     if not options.against:
-        if options.row == "start":
-            raise InputError("start: --against is missing: name the revision that is compared, 1484acb say")
-        rows = [row for row in rows if row != "start"]
+        if options.row in COMPARED:
+            raise InputError(f"{options.row}: --against is missing: name the revision that is compared, 1484acb say")
+        rows = [row for row in rows if row not in COMPARED]
     if options.device != "cpu" and not all(row.endswith(("-step", "-volume")) for row in rows):
         raise InputError(f"{options.row} --device {options.device}: only a row about a step or a volume, such as "
                          "LA-step, is measured on a GPU; see code/gpu_day.py for the rest")

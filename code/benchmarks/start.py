@@ -1,7 +1,8 @@
-"""How soon scripts answer, beside another revision: --help, and the first line of train, test and predict."""
+"""How soon scripts answer, beside another revision: --help, the first line of train, test and predict, the demo."""
 import os
 import subprocess
 import sys
+import time
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -14,14 +15,13 @@ from dataloaders.phantom import draw_ACDC, write_phantoms
 from runtime.errors import InputError, one_line
 from runtime.files import ROOT
 
-HELP, FIRST_LINE = 0.35, 0.6        # targets: of the other revision's CPU time
-REPEAT = 5                          # the least of so many, in turns
+HELP, FIRST_LINE, DEMO = 0.35, 0.6, 0.25        # targets: of the other revision's time
 TINY = ("mini", "--labeled", "1", "--pre-steps", "1", "--self-steps", "1", "--patch-size", "32", "32",
         "--labeled-batch", "2", "--unlabeled-batch", "2", "--workers", "0", "--device", "cpu")
 
 
-def lines(against, quick):
-    """A line of the table per command, as it is measured: seconds of CPU time (user) then and now."""
+def lines(against, repeat, quick):
+    """A line per command, as it is measured: seconds of CPU time (user) then and now, the least of `repeat`."""
     if not hasattr(os, "wait4"):
         raise InputError("start: this system does not tell what CPU time a process has taken; use Linux or macOS")
     with TemporaryDirectory() as folder, checked_out(against, Path(folder) / "then") as then:
@@ -29,19 +29,36 @@ def lines(against, quick):
         for path in sorted(codes["now"].glob("*.py")):
             if path.stem not in ("cml", "method") and (codes["then"] / path.name).exists():
                 yield line(f"{path.name} --help", {when: partial(seconds_of_help, code / path.name)
-                                                   for when, code in codes.items()}, HELP, quick)
+                                                   for when, code in codes.items()}, HELP, repeat, quick)
         commands = {when: first_commands(code, Path(folder), when) for when, code in codes.items()}
         for name in commands["now"]:
             yield line(f"{name}, first line", {when: partial(seconds_to_first_line, commands[when][name])
-                                               for when in codes}, FIRST_LINE, quick)
+                                               for when in codes}, FIRST_LINE, repeat, quick)
 
 
-def line(what, calls, most, quick):
+def line(what, calls, most, repeat, quick):
     """One command of both revisions, in turns."""
-    turns = [[call() for call in calls.values()] for _ in range(1 if quick else REPEAT)]
+    turns = [[call() for call in calls.values()] for _ in range(repeat)]
     then, now = np.min(turns, 0)
     return [what, f"{then:.2f}", f"{now:.2f}", f"{now / then:.2f}", f"≤ {most}",
             "" if quick else "met" if now <= most * then else "missed"]
+
+
+def demo_lines(against, quick):
+    """Seconds of demo.py for each data set, both revisions one after the other."""
+    with TemporaryDirectory() as folder, checked_out(against, Path(folder) / "then") as then:
+        codes = {"then": then / "code", "now": ROOT / "code"}
+        for name in ("ACDC",) if quick else ("ACDC", "LA", "BraTS"):
+            yield line(f"demo.py --dataset {name}", {
+                when: partial(seconds_of_demo, code, name, Path(folder) / f"{when} {name}")
+                for when, code in codes.items()}, DEMO, 1, quick)
+
+
+def seconds_of_demo(code, name, out):
+    begun = time.perf_counter()
+    if started([code / "demo.py", "--dataset", name, "--out", out], subprocess.DEVNULL).wait():
+        raise InputError(f"{code / 'demo.py'} --dataset {name}: did not run to its end")
+    return time.perf_counter() - begun
 
 
 @contextmanager
@@ -89,7 +106,7 @@ def started(command, stdout):
 def first_commands(code, folder, when):
     """{script: its command line} on phantoms; each revision tests and predicts with a run of its own."""
     import nibabel  # here: --help of benchmark.py does without
-    data, scan, run = folder / "ACDC", folder / "scan.nii.gz", folder / when
+    data, scan, run = folder / "ACDC", folder / "scan.nii.gz", folder / f"{when} run"
     if not scan.exists():
         write_phantoms(data, "ACDC", train=3, val=1, test=1, size=32)
         image, _ = draw_ACDC(np.random.default_rng(0), (4, 32, 32))

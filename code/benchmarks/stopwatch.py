@@ -7,7 +7,7 @@ from multiprocessing import get_context
 
 import torch
 
-from runtime.device import Device
+from runtime import memory
 from runtime.workers import end_with_parent
 
 
@@ -46,7 +46,7 @@ def _time():
 def _peak():
     if torch.cuda.is_initialized():
         return torch.cuda.max_memory_allocated() / 2 ** 30
-    return Device("cpu").peak_memory()
+    return memory.peak()
 
 
 def seconds_of(call):

@@ -43,8 +43,8 @@ def noting_cosines(networks):
 
     def note(_, inputs, views):
         (_, feature0), (_, feature1) = views
-        cosines = F.cosine_similarity(feature0, feature1, dim=1).flatten(1).mean(1)
-        noted.append(cosines[inputs[0].flatten(1).any(1)].float().cpu())
+        cosines, filled = F.cosine_similarity(feature0, feature1, dim=1).flatten(1).mean(1), inputs[0].flatten(1).any(1)
+        noted.append(cosines.float().cpu()[filled.cpu()])
 
     hook = networks.register_forward_hook(note)
     try:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
-from scipy.stats import bootstrap
 
 from dataloaders.folds import fold_number
 from evaluation import report, tables
@@ -51,6 +50,7 @@ def dice_interval(values):
     values = 100 * np.asarray(values, float)
     if len(values) < 2:
         return Interval(float(values.mean()), np.nan, np.nan)
+    from scipy.stats import bootstrap  # here: it takes as long as the rest of --help
     found = bootstrap((values,), np.mean, n_resamples=RESAMPLES, confidence_level=CONFIDENCE, method="percentile",
                       rng=np.random.default_rng(SEED)).confidence_interval
     return Interval(float(values.mean()), float(found.low), float(found.high))

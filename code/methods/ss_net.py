@@ -122,9 +122,9 @@ class Memory(nn.Module):
 def rows_of(chosen, *tensors):
     """Tensors of N rows each and which rows are meant, (N) bool -> (*tensors, chosen), without the others where free.
 
-    On a GPU the host would wait for the number of those that are meant.
+    Elsewhere than on a CPU the host would wait for the number of those that are meant.
     """
-    if chosen.is_cuda:
+    if chosen.device.type != "cpu":
         return *tensors, chosen
     return *(tensor[chosen] for tensor in tensors), chosen[chosen]
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import benchmark
-from benchmarks import rows, workloads
+from benchmarks import predicting, rows, start, workloads
 from dataloaders.phantom import draw_LA
 from method import Batch
 from methods import registry
@@ -113,10 +113,35 @@ def test_every_method_is_timed_beside_the_supervised_one(monkeypatch, narrow):
     assert taken == 4 * ["supervised"] + 2 * ["sassnet", "supervised"]
 
 
+def test_another_revision_is_asked_for_and_a_missing_peer_is_said(capsys, monkeypatch):
+    for row in ("start", "demo"):
+        with pytest.raises(SystemExit):
+            benchmark.main([row])
+        assert f"{row}: --against is missing" in capsys.readouterr().err
+    monkeypatch.setattr(predicting.importlib.util, "find_spec", lambda name: None)
+    assert benchmark.main(["monai", "--quick"]) == [[]]
+    assert capsys.readouterr().out.count("MONAI is not installed") == 1
+
+
+def test_a_command_of_two_revisions_is_a_line_of_the_least_seconds():
+    then, now = iter([3.0, 2.0, 2.5]), iter([0.9, 0.5, 0.8])
+    calls = {"then": lambda: next(then), "now": lambda: next(now)}
+    assert start.line("x --help", calls, 0.35, 3, False) == ["x --help", "2.00", "0.50", "0.25", "≤ 0.35", "met"]
+    assert start.line("x", {"then": lambda: 1.0, "now": lambda: 0.5}, 0.35, 1, False)[-1] == "missed"
+
+
+@pytest.mark.slow
+def test_the_windows_of_predict_are_fewer_and_memory_is_one_views(narrow):
+    [lines] = benchmark.main(["windows", "--quick"])
+    assert int(lines[1][1]) <= int(lines[0][1]) and lines[0][-1] == "1.00"
+    [[every, first]] = [benchmark.main(["memory", "--quick"])[0]]
+    assert float(every[1]) > 2 * float(first[1]) > 100
+
+
 @pytest.mark.slow
 def test_every_row_runs(tmp_path):
     tables = benchmark.main(["all", "--quick", "--plot", str(tmp_path / "growth.png")])
-    assert list(map(len, tables)) == [len(rows.TARGETS), 3, 4, 3, len(registry.METHODS)]
+    assert list(map(len, tables))[:7] == [len(rows.TARGETS), 3, 4, 3, len(registry.METHODS), 2, 2]
     assert "missed" not in str(tables)
     assert (tmp_path / "growth.png").read_bytes().startswith(b"\x89PNG")
 

@@ -77,15 +77,27 @@ def train(recipe, data):
     return folder.path
 
 
-def backward(losses, autocast=nullcontext):
-    """Backward on each of a step's (loss, terms) before the next is asked for -> (the losses' sum, all terms)."""
-    total, terms = 0, {}
+def backward(losses, autocast=nullcontext, launched=()):
+    """Backward on each of a step's (loss, terms) before the next is asked for -> (the losses' sum, all terms).
+
+    launched: parameters with gradients, to which each loss's are added all at once; a GPU is otherwise given an
+    addition for each of them.
+    """
+    total, terms, sums = 0, {}, [parameter.grad for parameter in launched]
     while True:
         with autocast():
             loss, new = next(losses, (None, {}))
         if loss is None:
             return total, terms
+        for parameter in launched:
+            parameter.grad = None
         loss.backward()
+        pairs = [(own, parameter.grad) for own, parameter in zip(sums, launched, strict=True)
+                 if parameter.grad is not None]
+        if pairs:
+            torch._foreach_add_(*map(list, zip(*pairs, strict=True)))
+        for own, parameter in zip(sums, launched, strict=True):
+            parameter.grad = own
         total, terms = total + loss.detach(), terms | new
 
 
@@ -258,7 +270,7 @@ class Fit:
             group["lr"] = rate_at(self.recipe, stage, self.step)
         self.optimizer.zero_grad(set_to_none=False)
         self.method.train()
-        total, terms = backward(stage.losses(batch), self.device.autocast)
+        total, terms = backward(stage.losses(batch), self.device.autocast, self.parameters if self.device.cuda else ())
         picture = terms.pop("picture", None)
         self.ranks.average_gradients(self.parameters)
         norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters])

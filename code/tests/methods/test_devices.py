@@ -1,33 +1,28 @@
-"""Every method where no GPU is: at the paper's size on the meta device, compiled, and in bfloat16."""
+"""Every method where no GPU is: in bfloat16 and compiled; test_simulated_cuda.py has the rest."""
 import copy
 from dataclasses import replace
 
 import pytest
 import torch
-import torch.fx.experimental._config as settings
-from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
 
-from dataloaders import components
 from method import Batch
-from methods import registry, ss_net
+from methods import registry
 from networks.two_view import build_subnet
-from runtime.device import CHANNELS_LAST, Device
+from runtime.device import Device
 from runtime.errors import InputError
 from runtime.fast_layers import quicken_on_gpu
-from runtime.ranks import Ranks
 from training.datasets import DATASETS
 
 
-def batch_of(recipe, of_label=None, device="cpu"):
-    """A batch of noise; on the meta device of shapes alone."""
+def batch_of(recipe, of_label=None):
+    """A batch of noise."""
     generator, size = torch.Generator().manual_seed(1), recipe.patch_size
-    x_l, x_u = (torch.randn(count, 1, *size, generator=generator) if device == "cpu" else
-                torch.empty(count, 1, *size, device=device).to(memory_format=CHANNELS_LAST[len(size)])
+    x_l, x_u = (torch.randn(count, 1, *size, generator=generator)
                 for count in (recipe.labeled_batch, recipe.unlabeled_batch))
     y_l = torch.randint(recipe.num_classes, (recipe.labeled_batch, *size), generator=generator, dtype=torch.uint8)
-    z_l = of_label and torch.stack([torch.as_tensor(of_label(label.numpy())) for label in y_l]).to(device)
-    return Batch(x_l, y_l.to(device).long(), x_u, 5, 10, torch.Generator().manual_seed(0), z_l)
+    z_l = of_label and torch.stack([torch.as_tensor(of_label(label.numpy())) for label in y_l])
+    return Batch(x_l, y_l.long(), x_u, 5, 10, torch.Generator().manual_seed(0), z_l)
 
 
 def recipe_of(dataset, method, **changes):
@@ -38,37 +33,6 @@ def recipe_of(dataset, method, **changes):
         return recipe
     except InputError as error:
         pytest.skip(str(error))
-
-
-@pytest.fixture
-def meta(monkeypatch):
-    """What looks at values does without them: components, who teaches in MCF, which voxels SS-Net chooses."""
-    monkeypatch.setattr(components, "largest_components", lambda maps, classes: maps)
-    monkeypatch.setattr(Ranks, "mean", lambda self, value: torch.ones(value.shape))
-    monkeypatch.setattr(ss_net.Memory, "per_class", lambda self: [None, *self.features])
-    with settings.patch(meta_nonzero_assume_all_nonzero=True):
-        yield
-
-
-@pytest.mark.parametrize("dataset", ["LA", "ACDC", "BraTS2019"])
-@pytest.mark.parametrize("method", ["cml", *(pytest.param(name, marks=pytest.mark.slow)
-                                             for name in registry.METHODS if name != "cml")])
-def test_a_step_at_the_papers_size_fits_together_on_the_meta_device(meta, dataset, method):
-    """Networks, losses and updates meet in shape, precision and device, with the layers that a GPU gets."""
-    recipe = recipe_of(dataset, method)
-    with torch.device("meta"):
-        own = registry.build(recipe)
-    own = quicken_on_gpu(own.to(memory_format=CHANNELS_LAST[len(recipe.patch_size)])).train()
-    assert not any(type(module) is nn.BatchNorm3d for module in own.modules())
-    batch = batch_of(recipe, own.of_label, "meta")
-    for stage in own.stages(5, 5):
-        own.begin(stage)
-        for loss, terms in stage.losses(batch if stage.unlabelled else batch._replace(x_u=None)):
-            assert loss.shape == () and loss.is_meta and loss.dtype == torch.float32
-            assert all(term.shape == () for name, term in terms.items() if name != "picture")
-            loss.backward()
-        own.after_step(batch)
-    assert all(p.grad is not None and p.grad.shape == p.shape for p in own.trained_parameters())
 
 
 @pytest.mark.parametrize("method", registry.METHODS)
