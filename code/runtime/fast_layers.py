@@ -253,6 +253,8 @@ class _Step:
 
     def __init__(self, conv, norm):
         self.conv = conv
+        self.volumes = (isinstance(conv, nn.Conv3d) and not isinstance(conv.padding, str)
+                        and torch.backends.mkldnn.is_available())
         with torch.no_grad():
             self.weight, self.bias = fuse_conv_bn_weights(
                 conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias,
@@ -260,5 +262,9 @@ class _Step:
 
     def __call__(self, x):
         conv = self.conv
+        if self.volumes and x.device.type == "cpu" and x.dtype == torch.float32 and x.ndim == 5:
+            # oneDNN's; of one window at the highest and the lowest resolution PyTorch takes a slower one of its own
+            return torch.ops.aten.mkldnn_convolution(x, self.weight, self.bias, conv.padding, conv.stride,
+                                                     conv.dilation, conv.groups)
         more = (conv.output_padding, conv.groups, conv.dilation) if conv.transposed else (conv.dilation, conv.groups)
         return CONVOLUTIONS[type(conv)](x, self.weight, self.bias, conv.stride, conv.padding, *more)

@@ -348,6 +348,24 @@ def test_any_network_computes_what_it_does_unfolded(name, dtype):
             assert torch.equal(network(x), plain)
 
 
+@pytest.mark.parametrize("shape", [(1, 4, 12, 10, 8), (2, 4, 12, 10, 8), (4, 12, 10, 8)])
+@pytest.mark.parametrize("last", [True, False])
+@pytest.mark.parametrize("options", [{"padding": 1}, {"stride": 2}, {"groups": 2, "dilation": 2}, {"padding": "same"},
+                                     {"padding": (0, 1, 2), "stride": (1, 2, 1), "bias": False}], ids=str)
+def test_a_folded_convolution_of_volumes_is_the_plain_one(options, last, shape):
+    """Of one scan or more, in either memory, with one channel as well: by oneDNN's kernel where that takes it."""
+    for channels in (4, 1) if "groups" not in options else (4,):
+        layers = nn.Sequential(nn.Conv3d(channels, 8, 3, **options), nn.BatchNorm3d(8), nn.ReLU()).eval()
+        layers[1].running_mean.normal_()
+        x = torch.randn(*shape[:-4], channels, *shape[-3:])
+        if last and x.ndim == 5:
+            x, layers = (one.to(memory_format=torch.channels_last_3d) for one in (x, layers))
+        with torch.inference_mode():
+            plain = layers[2](layers[1](layers[0](x if x.ndim == 5 else x[None])))
+            with folded(layers):
+                torch.testing.assert_close(layers(x), plain if x.ndim == 5 else plain[0], rtol=1e-4, atol=1e-5)
+
+
 def test_a_batch_norm_that_trains_is_not_folded():
     layers = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4))
     x = torch.randn(2, 1, 8, 8)
