@@ -271,7 +271,7 @@ def test_two_views_are_compared(gpu, placed, method):
     with agreement.noting_cosines(method.tested) as cosines:
         views = inference.segment(method, image, recipe, views=method.pair)
     assert set(method.pair) <= set(views) and all(view.is_cuda for view in views.values())
-    assert {noted.device.type for noted in cosines} <= {"cpu"}
+    assert {noted.device.type for noted in cosines} == {"cpu"}
 
 
 def test_a_checkpoint_of_a_cpu_is_taken_over(gpu, loop_of, tmp_path, monkeypatch):

@@ -99,6 +99,27 @@ def test_the_optimiser_runs_at_the_logged_rate(recipe, runs, monkeypatch):
     assert [float(row["lr"]) for row in runs.rows(folder)] == pytest.approx([rate for rate, in rates], rel=1e-5)
 
 
+# ---- the step ----------------------------------------------------------------------------------------------------
+
+
+def test_gradients_that_are_added_all_at_once_are_those_of_backward_bit_for_bit():
+    """As on a GPU; of parameters in one loss, in both and in none, and the gradients stay the tensors they are."""
+    found = []
+    for launched in (False, True):
+        torch.manual_seed(0)
+        layers = [torch.nn.Linear(5, 5) for _ in range(4)]
+        parameters = [parameter for layer in layers for parameter in layer.parameters()]
+        for parameter in parameters:
+            parameter.grad = torch.zeros_like(parameter)
+        kept, x = [parameter.grad for parameter in parameters], torch.randn(3, 5)
+        losses = ((layers[1](layers[0](x)).square().mean(), {"a": torch.ones(())}),
+                  (layers[2](layers[1](x)).square().mean(), {"b": torch.zeros(())}))
+        total, terms = fit.backward(iter(losses), launched=parameters if launched else ())
+        assert all(parameter.grad is own for parameter, own in zip(parameters, kept, strict=True)) and len(terms) == 2
+        found.append([total, *kept])
+    assert all(map(torch.equal, *found)) and not found[1][-1].any() and found[1][1].any()
+
+
 # ---- a whole run -------------------------------------------------------------------------------------------------
 
 
