@@ -80,6 +80,6 @@ def test_la_as_nifti(way, tmp_path, monkeypatch):
             shutil.copy(Path("all_masks", name), Path("masks", name))
         else:
             shutil.copy(Path("scans", name), Path("new_scans", name))
-    plan = once_around(way, ["--images", "scans", "--labels", "masks", "--class-names", "atrium"], 4, [],
-                       lambda name: Path("all_masks", f"{name}.nii.gz"))
+    plan = once_around(way, ["--images", "scans", "--labels", "masks", "--class-names", "atrium"], 4,
+                       ["--patch-size", 96, 96, 64], lambda name: Path("all_masks", f"{name}.nii.gz"))
     assert plan.normalise == "zscore" and plan.slices == "none" and plan.spacing is None

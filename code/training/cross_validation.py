@@ -5,6 +5,7 @@ from dataclasses import replace
 from dataloaders.folds import divided, fold_folder, fold_number, write_folds
 from dataloaders.own import Own
 from evaluation.pooled import is_folds
+from imaging.cases import shown
 from runtime.errors import InputError, hours_in_words
 from runtime.ranks import Ranks
 from training.checkpoints import is_finished
@@ -17,13 +18,13 @@ def start(recipe):
     if not (recipe.folds or recipe.fold):
         data = Own(recipe)
         home = train(fitted(recipe, data), data)
-        Ranks().say(f"next: python code/test_own.py --run {home}" if data.listed("test") else
-                    f"next: python code/predict.py --run {home} --input new_scans --output maps")
+        Ranks().say(f"next: python code/test_own.py --run {shown(home)}" if data.listed("test") else
+                    f"next: python code/predict.py --run {shown(home)} --input new_scans --output maps")
         return home
     recipes = of_folds(recipe)
     train_in_turn(recipes)
     home = recipe.out if recipe.folds else recipe.out.parent
-    Ranks().say(f"next: python code/test_own.py --run {home}" + (
+    Ranks().say(f"next: python code/test_own.py --run {shown(home)}" + (
         "" if recipe.folds else ", when all folds are trained"))
     return recipe.out
 
