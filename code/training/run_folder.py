@@ -75,7 +75,13 @@ class RunFolder:
             return None
         if self.knows_data:     # that run may be gone
             return Content(None, {EARLIER: read_content(self.path).cases.get(EARLIER, {})})
-        read_config(self.recipe.init_from)
+        first = read_config(self.recipe.init_from)["recipe"]
+        for name in ("method", "network"):
+            own = getattr(self.recipe, name, None)
+            if (other := first.get(name, own)) != own:
+                raise InputError(f"--init-from {self.recipe.init_from}: is a run of another method or network; its "
+                                 f"{name} is {other}, this one's {own}: choose --{name} {other}, or leave --init-from "
+                                 "out")
         return read_content(self.recipe.init_from)
 
     def _check_recipe(self):

@@ -88,10 +88,12 @@ def test_a_run_is_not_resumed_from_other_first_weights(first, recipe, runs, tmp_
 
 
 @pytest.mark.parametrize(("changes", "words"), [
-    ({"method": "supervised"}, "missing"), ({"num_classes": 5}, "expected"), ({"network": "released"}, "missing|left")])
+    ({"method": "supervised"}, "its method is cml, this one's supervised: choose --method cml"),
+    ({"num_classes": 5}, "does not fit the network"),
+    ({"network": "released"}, "its network is .*this one's released")])
 def test_weights_that_do_not_fit_are_refused_before_anything_is_written(first, recipe, runs, changes, words):
     one = first()
-    with pytest.raises(InputError, match=rf"--init-from .*: is a run of another method or network; .*({words})"):
+    with pytest.raises(InputError, match=rf"--init-from .*: is a run of another method or network; .*{words}"):
         runs.train(recipe(init_from=one, **changes))
     assert not recipe().out.exists()
 
