@@ -1,7 +1,7 @@
 """Cross-View Mutual Learning, Section 3 of the paper: the losses (Eq. 1-2), the mixing (Eq. 5-9), the objectives.
 
-Shapes: B scans, C classes, K feature channels, *S = (H, W) or (D0, D1, D2), *s the bottleneck's extents. Views 0 and 1
-are the two subnets. Outside the box, where a mask M is 1, the first scan of a pair stays; inside, the second is pasted.
+Shapes: B scans, . their channels, C classes, K feature channels, *S = (H, W) or (D0, D1, D2), *s at the bottleneck.
+Views 0 and 1 are the two subnets. A mask M is 1 outside its box, where the first scan of a pair stays, and 0 inside.
 """
 import torch
 import torch.nn.functional as F
@@ -44,7 +44,7 @@ def mix(first, second, mask):
 
 
 def heterogeneous_targets(labels0, labels1, mask):
-    """Eq. 9: outside the box the other view's label of scan p, inside it the own label of scan q.
+    """Eq. 9: outside the box the other view's label of scan p, inside it the view's own label of scan q.
 
     labels0, labels1 (2b, *S): the views' pseudo-labels, [:b] of the scans p and [b:] of the scans q
     -> targets of view 0 and view 1, (b, *S) each.
@@ -108,7 +108,7 @@ class CML(Method):
 
     @torch.no_grad()
     def pseudo_labels(self, x):
-        """The views' argmax on clean scans (B, ., *S) -> function that gives its largest components, two (B, *S).
+        """Each view's argmax on clean scans (B, ., *S) -> function: both label maps (B, *S), largest components alone.
 
         The paper calls the reduction NMS. The networks stay in training mode: dropout acts, and batch norm takes
         this pass into its running statistics [C].

@@ -14,10 +14,11 @@ Do the unlabelled scans help, and would more labels? Supervised and the method, 
 
     python code/train_own.py short --data-dir data/mine --folds 4 --budget 2 4 6
 
-folds.json in the data folder says which fold a case belongs to, once for all. All of them go on where they stopped.
+folds.json in the data folder says which fold a case belongs to, once for all. Each of these commands goes on where it
+was stopped.
 
-What depends on the scans, their plan chooses: plan.json in the data folder says each value with its reason, and may be
-edited. The method is CML+, methods/cml_plus.py, or where every scan has a label, methods/supervised.py.
+What depends on the scans is chosen by their plan: plan.json in the data folder gives each value with its reason, and
+may be edited. The method is CML+, methods/cml_plus.py, or where every scan has a label, methods/supervised.py.
 """
 import math
 from dataclasses import dataclass, replace

@@ -3,9 +3,9 @@
     Idea: a teacher is worth following where it is certain. Eight noisy passes with dropout estimate the entropy of its
     prediction; the student agrees with it on voxels below a threshold that rises during training.
 
-Consistency on unlabelled scans alone, as the released command and SSL4MIS run it; the paper's objective, and another
-script of the release, count labelled ones as well. The threshold rises to ln 2 and the loss is halved whatever the
-number of classes, as SSL4MIS keeps them for ACDC, where the entropy reaches ln 4.
+The consistency acts on unlabelled scans alone, as in the released command and in SSL4MIS; the paper's objective and
+another script of the release include labelled ones. The threshold rises to ln 2 and the loss is divided by 2 whatever
+the number of classes, as in SSL4MIS on ACDC, where the entropy can reach ln 4.
 """
 import math
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ def predictive_entropy(probs):
 
 
 def certainty_threshold(progress):
-    """Entropy below which a voxel counts as certain, at `progress` = step / steps: .75 ln 2 and more, up to ln 2."""
+    """Entropy below which a voxel counts as certain, at `progress` = step / steps; rises from 0.75 ln 2 to ln 2."""
     return (0.75 + 0.25 * sigmoid_ramp_up(progress)) * math.log(2)
 
 

@@ -16,6 +16,7 @@ QUICK = ["--quick", "--device", "cpu"]
 LONG = "ranks", "compiling"     # checks
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_all_of_it_runs_and_what_is_known_is_not_made_again(tmp_path, capsys, monkeypatch, narrow, no_curves):
     """Checks, times, trains; then everything is there already. Checks that take long are tested below."""

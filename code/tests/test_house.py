@@ -118,7 +118,7 @@ def test_every_module_loads_where_posix_is_not():
     others = sorted({name.split(".")[0] for path in MODULES.values() for node in ast.walk(ast.parse(path.read_bytes()))
                      for name in ([alias.name for alias in node.names] if isinstance(node, ast.Import) else
                                   [node.module] if isinstance(node, ast.ImportFrom) else [])}
-                    - {name.split(".")[0] for name in MODULES} - {"resource"})
+                    - {name.split(".")[0] for name in MODULES} - {"resource", "monai"})     # which may be absent
     code = ELSEWHERE.format(others=others, own=sorted(MODULES))
     done = subprocess.run([sys.executable, "-c", code], cwd=CODE, capture_output=True, encoding="utf-8", timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
