@@ -128,7 +128,8 @@ def test_a_published_slice_run(run_of, tmp_path):
 
 @pytest.mark.parametrize(("record", "more"), [
     ({"normalise": "zscore", "spacing": (1.4, 0.8, 1.3), "orientation": "RAS", "labels": {0: 0, 255: 1}}, {}),
-    ({"normalise": "ct", "windows": [(-100, 600, 240, 130)], "orientation": "ASL", "spacing": (1.1, 1, 0.9)}, {}),
+    pytest.param({"normalise": "ct", "windows": [(-100, 600, 240, 130)], "orientation": "ASL",
+                  "spacing": (1.1, 1, 0.9)}, {}, marks=pytest.mark.slow),
     pytest.param({"normalise": "minmax", "orientation": "LPS"}, {"half_resolution": True, "normalise": "zscore"},
                  marks=pytest.mark.slow)])
 def test_resampled_and_windowed_scans_at_full_and_half_resolution(run_of, tmp_path, record, more):

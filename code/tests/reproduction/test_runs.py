@@ -126,7 +126,7 @@ def test_a_failure_is_reported_at_the_end_and_the_others_go_on(place, arguments,
         reproduce.main(arguments)
     assert left.value.code == 2
     refused, broken, message = capsys.readouterr().err.splitlines()[-3:]
-    assert message == "error: 2 runs are not done, see above; the same command tries them again"
+    assert message == "error: 2 runs not done, see above; the same command tries them again"
     assert refused.startswith("not done: ACDC/cml_2_") and "so both must be even" in refused
     assert broken.startswith("not done: ACDC/cml_2_") and broken.endswith("RuntimeError: out of luck")
     assert len(list((tmp_path / "kept/ACDC").iterdir())) == 1

@@ -194,6 +194,7 @@ def test_a_run_killed_at_any_moment_resumes_to_the_same_bits(reference, runs, ph
     assert {path.name for path in run.iterdir()} == {path.name for path in reference.iterdir()}
 
 
+@pytest.mark.slow
 def test_a_signal_to_the_process_group_lets_the_workers_finish_the_step(reference, runs, phantoms, tmp_path):
     args = [*ARGS, "--workers", "1", "--data-dir", str(phantoms("ACDC")), "--out", str(tmp_path / "run")]
     process = start({"after": PRE + 1, "kind": "group"}, args, start_new_session=True)
