@@ -21,7 +21,7 @@ from runtime.script import reported
 
 import numpy as np
 
-from imaging.case_files import LABELS, files_in, named, plain_name, role_of
+from imaging.case_files import LABELS, case_of_each, files_in, plain_name, role_of
 from imaging.cases import existing_folder, shown
 from imaging.labelling import ROUND, Places, add_tests, read_round
 from imaging.preparation import attempt, report_bad
@@ -170,7 +170,7 @@ def write(name, values, scan, record, options):
     """The label map in the folder of labels -> its path and what became of an earlier one, in words."""
     files = files_in(options.labels, is_label)
     nested = bool(files) and files[0].parent != options.labels      # a folder per case, as those that are there
-    there = [path for case, path in named(files, {name}) if case == name
+    there = [path for case, path in case_of_each(files, {name}) if case == name
              and not (record.beside_scans and is_scan(path) and not role_of(case_name(path), LABELS))]
     folder, mark = options.labels / name if nested else options.labels, "_seg" * (nested or record.beside_scans)
     target = folder / f"{name}{mark}{WRITERS[format_of(scan.path).out][0]}"

@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 from evaluation import pooled, tables
 from evaluation.metrics import class_metrics, volume_metrics
-from imaging.case_files import contents, files_in, named, plain_name
+from imaging.case_files import case_of_each, contents, files_in, plain_name
 from imaging.cases import one_case_each
 from imaging.preparation import attempt, report_bad
 from imaging.scan_files import is_label, is_scan, read_label, read_scan_file, values_in
@@ -71,7 +71,7 @@ def maps_in(folder):
     files = files_in(folder, is_label)
     if not files:
         raise InputError(f"{folder}: has no label maps; {contents(folder)}")
-    found, bad = one_case_each(named(files))
+    found, bad = one_case_each(case_of_each(files))
     if bad:
         raise InputError(bad[min(bad)])
     return found

@@ -44,7 +44,7 @@ def plain_name(name: str) -> str:
     return role[0] if role and role[0] else name
 
 
-def named(files: Iterable[Path], known: Collection[str] = frozenset()) -> Iterator[tuple[str, Path]]:
+def case_of_each(files: Iterable[Path], known: Collection[str] = frozenset()) -> Iterator[tuple[str, Path]]:
     """(case, file) of each: its name, less a label's ending where only that names a `known` case; or its folder's name,
     where several folders have files of one name."""
     places = defaultdict(set)
@@ -182,7 +182,7 @@ def scans_to_segment(path: Path, modalities: Sequence[str]
             series.series = []
         cases, bad, rest = grouped(rest + channels, modalities)
     if not cases and not bad:
-        alone, bad = one_case_each(named(rest))
+        alone, bad = one_case_each(case_of_each(rest))
         bad |= other_channels(alone, modalities)
         cases = {name: (file,) for name, file in alone.items() if name not in bad}
         rest = []

@@ -9,10 +9,10 @@ from imaging import dicom_series
 from imaging.case_files import (
     LABELS,
     NUMBER,
+    case_of_each,
     contents,
     files_in,
     grouped,
-    named,
     not_looked_into,
     plain_name,
     role_of,
@@ -115,10 +115,10 @@ def _paired(images, labels, channels, unfit=None):
     if channels and not alone:
         files, bad, aside = grouped(images, channels, "leave {channel} out of --channels")
     else:
-        first, bad = one_case_each(named(images))
+        first, bad = one_case_each(case_of_each(images))
         files, aside = {name: (path,) for name, path in first.items()}, []
     bad |= unfit or {}
-    masks, bad_masks = one_case_each(named(labels, {*files, *bad}))
+    masks, bad_masks = one_case_each(case_of_each(labels, {*files, *bad}))
     bad |= bad_masks
     for name, mask in masks.items():
         if name not in files and name not in bad:

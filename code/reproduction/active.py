@@ -79,7 +79,7 @@ def missing_hours(results=RESULTS, seeds=None):
 # ---- run ---------------------------------------------------------------------------------------------------------
 
 
-def carry_out(results, model=MODEL, data_dir=None, device="auto", seeds=None):
+def make_missing(results, model=MODEL, data_dir=None, device="auto", seeds=None):
     """Make the runs that are missing, one after the other; each one's row is kept as soon as it is tested.
 
     results: the folder to write to; model, data_dir: folders with one folder per data set, of runs and of scans.
@@ -187,7 +187,7 @@ def by_look(one):
 # ---- table -------------------------------------------------------------------------------------------------------
 
 
-def table(results=RESULTS):
+def rounds_table(results=RESULTS):
     """Markdown: Dice after each round, mean and deviation over the seeds whose draws are all there."""
     kept = there(results)
     if not kept:

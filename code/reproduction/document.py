@@ -80,7 +80,7 @@ def filled(text, where, results=RESULTS):
             return found[0]         # it counts what the others have written
         content = (table(name, results, kind) if kind in HEADINGS else
                    picture(name, results) if kind == "picture" else
-                   active.table(results) if kind == "rounds" else missing(name, results))
+                   active.rounds_table(results) if kind == "rounds" else missing(name, results))
         return f"{begin}{content}\n{end}"
 
     text = BLOCK.sub(block, text)

@@ -49,7 +49,7 @@ def test_rounds_add_to_the_patients_that_are_labelled_and_go_on(small, narrow, n
         content = read_content(model / "ACDC" / NAME / cell.folder / "run")
         assert {ACDC.patient_of(name) for name in content.cases["labelled"]} == set(patients)
     assert {path: path.stat().st_mtime_ns for path in phantoms("ACDC").rglob("*")} == before
-    row = active.table([results]).splitlines()[2]
+    row = active.rounds_table([results]).splitlines()[2]
     assert row.startswith("| look | ") and f"{kept[ActiveRun(1337, 'look', 0, 2)][1]:.2f}" in row
 
     table = Table(results / f"{NAME}.csv")      # rows that a kill lost come back from the runs
@@ -98,13 +98,13 @@ def write(results, rows):
 
 
 def test_the_table_is_the_mean_over_draws_then_seeds(tmp_path):
-    assert f"run {NAME}` makes them" in active.table([tmp_path])
+    assert f"run {NAME}` makes them" in active.rounds_table([tmp_path])
     rows = {(seed, "start", 0, 0): 60 + seed - 1337 for seed in (1337, 1338)}
     rows |= {(1337, "random", draw, 1): 70 + draw for draw in range(5)}
     rows |= {(1338, "random", draw, 1): 74 for draw in range(4)}
     rows |= {(seed, "look", 0, 1): 70 + 2 * (seed - 1337) for seed in (1337, 1338, 1339)}
     write(tmp_path, rows)
-    look, spread, random = (line.split(" | ") for line in active.table([tmp_path]).splitlines()[2:])
+    look, spread, random = (line.split(" | ") for line in active.rounds_table([tmp_path]).splitlines()[2:])
     assert [cell.strip(" |") for cell in look] == ["look", "60.50 ± 0.71 (2 of 3 seeds)", "72.00 ± 2.00", "–"]
     assert spread[2].strip() == "–" and random[2].strip() == "72.00 (1 of 3 seeds)"    # of 1338 a draw is missing
     text = f"<!-- collect: rounds {NAME} -->\nold\n<!-- collected -->"
