@@ -2,6 +2,7 @@
 import importlib.util
 import math
 import statistics
+import time
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
@@ -9,7 +10,6 @@ from multiprocessing import get_context
 import torch
 
 from benchmarks import workloads
-from benchmarks.stopwatch import seconds_of
 from evaluation.inference import likeliest, segment, sliding_window, window_starts
 from evaluation.windows import windows_of
 from runtime.device import Device
@@ -22,9 +22,16 @@ EDGES = {True: (64, 96), False: (64, 224)}      # quick -> of two cubes, whose m
 
 
 def in_turns(calls, repeat):
-    """Median seconds of each of several calls, one after the other, after a round that does not count."""
-    turns = [[seconds_of(call) for call in calls] for _ in range(repeat + 1)][1:]
+    """Median CPU seconds of each of several calls, in turns, after a round that does not count."""
+    turns = [[cpu_seconds(call) for call in calls] for _ in range(repeat + 1)][1:]
     return [statistics.median(of_call) for of_call in zip(*turns, strict=True)]
+
+
+def cpu_seconds(call):
+    """Of all threads: what else a machine does matters little to them."""
+    begun = time.process_time()
+    call()
+    return time.process_time() - begun
 
 
 def window_lines(options):

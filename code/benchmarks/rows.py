@@ -226,14 +226,14 @@ def report(row, options):
         return print_table(["demo (s)", options.against, "now", "share", "target", ""],
                            start.demo_lines(options.against, options.quick))
     if row == "windows":
-        return print_table(["windows of an LA volume", "windows", "s", "times faster"],
+        return print_table(["windows of an LA volume", "windows", "CPU time (s)", "times faster"],
                            predicting.window_lines(options))
     if row == "memory":
         return print_table([f"a scan of {predicting.CLASSES} classes", "bytes per voxel",
                             f"{' × '.join(map(str, predicting.LARGE))} voxels (GiB)", "target", ""],
                            predicting.memory_lines(options))
     if row == "monai":
-        return print_table(["MONAI's windows", "MONAI (s)", "ours (s)", "times faster", "off by at most", "target",
+        return print_table(["CPU time", "MONAI (s)", "ours (s)", "times faster", "off by at most", "target",
                             ""], predicting.monai_lines(options))
     if row == "growth":
         return print_table(["LA", "fit", "exponent", "R²"], growth_lines(options))
