@@ -87,7 +87,7 @@ class TwoStream(Dataset):
                                                  (self.unlabelled, self.sizes[1], UNLABELLED)))
 
     def batches(self, first, last, workers=0, pin_memory=False):
-        """Iterate over the steps first, ..., last - 1, loaded ahead by `workers` processes."""
+        """Iterate over the steps first, ..., last - 1, loaded in advance by `workers` processes."""
         # Python 3.14 starts processes by forkserver, which takes a file descriptor for each scan in shared memory
         start = "fork" if workers and sys.platform == "linux" else None
         return DataLoader(self, batch_size=None, sampler=range(first, last), num_workers=workers,

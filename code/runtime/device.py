@@ -13,7 +13,7 @@ from runtime.ranks import Ranks
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4    # of <malloc.h>
 CHANNELS_LAST = {2: torch.channels_last, 3: torch.channels_last_3d}    # spatial axes -> memory format
-# device, spatial axes -> slices or windows per pass of inference, and processes that draw patches ahead of training:
+# device, spatial axes -> slices or windows per pass of inference, and processes that draw patches in advance:
 # one core draws a step's slices in 24 ms and its volumes in 18, and an H100 is expected (docs/speed.md's model, not a
 # measurement) to compute such steps in 14 and 70 ms
 AT_ONCE = {"cpu": {2: 4, 3: 2}, "cuda": {2: 16, 3: 4}}
@@ -86,7 +86,7 @@ class Device:
         return y.to(self.torch, non_blocking=True).long()
 
     def workers(self, wanted=None):
-        """Processes that draw patches ahead: `wanted`, or as many as keep this device busy and this job may use."""
+        """Processes that draw patches in advance: `wanted`, or as many as keep the device busy and the job may use."""
         share = job.cpus() // Ranks().local_world
         return min(WORKERS[self.torch.type][self.ndim], max(1, share)) if wanted is None else wanted
 

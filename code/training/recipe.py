@@ -83,7 +83,7 @@ class Recipe:
     out: Path | None = None         # run folder; by default model/<dataset>/<method>_<labeled>_seed<seed>...
     name: str | None = None         # of the run folder below model/<dataset>/, instead of that long one
     device: str = "auto"            # auto | cpu | cuda | cuda:1 ...
-    workers: int | None = None      # processes that draw patches ahead, None: by device; any number gives the same run
+    workers: int | None = None      # processes that draw patches in advance, None: by device; each gives the same run
     deterministic: bool = False     # kernels that repeat bit for bit where PyTorch has them (slower on a GPU)
     compile: bool = False           # torch.compile the networks: for a GPU, and slower on a CPU
     checkpoint_steps: int = 200     # a killed run loses at most the steps since its last checkpoint:
