@@ -57,7 +57,7 @@ class CML(Method):
     """networks: x -> ((logits0, feature0), (logits1, feature1)); the other arguments are fields of a recipe."""
 
     OPTIONS = frozenset({"beta", "lambda_unsup", "lambda_dis", "fusion", "components"})
-    NETWORKS = ("vnet", "unet", "released")
+    NETWORKS = ("vnet", "unet", "released", "narrow_vnet", "narrow_unet")
     PAIRED = ("labeled_batch", "unlabeled_batch")
     pair = "subnet0", "subnet1"
 

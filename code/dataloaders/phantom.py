@@ -3,7 +3,9 @@
 Source: ours. Anatomy is built of ellipsoids and tubes; no scan is copied or learnt from, and a score on
 phantoms says nothing about patients. A case depends on (seed, dataset, its number) alone, not on how many
 are written. *S is (X, Y, Z), or (slices, H, W) for ACDC. Space runs over [-1, 1] along each axis whatever the
-extent, so that small phantoms show what large ones do. A shape's *level* is < 1 inside it.
+extent, so that small phantoms show what large ones do; [-1, 1] / `zoom` in a closer view. `clutter` is the share that
+is drawn of what resembles the target, `noise` the strength of texture, gain drift and noise. A shape's *level* is < 1
+inside it.
 """
 from functools import partial
 from pathlib import Path
@@ -27,10 +29,11 @@ def smooth_field(rng, shape, waves):
     return (field - field.mean()) / (field.std() + 1e-6)
 
 
-def warped_grid(rng, shape, amount, waves=3):
-    """Coordinates in [-1, 1], each bent smoothly by about `amount` -> one (*S) float32 array per axis."""
-    axes = np.meshgrid(*(np.linspace(-1, 1, n, dtype=np.float32) for n in shape), indexing="ij", sparse=True)
-    return [axis + np.float32(amount) * smooth_field(rng, shape, waves) for axis in axes]
+def warped_grid(rng, shape, amount, zoom=1, waves=3):
+    """Coordinates in [-1, 1] / zoom, each bent smoothly by about `amount` -> one (*S) float32 array per axis."""
+    ends = -1 / zoom, 1 / zoom
+    axes = np.meshgrid(*(np.linspace(*ends, n, dtype=np.float32) for n in shape), indexing="ij", sparse=True)
+    return [axis + np.float32(amount / zoom) * smooth_field(rng, shape, waves) for axis in axes]
 
 
 def ellipsoid(space, centre, radii, turn=0.0):
@@ -56,13 +59,13 @@ def acquire(rng, image, blur, bias, noise):
     return np.hypot(image + real, imaginary) ** np.float32(rng.uniform(0.8, 1.25))
 
 
-def draw_LA(rng, shape):
+def draw_LA(rng, shape, zoom=1, clutter=1, noise=1):
     """Left atrium in late-enhancement MRI -> image (X, Y, Z) float32, label (X, Y, Z) uint8 in {0, 1}.
 
     Y runs from front to back, Z upwards. Ventricles, right atrium and great vessels hold the same blood.
     """
     u = rng.uniform
-    space = warped_grid(rng, shape, 0.09)
+    space = warped_grid(rng, shape, 0.09, zoom)
     blood, tissue, lung = u((0.6, 0.15, 0.02), (1.0, 0.35, 0.1))
     x, y, z = centre = u((-0.15, -0.05, -0.2), (0.15, 0.25, 0.1))
     rx, ry, rz = radii = u((0.4, 0.3, 0.45), (0.6, 0.45, 0.65))
@@ -73,7 +76,7 @@ def draw_LA(rng, shape):
     tip = (x + rx + 0.1, y - ry - u(0, 0.2), z + u(0, 0.5))
     appendage = tube(space, (x + 0.7 * rx, y - 0.5 * ry, z), tip, 0.13)
 
-    image = np.float32(tissue) * (1 + 0.25 * smooth_field(rng, shape, 9))
+    image = np.float32(tissue) * (1 + 0.25 * noise * smooth_field(rng, shape, 9))
     for side in (-1, 1):
         wing = ellipsoid(space, (1.1 * side, u(0.3, 0.7), 0), u((0.45, 0.5, 1.0), (0.75, 0.9, 2.0)))
         image[wing < 1] = lung
@@ -87,7 +90,7 @@ def draw_LA(rng, shape):
         tube(space, (u(0.1, 0.4), u(0.8, 0.95), -1.2), (u(0.1, 0.4), 0.85, 1.2), u(0.14, 0.2)),
         tube(space, u((-0.9, -0.2, 0.8), (-0.5, 0.3, 1.1)), (u(0.4, 0.9), -0.6, 1), u(0.13, 0.2)),
     ]
-    for level in pool:
+    for level in pool[:round(clutter * len(pool))]:
         image[level < 1] = blood * u(0.8, 1.1)
     image[np.minimum(atrium / 1.13, appendage / 1.25) < 1] = tissue * u(0.8, 1.6)     # thin wall
     label = (atrium < 1) | (appendage < 1)
@@ -99,21 +102,21 @@ def draw_LA(rng, shape):
             image[vein] = blood
             label |= vein & (body < u(1.35, 1.6))       # readers stop some way along a vein that goes on
     image[label] = blood
-    image = acquire(rng, image, u(0.5, 0.9), u(0.05, 0.2), u(0.03, 0.1))
+    image = acquire(rng, image, u(0.5, 0.9), noise * u(0.05, 0.2), noise * u(0.03, 0.1))
     # The real set's mean and deviation come from the whole scan, of which a file is the brighter middle.
     dark = image[image < np.median(image)]
     whole = np.concatenate([image.ravel(), np.tile(dark, rng.integers(1, 6))])
     return (image - whole.mean()) / whole.std(), label.astype(np.uint8)
 
 
-def draw_ACDC(rng, shape, frame=1):
+def draw_ACDC(rng, shape, frame=1, zoom=1, clutter=1, noise=1):
     """Short-axis cine MRI, base first -> image (slices, H, W) float32 in [0, 1], label (slices, H, W) uint8.
 
     1 right ventricle, 2 muscle, 3 left ventricle. `frame` 1 is relaxed, 2 contracted: equally seeded
     generators give both frames of one patient. The first slice may show no ventricle, the last muscle alone.
     """
     u, slices = rng.uniform, shape[0]
-    _, *plane = warped_grid(rng, shape, 0.05)
+    _, *plane = warped_grid(rng, shape, 0.05, zoom)
     y, x = plane = [c * np.float32(n / min(shape[1:])) for c, n in zip(plane, shape[1:], strict=True)]
     depth = 1.1 * (np.arange(slices).reshape(-1, 1, 1) + u(-0.3 if slices > 1 else 0.1, 0.6)) / slices
     depth = depth.astype(np.float32)        # 0 base, 1 tip of the left ventricle
@@ -127,13 +130,13 @@ def draw_ACDC(rng, shape, frame=1):
     image[trunk < u(0.8, 0.92)] = liver
     chest = ellipsoid(plane, u((-0.35, 0.1), (-0.1, 0.35)), u((0.4, 0.4), (0.6, 0.55)), u(-1, 1))
     image[chest < 1] = lung
-    for _ in range(rng.integers(10, 16)):       # vessels, stomach, kidneys: some bright as blood, some ringed
+    for _ in range(round(clutter * rng.integers(10, 16))):      # vessels, stomach, kidneys: some bright, some ringed
         where, radii = u((-0.8, -0.7, 0), (0.8, 0.7, 1)), u((0.04, 0.04, 0.3), (0.2, 0.2, 1.2))
         spot = ellipsoid(space, where, radii, u(0, 3))
         spot[trunk > 0.85] = 9
         image[spot < u(0.8, 1.4)] = u(0.8, 1.3) * muscle
         image[spot < 1] = u(0.3, 1.3) * blood
-    image *= 1 + 0.2 * smooth_field(rng, shape, 10)
+    image *= 1 + 0.2 * noise * smooth_field(rng, shape, 10)
 
     drift = u(-0.06, 0.06, (2, 1, 1, 1)) * depth
     drift = drift + rng.normal(0, 0.012, (2, slices, 1, 1))     # every slice has its own breath-hold
@@ -159,21 +162,21 @@ def draw_ACDC(rng, shape, frame=1):
     image[above < 1] = blood              # atria: blood without a label
     for value, tone in ((1, blood * u(0.8, 1.05)), (2, muscle), (3, blood)):
         image[label == value] = tone
-    strands = smooth_field(rng, shape, 16) > 1.7
+    strands = clutter * smooth_field(rng, shape, 16) > 1.7
     image[strands & (label % 2 == 1)] = 1.2 * muscle      # readers count papillary muscles as cavity
     scanner = rng.spawn(2)[frame - 1]           # the same patient, not the same noise
-    image = acquire(scanner, image, (0, *2 * [u(0.5, 0.9)]), u(0.1, 0.3), u(0.012, 0.035))
+    image = acquire(scanner, image, (0, *2 * [u(0.5, 0.9)]), noise * u(0.1, 0.3), noise * u(0.012, 0.035))
     low, high = image.min(), np.quantile(image, 0.9995)
     return np.clip((image - low) / (high - low), 0, 1).astype(np.float32), label
 
 
-def draw_BraTS(rng, shape):
+def draw_BraTS(rng, shape, zoom=1, clutter=1, noise=1):
     """Brain with a tumour in FLAIR -> image (X, Y, Z) float32, label (X, Y, Z) uint8 in {0, 1}.
 
     Z-scored over the brain, exactly 0 outside. Cortex, old lesions and ventricle caps come near its tone.
     """
     u = rng.uniform
-    space = warped_grid(rng, shape, 0.03)
+    space = warped_grid(rng, shape, 0.03, zoom)
     white, grey, fluid, tumour = u((0.4, 0.5, 0.1, 0.7), (0.48, 0.6, 0.25, 0.95))
     surface = ellipsoid(space, (0, 0, 0), u(0.85, 0.97, 3))
     brain = surface < 1
@@ -187,7 +190,7 @@ def draw_BraTS(rng, shape):
         ventricle = ellipsoid(space, (0.13 * side, 0, 0.1), size, tilt * side)
         image[ventricle < u(1.1, 1.5)] = tumour * u(0.8, 1.0)
         image[ventricle < 1] = fluid
-    for _ in range(rng.integers(3, 8)):
+    for _ in range(round(clutter * rng.integers(3, 8))):
         image[ellipsoid(space, u(-0.6, 0.6, 3), u(0.04, 0.13, 3), u(0, 3)) < 1] = tumour * u(0.8, 1.1)
 
     radii, way = u(0.25, 0.45, 3), rng.normal(size=3)
@@ -204,7 +207,7 @@ def draw_BraTS(rng, shape):
     if u() < 0.7:
         core = ellipsoid(bent, centre + u(-0.2, 0.2, 3) * radii, radii * u(0.25, 0.5))
         image[(core < 1) & label] = u(fluid, white)   # dead core: dark, yet tumour
-    image = acquire(rng, image * brain, u(0.5, 0.9), u(0.04, 0.14), u(0.02, 0.06))
+    image = acquire(rng, image * brain, u(0.5, 0.9), noise * u(0.04, 0.14), noise * u(0.02, 0.06))
     return (image - image[brain].mean()) / image[brain].std() * brain, label.astype(np.uint8)
 
 
@@ -215,7 +218,7 @@ PHANTOMS = {    # default size; what is drawn of a case
 }
 
 
-def draw_case(dataset, number, size=None, seed=0):
+def draw_case(dataset, number, size=None, seed=0, **ease):
     """One case (both frames of an ACDC patient) -> {name: (image, label)}, size as below. Source: ours."""
     default, frames = PHANTOMS[dataset]
     size, scans = size or default, {}
@@ -227,7 +230,7 @@ def draw_case(dataset, number, size=None, seed=0):
             plane = [int(size * rng.uniform(1, 1.15)) for _ in range(2)]
             shape = {"LA": (*plane, size // 2), "BraTS2019": (*plane, size)}.get(dataset)
             shape = shape or (int(rng.integers(7, 12)), *plane)
-        scans[f"patient{number:03}{frame}"] = draw(rng, shape)
+        scans[f"patient{number:03}{frame}"] = draw(rng, shape, **ease)
     return scans
 
 
@@ -239,7 +242,7 @@ def write_scan(path, image, label):
             file.create_dataset("label", data=label, compression="gzip")
 
 
-def write_phantoms(root, dataset, train=8, val=0, test=4, size=None, seed=0, labels_for=None, progress=False):
+def write_phantoms(root, dataset, train=8, val=0, test=4, size=None, seed=0, labels_for=None, progress=False, **ease):
     """Draw a data set into `root` (what --data-dir names), lists included -> Path of `root`. Source: ours.
 
     dataset            "LA", "ACDC" or "BraTS2019"
@@ -249,6 +252,7 @@ def write_phantoms(root, dataset, train=8, val=0, test=4, size=None, seed=0, lab
                        7 to 11, BraTS2019 n. Three extents in file order: just these. None: near the real ones
     labels_for         None: every file has its `label`; N: of the training cases only the first N
     progress           show a bar
+    ease               zoom, clutter, noise: 1 unless given; a closer view, less of what misleads, a better scanner
 
     Raises ValueError for an unknown dataset and for counts or sizes that cannot be, and FileExistsError where
     `root` has lists without the note that they are synthetic, lest real scans be overwritten.
@@ -276,7 +280,7 @@ def write_phantoms(root, dataset, train=8, val=0, test=4, size=None, seed=0, lab
     cases = [(split, i) for split, count in counts.items() for i in range(count)]
     for split, i in tqdm(cases, desc=f"{dataset} phantoms", disable=not progress):
         labelled = split != "train" or labels_for is None or i < labels_for
-        for name, (image, label) in draw_case(dataset, CASE_NUMBERS[split][i], size, seed).items():
+        for name, (image, label) in draw_case(dataset, CASE_NUMBERS[split][i], size, seed, **ease).items():
             lists[split].append(name)
             file = f"2018LA_Seg_Training Set/{name}/mri_norm2.h5" if dataset == "LA" else f"data/{name}.h5"
             write_scan(root / file, image, label if labelled else None)

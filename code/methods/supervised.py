@@ -15,6 +15,7 @@ class Supervised(Method):
     """networks: x -> (logits, feature). By default the loss is Eq. 2, so that the comparison is about the scans."""
 
     Hyper = Hyper
+    NETWORKS = ("vnet", "unet", "narrow_vnet", "narrow_unet")
 
     def __init__(self, networks, hyper):
         super().__init__(networks)

@@ -7,9 +7,8 @@ from runtime.errors import InputError
 
 # name: backbone, up-sampling of decoder 0 and decoder 1. LA/BraTS and ACDC differ in the order   [C]
 BACKBONES = {"vnet": (vnet, ("transposed", "linear")), "unet": (unet, ("linear", "transposed"))}
-
-
-AXES = {"vnet": 3, "unet": 2, "released": 2}     # of the patches a network takes
+NARROW = {"narrow_vnet": "vnet", "narrow_unet": "unet"}     # with half as many channels everywhere: the demo's  [O]
+AXES = {"vnet": 3, "unet": 2, "released": 2, "narrow_vnet": 3, "narrow_unet": 2}     # of the patches a network takes
 
 
 class TwoView(nn.Module):
@@ -37,17 +36,19 @@ def fuse(logits0, logits1, fusion="softmax"):
 
 def build_subnet(name, in_channels, num_classes, view=0):
     """One subnet: an encoder and view `view`'s decoder. V-Net 9,448,866 parameters, U-Net 1,813,764 (view 0)."""
-    if name not in BACKBONES:
+    if name not in (*BACKBONES, *NARROW):
         raise InputError(f"network {name!r} is unknown: choose one of {', '.join(AXES)}")
-    backbone, kinds = BACKBONES[name]
-    return Subnet(backbone.Encoder(in_channels), backbone.Decoder(num_classes, kinds[view]))
+    backbone, kinds = BACKBONES[NARROW.get(name, name)]
+    widths = [width // 2 for width in backbone.WIDTHS] if name in NARROW else backbone.WIDTHS
+    return Subnet(backbone.Encoder(in_channels, widths), backbone.Decoder(num_classes, kinds[view], widths))
 
 
 def build(name, in_channels, num_classes):
     """'vnet' (3D, 19,724,612 parameters) | 'unet' (2D, 3,758,088): two subnets that share nothing (paper 3.1).
 
     'released': the 2D network of the authors' release, where one encoder and one decoder serve both views, so
-    that these differ by their dropout masks alone. Raises InputError (a ValueError) for an unknown name.
+    that these differ by their dropout masks alone. 'narrow_vnet' | 'narrow_unet': half as wide.
+    Raises InputError (a ValueError) for an unknown name.
     """
     if name == "released":
         shared = build_subnet("unet", in_channels, num_classes)

@@ -41,10 +41,10 @@ def last_dropout():
 class Encoder(nn.Module):
     """x (B, in_channels, H, W) -> five features, (B, 16, H, W) to (B, 256, H/16, W/16)."""
 
-    def __init__(self, in_channels):
+    def __init__(self, in_channels, widths=None):
         super().__init__()
-        widths = (in_channels, *WIDTHS)
-        self.stages = nn.ModuleList(block(*io) for io in zip(widths, WIDTHS, DROPOUTS, strict=False))
+        widths = widths or WIDTHS
+        self.stages = nn.ModuleList(block(*io) for io in zip((in_channels, *widths), widths, DROPOUTS, strict=False))
         self.down = nn.MaxPool2d(2)
 
     def forward(self, x):
@@ -57,11 +57,12 @@ class Encoder(nn.Module):
 class Trunk(nn.Module):
     """A decoder up to its head; skips are concatenated."""
 
-    def __init__(self, kind):
+    def __init__(self, kind, widths=None):
         super().__init__()
+        self.widths = widths = widths or WIDTHS
         self.ups = nn.ModuleList(upsampling(kind, wide, narrow)
-                                 for narrow, wide in zip(WIDTHS, WIDTHS[1:], strict=False))
-        self.stages = nn.ModuleList(block(2 * width, width) for width in WIDTHS[:-1])
+                                 for narrow, wide in zip(widths, widths[1:], strict=False))
+        self.stages = nn.ModuleList(block(2 * width, width) for width in widths[:-1])
 
     def pyramid(self, features):
         """The encoder's five features -> the decoder's four, (B, 16, H, W) to (B, 128, H/8, W/8)."""
@@ -76,9 +77,9 @@ class Trunk(nn.Module):
 class Decoder(Trunk):
     """The encoder's five features -> logits (B, num_classes, H, W)."""
 
-    def __init__(self, num_classes, kind):
-        super().__init__(kind)
-        self.head = classifier(WIDTHS[0], num_classes)
+    def __init__(self, num_classes, kind, widths=None):
+        super().__init__(kind, widths)
+        self.head = classifier(self.widths[0], num_classes)
 
     def forward(self, features):
         return self.head(self.pyramid(features)[0])

@@ -45,15 +45,16 @@ def last_dropout():
 class Encoder(nn.Module):
     """x (B, in_channels, *S) -> five features, (B, 16, *S) to (B, 256, *S/16); the last one after dropout."""
 
-    def __init__(self, in_channels):
+    def __init__(self, in_channels, widths=None):
         super().__init__()
-        widths = (in_channels, *WIDTHS)
+        widths = widths or WIDTHS
         self.stages = nn.ModuleList(
             convolutions(wide if level else narrow, wide, count)
-            for level, (narrow, wide, count) in enumerate(zip(widths, WIDTHS, ENCODER_CONVS, strict=False)))
+            for level, (narrow, wide, count)
+            in enumerate(zip((in_channels, *widths), widths, ENCODER_CONVS, strict=False)))
         self.downs = nn.ModuleList(
             nn.Sequential(nn.Conv3d(narrow, wide, 2, stride=2), *norm_relu(wide))
-            for narrow, wide in zip(WIDTHS, WIDTHS[1:], strict=False))
+            for narrow, wide in zip(widths, widths[1:], strict=False))
         self.dropout = nn.Dropout3d(DROPOUT)
 
     def forward(self, x):
@@ -66,12 +67,13 @@ class Encoder(nn.Module):
 class Trunk(nn.Module):
     """A decoder up to its last dropout and head; skips are added."""
 
-    def __init__(self, kind):
+    def __init__(self, kind, widths=None):
         super().__init__()
+        self.widths = widths = widths or WIDTHS
         self.ups = nn.ModuleList(upsampling(kind, wide, narrow)
-                                 for narrow, wide in zip(WIDTHS, WIDTHS[1:], strict=False))
+                                 for narrow, wide in zip(widths, widths[1:], strict=False))
         self.stages = nn.ModuleList(convolutions(width, width, count)
-                                    for width, count in zip(WIDTHS, DECODER_CONVS, strict=False))
+                                    for width, count in zip(widths, DECODER_CONVS, strict=False))
 
     def pyramid(self, features):
         """The encoder's five features -> the decoder's four, (B, 16, *S) to (B, 128, *S/8)."""
@@ -86,9 +88,9 @@ class Trunk(nn.Module):
 class Decoder(Trunk):
     """The encoder's five features -> logits (B, num_classes, *S)."""
 
-    def __init__(self, num_classes, kind):
-        super().__init__(kind)
-        self.head = nn.Sequential(last_dropout(), classifier(WIDTHS[0], num_classes))
+    def __init__(self, num_classes, kind, widths=None):
+        super().__init__(kind, widths)
+        self.head = nn.Sequential(last_dropout(), classifier(self.widths[0], num_classes))
 
     def forward(self, features):
         return self.head(self.pyramid(features)[0])

@@ -123,6 +123,23 @@ def test_no_band_of_intensities_is_the_foreground(dataset):
 
 
 @every_dataset
+def test_a_closer_view_shows_more_of_the_target_and_what_misleads_may_be_left_out(dataset):
+    def drawn(**ease):
+        return [scan for n in range(1, 7) for scan in phantom.draw_case(dataset, n, SMALL[dataset], **ease).values()]
+
+    def share(**ease):
+        return np.mean([label > 0 for _, label in drawn(**ease)])
+
+    def band(**ease):
+        return np.mean([best_band_dice(image, label > 0) for image, label in drawn(**ease)])
+
+    assert share(zoom=1.5) > 1.4 * share()
+    assert band(clutter=0, noise=0) > band() + 0.03
+    for (image, label), (quiet, same) in zip(drawn(), drawn(noise=0), strict=True):
+        assert np.array_equal(same, label) and not np.array_equal(quiet, image)
+
+
+@every_dataset
 def test_labels_for_hides_training_labels_only(tmp_path, dataset):
     root = phantom.write_phantoms(tmp_path, dataset, train=2, test=1, size=SMALL[dataset], labels_for=1)
     with_label = {path for path in root.rglob("*.h5") if "label" in read(path)}

@@ -17,6 +17,7 @@ def count(network):
 @pytest.mark.parametrize(("make", "name", "num_classes", "expected"), [
     (build_subnet, "vnet", 2, 9_448_866), (build_subnet, "unet", 4, 1_813_764),
     (build, "vnet", 2, 19_724_612), (build, "unet", 4, 3_758_088), (build, "released", 4, 1_813_764),
+    (build, "narrow_vnet", 2, 4_935_588), (build, "narrow_unet", 4, 942_216),
 ])
 def test_parameter_counts(make, name, num_classes, expected):
     with torch.device("meta"):
@@ -77,7 +78,8 @@ def test_released_serves_both_views_with_all_its_parameters(narrow):
     assert not torch.equal(logits0, logits1)        # by their dropout masks
 
 
-@pytest.mark.parametrize(("name", "size"), [("vnet", (16, 16, 32)), ("unet", (32, 32)), ("released", (32, 32))])
+@pytest.mark.parametrize(("name", "size"), [("vnet", (16, 16, 32)), ("unet", (32, 32)), ("released", (32, 32)),
+                                           ("narrow_vnet", (16, 16, 32)), ("narrow_unet", (32, 32))])
 def test_every_parameter_is_used(narrow, name, size):
     networks = build(name, 1, 2)
     sum(logits.square().sum() for logits, _ in networks(torch.randn(2, 1, *size))).backward()
