@@ -100,7 +100,8 @@ def _resized(affine, size):
     """`affine` with voxels of `size` mm; NaN keeps a side."""
     own = voxel_sizes(affine)
     resized = affine.copy()
-    resized[:3, :3] *= np.where(np.isnan(size), own, size) / own
+    with np.errstate(divide="ignore", invalid="ignore"):       # sides of 0, which are refused later
+        resized[:3, :3] *= np.where(np.isnan(size), own, size) / own
     return resized
 
 

@@ -1,4 +1,5 @@
 """DICOM SEG out, and the commands on DICOM: back on the series' own planes, and nobody's name in what is no DICOM."""
+import itertools
 import json
 import re
 import shutil
@@ -24,6 +25,9 @@ highdicom = pytest.importorskip("highdicom")
 
 SHAPE = 7, 6, 8
 MARK = "0123456789abcdef"
+QUICK = "LPS", "SAR", "ILA"
+ORIENTATIONS = ["".join(sides[end] for sides, end in zip(axes, ends, strict=True))
+                for axes in itertools.permutations(("LR", "PA", "IS")) for ends in itertools.product((0, 1), repeat=3)]
 CODES = {"wall": {"category": ["123037004", "SCT", "Anatomical Structure"], "type": ["10746000", "SCT", "Septum"]}}
 
 
@@ -57,7 +61,8 @@ def assert_on(scan, array, affine, wanted):
 
 
 @pytest.mark.parametrize("write", [classic, enhanced])
-@pytest.mark.parametrize("axes", ["LPS", "SAR", "ILA"])
+@pytest.mark.parametrize("axes", [axes if axes in QUICK else pytest.param(axes, marks=pytest.mark.slow)
+                                  for axes in ORIENTATIONS])
 def test_highdicom_reads_a_segmentation_where_its_series_lies(write, axes, tmp_path, dicom):
     turn = nib.orientations.ornt_transform(axcodes2ornt("RAS"), axcodes2ornt(axes))
     affine = dicom.affine() @ nib.orientations.inv_ornt_aff(turn, SHAPE)
