@@ -221,12 +221,18 @@ def test_a_method_that_reads_the_gpu_is_noticed(gpu, loop_of, monkeypatch):
             assert gpu.waits, what
 
 
-def test_gradients_of_a_steps_losses_are_added_in_few_launches(gpu, loop_of):
-    """Not by one launch for each parameter and loss; the fused optimiser takes one for all."""
+def test_gradients_of_a_steps_losses_are_added_in_few_launches(gpu, loop_of, monkeypatch):
+    """Not by one launch for each parameter and loss; the fused optimiser takes one for all. docs/speed.md has the sum.
+
+    The norm of all gradients takes a few launches of a GPU, and one for each of the simulated one.
+    """
+    monkeypatch.setattr(torch.nn.utils, "get_total_norm", lambda gradients: torch.zeros((), device=GPU))
     loop = loop_of(recipe_of("ACDC", "cml"))
+    step(loop, 1)       # operations that PyTorch writes in others are taken apart at their first call alone
     gpu.launches.clear()
     step(loop, 1)
     count = gpu.launches.count
+    assert sum(not name.startswith(("empty", "new_empty", "_unsafe_view")) for name in gpu.launches) < 1_400
     assert count("_foreach_add_") == 2 and count("_fused_sgd_") == 1 and count("_foreach_zero_") == 1
     counters = sum(isinstance(module, nn.BatchNorm2d) for module in loop.method.networks.modules())
     assert count("add_") - 3 * counters < 20        # each pass counts itself in its batch norms
