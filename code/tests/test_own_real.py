@@ -19,25 +19,26 @@ from imaging.plan import read_plan
 SCANS = Path(os.environ.get("CML_SCANS", "no such folder"))
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("narrow", "no_curves"),
               pytest.mark.skipif(not SCANS.is_dir(), reason="needs real scans in the folder CML_SCANS")]
+SIZE = 96, 96, 64       # of patches; windows do not overlap, since whole heads take minutes otherwise
 FEW = ["--pre-steps", 2, "--self-steps", 2, "--labeled-batch", 2, "--unlabeled-batch", 2, "--workers", 0, "--device",
-       "cpu"]
+       "cpu", "--patch-size", *SIZE]
 
 
-def once_around(way, prepare, folds, trained, label_of):
+def once_around(way, prepare, folds, label_of):
     """Prepare, folds, table, ensemble, the next scan, its label, and the first fold of a second round."""
     way.go("prepare_folder", *prepare, "--output", "data", "--workers", 1)
     plan, _ = read_plan(Path("data/plan.json"))
-    way.on("train_own", *FEW, *trained, "--folds", folds, "--out", "first", preset=["mini"])
+    way.on("train_own", *FEW, "--folds", folds, "--out", "first", preset=["mini"])
     before = json.loads(Path("data/folds.json").read_text(encoding="utf-8"))["cases"]
-    assert "out-of-fold cases" in way.on("test_own", "--device", "cpu")
-    way.on("predict", "--device", "cpu")
+    assert "out-of-fold cases" in way.on("test_own", "--device", "cpu", "--stride", *SIZE)
+    way.on("predict", "--device", "cpu", "--stride", *SIZE)
     assert len(list(Path("maps").glob("*.nii.gz"))) == len(list(Path("new_scans").iterdir()))
     way.on("label_next", "--device", "cpu", "--count", 1)
     [name] = json.loads(Path("to_label/label_next.json").read_text(encoding="utf-8"))["cases"]
     shutil.copy(label_of(name), f"to_label/{name}/drawn.nii.gz")
     assert f"{name}: " in way.on("take_labels")
     assert f"{len(before) + 1} labelled cases" in way.on("prepare_folder", "--workers", 1)
-    way.on("train_own", *FEW, *trained, "--fold", f"1/{folds}", "--init-from", "first", "--out", "second",
+    way.on("train_own", *FEW, "--fold", f"1/{folds}", "--init-from", "first", "--out", "second",
            preset=["mini"])
     after = json.loads(Path("data/folds.json").read_text(encoding="utf-8"))["cases"]
     assert before.items() <= after.items() and set(after) - set(before) == {name}
@@ -59,7 +60,7 @@ def test_brats_in_two_channels(way, tmp_path, monkeypatch):
     shutil.copytree(Path("scans", folders[-1].name), Path("new_scans", folders[-1].name))
     plan = once_around(
         way, ["--images", "scans", "--labels", "scans", "--channels", "flair", "t1", "--class-names", "tumour",
-              "--num-classes", 2, "--label-map", "2:1", "3:1", "4:1"], 2, ["--patch-size", 96, 96, 64],
+              "--num-classes", 2, "--label-map", "2:1", "3:1", "4:1"], 2,
         lambda name: SCANS / "BraTS2013_nifti" / name / f"{name}_seg.nii.gz")
     assert plan.normalise == "zscore_brain" and plan.slices == "none"
 
@@ -81,5 +82,5 @@ def test_la_as_nifti(way, tmp_path, monkeypatch):
         else:
             shutil.copy(Path("scans", name), Path("new_scans", name))
     plan = once_around(way, ["--images", "scans", "--labels", "masks", "--class-names", "atrium"], 4,
-                       ["--patch-size", 96, 96, 64], lambda name: Path("all_masks", f"{name}.nii.gz"))
+                       lambda name: Path("all_masks", f"{name}.nii.gz"))
     assert plan.normalise == "zscore" and plan.slices == "none" and plan.spacing is None
