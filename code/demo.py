@@ -1,6 +1,6 @@
 """No data, no GPU: draw phantom scans, train the supervised baseline and CML on them, compare.
 
-    python code/demo.py                     ACDC-like slices; CML takes two minutes of CPU time
+    python code/demo.py                     ACDC-like slices; two minutes on two cores
     python code/demo.py --dataset LA
 
 Loaders, loops and tables are those of the real data sets. The networks are half as wide, and the scans are synthetic,
@@ -40,7 +40,7 @@ VOLUMES = dict(labeled=2, network="narrow_vnet", patch_size=(32, 32, 16), stride
                self_schedule="poly", eval_every=1_000)
 DEMOS = {
     "ACDC": Demo(DATASETS["ACDC"], dict(train=24, val=1, test=6, size=32, zoom=2.2, clutter=0.3, noise=0.2),
-                 dict(labeled=3, network="narrow_unet", patch_size=(32, 32), labeled_batch=8, unlabeled_batch=8,
+                 dict(labeled=2, network="narrow_unet", patch_size=(32, 32), labeled_batch=8, unlabeled_batch=8,
                       pre_steps=250, self_steps=450, lr=0.05, self_schedule="poly", normalise="zscore",
                       eval_every=1_000)),
     "LA": Demo(DATASETS["LA"], dict(train=20, test=6, size=(36, 36, 20), zoom=1.2, clutter=0.4, noise=0.3),
