@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
+from scipy.stats import spearmanr
 
 import reproduce
 import train_ACDC
@@ -14,7 +15,7 @@ from evaluation.tables import read_rows
 from reproduction import columns, document, figures, passes, runs
 from reproduction.experiments import APPEARANCE, PLACES
 from runtime.errors import InputError
-from runtime.files import ROOT
+from runtime.files import ROOT, Table
 
 
 def cells(name, results):
@@ -163,6 +164,10 @@ CLAIMS = {
     "not above the labelled scans alone ({1} %, p {2})":
         ("docs/results.md", "short_la8", HEADLINE, "CML", "supervised"),
     "is ahead of CML ({} and {} %, p {})": ("docs/results.md", "short_la8", HEADLINE, "CFL", "CML"),
+    "13 points more on the test patients ({1} and {0} %, p {2})":
+        ("docs/results.md", "short_augment", HEADLINE, "supervised", "supervised, strong"),
+    "more on the validation patients ({1} and {0} %, p {2}; means":
+        ("docs/results.md", "short_augment", VALIDATION, "supervised", "supervised, strong"),
     "Dice is the same ({} and {} %, p {})": ("docs/results.md", "short_terms", HEADLINE, "+ unlabelled", "all (CML)"),
 }
 
@@ -198,10 +203,26 @@ def test_what_is_said_without_numbers_holds():
         best, base = by_patient(lines["CML+ (ours)"]), by_patient(lines[other])
         lead = sorted((best[patient] - base[patient] for patient in best), reverse=True)
         assert len(lead) == 20 and sum(lead[:3]) > sum(lead) / 2
+    for run, dice in (("short", 54.2), ("short_augmentstrong", 69.7)):
+        rows = Table(ROOT / f"model/results/ACDC/supervised_3_seed1337_{run}/val.csv").rows()
+        assert round(np.mean([100 * float(row["network"]) for row in rows[-5:]]), 1) == dice
     terms = columns.lines_of(PLACES["short_terms"])
     assert "+20.73" in columns.against("labelled").cell(terms["+ unlabelled"], terms)
     cosines = {title: columns.agreement()[1].cell(line, lines) for title, line in lines.items()}
     assert cosines["CPS"].startswith("0.29") and cosines["CML"].startswith("-0.01") and cosines["CML+ (ours)"] == "–"
+
+
+def test_the_order_of_results_is_worth_what_is_said():
+    rows = Table(ROOT / "model/results/ACDC/supervised_3_seed1337_short_augmentstrong/trust_test_last.csv").rows()
+    dice = np.array([100 * float(row["dice"]) for row in rows])
+    text = " ".join((ROOT / "docs/own_data.md").read_text(encoding="utf-8").split())
+    for column, words in (
+            ("score", "is −{:.2f}. Without the first 10, 20 and 30 % the mean is {:.1f}, {:.1f} and {:.1f} %"),
+            ("entropy", "(−{:.2f}), {:.1f}, {:.1f} and {:.1f} %")):
+        values = np.array([float(row[column]) for row in rows])
+        left = dice[np.argsort(-values)]
+        means = [left[len(left) * tenth // 10:].mean() for tenth in (1, 2, 3)]
+        assert words.format(-spearmanr(values, dice)[0], *means) in text
 
 
 def test_comparisons_are_counted():
