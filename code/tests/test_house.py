@@ -168,3 +168,8 @@ def test_help_loads_nothing_that_takes_seconds(script):
     kept_out = SLOW | NUMBERS if light else SLOW - SCANS
     assert not kept_out & {name.split(".")[0] for name in loaded}
     assert len(loaded) < (500 if light else 1_500)
+
+
+def test_every_finding_can_be_run():
+    scripts = list((ROOT / "findings").glob("*.sh"))
+    assert scripts and all(path.stat().st_mode & 0o111 for path in scripts)
