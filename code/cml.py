@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 from dataloaders.components import empty, reduced
 from dataloaders.cutmix import zero_centered_mask
+from imaging.cases import IGNORED
 from method import Method, Picture, Stage
 from networks import two_view
 from runtime.device import at_least_float32
@@ -25,17 +26,16 @@ def discrepancy_loss(feature, other):
 def segmentation_loss(logits, target):
     """Eq. 2: half of cross-entropy plus Dice loss. logits (B, C, *S), target (B, *S) int -> scalar.
 
-    Dice per scan and class, background included, linear denominator, smoothed by 1e-5 [C]. In float32 whatever the
-    autocast, and by sums alone, which repeat bit for bit on a GPU; `nll_loss` does not.
+    Dice per scan and class, background included, linear denominator, smoothed by 1e-5 [C]. Voxels of the target that
+    are IGNORED do not count. In float32, and by sums alone, which repeat bit for bit on a GPU; `nll_loss` does not.
     """
     log_prob = at_least_float32(logits).log_softmax(1).flatten(2)                       # (B, C, voxels)
-    prob = log_prob.exp()
-    classes = torch.arange(prob.shape[1], device=prob.device)[:, None]
-    onehot = target.flatten(1)[:, None] == classes
-    entropy = -(log_prob * onehot).sum() / target.numel()
+    target = target.flatten(1)[:, None]
+    onehot, labelled = target == torch.arange(log_prob.shape[1], device=target.device)[:, None], target != IGNORED
+    prob = log_prob.exp() * labelled
+    entropy = -(log_prob * onehot).sum() / labelled.sum().clamp(min=1)
     overlap, mass = (prob * onehot).sum(2), prob.sum(2) + onehot.sum(2)
-    dice = (2 * overlap + 1e-5) / (mass + 1e-5)
-    return 0.5 * (entropy + 1 - dice.mean())
+    return 0.5 * (entropy + 1 - ((2 * overlap + 1e-5) / (mass + 1e-5)).mean())
 
 
 def mix(first, second, mask):
@@ -68,8 +68,8 @@ class CML(Method):
 
     @classmethod
     def build(cls, recipe):
-        networks = two_view.build(recipe.network, recipe.in_channels, recipe.num_classes)
-        return cls(networks, recipe.beta, recipe.lambda_unsup, recipe.lambda_dis, recipe.fusion, recipe.components)
+        return cls(two_view.build(recipe.network, recipe.in_channels, recipe.num_classes), recipe.beta,
+                   recipe.lambda_unsup, recipe.lambda_dis, recipe.fusion, recipe.components)
 
     def stages(self, pre_steps, self_steps):
         """Section 3.3: pre-train on labelled scans, then self-train on both."""

@@ -50,7 +50,7 @@ from imaging.labelling import (
     source_files,
 )
 from imaging.preparation import in_parallel, report_bad
-from imaging.preprocess import PLAIN, read_preprocessing
+from imaging.preprocess import PLAIN, read_as, read_preprocessing
 from imaging.scan_files import find_scan, read_scans, suffix
 from runtime import job
 from runtime.command_line import parsed
@@ -131,8 +131,8 @@ def with_run(options, by):
                          "expected one of train_own.py")
     recipe = load_recipe(first, dataset.recipe)
     sources, data, prepared = read_sources(recipe.data_dir), Own(recipe), read_preprocessing(recipe.data_dir)
-    record = Round(run_of(options), sources.command, prepared.labels, prepared.class_names, prepared.geometry,
-                   "--same-voxels" in sources.command)
+    record = Round(run_of(options), sources.command, read_as(prepared.labels, prepared.ignore), prepared.class_names,
+                   prepared.geometry, "--same-voxels" in sources.command)
     if record.option("--images"):
         check_outside(options.output, record.option("--images"))
     names = data.listed("train")

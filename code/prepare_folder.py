@@ -38,6 +38,9 @@ class FolderOptions(Options):
     num_classes: int | None = None  # with background; by default from dataset.json, or the values up to a gap
     class_names: tuple[str, ...] = ()   # of the foreground classes in order; by default those of dataset.json
     label_map: tuple[str, ...] = ()     # value in the files:class, such as 255:1; other values of theirs stay
+    # value in the files of voxels that nobody has labelled, which are neither learnt nor measured; by default the one
+    # that dataset.json calls ignore
+    ignore_label: int | None = None
     same_voxels: bool = False   # labels belong to their scans voxel by voxel: their headers need not agree
     # endings of the channels' file names, in the network's order: 0000 0001 is <case>_0000, <case>_0001; by default
     # all that dataset.json names, or that are there

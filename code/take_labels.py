@@ -22,7 +22,8 @@ from runtime.script import reported
 import numpy as np
 
 from imaging.case_files import LABELS, case_of_each, files_in, plain_name, role_of
-from imaging.cases import existing_folder, shown
+from imaging.cases import IGNORED, existing_folder, shown
+from imaging.descriptions import IGNORE
 from imaging.labelling import ROUND, Places, add_tests, read_round
 from imaging.preparation import attempt, report_bad
 from imaging.scan_files import (
@@ -159,7 +160,8 @@ def values_of(path, scan, record):
                          "like an image: save the segmentation there")
     segments = None
     if record.class_names and (names := segment_names(path)) and set(names) & set(record.class_names):
-        segments = {record.class_names[label - 1]: value for value, label in record.labels.items() if label}
+        segments = {record.class_names[label - 1] if label < IGNORED else IGNORE: value
+                    for value, label in record.labels.items() if label}
     indices = read_label(path, scan, {value: index for index, value in enumerate(values.tolist())},
                          not record.same_voxels, allow_empty=True, geometry=record.geometry, segments=segments,
                          remedy="those are the values of the label files that were prepared; correct the file")

@@ -6,10 +6,10 @@ from dataloaders.augment import each, window_at
 from dataloaders.folds import divided, fold_number
 from dataloaders.scans import Split, drawn, has_label, read_list
 from dataloaders.volumes import Volumes
-from imaging.cases import LAYOUT
+from imaging.cases import IGNORED, LAYOUT
 from runtime.errors import InputError
 
-PLACES = 10_000     # voxels remembered of each class and scan, for patches that hold foreground
+PLACES = 10_000     # voxels remembered of each class and scan, for patches that hold one
 
 
 class Own(Volumes):
@@ -22,6 +22,7 @@ class Own(Volumes):
         super().__init__(recipe)
         self.depth_axis = 0 if len(recipe.patch_size) == 2 else 2
         self.places = {}        # name of a labelled scan -> voxels (n, 3) of each of its foreground classes
+        self.learnt = {}        # ... of which voxels are ignored -> some (n, 3) of the others
 
     def paths(self, name):
         return [LAYOUT.format(case=name)]
@@ -64,20 +65,26 @@ class Own(Volumes):
     def train_scans(self, names, labelled):
         """Scans; without `labelled` their labels are not opened."""
         scans = super().train_scans(names, labelled)
-        self.places |= {scan.name: _places(scan.label.numpy()) for scan in scans if labelled}
+        for scan in scans if labelled else ():
+            label = scan.label.numpy()
+            self.places[scan.name] = [_some(label == value) for value in np.unique(label[label % IGNORED > 0])]
+            if (label == IGNORED).any():
+                self.learnt[scan.name] = _some(label != IGNORED)
         return scans
 
     def sample(self, scan, rng):
         """One augmented patch: image (in_channels, *P), label (*P) or None, as arrays.
 
-        Of labelled scans, the share `foreground` of patches holds a random voxel of a random class. Turns in the
-        plane and flips as the recipe allows.
+        Of labelled scans, the share `foreground` of patches holds a random voxel of a random class, and where voxels
+        are ignored, each other one a random voxel that is not. Turns in the plane and flips as the recipe allows.
         """
         recipe, size = self.recipe, self.recipe.patch_size
         label, place = None if scan.label is None else scan.label.numpy(), None
         arrays = [*scan.image.numpy(), label]
         if label is not None and (places := self.places.get(scan.name)) and rng.random() < recipe.foreground:
             voxels = places[rng.integers(len(places))]
+            place = voxels[rng.integers(len(voxels))]
+        elif label is not None and (voxels := self.learnt.get(scan.name)) is not None:
             place = voxels[rng.integers(len(voxels))]
         if len(size) == 2:
             index = rng.integers(len(arrays[0])) if place is None else place[0]
@@ -114,11 +121,8 @@ def window_start(shape, size, place, rng):
     return starts
 
 
-def _places(label):
-    """Up to PLACES voxels (n, 3) of each foreground class that is there, evenly over the class."""
-    flat, places = label.ravel(), []
-    for value in np.unique(flat[flat > 0]):
-        voxels = np.flatnonzero(flat == value)
-        voxels = voxels[np.linspace(0, len(voxels) - 1, min(len(voxels), PLACES)).astype(int)]
-        places.append(np.stack(np.unravel_index(voxels, label.shape), 1))
-    return places
+def _some(mask):
+    """Up to PLACES voxels (n, 3) of a mask, evenly over it."""
+    voxels = np.flatnonzero(mask)
+    voxels = voxels[np.linspace(0, len(voxels) - 1, min(len(voxels), PLACES)).astype(int)]
+    return np.stack(np.unravel_index(voxels, mask.shape), 1)

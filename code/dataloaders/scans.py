@@ -12,6 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from dataloaders.augment import standardised
+from imaging.cases import IGNORED
 from imaging.preprocess import Geometry
 from runtime.errors import InputError, held_by_another, one_line
 from runtime.files import ROOT, check_readable, expanded, is_case_name
@@ -29,7 +30,7 @@ class Scan:
 
     name: str
     image: "Tensor"             # (in_channels, *S) float32
-    label: "Tensor | None"      # (*S) uint8; None where it was not asked for
+    label: "Tensor | None"      # (*S) uint8, own data's with IGNORED voxels; None where it was not asked for
     # Of what was read, whatever became of it: shape, CRC-32 of the image in float32, and of the label in uint8 or None
     content: tuple = ()
 
@@ -144,7 +145,8 @@ def read_scan(name, path, *, ndim, in_channels, num_classes, labelled):
             if label.shape != shape[1:]:
                 raise InputError(f"{path}: `label` has shape {label.shape}, `image` {shape[1:]}: prepare this case "
                                  "again")
-            label = _checked_label(path, label[()], num_classes)
+            ignoring = "ignore" in json.loads(file.attrs.get("preprocessing", "{}"))
+            label = _checked_label(path, label[()], num_classes, ignoring)
         check_fits(f"{path}: its `image` of shape {stored.shape} needs", math.prod(stored.shape) * 4,
                    "prepare this case again if it is not that large, or crop or resample it")
         with np.errstate(over="ignore"):        # what float32 cannot hold is found below
@@ -218,11 +220,12 @@ def _tensor(array):
     return torch.from_numpy(array)
 
 
-def _checked_label(path, label, num_classes):
+def _checked_label(path, label, num_classes, ignoring):
     if label.dtype.kind == "f" and not np.array_equal(label, np.round(label)):
         raise InputError(f"{path}: `label` has fractions or NaN: it should hold class numbers 0 to {num_classes - 1}; "
                          "prepare this case again")
-    low, high = label.min(), label.max()
+    classes = label[label != IGNORED] if ignoring else label
+    low, high = (classes.min(), classes.max()) if classes.size else (0, 0)
     if low < 0 or high >= num_classes:
         raise InputError(f"{path}: `label` has values from {low} to {high}, expected 0 to {num_classes - 1}: "
                          "set --num-classes, or map the labels when preparing")

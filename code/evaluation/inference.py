@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from dataloaders.augment import resize_nearest, standardised
 from dataloaders.volumes import halved
-from evaluation.metrics import overlap_metrics
+from evaluation.metrics import overlap_metrics, where_labelled
 from evaluation.windows import WEIGHTS
 from method import Method
 from networks.two_view import fuse
@@ -263,6 +263,7 @@ def class_dice(pred, ref, num_classes):
 
     A GPU counts its voxels itself; on a CPU NumPy counts several times faster than PyTorch.
     """
+    pred, ref = where_labelled(pred, ref)
     if pred.device.type == "cpu":
         pred, ref = pred.numpy(), ref.numpy()
         masks = [(pred == label, ref == label) for label in range(1, num_classes)]

@@ -7,6 +7,8 @@ import math
 import numpy as np
 from scipy.spatial import cKDTree
 
+from imaging.cases import IGNORED
+
 ROUNDING = 1e-9     # of distances that equal the tolerance
 
 
@@ -23,8 +25,15 @@ def _overlap(both, total):
     return {"dice": 2 * both / total, "jaccard": both / (total - both)}
 
 
+def where_labelled(pred, ref):
+    """Two label maps (*S), arrays or tensors, with background in both where ref is IGNORED."""
+    there = ref != IGNORED
+    return pred * there, ref * there
+
+
 def mean_overlap(pred, ref, num_classes):
     """Mean Dice over the foreground classes of two label maps (*S); a class that neither has counts as 1."""
+    pred, ref = where_labelled(pred, ref)
     return float(np.mean([overlap_metrics(pred == label, ref == label)["dice"] for label in range(1, num_classes)]))
 
 
@@ -90,7 +99,7 @@ def _bounding_box(mask):
 
 def class_metrics(pred, ref, num_classes, spacing=None, tolerance=None):
     """`surface_metrics` of each foreground class of two label maps (*S) -> rows, empty_pred and empty_ref added."""
-    rows = []
+    rows, (pred, ref) = [], where_labelled(pred, ref)
     for label in range(1, num_classes):
         masks = pred == label, ref == label
         empty = {"empty_pred": int(not masks[0].any()), "empty_ref": int(not masks[1].any())}
@@ -102,7 +111,7 @@ def volume_metrics(pred, ref, num_classes, voxel_ml):
     """ml of each foreground class in two label maps (*S), and how much the prediction's is more -> rows; NaN where the
     ml of a voxel are NaN.
     """
-    rows = []
+    rows, (pred, ref) = [], where_labelled(pred, ref)
     for label in range(1, num_classes):
         ml, ref_ml = (voxel_ml * int(np.count_nonzero(labels == label)) for labels in (pred, ref))
         rows.append({"ml": ml, "reference_ml": ref_ml, "error_ml": ml - ref_ml})

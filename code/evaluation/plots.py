@@ -8,6 +8,7 @@ from matplotlib.lines import Line2D
 from nibabel.orientations import apply_orientation, axcodes2ornt, ornt_transform
 
 from evaluation.tables import views_of_validation
+from imaging.cases import IGNORED
 from runtime.files import Table, write_aside
 
 # Of classes 1, 2, ...; told apart without red and green
@@ -91,7 +92,7 @@ def coloured(grey, labels, alpha=0.45):
     low, high = np.percentile(grey, (1, 99))
     picture = np.repeat(np.clip((grey - low) / max(high - low, 1e-6), 0, 1)[..., None], 3, -1)
     painted = COLOURS[(labels - 1) % len(COLOURS)]
-    return np.where(labels[..., None] > 0, (1 - alpha) * picture + alpha * painted, picture)
+    return np.where(labels[..., None] % IGNORED > 0, (1 - alpha) * picture + alpha * painted, picture)
 
 
 def overlay(path, image, reference, predictions, depth_axis, axes=None, comment="", names=()):
@@ -110,8 +111,9 @@ def overlay(path, image, reference, predictions, depth_axis, axes=None, comment=
     image, *turned = (upright(array, depth_axis, axes) for array in (image, *shown.values(), *predictions.values()))
     maps = {"image": None, **dict(zip([*shown, *predictions], turned, strict=True))}
     first, headline, last = turned[0], turned[len(shown)], turned[-1]
-    area = np.count_nonzero(first if first.any() else headline, axis=(1, 2))
-    error = np.count_nonzero(headline != (last if reference is None else first), axis=(1, 2))
+    labelled = first != IGNORED
+    area = np.count_nonzero((first if first.any() else headline) * labelled, axis=(1, 2))
+    error = np.count_nonzero((headline != (last if reference is None else first)) * labelled, axis=(1, 2))
     middle = len(image) // 2
     slices = dict.fromkeys(int(count.argmax()) if count.any() else middle for count in (area, error))
     figure = Figure(figsize=(2.6 * len(maps), 2.8 * len(slices)))
@@ -158,7 +160,7 @@ def _turn(axes):
 def _contours(panel, labels):
     """The outline of every class of a slice (rows, columns), along the slice's edge too."""
     rows, columns = (np.arange(-1, extent + 1) for extent in labels.shape)
-    for label in np.unique(labels[labels > 0]):
+    for label in np.unique(labels[labels % IGNORED > 0]):
         panel.contour(columns, rows, np.pad(labels == label, 1), levels=[0.5],
                       colors=[COLOURS[(label - 1) % len(COLOURS)]], linewidths=1.2)
     panel.set(xlim=(-0.5, labels.shape[1] - 0.5), ylim=(labels.shape[0] - 0.5, -0.5))

@@ -11,6 +11,7 @@ from evaluation.metrics import class_metrics, volume_metrics
 from imaging.case_files import case_of_each, contents, files_in, plain_name
 from imaging.cases import one_case_each
 from imaging.preparation import attempt, report_bad
+from imaging.preprocess import read_as
 from imaging.scan_files import is_label, is_scan, read_label, read_scan_file, values_in
 from runtime.errors import InputError, counted
 from runtime.files import check_writable
@@ -39,9 +40,9 @@ def score_maps(options):
     for name in tqdm(pairs, "reading", unit="case", disable=None):
         values = attempt(partial(_values, pairs[name]), "use a machine with more memory")
         (bad if isinstance(values, str) else found)[name] = values
-    values = sorted(set().union(*found.values()) - {0})
-    if len(values) > 255:
-        raise InputError(f"{options.predictions}, {options.labels}: have {len(values)} values, expected at most 255 "
+    values = sorted(set().union(*found.values()) - {0, options.ignore_label})
+    if len(values) > 254:
+        raise InputError(f"{options.predictions}, {options.labels}: have {len(values)} values, expected at most 254 "
                          "classes; are these scans?")
     names = options.class_names or tuple(f"class {value}" for value in values)
     if len(names) != len(values):
@@ -98,7 +99,8 @@ def measured_pair(case, reference, prediction, values, names, options):
         raise InputError(f"{prediction}: is a .seg.nrrd as its reference is, and neither says how large the scan is; "
                          "export one of the two as a label map (NIfTI, say)")
     grid, classes = read_scan_file(grid), {0: 0} | {value: index for index, value in enumerate(values, 1)}
-    ref, pred = (read_label(path, grid, classes, allow_empty=True) for path in (reference, prediction))
+    pred = read_label(prediction, grid, classes, allow_empty=True)
+    ref = read_label(reference, grid, read_as(classes, options.ignore_label), allow_empty=True)
     unit, spacing = ("voxel", None) if options.spacing == "voxel" else ("mm", grid.spacing)
     how = {"list": str(options.labels), "weights": str(options.predictions), "unit": unit, "windows": "",
            "largest_component": "", "tolerance": f"{options.tolerance:g} {unit}"}

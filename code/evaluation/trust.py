@@ -19,6 +19,7 @@ import numpy as np
 from scipy import ndimage
 
 from dataloaders.scans import read_geometry
+from imaging.cases import IGNORED
 from imaging.plan import MIXED
 from imaging.survey import component_sizes
 from runtime.errors import InputError
@@ -127,6 +128,8 @@ def training_cases(data, recipe, labelled, unlabelled):
         if scans[0].label is None:
             continue
         labels = np.stack([scan.label.numpy() for scan in scans]) if flat else scans[0].label.numpy()
+        if (labels == IGNORED).any():       # how large its structures are nobody knows
+            continue
         voxels, components, border = zip(*measured(labels, recipe.num_classes), strict=True)
         whole = math.prod(scans[0].content[0]) / math.prod(scans[0].image.shape)    # training at half resolution
         record.volumes[name] = [whole * count for count in voxels]

@@ -16,6 +16,7 @@ from runtime.files import ROOT, is_case_name, write_aside
 
 SEED = 1337     # of what is drawn in preparing
 LAYOUT = "{case}/mri_norm2.h5"      # of own data: a case's file below the data folder
+IGNORED = 255   # in prepared label maps: voxels that nobody has labelled, which no loss and no metric takes in
 
 
 @dataclass(frozen=True)

@@ -187,10 +187,12 @@ def _listed(description, asked, tests):
     return found
 
 
-def label_classes(found: Found, label_map: Sequence[str], num_classes: int | None, workers: int) -> dict[int, int]:
+def label_classes(found: Found, label_map: Sequence[str], num_classes: int | None, workers: int,
+                  ignore: int | None = None) -> dict[int, int]:
     """{value in the label files: class}. Where nothing else says so, classes end where the values have a gap.
 
-    A class that `label_map` gives a value of the files keeps its own only where that is in the files, too.
+    A class that `label_map` gives a value of the files keeps its own only where that is in the files, too. The value
+    `ignore` is none, unless `label_map` says so.
     """
     try:
         mapped = {int(value): int(label) for value, label in (pair.split(":") for pair in label_map)}
@@ -200,7 +202,7 @@ def label_classes(found: Found, label_map: Sequence[str], num_classes: int | Non
     met = set()
     if mapped or (described is None and num_classes is None):
         print("reading the labels for their values" + " (--num-classes K saves this)" * (not mapped))
-        met = _values_met(found.labelled, workers)
+        met = _values_met(found.labelled, workers) - ({ignore} - mapped.keys())
     if described is None:
         count = num_classes or _up_to_gap(met, mapped)
         classes = {value: value for value in range(count)}

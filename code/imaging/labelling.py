@@ -61,7 +61,7 @@ class Round:
 
     run: str | None = None          # that chose; None before any label existed
     command: tuple[str, ...] | None = None      # options by which prepare_folder.py goes on, paths absolute
-    labels: dict[int, int] | None = None        # value in label files -> class; None: not known yet
+    labels: dict[int, int] | None = None        # value in label files -> class or IGNORED; None: not known yet
     class_names: tuple[str, ...] = ()
     geometry: str = "itk"
     same_voxels: bool = False

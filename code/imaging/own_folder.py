@@ -8,13 +8,13 @@ from pathlib import Path
 
 from imaging.case_files import is_other, told
 from imaging.cases import LAYOUT, Case, listed, shown
-from imaging.descriptions import Description
+from imaging.descriptions import IGNORE, Description
 from imaging.dicom import is_dicom
 from imaging.folders import Found, find, label_classes
 from imaging.labelling import TESTS, Sources, source_files
 from imaging.plan import PLAN, PREPARED, REMEDY, Choice, Plan, plan_preparation, plan_training, read_plan, write_plan
 from imaging.preparation import in_parallel, prepare_cases
-from imaging.preprocess import COARSEST, EXPECTED, FINEST, PLAIN, Preprocessing, read_preprocessing
+from imaging.preprocess import COARSEST, EXPECTED, FINEST, PLAIN, Preprocessing, read_as, read_preprocessing
 from imaging.scan_files import check_segments
 from imaging.survey import look_at_label, look_at_scan
 from runtime.errors import InputError, counted
@@ -253,10 +253,26 @@ def class_names(found: Found, classes: dict[int, int], options) -> tuple[str, ..
     return options.class_names or (described if len(described) == count else ())
 
 
-def segment_values(found: Found, names: tuple[str, ...], classes: dict[int, int]) -> dict[str, int] | None:
+def ignored_value(found: Found, classes: dict[int, int], options) -> int | None:
+    """Value in the label files of voxels that nobody has labelled: --ignore-label, or dataset.json's "ignore" unless
+    --label-map made it a class.
+    """
+    if options.ignore_label is None:
+        said = found.description.ignore if found.description else None
+        return None if said in classes else said
+    if options.ignore_label in classes:
+        raise InputError(f"--ignore-label {options.ignore_label}: is the value of class "
+                         f"{classes[options.ignore_label]}; expected one that stands for no class, see --label-map and "
+                         "--num-classes")
+    return options.ignore_label
+
+
+def segment_values(found: Found, names: tuple[str, ...], classes: dict[int, int], ignore: int | None
+                   ) -> dict[str, int] | None:
     """{segment of a .seg.nrrd: its value} by the classes' names; without them, InputError where files differ."""
     if names:
-        return {names[label - 1]: value for value, label in classes.items() if label}
+        segments = {names[label - 1]: value for value, label in classes.items() if label}
+        return segments if ignore is None else segments | {IGNORE: ignore}
     check_segments(case.label for case in found.labelled)
     return None
 
@@ -265,21 +281,20 @@ def prepare(found, options) -> int:
     """Scans, lists, and what to do next; the caller holds the output folder."""
     if options.spacing and not all(FINEST <= side <= COARSEST for side in options.spacing):
         raise InputError(f"--spacing {' '.join(map(str, options.spacing))}: expected {EXPECTED['spacing']}")
-    classes = label_classes(found, options.label_map, options.num_classes, options.workers)
-    names, remedy = class_names(found, classes, options), "correct the file, or see --label-map and --allow-empty"
-    if found.description and found.description.ignore not in (None, *classes):
-        ignore = found.description.ignore
-        remedy = (f"{ignore} is dataset.json's ignore label, and no loss here leaves voxels out: draw them, take the "
-                  f"label away (the case is then unlabelled), or call them background with --label-map {ignore}:0")
-    segments = segment_values(found, names, classes)
-    seen, lines, fixed = preparation(found, classes, segments, options)
+    said = found.description.ignore if found.description else None
+    classes = label_classes(found, options.label_map, options.num_classes, options.workers,
+                            said if options.ignore_label is None else options.ignore_label)
+    names, ignore = class_names(found, classes, options), ignored_value(found, classes, options)
+    segments = segment_values(found, names, classes, ignore)
+    seen, lines, fixed = preparation(found, read_as(classes, ignore), segments, options)
     plan = from_record(Plan, {name: lines[name].value for name in PREPARED}, PLAN, REMEDY)
     called = planned_names(options.plan or options.output / PLAN, max(classes.values()), options) if fixed else names
     preprocessing = Preprocessing("folder", plan.orientation, plan.normalise, spacing=plan.prepared_spacing,
                                   labels=classes, modalities=found.channels or PLAIN, class_names=called,
-                                  windows=plan.windows)
+                                  windows=plan.windows, ignore=ignore)
     outcome = prepare_cases(found.cases, found.bad, preprocessing, options, LAYOUT,
-                            same_affine=not options.same_voxels, segments=segments, remedy=remedy)
+                            same_affine=not options.same_voxels, segments=segments,
+                            remedy="correct the file, or see --label-map and --allow-empty")
     sources_of(found, options).write(options.output)
     labelled, unlabelled, test = write_lists(outcome.good, options, for_testing(found, options))
     tested = f"; {TEST}: {counted(test, 'labelled case')}" if test else ""

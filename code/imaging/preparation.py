@@ -15,8 +15,8 @@ import h5py
 import numpy as np
 from tqdm import tqdm
 
-from imaging.cases import Case, Options, shown
-from imaging.preprocess import RECORD, Preprocessing, apply, read_preprocessing, write_preprocessing
+from imaging.cases import IGNORED, Case, Options, shown
+from imaging.preprocess import RECORD, Preprocessing, apply, read_as, read_preprocessing, write_preprocessing
 from imaging.scan_files import checksums, mark_of, read_label, read_scans, tell_notes
 from runtime.errors import InputError, held_by_another, is_out_of_memory, one_line, printable
 from runtime.files import inside, make_folder, write_aside
@@ -141,8 +141,8 @@ def _prepare_case(case, preprocessing, output, layout, options, **label_checks):
         if not options.accept_predictions and PREDICTED.fullmatch(mark_of(case.label)):
             raise InputError(f"{case.label}: is a label map of predict.py, as it wrote it, and no label; correct and "
                              "save it in 3D Slicer or ITK-SNAP, or take it as it is with --accept-predictions")
-        label = read_label(case.label, scans[0], preprocessing.labels, geometry=preprocessing.geometry,
-                           allow_empty=options.allow_empty, **label_checks)
+        label = read_label(case.label, scans[0], read_as(preprocessing.labels, preprocessing.ignore),
+                           geometry=preprocessing.geometry, allow_empty=options.allow_empty, **label_checks)
     # a random stream per case: the crop does not depend on which other cases there are
     rng = np.random.default_rng([preprocessing.seed, zlib.crc32(case.name.encode())])
     image, label, geometry = apply(scans, preprocessing, label, rng)
@@ -163,7 +163,7 @@ def _checksums(paths):
 
 def _summary(shape, label, geometry):
     return {"shape": tuple(shape), "outside": geometry["label_outside"], "spacing": tuple(geometry["spacing"]),
-            "classes": None if label is None else np.flatnonzero(np.bincount(label.ravel())).tolist()}
+            "classes": None if label is None else np.flatnonzero(np.bincount(label.ravel())[:IGNORED]).tolist()}
 
 
 def _finished(path, record):

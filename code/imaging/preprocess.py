@@ -19,7 +19,7 @@ import numpy as np
 from nibabel.affines import voxel_sizes
 from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
 
-from imaging.cases import SEED
+from imaging.cases import IGNORED, SEED
 from imaging.crops import crop_box
 from imaging.intensities import check_image, normalised, windowed, zscore_brain
 from imaging.resample import resample, resample_label
@@ -57,6 +57,7 @@ class Preprocessing:
     background: Literal["mean", "own"] = "mean"
     class_names: tuple[str, ...] = field(default=(), compare=False)     # of the foreground, where they have names
     windows: tuple[tuple[float, ...], ...] = ()     # of a modality (ct): lowest, highest, mean, deviation
+    ignore: int | None = None   # value in the label file that becomes IGNORED
 
     def __post_init__(self):
         """InputError for values that no scan could be prepared with."""
@@ -71,7 +72,8 @@ class Preprocessing:
             or not all(map(is_case_name, self.modalities)),
             "windows": len(self.windows) != (len(self.modalities) if self.normalise == "ct" else 0)
             or not all(len(window) == 4 and window[0] < window[1] and window[3] > 0 for window in self.windows),
-            "labels": not self.labels or not all(0 <= label <= 255 for label in self.labels.values())}
+            "ignore": self.ignore in self.labels,
+            "labels": not self.labels or not all(0 <= label < IGNORED for label in self.labels.values())}
         for name, is_wrong in wrong.items():
             if is_wrong:
                 raise InputError(f"{name} {getattr(self, name)}: expected {EXPECTED[name]}; correct it")
@@ -107,11 +109,17 @@ class Preprocessing:
         return from_record(cls, values, where, "prepare the data again")
 
 
-LATER = "geometry", "background", "windows"     # fields that records of earlier versions do not have
+def read_as(labels: dict[int, int], ignore: int | None) -> dict[int, int]:
+    """What becomes of each value in the label files: its class, or IGNORED."""
+    return labels if ignore is None else labels | {ignore: IGNORED}
+
+
+LATER = "geometry", "background", "windows", "ignore"   # fields that records of earlier versions do not have
 EXPECTED = {"orientation": "'slices' or three letters such as RAS", "clip": "a percentile, above 0 to 100",
             "spacing": f"three sides in mm, above 0 ({FINEST:g} to {COARSEST:g})",
-            "modalities": "different endings of file names", "labels": "classes from 0 to 255",
-            "windows": "of ct, for each channel: lowest, highest, mean, deviation"}
+            "modalities": "different endings of file names", "labels": "classes from 0 to 254",
+            "windows": "of ct, for each channel: lowest, highest, mean, deviation",
+            "ignore": "a value that is no class"}
 
 # How the published HDF5 files were made: what predict.py assumes for training data without a record.
 PUBLISHED = {

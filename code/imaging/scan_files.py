@@ -14,6 +14,7 @@ import numpy as np
 from nibabel.affines import voxel_sizes
 
 from imaging import dicom, dicom_segmentations, metaimage, nifti, nrrd_files, segmentations
+from imaging.cases import IGNORED
 from imaging.grids import ScanFile, check_same_grid, check_same_shape, turned_onto
 from runtime.errors import InputError, counted, one_line, printable
 from runtime.files import check_readable, write_aside
@@ -231,7 +232,7 @@ def read_label(path: Path, scan: ScanFile, labels: dict[int, int], same_affine: 
         odd = ", ".join(f"{value:g}" for value in np.unique(rounded[~known])[:5])
         raise InputError(f"{path}: has the label value {odd}, expected only {', '.join(map(str, labels))}; "
                          f"{remedy}")
-    if not allow_empty and not classes.any():
+    if not allow_empty and not classes[classes != IGNORED].any():
         raise InputError(f"{path}: is empty, all voxels are background; expected some of "
                          f"{', '.join(str(value) for value in labels if labels[value])}; {remedy}")
     return classes

@@ -11,6 +11,7 @@ import numpy as np
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from scipy import ndimage
 
+from imaging.cases import IGNORED
 from imaging.scan_files import read_label, read_scans
 
 SAMPLES = 10_000        # voxels of a scan's foreground whose intensities count
@@ -29,7 +30,7 @@ def look_at_scan(case, channels: int, labels: dict[int, int], geometry: str, **r
     order = np.argsort(turn[:, 0])
     mask = None
     if case.label is not None:
-        mask = read_label(case.label, scans[0], labels, geometry=geometry, **reading) > 0
+        mask = read_label(case.label, scans[0], labels, geometry=geometry, **reading) % IGNORED > 0
     seen = []
     for scan in scans:
         corners = scan.array[tuple(slice(None, None, max(n - 1, 1)) for n in scan.array.shape)]
@@ -47,7 +48,7 @@ def look_at_label(path: Path, slices: bool) -> dict:
     the smallest share that the largest one has of a slice}, "pairs": see `alike_pairs`}.
     """
     with h5py.File(path) as file:
-        label = file["label"][()]
+        label = file["label"][()] % IGNORED
     classes = {}
     for value in np.unique(label[label > 0]).tolist():
         mask = label == value

@@ -17,7 +17,7 @@ from cml import mix, segmentation_loss
 from dataloaders.components import empty, reduced
 from dataloaders.cutmix import zero_centered_mask
 from method import Picture, Stage
-from methods.losses import widened
+from methods.losses import not_ignored, widened
 from methods.teacher import StudentTeacher, moving_average
 from networks.two_view import build_subnet
 from runtime.errors import InputError
@@ -47,17 +47,18 @@ def region_loss(logits, outside, inside, mask, weights):
     loss, mask = 0, mask.to(log_prob)
     for target, region, weight in zip((outside, inside), (mask, 1 - mask), weights, strict=True):
         onehot = (target.flatten(1)[:, None] == classes) * region.flatten()
-        entropy = -(log_prob * onehot).sum() / (len(target) * region.sum() + 1e-16)
-        loss = loss + weight * (_region_dice(log_prob.exp(), onehot, region) + entropy)
+        learnt = not_ignored(target) * region.flatten()
+        entropy = -(log_prob * onehot).sum() / (learnt.sum() + 1e-16)
+        loss = loss + weight * (_region_dice(log_prob.exp(), onehot, learnt, region.ndim) + entropy)
     return loss / 2
 
 
-def _region_dice(prob, onehot, region):
-    """prob, onehot (B, C, voxels), the latter 0 outside the region (*S) of {0, 1}."""
-    if region.ndim == 3:
-        overlap, mass, eps = (prob * onehot).sum(2), (prob * region.flatten() + onehot).sum(2), 1e-5
+def _region_dice(prob, onehot, learnt, axes):
+    """prob, onehot (B, C, voxels), the latter 0 where learnt (B, 1, voxels) is 0; axes of the patches."""
+    if axes == 3:
+        overlap, mass, eps = (prob * onehot).sum(2), (prob * learnt + onehot).sum(2), 1e-5
     else:
-        squares = prob.square() * region.flatten() + onehot
+        squares = prob.square() * learnt + onehot
         overlap, mass, eps = (prob * onehot).sum((0, 2)), squares.sum((0, 2)), 1e-10
     return 1 - ((2 * overlap + eps) / (mass + eps)).mean()
 

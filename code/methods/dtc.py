@@ -16,7 +16,7 @@ from method import Method, Picture
 from methods.losses import squared_difference, supervised_loss, widened
 from methods.ramps import ramp
 from methods.sassnet import shape_loss
-from methods.sdm import class_probabilities, distance_maps, level_set
+from methods.sdm import class_probabilities, distance_loss, distance_maps, level_set
 from networks import compared
 
 
@@ -59,7 +59,7 @@ class DTC(Method):
         labelled = len(batch.x_l)
         logits, maps = self.networks(torch.cat([batch.x_l, batch.x_u]))
         sup = self.supervised(logits[:labelled], batch.y_l)
-        distance = squared_difference(maps[:labelled], batch.z_l)
+        distance = distance_loss(maps[:labelled], batch.z_l, batch.y_l)
         consistency = dual_task_consistency(maps, widened(logits).softmax(1)[:, 1:])
         weight = self.hyper.consistency * ramp(batch, self.hyper.ramp_share, self.hyper.stairs)
         picture = Picture(batch.x_u, None, {"network": logits[labelled:].detach(),

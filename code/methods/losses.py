@@ -1,12 +1,14 @@
 """Losses that several compared methods share: the Dice variants of their releases, by name, and sharpening.
 
 Shapes: B samples, C classes, *S two or three spatial axes. Of several processes, each pools its own share of a batch.
+Voxels that are IGNORED in a target do not count.
 """
 from functools import partial
 
 import torch
 
 from cml import segmentation_loss
+from imaging.cases import IGNORED
 from runtime.device import at_least_float32 as widened
 from runtime.errors import InputError
 
@@ -33,7 +35,7 @@ def halved_dice(prob, target):
 
 def _sums(prob, target, power, foreground):
     """sum p y and sum p^power + sum y per class, over the batch and its voxels: two tensors (classes,)."""
-    onehot, prob = _onehot(target, prob), widened(prob).flatten(2)
+    onehot, prob = _onehot(target, prob), widened(prob).flatten(2) * not_ignored(target)
     if foreground:
         onehot, prob = onehot[:, 1:2], prob[:, 1:2]
     return (prob * onehot).sum((0, 2)), prob.pow(power).sum((0, 2)) + onehot.sum((0, 2))
@@ -42,6 +44,11 @@ def _sums(prob, target, power, foreground):
 def _onehot(target, prob):
     """Label maps (B, *S) -> (B, C, voxels) bool, of as many classes as prob (B, C, *S) has."""
     return target.flatten(1)[:, None] == torch.arange(prob.shape[1], device=prob.device)[:, None]
+
+
+def not_ignored(target):
+    """Where a target (B, *S) is not IGNORED: (B, 1, voxels) bool."""
+    return target.flatten(1)[:, None] != IGNORED
 
 
 def squared_difference(prob, target):
@@ -111,5 +118,6 @@ def _named(name, logits, target):
     weight, dice = COMBINED.get(name, (1, name))
     loss = DICE[dice](log_prob.exp(), target)
     if name in COMBINED:
-        loss = loss - (log_prob.flatten(2) * _onehot(target, log_prob)).sum() / target.numel()      # cross-entropy
+        entropy = -(log_prob.flatten(2) * _onehot(target, log_prob)).sum() / not_ignored(target).sum().clamp(min=1)
+        loss = loss + entropy
     return weight * loss

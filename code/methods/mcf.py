@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
+from imaging.cases import IGNORED
 from method import Method, Picture
 from methods.losses import pooled_dice, squared_difference, supervised_loss, widened
 from methods.ramps import ramp
@@ -61,6 +62,7 @@ def competition(logits_a, logits_b, target, weight, supervised=None):
         taught = torch.where(b_teaches, both[1][labelled:], both[0][labelled:])
         sharpened = (taught / TEMPERATURE).softmax(1)                           # p^(1/T), normalised over the classes
         mismatch = both[0][:labelled].argmax(1) != both[1][:labelled].argmax(1)
+        mismatch &= target != IGNORED
     loss_a, loss_b = (supervised(logits[:labelled], target)
                       + RECTIFICATION * rectification(prob[:labelled], target, mismatch)
                       for logits, prob in zip(both, probs, strict=True))

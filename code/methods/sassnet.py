@@ -13,9 +13,9 @@ import torch
 
 from method import Picture
 from methods.adversarial import AdversarialMethod
-from methods.losses import squared_difference, supervised_loss, widened
+from methods.losses import supervised_loss, widened
 from methods.ramps import ramp
-from methods.sdm import class_probabilities, distance_maps
+from methods.sdm import class_probabilities, distance_loss, distance_maps
 from networks import compared
 
 
@@ -65,7 +65,7 @@ class SASSNet(AdversarialMethod):
         labelled = len(batch.x_l)
         logits, maps = self.networks(torch.cat([batch.x_l, batch.x_u]))
         sup = self.supervised(logits[:labelled], batch.y_l)
-        distance = squared_difference(maps[:labelled], batch.z_l)
+        distance = distance_loss(maps[:labelled], batch.z_l, batch.y_l)
         adversarial = self.fooling(maps[labelled:], batch.x_u)
         weight = self.hyper.consistency * ramp(batch, self.hyper.ramp_share, self.hyper.stairs)
         picture = Picture(batch.x_u, None, {"network": logits[labelled:].detach(),

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-from methods.losses import widened
+from methods.losses import not_ignored, widened
 
 STEEPNESS = 1500        # of the level set function         [C]
 
@@ -44,6 +44,12 @@ def _box(mask):
 def distance_maps(label, num_classes):
     """A label map (*S) uint8 -> (K, *S) float32, one map for each foreground class; a class that is absent has 0s."""
     return signed_distance([label == name for name in range(1, num_classes)]).astype(np.float32)
+
+
+def distance_loss(maps, target, label):
+    """Mean squared difference of signed distances (B, K, *S), where label (B, *S) is not IGNORED -> scalar."""
+    errors = (widened(maps) - target).square().flatten(2) * not_ignored(label)
+    return errors.sum() / (maps.shape[1] * not_ignored(label).sum()).clamp(min=1)
 
 
 def level_set(z):

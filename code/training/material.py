@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from imaging.cases import IGNORED
 from imaging.preprocess import read_preprocessing
 from runtime.errors import InputError, counted
 from runtime.ranks import Ranks
@@ -131,7 +132,7 @@ class Material:
         groups = {"labelled": self.labelled, **{name: scans for name, scans, _ in self.validation if scans}}
         absent = {}
         for name, scans in groups.items():
-            counts = sum(np.bincount(scan.label.numpy().ravel(), minlength=num_classes) for scan in scans)
+            counts = sum(np.bincount(scan.label.numpy().ravel(), minlength=IGNORED + 1) for scan in scans)
             if missing := [label for label in range(1, num_classes) if not counts[label]]:
                 absent[name] = missing
         return absent

@@ -182,15 +182,16 @@ def test_regions_are_trained_as_their_classes_and_said(tmp_path, capsys):
     assert prepared(tmp_path / "out")["a"] == [0, 1, 2, 3]
 
 
-def test_an_ignore_label_is_refused_where_it_is_drawn_and_says_what_can_be_done(tmp_path, capsys):
+def test_an_ignore_label_is_no_class_unless_it_is_mapped_to_one(tmp_path, capsys):
     folder = decathlon(tmp_path / "in", labels={"background": 0, "organ": 1, "ignore": 2})
     label(folder / "labelsTr" / "b.nii.gz", (0, 1, 2))
-    assert prepare("--images", folder, "--output", tmp_path / "out") == 2
-    error = capsys.readouterr().err
-    assert "b.nii.gz: has the label value 2, expected only 0, 1; 2 is dataset.json's ignore label" in error
-    assert prepared(tmp_path / "out") == {"a": [0, 1], "c": [0, 1]} and "--label-map 2:0" in error
+    assert prepare("--images", folder, "--output", tmp_path / "out") == 0
+    assert prepared(tmp_path / "out") == {"a": [0, 1], "b": [0, 1, 255], "c": [0, 1]}
     assert prepare("--images", folder, "--output", tmp_path / "all", "--label-map", "2:0") == 0
     assert prepared(tmp_path / "all") == {name: [0, 1] for name in "abc"}
+    label(folder / "labelsTr" / "b.nii.gz", (0, 2))
+    assert prepare("--images", folder, "--output", tmp_path / "empty") == 2
+    assert "b.nii.gz: is empty, all voxels are background" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("values, options, described, wanted", [
