@@ -25,7 +25,7 @@ from typing import Any, Literal, NamedTuple
 from runtime.script import reported
 
 import numpy as np
-from nibabel.orientations import aff2axcodes
+from nibabel.orientations import aff2axcodes, apply_orientation
 from tqdm import tqdm
 
 from dataloaders.own import Own
@@ -34,6 +34,7 @@ from evaluation.predictions import Predictions
 from evaluation.windows import DISAGREEMENT, WEIGHTS, Member, windows_of
 from imaging import dicom_contours, dicom_segmentations
 from imaging.case_files import scans_to_segment, told
+from imaging.cases import in_shell
 from imaging.dicom import Series
 from imaging.preparation import attempt, report_bad
 from imaging.preprocess import (
@@ -65,6 +66,7 @@ from runtime.locks import locked
 from runtime.memory import check_fits
 from runtime.ranks import Ranks
 from training import datasets
+from training.recipe import load_recipe
 from training.trained import load_run
 
 OBJECTS = {"dicom-seg": dicom_segmentations, "rtstruct": dicom_contours}     # --format -> module that writes it
@@ -87,7 +89,8 @@ class Options:
     device: str = "auto"            # auto | cpu | cuda | cuda:1 ...
     stride: tuple[int, ...] = ()    # voxels between windows; by default half the patch
     weights: Literal[WEIGHTS] | None = None     # of a window's voxels; by default gaussian, most in the middle
-    keep_largest: tuple[str, ...] = ()  # none, each, or the classes that keep one component; by default as in the test
+    # none, each, or the classes, by name or number, that keep one component alone; by default as in the test
+    keep_largest: tuple[str, ...] = ()
     probabilities: bool = False     # also <case>_probabilities.nii.gz, float32 (X, Y, Z, classes)
     disagreement: bool = False      # also <case>_disagreement.nii.gz: how far the subnets, or runs, are apart, 0 to 1
     overlay: bool = False           # also <case>.png: image, fused, both subnets
@@ -204,22 +207,27 @@ def memory(job, image, scan):
 
 
 def label_map(job, probabilities, geometry):
-    """Probabilities (C, *S) -> label map on the scan's own grid, post-processed."""
-    return restore_labels((share.float().cpu().numpy() for share in probabilities), geometry,
-                          partial(components.keep_largest, which=job.keep_largest))
+    """Probabilities (C, *S) -> label map on the scan's own grid, post-processed; what that took of each class."""
+    taken = []
+
+    def finish(labels):
+        kept = components.keep_largest(labels, job.keep_largest)
+        taken.extend(trust.taken_away(labels, kept, job.recipe.num_classes))
+        return kept
+    return restore_labels((share.float().cpu().numpy() for share in probabilities), geometry, finish), taken
 
 
 def write_case(job, files, mark, scan, geometry, views):
-    """The label map of the first view, then what else was asked for -> label map, errors of what else failed."""
+    """The label map of the first view, then what else was asked for -> `label_map`, errors of what else failed."""
     from evaluation import plots
-    labels, failed = label_map(job, next(iter(views.values())), geometry), []
+    (labels, taken), failed = label_map(job, next(iter(views.values())), geometry), []
     for what, path in files.items():
         if not job.options.force:
             is_there(files, mark)       # another program may have written since
         try:
             if what == "overlay":
-                others = [(view, views[view]) for view in job.views]
-                maps = {next(iter(views)): labels} | {view: label_map(job, probs, geometry) for view, probs in others}
+                others = {view: label_map(job, views[view], geometry)[0] for view in job.views}
+                maps = {next(iter(views)): labels} | others
                 plots.overlay(path, scan.array, None, maps, depth_axis(scan), body_axes(scan), mark,
                               job.recipe.classes)
                 continue
@@ -240,7 +248,7 @@ def write_case(job, files, mark, scan, geometry, views):
             if what == "labels":
                 raise
             failed.append(error)
-    return labels, failed
+    return (labels, taken), failed
 
 
 def disagreement(first, second, geometry):
@@ -271,9 +279,13 @@ def predict_case(job, name, paths):
     if not job.options.force and is_there(files, mark) and job.predictions.has(name, mark, len(job.recipe.classes)):
         return None
     scan, geometry, views, evidence = segment_case(job, paths)
-    labels, failed = write_case(job, files, mark, scan, geometry, views)
+    (labels, taken), failed = write_case(job, files, mark, scan, geometry, views)
     rows = trust.case_rows(name, job.recipe.classes, trust.measured(labels, job.recipe.num_classes), evidence,
-                           job.training, float(np.prod(scan.spacing)) / 1000, geometry.voxel_size)
+                           job.training, float(np.prod(scan.spacing)) / 1000, geometry.voxel_size,
+                           trust.middles(apply_orientation(labels, np.asarray(geometry.turn)), job.recipe.num_classes),
+                           taken)
+    values = range(len(job.values)) if job.options.format in OBJECTS else job.values.tolist()
+    rows = [{"case": name, "class": row["class"], "value": values[row["class"]]} | row for row in rows]
     job.predictions.note(rows, files["labels"].name, mark)
     if failed:
         raise failed[0]
@@ -323,9 +335,22 @@ def check_together(runs, recipes, records):
 def main(args=None):
     options = parsed(Options, args, description=f"{__doc__}\n{DEBUG}")
     code, (run, *_) = segment_scans(options), runs_of(options)
-    if datasets.of_run(run).data is Own:
-        Ranks().say(f"next: python code/label_next.py --run {options.run[0]} --output to_label")
+    if waits_for_labels(run):
+        Ranks().say(f"next: python code/label_next.py --run {in_shell(options.run[0])} --output to_label")
     return code
+
+
+def waits_for_labels(run):
+    """Whether there are scans without a label, for label_next.py, where a run on own data has its scans."""
+    dataset = datasets.of_run(run)
+    if dataset.data is not Own:
+        return False
+    try:
+        data = Own(load_recipe(run, dataset.recipe))
+        names = data.listed("train")
+        return len(data.labelled(names)) < len(names)
+    except InputError:      # they are elsewhere
+        return False
 
 
 def segment_scans(options):
@@ -348,7 +373,7 @@ def segment_scans(options):
                          f"{recipe.method}")
     values = written_values(read_preprocessing(run), recipe.num_classes)
     windows, *others = [windows_of(one.recipe, options.stride, options.weights, fast=True) for one in trained]
-    kept = components.asked_for(options.keep_largest, recipe.keep_largest, recipe.num_classes)
+    kept = components.asked_for(options.keep_largest, recipe.keep_largest, recipe.classes)
     cases, bad, aside = scans_to_segment(options.input, preprocessing.modalities)
     codes = []
     if options.format == "dicom-seg":

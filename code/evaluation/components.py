@@ -13,17 +13,21 @@ def keep_largest(label_map, which):
     return largest_component(label_map, which) if which else label_map
 
 
-def asked_for(words, usual, num_classes):
-    """What `--keep-largest none | each | CLASS ...` asks `keep_largest` for; `usual` without words."""
+def asked_for(words, usual, names):
+    """What `--keep-largest none | each | CLASS ...` asks `keep_largest` for; `usual` without words.
+
+    names: of the foreground classes, each of which may stand for its number.
+    """
     if not words:
         return usual
     if list(words) in (["none"], ["each"]):
         return words[0] == "each"
-    numbers = tuple(int(word) for word in words if word.isdecimal() and 0 < int(word) < num_classes)
-    if len(numbers) < len(words):
-        raise InputError(f"--keep-largest {' '.join(words)}: expected none, each, or classes from 1 to "
-                         f"{num_classes - 1}")
-    return numbers
+    numbers = {str(number): number for number in range(1, len(names) + 1)}
+    numbers |= {name: number for number, name in enumerate(names, 1)}
+    if not set(words) <= numbers.keys():
+        raise InputError(f"--keep-largest {' '.join(words)}: expected none, each, or classes from 1 to {len(names)}, "
+                         f"or their names, {', '.join(names)}")
+    return tuple(numbers[word] for word in words)
 
 
 def kept_classes(which):

@@ -21,9 +21,11 @@ from evaluation.trust import (
     case_rows,
     flags_of,
     measured,
+    middles,
     quantiles,
     read_training_cases,
     scores,
+    taken_away,
 )
 from evaluation.windows import DISAGREEMENT
 from runtime.errors import InputError
@@ -137,9 +139,11 @@ def judged(trained, image, training, geometry, name=""):
     """
     recipe = trained.recipe
     views, evidence = examined(trained.method, image, recipe, views=())
-    labels = keep_largest(likeliest(next(iter(views.values()))), recipe.keep_largest)
+    decided = likeliest(next(iter(views.values())))
+    labels = keep_largest(decided, recipe.keep_largest)
     rows = case_rows(name, recipe.classes, measured(labels, recipe.num_classes), evidence, training,
-                     geometry and math.prod(geometry.spacing) / 1000, geometry and geometry.voxel_size)
+                     geometry and math.prod(geometry.spacing) / 1000, geometry and geometry.voxel_size,
+                     middles(labels, recipe.num_classes), taken_away(decided, labels, recipe.num_classes))
     return labels, evidence, rows
 
 

@@ -1,9 +1,10 @@
 """Which result to look at first: each segmented case beside the labelled cases of training.
 
 There is a row per case and class. Its flags, in words: a volume below half the smallest or above twice the largest
-labelled one; more components than any labelled case; touching the scan's border where no labelled case does; of the
-whole scan, intensities further from training than its scans are from each other, and voxels of another size; views
-that agree little; high entropy. A case's *score* is the number of its flags, a volume's counted twice, plus its
+labelled one; more components than any labelled case, or large ones that post-processing took away; touching the scan's
+border where no labelled case does; of the whole scan, two classes alike in shape that lie the other way round than in
+all labelled cases, intensities further from training than its scans are from each other, and voxels of another size;
+views that agree little; high entropy. A case's *score* is the number of its flags, a volume's counted twice, plus its
 uncertainty, which is below 1: the mean of 1 - agreement and of entropy, over the classes. The case with the highest
 score is the one to look at first. Agreement alone would not do: two views whose maps are empty agree [O].
 
@@ -20,8 +21,8 @@ from scipy import ndimage
 
 from dataloaders.scans import read_geometry
 from imaging.cases import IGNORED
-from imaging.plan import MIXED
-from imaging.survey import component_sizes
+from imaging.plan import MIXED, fixed_orders
+from imaging.survey import alike_pairs, component_sizes
 from runtime.errors import InputError
 from runtime.files import RESTORE, write_text
 from runtime.records import from_record, read_json
@@ -33,6 +34,8 @@ SMALLEST, LARGEST = 1 / 2, 2        # of the labelled volumes, from which a volu
 SPECK = 0.01            # share of a class below which a component does not count
 FAR = 2               # distances between training scans, from which intensities are flagged
 DISAGREEING = 0.7       # agreement below which views are flagged
+ORDERED = 3             # labelled cases at least, whose classes lie in one order, from which another one is flagged
+REMOVED = 0.25          # of what is left of a class, from which what post-processing took away is flagged
 UNCERTAIN = 0.5         # entropy above which a class is flagged
 
 
@@ -71,6 +74,20 @@ def measured(labels, num_classes):
     return found
 
 
+def taken_away(before, after, num_classes):
+    """Label map (*S) before and after its post-processing -> voxels that each foreground class lost."""
+    return [int(np.count_nonzero(before == label) - np.count_nonzero(after == label))
+            for label in range(1, num_classes)]
+
+
+def middles(labels, num_classes):
+    """Label map (*S) along the prepared axes -> the middle of each foreground class in voxels, None of one without any.
+    """
+    boxes = ndimage.find_objects(labels, num_classes - 1)
+    return [box and ndimage.center_of_mass(labels[box] == label) + np.array([span.start for span in box])
+            for label, box in enumerate(boxes, 1)]
+
+
 # ---- the record of training ------------------------------------------------------------------------------------
 
 
@@ -84,6 +101,7 @@ class TrainingCases:
     border: dict[str, tuple[bool, ...]] = field(default_factory=dict)           # ... whether it touches the border
     quantiles: dict[str, tuple[tuple[float, ...], ...]] = field(default_factory=dict)   # of each channel, all cases
     voxel_sizes: dict[str, tuple[float, ...]] = field(default_factory=dict)     # mm along the prepared axes, all cases
+    pairs: dict[str, tuple[tuple[int, ...], ...]] = field(default_factory=dict)     # survey.alike_pairs, labelled cases
 
     def distance(self, own):
         """Of a scan's quantiles from the nearest training scan, in the largest such distance of a training scan.
@@ -99,6 +117,15 @@ class TrainingCases:
         np.fill_diagonal(between, np.inf)
         usual = between.min(1).max()
         return float(np.abs(known - own).mean(-1).max(-1).min() / usual) if usual > 0 else math.nan
+
+    def turned_round(self, middles):
+        """Pairs of classes, from 1, that lie the other way round than in all labelled cases; middles: see `middles`."""
+        seen = {name: {"pairs": pairs, "classes": np.flatnonzero(self.volumes[name]) + 1}
+                for name, pairs in self.pairs.items()}
+        return list(dict.fromkeys(
+            (one, other) for one, other, axis, order in fixed_orders(seen, ORDERED)
+            if middles[one - 1] is not None and middles[other - 1] is not None
+            and order * (middles[other - 1][axis] - middles[one - 1][axis]) < 0))
 
     def size_factor(self, voxel_size):
         """How many times larger or smaller than in training a voxel's sides are, at most; 1 inside their range."""
@@ -134,6 +161,7 @@ def training_cases(data, recipe, labelled, unlabelled):
         whole = math.prod(scans[0].content[0]) / math.prod(scans[0].image.shape)    # training at half resolution
         record.volumes[name] = [whole * count for count in voxels]
         record.components[name], record.border[name] = components, border
+        record.pairs[name] = [[*pair, *axes] for pair, axes in alike_pairs(labels).items()]
         spacings[name] = geometry and math.prod(geometry.spacing) / 1000
     if all(spacings.values()):
         record.volumes.update({name: [spacings[name] * count for count in record.volumes[name]] for name in spacings})
@@ -164,11 +192,13 @@ def together(records):
 # ---- rows ------------------------------------------------------------------------------------------------------
 
 
-def case_rows(case, names, found, evidence, training=None, voxel_ml=None, voxel_size=None):
+def case_rows(case, names, found, evidence, training=None, voxel_ml=None, voxel_size=None, places=None,
+              taken=None):
     """One row per foreground class of a case, the case's score in each; unknown values are NaN.
 
     names: of the classes; found: as `measured` gives it; training: TrainingCases; voxel_ml: ml of a voxel of what was
-    measured; voxel_size: mm of the scan's own voxels.
+    measured; voxel_size: mm of the scan's own voxels; places: as `middles` gives them;
+    taken: as `taken_away`.
     """
     training = training or TrainingCases()
     apart = training.distance(evidence.quantiles)
@@ -176,6 +206,8 @@ def case_rows(case, names, found, evidence, training=None, voxel_ml=None, voxel_
     of_scan = [f"intensities {apart:.1f} times as far from training as its scans are from each other"] * (apart > FAR)
     if factor > MIXED:
         of_scan.append(f"voxels of {_sides(voxel_size)} mm, in training {_sides(*training.voxel_sizes.values())}")
+    of_scan += [f"{names[one - 1]} and {names[other - 1]} lie the other way round than in all labelled cases"
+                for one, other in (training.turned_round(places) if places else ())]
     agreement = evidence.agreement or [math.nan] * len(names)
     rows, score, doubts = [], len(of_scan), []
     for index, (name, (voxels, components, border)) in enumerate(zip(names, found, strict=True)):
@@ -184,6 +216,8 @@ def case_rows(case, names, found, evidence, training=None, voxel_ml=None, voxel_
         most = max((known[index] for known in training.components.values()), default=math.inf)
         if components > most:
             flags.append(f"{name} in {components} parts, labelled cases have {most} at most")
+        if taken and taken[index] > REMOVED * voxels:
+            flags.append(f"other parts of {name}, {100 * taken[index] / voxels:.0f} % of the largest one, were removed")
         if border and training.border and not any(known[index] for known in training.border.values()):
             flags.append(f"{name} touches the border of the scan, that of no labelled case does")
         if agreement[index] < DISAGREEING:

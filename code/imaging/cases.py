@@ -2,6 +2,7 @@
 
 Their options are read without NumPy and what stands on it, so that --help answers at once: see preparation.py.
 """
+import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,3 +108,14 @@ def shown(path: Path) -> Path:
     """Relative to the working directory where it lies below it."""
     path = Path(path).resolve()
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+def check_names(names: Sequence[str]) -> None:
+    """InputError where --class-names has a name twice, by which no segment could be told."""
+    if double := next((name for name in names if names.count(name) > 1), None):
+        raise InputError(f"--class-names {' '.join(names)}: names {double} twice; give each class a name of its own")
+
+
+def in_shell(path: Path) -> str:
+    """`shown`, as a word of a command."""
+    return shlex.quote(str(shown(path)))

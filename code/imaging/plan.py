@@ -199,18 +199,28 @@ def plan_training(plan: Plan, shapes: list, spacings: list, labels: dict[str, di
         "foreground": Choice(0.5, "small classes are met as often as large ones")}
 
 
-def _told_apart(labels, first):
-    """{axis of the patch: classes alike in shape that lie in one order along it in every labelled case}."""
-    orders = {}
+def fixed_orders(labels: dict[str, dict], fewest: int = 1) -> list[tuple[int, int, int, int]]:
+    """(class, other, axis, 1 or -1) of classes alike in shape that lie in one order along a prepared axis in every
+    labelled case, `fewest` at least, 1 where the other one comes after; labels: as `plan_training` takes them.
+    """
+    orders, fixed = {}, []
     for seen in labels.values():
         for one, other, *axes in seen["pairs"]:
             orders.setdefault((one, other), []).append(axes)
-    told = {}
     for (one, other), axes in orders.items():
         both = sum({one, other} <= set(seen["classes"]) for seen in labels.values())
-        for axis in range(first, 3):
-            if 2 * len(axes) > both and abs(sum(order[axis] for order in axes)) == len(axes):
-                told.setdefault(axis - first, (one, other))
+        if len(axes) >= max(fewest, both // 2 + 1):
+            fixed += [(one, other, axis, orders[0]) for axis, orders in enumerate(zip(*axes, strict=True))
+                      if len(set(orders)) == 1 and orders[0]]
+    return fixed
+
+
+def _told_apart(labels, first):
+    """{axis of the patch: classes of `fixed_orders` along it}."""
+    told = {}
+    for one, other, axis, _ in fixed_orders(labels):
+        if axis >= first:
+            told.setdefault(axis - first, (one, other))
     return told
 
 

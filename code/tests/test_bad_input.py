@@ -834,7 +834,7 @@ BAD = {
        for what, changes, found in (
            ("two axes", {"orientation": "LP"}, "three letters"), ("an axis twice", {"orientation": "LRS"}, "three let"),
            ("spacing 0", {"spacing": [1, 1, 0]}, "above 0"), ("unknown fields", {"smooth": 1}, "unknown fields smooth"),
-           ("a way up", {"modalities": ["../t1"]}, "endings"), ("class 256", {"labels": {"1": 256}}, "0 to 255"))},
+           ("a way up", {"modalities": ["../t1"]}, "endings"), ("class 256", {"labels": {"1": 256}}, "0 to 254"))},
     **{f"record of spacing {spacing}": (predicted(record(spacing=[spacing] * 3)), found, remedy)
        for spacing, found, remedy in (
            (1e-9, "spacing (1e-09, 1e-09, 1e-09)", "above 0"), (101, "spacing (101.0, ", "above 0"),

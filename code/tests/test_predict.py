@@ -250,6 +250,7 @@ def test_the_report_shows_the_scans_with_their_labels_and_replaces_no_other_page
             nib.save(nib.Nifti1Image(volume, LPS), tmp_path / "scans" / name)
     out = tmp_path / "out"
     assert predicted(run, tmp_path / "scans", out, "--report")[0] == 0
+    assert {(row["class"], row["value"]) for row in table(out).values()} == {("1", "255")}
     text = (out / "report.html").read_text(encoding="utf-8")
     cases = json.loads(re.search(r'id="data">(.*?)</script>', text, re.S)[1])
     assert {case["name"] for case in cases} == {"a", "b"} and all(case["contours"] for case in cases)
@@ -360,7 +361,7 @@ def test_windows_and_components_can_be_chosen_and_are_part_of_what_a_prediction_
     capsys.readouterr()
     assert predicted(run, tmp_path / "scan.nii.gz", tmp_path / "out", "--stride", "8", "8", "8")[0] == 2
     assert "was made by another run" in capsys.readouterr().err
-    for words in (["none"], ["each"], ["1"]):
+    for words in (["none"], ["each"], ["1"], ["left atrium"]):
         _, files = predicted(run, tmp_path / "scan.nii.gz", tmp_path / words[0], "--keep-largest", *words)
         parts = connected(np.asarray(files["scan.nii.gz"].dataobj), connectivity=3).max()
         assert parts <= 1 or words == ["none"]

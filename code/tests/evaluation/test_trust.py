@@ -20,6 +20,7 @@ from evaluation.metrics import overlap_metrics
 from evaluation.predictions import Predictions
 from imaging.preparation import write_case
 from imaging.preprocess import Geometry
+from imaging.survey import alike_pairs
 from method import Method
 from runtime.errors import InputError
 from training.trained import Trained
@@ -90,6 +91,40 @@ def test_a_label_map_is_measured_class_by_class():
     labels[14:18, 18:20] = 3
     labels[14:16, 2:4] = 3
     assert trust.measured(labels, 5) == [(101, 1, False), (0, 0, False), (12, 2, True), (0, 0, False)]
+
+
+@pytest.mark.parametrize("mirrored", [None, 0, 1, 2])
+def test_a_pair_of_organs_that_lies_the_other_way_round_is_flagged(mirrored):
+    def kidneys(seed, count=2):
+        rng, labels = np.random.default_rng(seed), np.zeros((40, 24, 20), np.uint8)
+        for label, start in list(enumerate((4, 26), 1))[:count]:
+            x, y, z = np.array((start, 8, 5)) + rng.integers(-2, 3, 3)
+            labels[x:x + 8, y:y + 7, z:z + 10] = label
+        return labels
+
+    def flags(labels, cases):
+        record = trust.TrainingCases(volumes={str(n): (560.0, 560.0) for n in range(cases)}, pairs={
+            str(n): [[*pair, *order] for pair, order in alike_pairs(kidneys(n)).items()] for n in range(cases)})
+        return trust.flags_of(trust.case_rows("p", NAMES, [(560, 1, False)] * 2, CERTAIN, record,
+                                              places=trust.middles(labels, 3)))
+
+    labels = kidneys(9) if mirrored is None else np.flip(kidneys(9), mirrored)
+    assert flags(labels, 3) == ["atrium and vessel lie the other way round than in all labelled cases"] * (
+        mirrored == 0)
+    assert not flags(np.flip(kidneys(9), 0), 2) and not flags(kidneys(9, count=1), 3)   # two may be so by chance
+
+
+def test_large_parts_that_post_processing_took_away_are_flagged():
+    for size, flagged in ((3, False), (4, True)):
+        decided = np.zeros((20, 20, 4), np.uint8)
+        decided[2:8, 2:8], decided[12:17, 12:17] = 1, 2
+        decided[10:10 + size, 2:2 + size] = 1
+        kept = largest_component(decided, (1,))
+        taken = trust.taken_away(decided, kept, 3)
+        assert taken == [4 * size ** 2, 0]
+        rows = trust.case_rows("p", NAMES, trust.measured(kept, 3), CERTAIN, taken=taken)
+        words = ["other parts of atrium, 44 % of the largest one, were removed"] if flagged else []
+        assert trust.flags_of(rows) == words
 
 
 def network(x, lean=0.0):
