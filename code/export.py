@@ -24,6 +24,7 @@ from runtime.script import reported
 import numpy as np
 
 from evaluation.windows import windows_of
+from imaging.cases import in_shell
 from imaging.plan import PLAN
 from imaging.preprocess import PUBLISHED, read_preprocessing, write_preprocessing, written_values
 from runtime.command_line import parsed
@@ -141,7 +142,7 @@ def main(args=None):
         folder.rename(options.output)
     print(f"{options.output}: {', '.join(sorted(path.name for path in options.output.iterdir()))}; on random windows, "
           f"probabilities differ by {difference:.1g} from the run's\n"
-          f"next: python {options.output / READER.name} labels.nii.gz scan.nii.gz")
+          f"next: python {in_shell(options.output / READER.name)} labels.nii.gz scan.nii.gz")
 
 
 if __name__ == "__main__":

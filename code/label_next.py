@@ -51,7 +51,7 @@ from imaging.labelling import (
 )
 from imaging.preparation import in_parallel, report_bad
 from imaging.preprocess import PLAIN, read_as, read_preprocessing
-from imaging.scan_files import find_scan, read_scans, suffix
+from imaging.scan_files import checksum, find_scan, read_scans, suffix
 from runtime import job
 from runtime.command_line import parsed
 from runtime.errors import DEBUG, InputError, counted
@@ -168,7 +168,7 @@ def with_run(options, by):
         if proposal:
             copied(proposal, options.output / name / f"{name}_seg{suffix(proposal)}")
         handed[name] = Handed(source_files(scans[name]), tuple(copies[name]),
-                              proposal and f"{PROPOSALS}/{proposal.name}", test)
+                              proposal and f"{PROPOSALS}/{proposal.name}", test, proposal and checksum(proposal))
     finish(options, handed, record, Path(sources.labels))
     return code
 

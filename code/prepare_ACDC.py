@@ -14,7 +14,7 @@ from pathlib import Path
 
 from runtime.script import reported
 
-from imaging.cases import Case, Options, command_line, copy_lists, existing_folder, one_case_each, shown
+from imaging.cases import Case, Options, command_line, copy_lists, existing_folder, in_shell, one_case_each
 from runtime.errors import InputError, counted
 from runtime.files import ROOT
 from runtime.locks import locked
@@ -104,7 +104,7 @@ def prepare(cases, bad, options) -> int:
         raise InputError(f"{len(lost)} listed slices of prepared volumes do not exist: {', '.join(lost)}; "
                          "--force writes deleted ones again; else these are not the challenge's own files")
     print(f"{len(written)} training slices\n"
-          f"next: python code/train_ACDC.py --labeled 7 --data-dir {shown(options.output)}")
+          f"next: python code/train_ACDC.py --labeled 7 --data-dir {in_shell(options.output)}")
     return 2 if outcome.bad else 0
 
 

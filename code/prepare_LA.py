@@ -13,7 +13,7 @@ from typing import Literal
 
 from runtime.script import reported
 
-from imaging.cases import SEED, Case, Options, command_line, copy_lists, existing_folder, one_case_each, shown
+from imaging.cases import SEED, Case, Options, command_line, copy_lists, existing_folder, in_shell, one_case_each
 from runtime.command_line import check_seed
 from runtime.errors import counted
 from runtime.files import ROOT
@@ -75,7 +75,7 @@ def prepare(cases, bad, preprocessing, options) -> int:
         print(f"the crop cuts label voxels away in {counted(len(cut), 'case')}, {max(cut.values())} at most: "
               f"{', '.join(list(cut)[:5])}")
     copy_lists("LA", options, set(outcome.good))
-    print(f"next: python code/train_LA.py --labeled 8 --data-dir {shown(options.output)}")
+    print(f"next: python code/train_LA.py --labeled 8 --data-dir {in_shell(options.output)}")
     return 2 if outcome.bad else 0
 
 

@@ -12,7 +12,7 @@ exists is kept without --replace; no scan is written to, and nothing into --inpu
 """
 import shlex
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -22,13 +22,15 @@ from runtime.script import reported
 import numpy as np
 
 from imaging.case_files import LABELS, case_of_each, files_in, plain_name, role_of
-from imaging.cases import IGNORED, existing_folder, shown
+from imaging.cases import IGNORED, check_names, existing_folder, shown
 from imaging.descriptions import IGNORE
 from imaging.labelling import ROUND, Places, add_tests, read_round
 from imaging.preparation import attempt, report_bad
 from imaging.scan_files import (
     WRITERS,
     case_name,
+    check_segments,
+    checksum,
     format_of,
     is_label,
     is_scan,
@@ -52,7 +54,10 @@ class Options:
     input: Path                     # folder that label_next.py wrote
     images: Path | None = None      # folder with the scans; by default where label_next.py found them
     labels: Path                    # folder with label maps, to add to
+    # of the foreground, as segments are called, in the order of their values; where the data have no names yet
+    class_names: tuple[str, ...] = ()
     accept: tuple[str, ...] = ()    # cases whose proposal is right as it is
+    same_voxels: bool = False       # labels belong to their scans voxel by voxel: their headers need not agree
     replace: bool = False           # take the place of labels that are there
     allow_empty: bool = False       # take labels without any foreground (healthy cases)
 
@@ -82,6 +87,7 @@ def main(args=None):
     record = read_round(options.input)
     cases = record.handed(options.input / ROUND)
     check(options, record, cases)
+    record = with_classes(record, cases, options)
     places = Places(options.images)
     taken, left, bad = [], [], {}
     with locked(options.labels, "--labels"):
@@ -104,6 +110,26 @@ def main(args=None):
     return 2 if bad else 0
 
 
+def with_classes(record, cases, options):
+    """The record with --class-names, where it has none, and --same-voxels; InputError where segments tell no class."""
+    names, labels = options.class_names, record.labels
+    check_names(names)
+    record = replace(record, same_voxels=record.same_voxels or options.same_voxels)
+    if not names:
+        if not record.class_names:
+            files = [path for name, case in cases.items() for path in labels_beside(name, case, options.input)]
+            check_segments(files, labels and 1)     # beside proposals, values are those of the label files
+        return record
+    if labels is None:
+        labels = {value: value for value in range(len(names) + 1)}
+    count = len({label for label in labels.values() if label % IGNORED})
+    if record.class_names or len(names) != count:
+        known = f"their names, {' '.join(record.class_names)}" if record.class_names else f"{count} of them"
+        raise InputError(f"--class-names {' '.join(names)}: the run that chose these cases knows its classes, {known}; "
+                         "leave the option out, or name them all")
+    return replace(record, labels=labels, class_names=names)
+
+
 def next_command(record, options):
     """By which prepare_folder.py prepares the labels; as before where it has prepared others."""
     words = [str(shown(Path(word))) if Path(word).is_absolute() else word for word in record.command or ()]
@@ -112,6 +138,8 @@ def next_command(record, options):
         if folder is not None and not described:
             place = words.index(option) if option in words else len(words)
             words[place:place + 2] = [option, str(shown(folder))]
+    if options.class_names:
+        words += ["--class-names", *options.class_names]
     return shlex.join(["python", "code/prepare_folder.py", *words])
 
 
@@ -119,6 +147,9 @@ def take(name, case, record, options, places):
     """Write a case's label -> Taken; None where there is nothing to take."""
     scan = read_scan_file(original(name, case, options, places), record.geometry)
     proposal = options.input / case.proposal if case.proposal else None
+    if proposal and case.proposed not in (None, checksum(proposal)):
+        raise InputError(f"{proposal}: is not what label_next.py wrote there; corrections belong beside the scan: move "
+                         f"the file to {options.input / name}, and run label_next.py again, which proposes anew")
     before = values_of(proposal, scan, record) if proposal else np.zeros(scan.array.shape, int)
     beside = {path: values_of(path, scan, record) for path in labels_beside(name, case, options.input)}
     changed = {path: values for path, values in beside.items() if (values != before).any()}

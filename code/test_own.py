@@ -17,6 +17,7 @@ from runtime.script import reported
 from dataloaders.own import Own
 from evaluation import pooled, scored
 from evaluation.report import tested
+from imaging.cases import in_shell
 from runtime.command_line import parsed
 from runtime.errors import DEBUG, InputError
 from runtime.ranks import Ranks
@@ -36,7 +37,7 @@ def main(args=None):
     else:
         rows = tested(replace(options, spacing=options.spacing or "voxel"), Own, load_run)
     if options.run:
-        Ranks().say(f"next: python code/predict.py --run {options.run} --input new_scans --output maps")
+        Ranks().say(f"next: python code/predict.py --run {in_shell(options.run)} --input new_scans --output maps")
     return rows
 
 

@@ -238,6 +238,12 @@ def read_geometry(path):
         return Geometry(**json.loads(file.attrs["geometry"])) if "geometry" in file.attrs else None
 
 
+def read_check_sum(path):
+    """Of the voxels of a case made by a prepare script; None of published files, and of those of earlier versions."""
+    with _opened(path, "the attribute `voxels`") as file:
+        return int(file.attrs["voxels"]) if "voxels" in file.attrs else None
+
+
 def read_spacing(path):
     """mm along the axes of a case made by a prepare script; InputError for published files, which do not hold it."""
     with _opened(path, "the attribute `geometry`") as file:

@@ -32,6 +32,7 @@ class OwnOptions(report.ReportOptions):
     labels: Path | None = None      # with --predictions: the folder of the reference label maps, cases by their names
     class_names: tuple[str, ...] = ()   # with --predictions: of the label values but 0, in rising order
     ignore_label: int | None = None     # with --predictions: reference voxels of this value are not measured
+    same_voxels: bool = False       # with --predictions: the maps belong together voxel by voxel, whatever headers say
     output: Path | None = None      # with --predictions: CSV to write; by default <predictions>_scores.csv beside it
 
 

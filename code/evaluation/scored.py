@@ -10,9 +10,10 @@ from evaluation import pooled, tables
 from evaluation.metrics import class_metrics, volume_metrics
 from imaging.case_files import case_of_each, contents, files_in, plain_name
 from imaging.cases import one_case_each
+from imaging.descriptions import IGNORE
 from imaging.preparation import attempt, report_bad
 from imaging.preprocess import read_as
-from imaging.scan_files import is_label, is_scan, read_label, read_scan_file, values_in
+from imaging.scan_files import check_segments, is_label, is_scan, read_label, read_scan_file, values_in
 from runtime.errors import InputError, counted
 from runtime.files import check_writable
 
@@ -36,9 +37,11 @@ def score_maps(options):
                   f"{', '.join(sorted(missing)[:5])}{', ...' if len(missing) > 5 else ''}")
     output = options.output or options.predictions.with_name(f"{options.predictions.resolve().name}_scores.csv")
     check_writable(output)
+    if not options.class_names:
+        check_segments((path for pair in pairs.values() for path in pair), None)
     bad, found = {}, {}
     for name in tqdm(pairs, "reading", unit="case", disable=None):
-        values = attempt(partial(_values, pairs[name]), "use a machine with more memory")
+        values = attempt(partial(_values, pairs[name], options.class_names), "use a machine with more memory")
         (bad if isinstance(values, str) else found)[name] = values
     values = sorted(set().union(*found.values()) - {0, options.ignore_label})
     if len(values) > 254:
@@ -88,8 +91,9 @@ def matched(labels, predictions):
     return pairs
 
 
-def _values(pair):
-    return set().union(*map(values_in, pair))
+def _values(pair, names):
+    """The values of two maps, but of segments that `names` name, whose values those of the other maps are."""
+    return set().union(*(values_in(path) for path in pair if not names or is_scan(path)))
 
 
 def measured_pair(case, reference, prediction, values, names, options):
@@ -99,8 +103,9 @@ def measured_pair(case, reference, prediction, values, names, options):
         raise InputError(f"{prediction}: is a .seg.nrrd as its reference is, and neither says how large the scan is; "
                          "export one of the two as a label map (NIfTI, say)")
     grid, classes = read_scan_file(grid), {0: 0} | {value: index for index, value in enumerate(values, 1)}
-    pred = read_label(prediction, grid, classes, allow_empty=True)
-    ref = read_label(reference, grid, read_as(classes, options.ignore_label), allow_empty=True)
+    segments = dict(zip(names, values, strict=True)) | {IGNORE: options.ignore_label} if options.class_names else None
+    pred, ref = (read_label(path, grid, kept, not options.same_voxels, allow_empty=True, segments=segments)
+                 for path, kept in ((prediction, classes), (reference, read_as(classes, options.ignore_label))))
     unit, spacing = ("voxel", None) if options.spacing == "voxel" else ("mm", grid.spacing)
     how = {"list": str(options.labels), "weights": str(options.predictions), "unit": unit, "windows": "",
            "largest_component": "", "tolerance": f"{options.tolerance:g} {unit}"}

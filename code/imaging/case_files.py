@@ -137,7 +137,8 @@ def not_looked_into(folder: Path) -> list[dicom_series.Aside]:
 
 def series_among(files: Sequence[Path], folder: Path) -> tuple[dicom_series.FoundSeries, list[Path]]:
     """What the DICOM files among `files` below a folder hold, and the files that are not DICOM."""
-    mine = {path for path in files if not suffix(path) and dicom.is_dicom(path)}
+    mine = {path for path in files if not suffix(path)
+            and dicom.is_dicom(path, bare=not path.name.lower().endswith(COMPANIONS))}
     return dicom_series.find(sorted(mine), folder), [path for path in files if path not in mine]
 
 

@@ -57,8 +57,10 @@ def pydicom():
         yield pydicom
 
 
-def is_dicom(path: Path) -> bool:
-    """Whether a file is DICOM by its first bytes or by its ending."""
+def is_dicom(path: Path, bare: bool = True) -> bool:
+    """Whether a file is DICOM by its first bytes or by its ending; `bare`: also one without the preamble, whose first
+    bytes may as well be small numbers.
+    """
     if not path.is_file():      # a pipe would not end
         return False
     try:
@@ -66,7 +68,7 @@ def is_dicom(path: Path) -> bool:
             start = file.read(132)
     except OSError:
         start = b""
-    return start[128:] == b"DICM" or start.startswith(BARE) or path.name.lower().endswith(ENDS)
+    return start[128:] == b"DICM" or bare and start.startswith(BARE) or path.name.lower().endswith(ENDS)
 
 
 def read(series: Series, geometry: str, channels: int):

@@ -1,8 +1,10 @@
 """Scans, labels, channels and classes as somebody's folder, or its dataset.json, has them."""
 import itertools
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from imaging import dicom_series
@@ -22,7 +24,7 @@ from imaging.case_files import (
 from imaging.cases import Case, one_case_each
 from imaging.descriptions import Description, Listed, read_description, resolved
 from imaging.preparation import in_parallel, report_bad
-from imaging.scan_files import case_name, is_label, is_scan, values_in
+from imaging.scan_files import case_name, is_label, is_scan, segment_names, values_in
 from runtime.errors import InputError
 
 
@@ -52,7 +54,7 @@ def find(images: Path | None, labels: Path | None, dataset_json: Path | None, ch
         raise InputError("--images and --labels are needed, or a folder with a dataset.json: see --help")
     else:
         scans, masks, aside = _told_apart(images, labels)
-        content, _ = series_among([path for path in visible(images) if not path.is_relative_to(labels)], images)
+        content, _ = series_among([path for path in visible(images) if not _within(path, labels)], images)
         scans += content.series
         found = _paired(scans, masks, _channels_of(scans, masks, 0, channels), content.bad)
         found.aside += aside
@@ -63,10 +65,20 @@ def find(images: Path | None, labels: Path | None, dataset_json: Path | None, ch
         places = {"the scans' folder": images, "the labels'": labels}
         if found.description:
             places = {f"{path.name}'s folder, file_ending {found.description.ending}": path.parent}
-        raise InputError("no scan has a label, training needs one at least; a label has its scan's file name, with or "
-                         "without _seg, _gt, _label or _mask; "
+        ends = _ends_after_labels(found)
+        names = [case.name for case in found.cases]
+        raise InputError("no scan has a label, training needs one at least; a label has its scan's file name"
+                         + f" ({', '.join(names[:3])}{', ...' * (len(names) > 3)})" * bool(names)
+                         + ", with or without _seg, _gt, _label or _mask"
+                         + f", and scans' names go on with {', '.join(ends)}: if those are channels, say so with "
+                         f"--channels {' '.join(ends)}" * bool(ends) + "; "
                          + "; ".join(f"of {what}, {contents(place)}" for what, place in places.items()))
     return found
+
+
+def _within(path, folder):
+    """Whether it lies below the folder, one of them named from the root, say, and the other one from here."""
+    return Path(os.path.abspath(path)).is_relative_to(os.path.abspath(folder))
 
 
 def _told_apart(images, labels):
@@ -78,7 +90,7 @@ def _told_apart(images, labels):
             raise InputError(f"--images {images} is the folder of --labels, too, and no file name there ends in _seg, "
                              f"_gt, _label or _mask: scans and label maps cannot be told apart; {contents(images)}")
         return [path for path in files if path not in masks], sorted(masks), []
-    scans = [path for path in files_in(images) if not path.is_relative_to(labels)]
+    scans = [path for path in files_in(images) if not _within(path, labels)]
     names = {case_name(path) for path in scans}
     aside = {path for path in scans if (role := role_of(case_name(path), LABELS)) and role[0] in names}
     return [path for path in scans if path not in aside], files_in(labels, is_label), sorted(aside)
@@ -120,11 +132,20 @@ def _paired(images, labels, channels, unfit=None):
     bad |= unfit or {}
     masks, bad_masks = one_case_each(case_of_each(labels, {*files, *bad}))
     bad |= bad_masks
+    others = sorted(set(files) - set(masks))
+    there = f"; scans without a label are {', '.join(others[:3])}{', ...' * (len(others) > 3)}" if others else ""
     for name, mask in masks.items():
         if name not in files and name not in bad:
-            bad[name] = f"{mask}: has no scan of that name; rename or remove the label"
+            bad[name] = f"{mask}: has no scan of that name; rename or remove the label{there}"
     cases = [Case(name, files[name], masks.get(name)) for name in set(files) - set(bad)]
     return Found(sorted(cases, key=_labelled_first), bad, channels, aside)
+
+
+def _ends_after_labels(found):
+    """What scans' names have after those of the labels that are without a scan, in words: t1 of case7_t1, case7_seg."""
+    without = {plain_name(name) for name in found.bad}
+    parts = [case.name.rpartition("_") for case in found.cases]
+    return sorted({end for start, _, end in parts if start in without and not NUMBER.search(f"_{end}")})
 
 
 def _labelled_first(case):
@@ -188,11 +209,11 @@ def _listed(description, asked, tests):
 
 
 def label_classes(found: Found, label_map: Sequence[str], num_classes: int | None, workers: int,
-                  ignore: int | None = None) -> dict[int, int]:
+                  ignore: int | None = None, names: Sequence[str] = ()) -> dict[int, int]:
     """{value in the label files: class}. Where nothing else says so, classes end where the values have a gap.
 
     A class that `label_map` gives a value of the files keeps its own only where that is in the files, too. The value
-    `ignore` is none, unless `label_map` says so.
+    `ignore` is none, unless `label_map` says so. Segments of a .seg.nrrd count by their place among `names`, if any.
     """
     try:
         mapped = {int(value): int(label) for value, label in (pair.split(":") for pair in label_map)}
@@ -202,7 +223,9 @@ def label_classes(found: Found, label_map: Sequence[str], num_classes: int | Non
     met = set()
     if mapped or (described is None and num_classes is None):
         print("reading the labels for their values" + " (--num-classes K saves this)" * (not mapped))
-        met = _values_met(found.labelled, workers) - ({ignore} - mapped.keys())
+        own = {label: value for value, label in mapped.items()}
+        named = {name: own.get(label, label) for label, name in enumerate(names, 1)}
+        met = _values_met(found.labelled, workers, named) - ({ignore} - mapped.keys())
     if described is None:
         count = num_classes or _up_to_gap(met, mapped)
         classes = {value: value for value in range(count)}
@@ -215,9 +238,11 @@ def label_classes(found: Found, label_map: Sequence[str], num_classes: int | Non
             } | mapped
 
 
-def _values_met(cases, workers):
-    """The values in all label files; an unreadable one is reported when its case is prepared."""
-    results = [values for _, values in in_parallel(_label_values, cases, workers)]
+def _values_met(cases, workers, named):
+    """The values in all label files, of segments those that `named` gives them by name; an unreadable file is reported
+    when its case is prepared.
+    """
+    results = [values for _, values in in_parallel(partial(_label_values, named=named), cases, workers)]
     met = set().union(*(values for values in results if isinstance(values, set)))
     if cases and not met:
         raise InputError(f"no label can be read: {min(results)}")
@@ -234,5 +259,7 @@ def _up_to_gap(met, mapped):
     return count
 
 
-def _label_values(case):
+def _label_values(case, named):
+    if named and (segments := segment_names(case.label)):
+        return {0, *(named[segment] for segment in segments if segment in named)}
     return values_in(case.label)

@@ -66,7 +66,8 @@ def check_stored(path: Path, shape: tuple[int, ...], item: int, channels: int = 
     if len(shape) < 3 or math.prod(shape[3:]) != channels:
         expected = f"{channels} channels as a fourth axis, or one file per channel" if channels > 1 else "one 3D volume"
         raise InputError(f"{path}: is {len(shape)}D {tuple(map(int, shape))}, expected {expected}; export it as "
-                         + ("that" if channels > 1 else "one, a 4D series as one file per volume"))
+                         + ("that" if channels > 1 else "one, of a single slice where it is one image"
+                            if len(shape) == 2 else "one, a 4D series as one file per volume"))
     if min(shape) == 0:
         raise InputError(f"{path}: has no voxels {tuple(map(int, shape))}; export it again")
     check_fits(f"{path}: has {' x '.join(map(str, shape))} voxels, which need", math.prod(map(int, shape)) * (item + 4),
@@ -91,15 +92,18 @@ def check_same_shape(scan: ScanFile, other: ScanFile) -> None:
                          "resample it to that scan (nearest neighbour for labels)")
 
 
-def check_same_grid(scan: ScanFile, other: ScanFile) -> None:
-    """Same shape, and no corner of the volume further than a tenth of a voxel apart; InputError names the cause."""
+def check_same_grid(scan: ScanFile, other: ScanFile, label: bool = True) -> None:
+    """Same shape, and no corner of the volume further than a tenth of a voxel apart; InputError names the cause, and of
+    a `label` the option by which headers do not count.
+    """
     check_same_shape(scan, other)
     if is_near(scan.affine, other.affine, other.array.shape):
         return
     far = apart(scan.affine, other.affine, other.array.shape)
     raise InputError(f"{scan.path}: its affine puts it up to {far:.3g} mm away from {other.path.name}, expected the "
-                     f"same grid; {_cause(scan, other)}, or, where labels belong to their scans voxel by voxel, "
-                     "whatever the headers say, use --same-voxels")
+                     f"same grid; {_cause(scan, other)}"
+                     + ", or, where labels belong to their scans voxel by voxel, whatever the headers say, use "
+                       "--same-voxels" * label)
 
 
 def _cause(scan, other):

@@ -53,6 +53,7 @@ class Handed:
     copies: tuple[str, ...]         # their names in the case's folder
     proposal: str | None = None     # file below the round's folder with what the network said
     test: bool = False              # drawn at random, for testing
+    proposed: int | None = None     # check sum of that file
 
 
 @dataclass(frozen=True)

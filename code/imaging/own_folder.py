@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from imaging.case_files import is_other, told
-from imaging.cases import LAYOUT, Case, listed, shown
+from imaging.cases import LAYOUT, Case, check_names, in_shell, listed, shown
 from imaging.descriptions import IGNORE, Description
 from imaging.dicom import is_dicom
 from imaging.folders import Found, find, label_classes
@@ -69,6 +69,9 @@ def write_lists(good: dict[str, dict], options, tests: Collection[str] = ()) -> 
         raise InputError(f"--holdout {options.holdout}: there are {len(labelled) + len(held)} labelled cases, and one "
                          "must be left to train on")
     cut = len(labelled) - more
+    if train not in kept and (gone := [name for name in listed(train) if name not in good]):
+        print(f"{TRAIN}: {counted(len(gone), 'case')} of before left out, bad now or not among these scans: "
+              f"{', '.join(gone[:5])}{', ...' * (len(gone) > 5)}")
     for path, names in {train: labelled[:cut] + unlabelled, test: held + labelled[cut:]}.items():
         if path in kept:
             if names and names != listed(path):
@@ -243,12 +246,26 @@ def tell_regions(description: Description | None) -> None:
         print(f"regions ({regions}) are trained as the classes that make them up: {', '.join(description.class_names)}")
 
 
+def tell_twins(good: dict[str, dict]) -> None:
+    """Say which cases are one scan under several names: one may be trained on, and another one test the result."""
+    twins = {}
+    for name, case in good.items():
+        twins.setdefault((case["shape"], case["voxels"]), []).append(name)
+    for (_, voxels), names in twins.items():
+        if voxels is not None and len(names) > 1:
+            print(f"{', '.join(names)}: one scan under {len(names)} names, voxel by voxel; leave one of them, or "
+                  "a network is tested on what it was trained on")
+
+
 def class_names(found: Found, classes: dict[int, int], options) -> tuple[str, ...]:
     """Of the foreground: --class-names, those of dataset.json, or none where neither names these classes."""
     count = max(classes.values())
+    check_names(options.class_names)
     if options.class_names and len(options.class_names) != count:
-        raise InputError(f"--class-names {' '.join(options.class_names)}: {len(options.class_names)} names, expected "
-                         f"{count}, one for each class but the background")
+        named = len(options.class_names)
+        more = f"; where one of them is not drawn yet, --num-classes {named + 1} says how many there are"
+        raise InputError(f"--class-names {' '.join(options.class_names)}: {named} names, expected {count}, one for "
+                         f"each class but the background{more * (named > count)}")
     described = found.description.class_names if found.description else ()
     return options.class_names or (described if len(described) == count else ())
 
@@ -273,7 +290,7 @@ def segment_values(found: Found, names: tuple[str, ...], classes: dict[int, int]
     if names:
         segments = {names[label - 1]: value for value, label in classes.items() if label}
         return segments if ignore is None else segments | {IGNORE: ignore}
-    check_segments(case.label for case in found.labelled)
+    check_segments((case.label for case in found.labelled), max(classes.values()))
     return None
 
 
@@ -283,7 +300,7 @@ def prepare(found, options) -> int:
         raise InputError(f"--spacing {' '.join(map(str, options.spacing))}: expected {EXPECTED['spacing']}")
     said = found.description.ignore if found.description else None
     classes = label_classes(found, options.label_map, options.num_classes, options.workers,
-                            said if options.ignore_label is None else options.ignore_label)
+                            said if options.ignore_label is None else options.ignore_label, options.class_names)
     names, ignore = class_names(found, classes, options), ignored_value(found, classes, options)
     segments = segment_values(found, names, classes, ignore)
     seen, lines, fixed = preparation(found, read_as(classes, ignore), segments, options)
@@ -295,6 +312,7 @@ def prepare(found, options) -> int:
     outcome = prepare_cases(found.cases, found.bad, preprocessing, options, LAYOUT,
                             same_affine=not options.same_voxels, segments=segments,
                             remedy="correct the file, or see --label-map and --allow-empty")
+    tell_twins(outcome.good)
     sources_of(found, options).write(options.output)
     labelled, unlabelled, test = write_lists(outcome.good, options, for_testing(found, options))
     tested = f"; {TEST}: {counted(test, 'labelled case')}" if test else ""
@@ -310,6 +328,6 @@ def prepare(found, options) -> int:
         plan_network(outcome.good, seen, lines, plan, names, options)
     tell_plan(options.output / PLAN)
     preset = "" if has_gpu() else "short "
-    print(f"next: python code/train_own.py {preset}--data-dir {shown(options.output)}"
+    print(f"next: python code/train_own.py {preset}--data-dir {in_shell(options.output)}"
           f"{'' if unlabelled else ' --method supervised'}")
     return 2 if outcome.bad else 0

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from imaging.cases import IGNORED, Case, Options, shown
 from imaging.preprocess import RECORD, Preprocessing, apply, read_as, read_preprocessing, write_preprocessing
-from imaging.scan_files import checksums, mark_of, read_label, read_scans, tell_notes
+from imaging.scan_files import checksums, mark_of, read_label, read_scans, segment_names, tell_notes
 from runtime.errors import InputError, held_by_another, is_out_of_memory, one_line, printable
 from runtime.files import inside, make_folder, write_aside
 from runtime.workers import end_with_parent
@@ -30,7 +30,8 @@ UNREADABLE = (OSError, KeyError, ValueError, RuntimeError, TypeError, AttributeE
 class Outcome:
     """What became of the cases."""
 
-    good: dict[str, dict]       # name -> {"shape", "spacing", "classes", "outside", "skipped", "relabelled", "notes"}
+    # name -> {"shape", "spacing", "voxels" (their check sum), "classes", "outside", "skipped", "relabelled", "notes"}
+    good: dict[str, dict]
     bad: dict[str, str]         # name -> one line of what is wrong with it
 
 
@@ -125,7 +126,7 @@ def _prepare_case(case, preprocessing, output, layout, options, **label_checks):
     target = inside(output, output / layout.format(case=case.name))
     record = {"preprocessing": json.dumps(preprocessing.to_dict()),
               "source": json.dumps({"images": _checksums(case.images),
-                                    "label": _checksums([case.label] if case.label else [])})}
+                                    "label": _label_source(case.label, label_checks.get("segments"))})}
     relabelled = False
     if target.exists() and not options.force:
         if (done := _finished(target, record)) is not None:
@@ -151,9 +152,10 @@ def _prepare_case(case, preprocessing, output, layout, options, **label_checks):
             write_case(inside(output, output / case.slices.format(case=case.name, k=k + 1)), image[k],
                        None if label is None else label[k])
     # written last: a case that has this file is finished
+    voxels = zlib.crc32(image)
     write_case(target, image, label, compression="gzip",
-               attributes=record | {"geometry": json.dumps(asdict(geometry))})
-    return dict(_summary(image.shape, label, asdict(geometry)), skipped=False, relabelled=relabelled,
+               attributes=record | {"geometry": json.dumps(asdict(geometry)), "voxels": voxels})
+    return dict(_summary(image.shape, label, asdict(geometry), voxels), skipped=False, relabelled=relabelled,
                 notes=[(scan.path, scan.notes) for scan in scans])
 
 
@@ -161,8 +163,16 @@ def _checksums(paths):
     return {name: value for path in paths for name, value in checksums(path).items()}
 
 
-def _summary(shape, label, geometry):
+def _label_source(path, segments):
+    """What a label is made of: check sums of its files and, of a segmentation, the values that its segments get."""
+    if path is None:
+        return {}
+    return _checksums([path]) | ({"segments": segments} if segments and segment_names(path) else {})
+
+
+def _summary(shape, label, geometry, voxels):
     return {"shape": tuple(shape), "outside": geometry["label_outside"], "spacing": tuple(geometry["spacing"]),
+            "voxels": voxels,
             "classes": None if label is None else np.flatnonzero(np.bincount(label.ravel())[:IGNORED]).tolist()}
 
 
@@ -172,7 +182,8 @@ def _finished(path, record):
         if any(file.attrs.get(key) != value for key, value in record.items()):
             return None
         geometry = json.loads(file.attrs["geometry"])
-        return _summary(file["image"].shape, file["label"][()] if "label" in file else None, geometry)
+        return _summary(file["image"].shape, file["label"][()] if "label" in file else None, geometry,
+                        int(file.attrs["voxels"]) if "voxels" in file.attrs else None)
     return _looked_at(path, summary)
 
 

@@ -192,7 +192,7 @@ def apply(scans: ScanFile | Sequence[ScanFile], preprocessing: Preprocessing, la
         raise InputError(f"{first.path}: {len(scans)} modalities given, expected {', '.join(names)}; "
                          "give one file for each")
     for scan in scans:
-        check_same_grid(scan, first)
+        check_same_grid(scan, first, label=False)
         if scan.array.min() == scan.array.max():
             raise InputError(f"{scan.path}: all voxels are {scan.array.min():g}, expected an image; "
                              "export it again")

@@ -5,6 +5,7 @@ stored in its file, C classes. Spacings are in mm; affines map voxel indices to 
 """
 import glob
 import gzip
+import shlex
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -186,17 +187,30 @@ def segment_names(path: Path) -> tuple[str, ...]:
     return tuple(_whole(path, "segmentation", segmentations.segments))
 
 
-def check_segments(paths: Iterable[Path]) -> None:
-    """InputError where a segment's name has one value in one .seg.nrrd and another in another."""
-    met = {}
+def check_segments(paths: Iterable[Path], classes: int | None = 1) -> None:
+    """InputError where a segment's name has one value in one .seg.nrrd and another in another, or where label maps of
+    other formats are there, too, whose values nobody has named, and there are several foreground `classes`, None
+    for as many as segments' names.
+    """
+    met, other_format = {}, None
     for path in sorted(paths):
         if suffix(path).lower() != segmentations.SEG_NRRD:
+            other_format = path
             continue
-        for name, (_, _, value) in _whole(path, "segmentation", segmentations.segments).items():
+        try:
+            found = _whole(path, "segmentation", segmentations.segments)
+        except InputError:      # is said when its case is prepared
+            continue
+        for name, (_, _, value) in found.items():
             other, file = met.setdefault(name, (value, path))
             if other != value:
                 raise InputError(f"{path}: the segment {one_line(name)} has the value {value}, and {other} in "
                                  f"{file.name}; name the classes (--class-names), or give it one value in all files")
+    if met and other_format and (classes or len(met)) > 1:
+        file = next(iter(met.values()))[1]
+        raise InputError(f"{file}: has segments with names, and {other_format.name} has values alone, so that which is "
+                         "which is unknown: name the classes in the order of the values, as the segments are called: "
+                         f"--class-names {shlex.join(sorted(met, key=lambda name: met[name][0]))}, if that is theirs")
 
 
 def read_label(path: Path, scan: ScanFile, labels: dict[int, int], same_affine: bool = True,

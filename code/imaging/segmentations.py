@@ -78,6 +78,9 @@ def read_values(path: Path, scan: ScanFile, values: dict[str, int] | None, same_
 def _offset(path, affine, shape, scan, same_affine, said):
     """Where the box's first voxel lies among the scan's."""
     if not same_affine:
+        if said is None and shape != scan.array.shape:
+            raise InputError(f"{path}: has shape {shape}, {scan.path.name} {scan.array.shape}, and does not say where "
+                             "in it it lies; export it with that scan as its reference")
         return np.array((said or "0 0 0").split(), int)
     place = np.rint((np.linalg.inv(scan.affine) @ affine)[:3, 3]).astype(int)
     moved = scan.affine.copy()

@@ -6,6 +6,7 @@ import shutil
 from types import SimpleNamespace
 
 import nibabel as nib
+import nrrd
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -100,6 +101,17 @@ def test_a_damaged_record_is_one_line(tmp_path, content):
     (tmp_path / "folds.json").write_text(content, encoding="utf-8")
     with pytest.raises(InputError, match=r"folds\.json: .*the cases are then divided anew"):
         divided(tmp_path, ["c0", "c1"], 2)
+
+
+def test_one_scan_under_two_names_is_not_trained_on_in_one_fold_and_tested_in_another(mine, tmp_path, capsys):
+    for folder in ("scans", "masks"):
+        shutil.copy(mine / folder / "c0.nii.gz", mine / folder / "c8.nii.gz")
+    assert prepare(mine) == 0 and "c0, c8: one scan under 2 names" in capsys.readouterr().out
+    for more in (["--folds", "2"], ["--fold", "1/2"]):
+        with pytest.raises(SystemExit, match="2"):
+            trained(mine, tmp_path / "folds", *more)
+        assert "has the voxels of c0, and is in fold 2, c0 in 1" in capsys.readouterr().err
+    assert not (tmp_path / "folds").exists() and not (mine / "data" / "folds.json").exists()
 
 
 def test_folds_are_trained_one_after_the_other_and_go_on_after_a_kill(mine, tmp_path, monkeypatch, capsys, runs):
@@ -321,6 +333,30 @@ def test_maps_in_folders_of_their_own_are_reported_by_their_cases(maps, capsys):
     assert [row["case"] for row in rows] == ["patienta_seg", "patientb_seg"]
     assert "2 references without a prediction, which stay out: c_seg, d_seg" in told
     assert "1 prediction without a reference, which stay out: patientx\n" in told
+
+
+def test_segments_are_scored_by_their_names_and_unplaced_maps_voxel_by_voxel(tmp_path, capsys):
+    for folder in ("masks", "maps"):
+        (tmp_path / folder).mkdir()
+    labels, affine = np.minimum(box((12, 10, 6), (2, 8), (2, 8), (1, 5)), 1), np.diag([-1.0, -1, 2, 1])
+    labels[9:11, 3:8, 1:4] = 2
+    nib.save(nib.Nifti1Image(labels, affine), tmp_path / "masks/a.nii.gz")
+    nib.save(nib.Nifti1Image(labels, np.eye(4)), tmp_path / "maps/b.nii.gz")       # as a program that drops headers
+    nib.save(nib.Nifti1Image(labels, affine), tmp_path / "masks/b.nii.gz")
+    header = {"space": "left-posterior-superior", "space directions": np.diag([1, 1, 2]), "space origin": [0, 0, 0]}
+    for number, name in enumerate(("right", "left")):       # the other way round than in the label maps
+        header |= {f"Segment{number}_Name": name, f"Segment{number}_LabelValue": str(number + 1),
+                   f"Segment{number}_Layer": "0"}
+    nrrd.write(str(tmp_path / "maps/a.seg.nrrd"), np.choose(labels, [0, 2, 1]).astype(np.uint8), header)
+    options = ["--predictions", str(tmp_path / "maps"), "--labels", str(tmp_path / "masks")]
+    for more, words in (((), "name the classes in the order of the values"),
+                        (("--class-names", "left", "right"), "use --same-voxels")):
+        with pytest.raises(SystemExit, match="2"):
+            testing_own.main([*options, *more])
+        assert words in capsys.readouterr().err
+    rows = testing_own.main([*options, "--class-names", "left", "right", "--same-voxels"])
+    assert [(row["case"], row["name"], row["dice"]) for row in rows] == [
+        (case, name, 1) for case in "ab" for name in ("left", "right")]
 
 
 @pytest.mark.parametrize(("more", "words"), [

@@ -251,6 +251,19 @@ def test_what_is_no_label_is_named_and_the_others_are_taken(first, capsys, damag
     assert (first.masks / f"{good}.nii.gz").exists() and not (first.masks / f"{name}.nii.gz").exists()
 
 
+def test_a_correction_of_the_proposal_in_its_own_folder_is_no_reason_to_take_the_copy(first, capsys):
+    assert choose(first, "--by", "random", "--count", "2") == 0
+    name, _ = handed(first.out)
+    proposal, label = first.out / "proposals" / f"{name}.nii.gz", phantom(int(name[1:]))[1]
+    save(proposal, label)
+    capsys.readouterr()
+    assert take(first) == 2 and not (first.masks / f"{name}.nii.gz").exists()
+    assert f"corrections belong beside the scan: move the file to {first.out / name}" in capsys.readouterr().err
+    proposal.rename(first.out / name / "mine.nii.gz")
+    assert choose(first, "--by", "random", "--count", "2") == 0 and proposal.exists()
+    assert take(first) == 0 and np.array_equal(load(first.masks / f"{name}.nii.gz"), label)
+
+
 def test_before_any_label_those_that_differ_are_chosen(tmp_path, capsys):
     """Nine scans alike, one with other voxels, one bright: these two are among three."""
     for number in range(11):
@@ -374,6 +387,30 @@ def test_a_round_before_any_label_knows_its_scans(tmp_path, capsys):
     assert options == ["--images", str(tmp_path / "scans"), "--channels", "flair", "t1", "--labels",
                        str(tmp_path / "masks")]
     assert prepare_folder.main([*options, "--output", str(tmp_path / "data"), "--workers", "1"]) == 0
+
+
+def test_segments_that_were_drawn_in_any_order_before_any_label_are_known_by_their_names(tmp_path, capsys):
+    for number in range(3):
+        save(tmp_path / "my scans" / f"c{number}.nii.gz", phantom(number)[0])
+    out = tmp_path / "to_label"
+    assert label_next.main(["--labeled", "0", "--images", str(tmp_path / "my scans"), "--output", str(out), "--count",
+                            "3", "--workers", "1"]) == 0
+    for name, values in zip(handed(out), ({"left": 1, "right": 2}, {"right": 2, "left": 1}, {}), strict=True):
+        label = phantom(int(name[1:]))[1]
+        if values:
+            write_seg(out / name / "Segmentation.seg.nrrd", label, values)
+        else:
+            save(out / name / "drawn.nii.gz", label)
+    options = printed(capsys, "take_labels.py")
+    options[options.index("--labels") + 1] = str(tmp_path / "masks")
+    assert "name the classes (--class-names)" in refused(capsys, take_labels.main, *options)
+    assert not any((tmp_path / "masks").glob("*.*"))
+    assert "names left twice" in refused(capsys, take_labels.main, *options, "--class-names", "left", "left")
+    assert take_labels.main([*options, "--class-names", "left", "right"]) == 0
+    for name in handed(out):
+        assert np.array_equal(load(tmp_path / "masks" / f"{name}.nii.gz"), phantom(int(name[1:]))[1])
+    options = printed(capsys, "prepare_folder.py")
+    assert options[-3:] == ["--class-names", "left", "right"] and str(tmp_path / "my scans") in options
 
 
 def test_where_files_are_is_known_by_the_ends_of_their_paths(tmp_path):

@@ -4,8 +4,9 @@ from dataclasses import replace
 
 from dataloaders.folds import divided, fold_folder, fold_number, write_folds
 from dataloaders.own import Own
+from dataloaders.scans import read_check_sum
 from evaluation.pooled import is_folds
-from imaging.cases import shown
+from imaging.cases import in_shell
 from runtime.errors import InputError, hours_in_words
 from runtime.ranks import Ranks
 from training.checkpoints import is_finished
@@ -18,14 +19,14 @@ def start(recipe):
     if not (recipe.folds or recipe.fold):
         data = Own(recipe)
         home = train(fitted(recipe, data), data)
-        Ranks().say(f"next: python code/test_own.py --run {shown(home)}" if data.listed("test") else
-                    f"next: python code/predict.py --run {shown(home)} --input new_scans --output maps")
+        Ranks().say(f"next: python code/test_own.py --run {in_shell(home)}" if data.listed("test") else
+                    f"next: python code/predict.py --run {in_shell(home)} --input new_scans --output maps")
         return home
     recipes = of_folds(recipe)
     train_in_turn(recipes)
     home = recipe.out if recipe.folds else recipe.out.parent
-    Ranks().say(f"next: python code/test_own.py --run {shown(home)}" + (
-        "" if recipe.folds else ", when all folds are trained"))
+    Ranks().say(("" if recipe.folds else "when all folds are trained, test them\n")
+                + f"next: python code/test_own.py --run {in_shell(home)}")
     return recipe.out
 
 
@@ -38,6 +39,7 @@ def of_folds(recipe, labels=None):
     labelled = data.labelled(data.listed("train"))
     count = recipe.folds or fold_number(recipe.fold)[1]
     numbers = divided(recipe.data_dir, labelled, count)
+    check_twins(data, numbers)
     if Ranks().main:
         write_folds(recipe.data_dir, numbers, count)
     recipes = []
@@ -55,6 +57,18 @@ def of_folds(recipe, labels=None):
             recipes.append(replace(recipe, fold=fold, folds=None, budget=(), labeled=asked, out=out,
                                    init_from=first).check())
     return recipes
+
+
+def check_twins(data, numbers):
+    """InputError where two names of one scan are in different folds: one would be tested on what it learnt."""
+    sums = {}
+    for name in numbers:
+        voxels = read_check_sum(data.path_of(name))
+        twin = name if voxels is None else sums.setdefault(voxels, name)
+        if numbers[twin] != numbers[name]:
+            raise InputError(f"{data.path_of(name)}: has the voxels of {twin}, and is in fold {numbers[name]}, {twin} "
+                             f"in {numbers[twin]}: a network would be tested on what it was trained on; take one of "
+                             "the two out of the scans, and prepare the folder again")
 
 
 def train_in_turn(recipes):

@@ -1,6 +1,7 @@
 """Which files are scans to segment, which belong together, and that nothing is left aside without a word."""
 import time
 
+import numpy as np
 import pytest
 
 from imaging.case_files import contents, grouped, role_of, scans_to_segment, told
@@ -92,6 +93,15 @@ def test_folders_beside_scans_are_left_aside_with_a_word(tmp_path):
     cases, bad, aside = scans_to_segment(tmp_path, ("image",))
     assert set(cases) == {"a"} and not bad
     assert told(aside) == "2 folders, not looked into since there are scans beside them, such as p1"
+
+
+@pytest.mark.parametrize("start", [(8, 0), (2, 0), (8, 5), (8, 8), (8, 22)])
+@pytest.mark.parametrize(("header", "voxels"), [("a.nhdr", "a.raw"), ("a.mhd", "a.zraw"), ("a.hdr", "a.img"),
+                                                ("a.nhdr", "a.raw.gz")])
+def test_voxels_beside_their_header_are_no_dicom_whatever_they_begin_with(tmp_path, start, header, voxels):
+    touched(tmp_path, header)
+    (tmp_path / voxels).write_bytes(np.array([*start, 0, 0] * 40, "<i2").tobytes())
+    assert found(tmp_path, "image") == ({"a": [header]}, set(), set())
 
 
 def test_a_folder_without_scans_says_what_it_holds(tmp_path):

@@ -1,5 +1,6 @@
 """prepare_folder.py: what a folder or its dataset.json says is taken, all of it, or refused in words."""
 import json
+from pathlib import Path
 
 import h5py
 import nibabel as nib
@@ -282,6 +283,57 @@ def test_what_is_there_is_told_where_no_scan_has_a_label(tmp_path, capsys):
     assert prepare("--images", tmp_path / "in", "--labels", tmp_path / "labels", "--output", tmp_path / "out") == 2
     error = capsys.readouterr().err
     assert "no scan has a label" in error and "1 .png such as a.png" in error and "2 .nii.gz such as a.nii.gz" in error
+    assert "its scan's file name (a, b), with or without _seg" in error
+
+
+@pytest.mark.parametrize("absolute", [{"--images"}, {"--labels"}, {"--images", "--labels"}, set()])
+def test_labels_in_a_folder_among_the_cases_folders_are_no_scans(tmp_path, monkeypatch, absolute):
+    monkeypatch.chdir(tmp_path)
+    for number, name in enumerate("abc"):
+        image(Path("in") / name / f"{name}.nii.gz", number)
+        if name != "c":
+            label(Path("in/masks") / f"{name}.nii.gz")
+    paths = {"--images": Path("in"), "--labels": Path("in/masks")}
+    options = [word for name, path in paths.items() for word in (name, path.resolve() if name in absolute else path)]
+    assert prepare(*options, "--output", tmp_path / "out") == 0
+    assert prepared(tmp_path / "out") == {"a": [0, 1], "b": [0, 1], "c": None}
+
+
+def test_labels_of_other_names_are_told_which_scans_there_are(tmp_path, capsys):
+    for name in "abcdef":
+        image(tmp_path / "in" / f"{name}.nii.gz")
+        label(tmp_path / "labels" / f"{name if name == 'a' else 'drawn ' + name}.nii.gz")
+    assert prepare("--images", tmp_path / "in", "--labels", tmp_path / "labels", "--output", tmp_path / "out") == 2
+    error = capsys.readouterr().err
+    assert "drawn b.nii.gz: has no scan of that name; " in error and "scans without a label are b, c, d, ..." in error
+
+
+def test_one_scan_under_two_names_and_cases_that_are_gone_are_told(tmp_path, capsys):
+    for name, seed in (("a", 1), ("b", 2), ("c", 1)):
+        image(tmp_path / "in" / f"{name}.nii.gz", seed)
+        label(tmp_path / "labels" / f"{name}.nii.gz")
+    options = ["--images", tmp_path / "in", "--labels", tmp_path / "labels", "--output", tmp_path / "out"]
+    for _ in range(2):
+        assert prepare(*options) == 0
+        assert "a, c: one scan under 2 names, voxel by voxel" in capsys.readouterr().out
+    for folder in ("in", "labels"):
+        (tmp_path / folder / "c.nii.gz").unlink()
+    assert prepare(*options) == 0
+    told = capsys.readouterr().out
+    assert "one scan under" not in told and "train.list: 1 case of before left out" in told
+    assert (tmp_path / "out" / "train.list").read_text(encoding="utf-8").split() == ["a", "b"]
+
+
+def test_names_that_go_on_after_the_labels_are_called_channels(tmp_path, capsys):
+    for name in ("p1", "p2"):
+        for number, end in enumerate(("t1", "flair")):
+            image(tmp_path / "in" / name / f"{name}_{end}.nii.gz", number)
+        label(tmp_path / "in" / name / f"{name}_seg.nii.gz")
+    options = ["--images", tmp_path / "in", "--labels", tmp_path / "in", "--output", tmp_path / "out"]
+    assert prepare(*options) == 2
+    assert "--channels flair t1" in capsys.readouterr().err
+    assert prepare(*options, "--channels", "flair", "t1") == 0
+    assert prepared(tmp_path / "out") == {"p1": [0, 1], "p2": [0, 1]}
 
 
 def test_one_is_not_many(tmp_path, capsys):

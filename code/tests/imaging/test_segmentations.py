@@ -1,11 +1,13 @@
 """3D Slicer's .seg.nrrd as labels: cropped boxes, layers and names, in the fields that Slicer writes."""
 import h5py
+import nibabel as nib
 import nrrd
 import numpy as np
 import pytest
 
 import prepare_folder
 from imaging.grids import ScanFile
+from imaging.preprocess import read_preprocessing
 from imaging.scan_files import check_segments, read_label, read_scan_file, values_in
 from imaging.segmentations import segments
 from runtime.errors import InputError
@@ -63,6 +65,12 @@ def test_a_cropped_segmentation_lies_where_it_was_drawn(scan, tmp_path, box):
     np.testing.assert_array_equal(read_label(path, scan, LABELS), drawn())
     np.testing.assert_array_equal(read_label(path, scan, LABELS, same_affine=False), drawn())
     assert values_in(path) == {0, 1, 2, 3}
+    header = {key: value for key, value in nrrd.read_header(str(path)).items() if "Offset" not in key}
+    nrrd.write(str(path), nrrd.read(str(path))[0], header)      # of a program that does not say what it cut away
+    np.testing.assert_array_equal(read_label(path, scan, LABELS), drawn())
+    if box:
+        with pytest.raises(InputError, match="does not say where in it it lies"):
+            read_label(path, scan, LABELS, same_affine=False)
 
 
 def test_segments_in_layers_share_values_and_are_told_apart(scan, tmp_path):
@@ -139,3 +147,85 @@ def test_own_data_drawn_in_slicer_from_files_to_classes(scan, tmp_path, capsys):
         with h5py.File(tmp_path / f"out/{name}/mri_norm2.h5") as file:
             turned = np.flip(np.swapaxes(drawn(), 0, 1), 0)      # the axes go forward, left and up
             np.testing.assert_array_equal(file["label"][()], turned)
+
+
+def folder_of(tmp_path, files):
+    """Scans and labels: {case: a class map as NIfTI, or (layers, segments)} -> options of prepare_folder.py."""
+    (tmp_path / "masks").mkdir(parents=True)
+    (tmp_path / "scans").mkdir()
+    for number, (case, content) in enumerate(files.items()):
+        image = np.random.default_rng(number).integers(0, 99, SHAPE).astype(np.int16)
+        nib.save(nib.Nifti1Image(image, AFFINE), tmp_path / "scans" / f"{case}.nii.gz")
+        if isinstance(content, tuple):
+            write(tmp_path / "masks" / f"{case}.seg.nrrd", *content)
+        else:
+            nib.save(nib.Nifti1Image(content, AFFINE), tmp_path / "masks" / f"{case}.nii.gz")
+    return ["--images", str(tmp_path / "scans"), "--labels", str(tmp_path / "masks"), "--output", str(tmp_path / "out"),
+            "--workers", "1"]
+
+
+def prepared(tmp_path, case):
+    """Its class map, on the scan's own axes."""
+    with h5py.File(tmp_path / "out" / case / "mri_norm2.h5") as file:
+        label = nib.Nifti1Image(file["label"][()], np.eye(4))
+    turn = nib.orientations.ornt_transform(nib.orientations.axcodes2ornt("RAS"), nib.io_orientation(AFFINE))
+    return np.asarray(label.as_reoriented(turn).dataobj)
+
+
+OTHERWISE = drawn()[None], [("vein", 0, 3), ("atrium", 0, 1), ("ventricle", 0, 2)]     # as the label maps have them
+TURNED = np.choose(drawn(), [0, 3, 1, 2]).astype(np.uint8)[None], [("ventricle", 0, 1), ("vein", 0, 2),
+                                                                   ("atrium", 0, 3)]
+LATER = np.choose(drawn(), [0, 4, 9, 7]).astype(np.uint8)[None], [("atrium", 0, 4), ("vein", 0, 7),
+                                                                  ("ventricle", 0, 9)]
+NAMED = ["--class-names", "atrium", "ventricle", "vein"]
+
+
+@pytest.mark.parametrize("segmentation", [OTHERWISE, TURNED, LATER])
+def test_segments_beside_label_maps_of_values_alone_need_the_names_of_the_classes(tmp_path, capsys, segmentation):
+    options = folder_of(tmp_path, {"a": drawn(), "b": segmentation})
+    with pytest.raises(SystemExit, match="2"):
+        prepare_folder.main(options)
+    error = capsys.readouterr().err
+    assert "--class-names" in error or "--label-map" in error       # 4, 7 and 9 are no classes beside 1, 2 and 3
+    assert prepare_folder.main([*options, *NAMED]) == 0
+    for case in "ab":
+        np.testing.assert_array_equal(prepared(tmp_path, case), drawn())
+
+
+@pytest.mark.parametrize("segmentation", [TURNED, LATER])
+def test_named_segments_may_have_any_values(tmp_path, segmentation):
+    assert prepare_folder.main(folder_of(tmp_path / "alone", {"a": segmentation}) + NAMED) == 0
+    np.testing.assert_array_equal(prepared(tmp_path / "alone", "a"), drawn())
+    values = np.choose(drawn(), [0, 20, 30, 40]).astype(np.uint8)
+    options = folder_of(tmp_path / "both", {"a": values, "b": segmentation})
+    assert prepare_folder.main([*options, *NAMED, "--label-map", "20:1", "30:2", "40:3"]) == 0
+    np.testing.assert_array_equal(prepared(tmp_path / "both", "b"), drawn())
+    assert read_preprocessing(tmp_path / "both" / "out").values.tolist() == [0, 20, 30, 40]
+
+
+def test_a_damaged_segmentation_costs_its_case_alone(tmp_path, capsys):
+    options = folder_of(tmp_path, {"a": OTHERWISE, "b": OTHERWISE, "c": OTHERWISE})
+    damaged = tmp_path / "masks" / "b.seg.nrrd"
+    damaged.write_bytes(damaged.read_bytes()[:40])
+    assert prepare_folder.main(options) == 2
+    assert "2 prepared" in (told := capsys.readouterr()).out and "bad case b: " in told.err
+
+
+def test_a_class_that_nobody_has_drawn_yet_is_said(tmp_path, capsys):
+    options = folder_of(tmp_path, {"a": np.minimum(drawn(), 2)}) + NAMED
+    with pytest.raises(SystemExit, match="2"):
+        prepare_folder.main(options)
+    assert "3 names, expected 2" in (error := capsys.readouterr().err) and "--num-classes 4 says" in error
+    with pytest.raises(SystemExit, match="2"):
+        prepare_folder.main([*options[:-3], "vein", "vein"])
+    assert "names vein twice" in capsys.readouterr().err
+    assert prepare_folder.main([*options, "--num-classes", "4"]) == 0
+
+
+def test_segments_are_read_again_where_the_names_of_the_classes_are_others(tmp_path, capsys):
+    options = folder_of(tmp_path, {"a": TURNED})
+    assert prepare_folder.main(options) == 0                # in the file's own order
+    assert prepare_folder.main(options + NAMED) == 0
+    assert "1 with another label than before, prepared again: a" in capsys.readouterr().out
+    np.testing.assert_array_equal(prepared(tmp_path, "a"), drawn())
+    assert prepare_folder.main(options + NAMED) == 0 and "0 prepared, 1 skipped" in capsys.readouterr().out
