@@ -6,6 +6,7 @@ import numpy as np
 
 from evaluation import tables
 from evaluation.inference import segment
+from evaluation.metrics import where_labelled
 from evaluation.pooled import case_dice
 from evaluation.report import label_maps
 from runtime.errors import InputError
@@ -14,7 +15,7 @@ from training.trained import load_run
 
 
 class Segmented(NamedTuple):
-    """A case as a run sees it; all arrays (*S) on the case's own grid."""
+    """A case as a run sees it; all arrays (*S) on the case's own grid, background where nobody has labelled it."""
 
     name: str
     image: np.ndarray
@@ -38,7 +39,10 @@ def segmented(folder, names, device="auto", data_dir=None):
     for name in names:
         [scan] = trained.data.cases([name])
         views = label_maps(segment(trained.method, scan.image, trained.recipe), trained.recipe.keep_largest)
-        yield Segmented(name, scan.image[0].numpy(), scan.label.numpy(), views, trained.data.depth_axis)
+        label = scan.label.numpy()
+        reference, *maps = (where_labelled(labels, label)[0] for labels in (label, *views.values()))
+        yield Segmented(name, scan.image[0].numpy(), reference, dict(zip(views, maps, strict=True)),
+                        trained.data.depth_axis)
 
 
 def tested(folder):
