@@ -17,7 +17,7 @@ class Batch(NamedTuple):
     """The input of one step. The labels of unlabelled scans do not exist here."""
 
     x_l: Tensor                     # (B_l, in_channels, *S) labelled patches
-    y_l: Tensor                     # (B_l, *S) their label maps, int64
+    y_l: Tensor                     # (B_l, *S) their label maps, int64; own data's with IGNORED voxels: not to learn
     x_u: Tensor | None              # (B_u, in_channels, *S) unlabelled patches; None in a stage without them. A pass
                                     # that makes targets from them, and learns nothing, takes `for_targets` instead
     step: int                       # counted from 0 within the stage
