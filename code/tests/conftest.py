@@ -9,6 +9,7 @@ sys.dont_write_bytecode = False
 
 import csv
 import dataclasses
+import functools
 import importlib
 import re
 import shlex
@@ -19,6 +20,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from hypothesis import settings
+from tyro._docstrings import _ClassTokenization
 
 import train_ACDC
 import train_BraTS
@@ -34,6 +36,8 @@ from runtime.files import ROOT, load_tensors
 from training import fit
 from training.run_folder import RunFolder
 
+# tyro reads the source of a recipe's class at each call, and under pytest once more at every tenth look-up
+_ClassTokenization.make = staticmethod(functools.cache(_ClassTokenization.make))
 settings.register_profile("suite", deadline=None, derandomize=True, database=None, max_examples=100)
 settings.load_profile("suite")
 torch.set_num_threads(1)
@@ -46,9 +50,9 @@ PHANTOMS = {
     "BraTS2019": {"train": 4, "val": 1, "test": 1, "size": (66, 60, 58)},
 }
 DATASETS = {
-    "LA": (LA, train_LA.PRESETS["paper"], {"patch_size": (32, 32, 32), "stride": (16, 16, 16)}),
+    "LA": (LA, train_LA.PRESETS["paper"], {"patch_size": (16, 32, 16), "stride": (16, 16, 16)}),
     "ACDC": (ACDC, train_ACDC.PRESETS["mini"], {"patch_size": (32, 32)}),
-    "BraTS2019": (BraTS, train_BraTS.PRESETS["mini"], {"patch_size": (32, 32, 32), "stride": (16, 16, 16)}),
+    "BraTS2019": (BraTS, train_BraTS.PRESETS["mini"], {"patch_size": (16, 32, 16), "stride": (16, 16, 16)}),
 }
 SHORT = {"labeled": 2, "labeled_batch": 2, "unlabeled_batch": 2, "pre_steps": 4, "self_steps": 6, "eval_every": 2,
          "checkpoint_steps": 100, "workers": 0, "device": "cpu"}
@@ -84,10 +88,14 @@ def narrow(monkeypatch):
     monkeypatch.setattr(discriminator, "WIDTHS", (8, 16, 32, 64))
 
 
+def _nothing(run):
+    pass
+
+
 @pytest.fixture
 def no_curves(monkeypatch):
     """Without the picture of the curves, which takes longer than the steps it shows."""
-    monkeypatch.setattr(plots, "curves", lambda run: None)
+    monkeypatch.setattr(plots, "curves", _nothing)
 
 
 @pytest.fixture
@@ -136,14 +144,26 @@ def recipe(phantoms, tmp_path):
     return make
 
 
+@pytest.fixture(scope="session")
+def _trained():
+    return {}
+
+
 @pytest.fixture
-def runs():
+def runs(_trained, tmp_path_factory):
     """To train a recipe, take its loop apart, and read what it wrote."""
     def data(recipe):
         return DATASETS[recipe.dataset][0](recipe)
 
     def train(recipe):
         return fit.train(recipe, data(recipe))
+
+    def trained(recipe):
+        """A copy of the recipe's finished run, in its folder; tests that need the same run share one training."""
+        key = (*(repr(value) for name, value in vars(recipe).items() if name != "out"), unet.WIDTHS, plots.curves)
+        if key not in _trained:
+            _trained[key] = train(dataclasses.replace(recipe, out=tmp_path_factory.mktemp("trained") / "run"))
+        return shutil.copytree(_trained[key], recipe.out)
 
     def loop(recipe):
         folder = RunFolder(recipe.out, recipe)
@@ -177,8 +197,8 @@ def runs():
         assert not any(validated) or rows(one, "val.csv") == rows(other, "val.csv")
         assert same_tensors(weights(one), weights(other))
 
-    return SimpleNamespace(data=data, train=train, loop=loop, rows=rows, losses=losses, weights=weights,
-                           same_tensors=same_tensors, assert_same=assert_same)
+    return SimpleNamespace(data=data, train=train, trained=trained, loop=loop, rows=rows, losses=losses,
+                           weights=weights, same_tensors=same_tensors, assert_same=assert_same)
 
 
 class Way:

@@ -38,7 +38,7 @@ pytestmark = pytest.mark.usefixtures("narrow", "no_curves")
 TRAIN = {"LA": train_LA, "ACDC": train_ACDC, "BraTS2019": train_BraTS}
 TINY = ["--labeled", "2", "--labeled-batch", "2", "--unlabeled-batch", "2", "--pre-steps", "1", "--self-steps", "1",
         "--workers", "0", "--device", "cpu"]
-PATCH = {"LA": ["--patch-size", "32", "32", "32", "--stride", "16", "16", "16"], "ACDC": ["--patch-size", "32", "32"]}
+PATCH = {"LA": ["--patch-size", "16", "32", "16", "--stride", "16", "16", "16"], "ACDC": ["--patch-size", "32", "32"]}
 PATCH["BraTS2019"] = PATCH["LA"]
 
 
@@ -73,16 +73,18 @@ def as_list(more):
 
 
 def training(damage, *args, dataset="LA"):
-    """A train script on a copy of its phantoms; damage(data folder) may return further arguments."""
+    """A train script on a copy of its phantoms; damage(data folder) may return further arguments. Without any, on them.
+    """
     def command(request, folder):
-        root = shutil.copytree(request.getfixturevalue("phantoms")(dataset), folder / "data")
-        more = as_list(damage(root))
+        root = request.getfixturevalue("phantoms")(dataset)
+        more = as_list(damage(shutil.copytree(root, folder / "data"))) if damage else []
+        root = folder / "data" if damage else root
         return TRAIN[dataset].main, [*TINY, *PATCH[dataset], "--data-dir", root, "--out", folder / "new", *args, *more]
     return command
 
 
 def option(*args, dataset="LA"):
-    return training(lambda root: None, *args, dataset=dataset)
+    return training(None, *args, dataset=dataset)
 
 
 def scan(*args, place=0, listed="train", **arrays):
@@ -219,7 +221,7 @@ def nothing(*_):
 
 def volume():
     """int16 image and a uint8 label with the classes 0 and 1."""
-    image = np.random.default_rng(0).integers(10, 200, (33, 34, 35)).astype(np.int16)
+    image = np.random.default_rng(0).integers(10, 200, (22, 23, 24)).astype(np.int16)
     return image, (image > 100).astype(np.uint8)
 
 
@@ -755,18 +757,18 @@ BAD = {
            ("NaN", nifti(np.full((5, 5, 5), np.nan, np.float32)), "b.nii.gz", "has 125 NaN", "nan_to_num"),
            ("colours", nifti(colour()), "b.nii.gz", "expected one number per voxel", "greyscale"),
            ("complex numbers", nifti(np.ones((5, 5, 5), np.complex64)), "b.nii.gz", "expected one number", "greyscale"),
-           ("one value", nifti(np.full((33, 34, 35), 3, np.int16)), "b.nii.gz", "all voxels are 3", "export it again"),
+           ("one value", nifti(np.full((22, 23, 24), 3, np.int16)), "b.nii.gz", "all voxels are 3", "export it again"),
            ("singular affine", flat, "b.nii", "has no usable affine", "export it again"))},
     "gzip cut in half, predict": (predicted(source=image_bytes(half)), "b.nii.gz: cannot be read", AGAIN),
     "4D, predict": (predicted(source=nifti(np.zeros((5, 5, 5, 2), np.int16))), "b.nii.gz: is 4D",
                         "one file per volume"),
-    "label without foreground": (prepared(label(np.zeros((33, 34, 35), np.uint8))), "b.nii.gz: is empty",
+    "label without foreground": (prepared(label(np.zeros((22, 23, 24), np.uint8))), "b.nii.gz: is empty",
                                  "--allow-empty"),
-    "label with fractions, prepare": (prepared(label(np.full((33, 34, 35), 0.5, np.float32))), "label value 0.5",
+    "label with fractions, prepare": (prepared(label(np.full((22, 23, 24), 0.5, np.float32))), "label value 0.5",
                                       "expected whole numbers"),
     "label with 7": (prepared(label(volume()[1] * 7)), "b.nii.gz: has the label value 7, expected only 0, 1",
                      "--label-map"),
-    "label of another shape, prepare": (prepared(label(np.ones((33, 34, 8), np.uint8))), "has shape (33, 34, 8)",
+    "label of another shape, prepare": (prepared(label(np.ones((22, 23, 8), np.uint8))), "has shape (22, 23, 8)",
                                         "resample it"),
     "label on another grid": (prepared(label(volume()[1], np.diag([2, 1, 1, 1.0]))), "affine puts it up to",
                               "resample it"),
@@ -790,7 +792,7 @@ BAD = {
            (["--spacing", "1", "1e-9", "1"], "--spacing 1.0 1e-09 1.0", "0.001 to 100"),
            (["--spacing", "500", "500", "500"], "--spacing 500.0 500.0 500.0", "0.001 to 100"),
            (["--spacing", "1", "1", "inf"], "--spacing 1.0 1.0 inf", "0.001 to 100"),
-           (["--spacing", "30", "30", "30"], "33 x 34 x 35, expected 2 an axis", "choose a finer spacing"),
+           (["--spacing", "30", "30", "30"], "22 x 23 x 24, expected 2 an axis", "choose a finer spacing"),
            (["--spacing", "0.002", "0.002", "0.002"], "voxels need about", "choose a coarser spacing"),
            (["--holdout", "2"], "--holdout 2", "one must be left"), (["--holdout", "-1"], "--holdout -1", "0 or more"),
            (["--workers", "0"], "--workers 0", "1 or more"))},

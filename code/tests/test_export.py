@@ -1,8 +1,12 @@
 """export.py: the folder's reader, with its own packages alone, writes what predict.py writes."""
+import io
 import json
+import runpy
 import shutil
 import subprocess
 import sys
+from contextlib import redirect_stderr
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -70,6 +74,17 @@ def read_alone(folder, target, *paths):
     return done
 
 
+def read_here(folder, target, *paths):
+    """segment.py in this process, which has loaded what takes long -> the same of it."""
+    with pytest.MonkeyPatch.context() as patch, redirect_stderr(io.StringIO()) as told:
+        patch.setattr(sys, "argv", [str(word) for word in ("segment.py", target, *paths)])
+        try:
+            runpy.run_path(str(folder / "segment.py"), run_name="__main__")
+        except SystemExit as stopped:
+            return SimpleNamespace(returncode=stopped.code, stderr=told.getvalue())
+    return SimpleNamespace(returncode=0, stderr=told.getvalue())
+
+
 def assert_alike(run, folder, tmp_path, *cases):
     """Label maps of both programs: equal voxel for voxel, on the scans' grids; `cases` are lists of files."""
     scans = cases[0][0].parent
@@ -80,7 +95,7 @@ def assert_alike(run, folder, tmp_path, *cases):
     for path, files in zip(theirs, sorted(cases), strict=True):
         target = tmp_path / "alone" / path.name
         target.parent.mkdir(exist_ok=True)
-        done = read_alone(folder, target, *files)
+        done = read_here(folder, target, *files)
         assert done.returncode == 0, done.stderr
         ours, alone = nib.load(path), nib.load(target)
         labels = np.asarray(ours.dataobj)
@@ -116,6 +131,10 @@ def test_a_published_volume_run_in_every_orientation(run_of, tmp_path):
                                                         "segment.py"}
     assert len((folder / "segment.py").read_text(encoding="utf-8").splitlines()) <= 120
     assert_alike(run, folder, tmp_path, *cases)
+    done = read_alone(folder, tmp_path / "labels.nii.gz", *cases[0])
+    assert done.returncode == 0, done.stderr
+    labels, here = (nib.load(path).dataobj for path in (tmp_path / "labels.nii.gz", tmp_path / "alone" / "LPS.nii.gz"))
+    assert np.array_equal(labels, here)
 
 
 def test_a_published_slice_run(run_of, tmp_path):
@@ -171,9 +190,9 @@ def test_own_slices_of_two_channels(sliced, tmp_path, capsys):
     assert json.loads((folder / "network.json").read_text(encoding="utf-8"))["stride"] == [16, 16]
     assert_alike(run, folder, tmp_path, *cases.values())
     backwards, alone = tmp_path / "backwards.nii.gz", tmp_path / "alone" / "a.nii.gz"
-    assert read_alone(folder, backwards, *reversed(cases["a"])).returncode == 0     # channels are known by their names
+    assert read_here(folder, backwards, *reversed(cases["a"])).returncode == 0      # channels are known by their names
     assert np.array_equal(nib.load(backwards).dataobj, nib.load(alone).dataobj)
-    done = read_alone(folder, tmp_path / "one.nii.gz", cases["a"][0])
+    done = read_here(folder, tmp_path / "one.nii.gz", cases["a"][0])
     assert done.returncode == 2 and "0000" in done.stderr and done.stderr.count("\n") == 1
 
 
@@ -188,11 +207,11 @@ def test_what_the_reader_cannot_take_is_one_line(run_of, tmp_path):
     apart.set_qform(np.diag([-1, -1, 3, 1.0]), 1)
     nib.save(apart, tmp_path / "apart.nii.gz")
     for name in ("cut.nii.gz", "scan.nrrd", "series.nii.gz", "apart.nii.gz"):
-        done = read_alone(folder, tmp_path / "labels.nii.gz", tmp_path / name)
+        done = read_here(folder, tmp_path / "labels.nii.gz", tmp_path / name)
         assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
         assert not (tmp_path / "labels.nii.gz").exists()
     before = good.read_bytes()
-    assert read_alone(folder, good, good).returncode == 2 and good.read_bytes() == before
+    assert read_here(folder, good, good).returncode == 2 and good.read_bytes() == before
 
 
 @pytest.mark.parametrize(("change", "words"), [
@@ -235,8 +254,12 @@ def test_an_export_that_differs_is_not_left(run_of, tmp_path, capsys, monkeypatc
     assert not [path for path in tmp_path.iterdir() if "exported" in path.name]
 
 
-@pytest.mark.parametrize("dataset", [pytest.param("LA", marks=pytest.mark.slow), "ACDC"])
-@pytest.mark.parametrize("method", registry.METHODS)
+NETWORKS = "mean_teacher", "dtc", "urpc", "mc_net", "ss_net", "mcf", "cml", "cml_plus"      # others have one of these
+
+
+@pytest.mark.parametrize(("method", "dataset"), [
+    pytest.param(method, dataset, marks=() if dataset == "ACDC" and method in NETWORKS else pytest.mark.slow)
+    for method in registry.METHODS for dataset in ("LA", "ACDC")])
 def test_every_methods_network_is_exported(recipe, tmp_path, method, dataset):
     made = recipe(dataset, method=method)
     network = registry.build(made)

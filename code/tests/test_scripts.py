@@ -25,7 +25,7 @@ from runtime.files import ROOT
 
 TINY = ["--labeled-batch", "2", "--unlabeled-batch", "2", "--pre-steps", "2", "--self-steps", "3", "--eval-every", "3",
         "--workers", "0", "--device", "cpu"]
-VOLUME = [*TINY, "--patch-size", "32", "32", "32", "--stride", "16", "16", "16"]
+VOLUME = [*TINY, "--patch-size", "32", "32", "16", "--stride", "16", "16", "16"]
 SLICES = [*TINY, "--patch-size", "32", "32"]
 # data set: train script, its arguments, test script, classes by name
 SCRIPTS = {
@@ -42,7 +42,7 @@ def _runs():
 
 
 @pytest.fixture
-def trained(phantoms, narrow, _runs, tmp_path_factory):
+def trained(phantoms, narrow, no_curves, _runs, tmp_path_factory):
     """trained(dataset, *more) -> folder of a run through the train script's main; tests that need the same share it."""
     def train(dataset, *more):
         if (dataset, more) not in _runs:
@@ -257,10 +257,10 @@ def test_millimetres_and_other_windows_have_files_and_columns_of_their_own(own_r
     capsys.readouterr()
     test_LA.main([*args, "--spacing", "mm"])
     assert "95HD (mm) ↓" in capsys.readouterr().out
-    test_LA.main([*args, "--stride", "32", "32", "32", "--weights", "gaussian"])
+    test_LA.main([*args, "--stride", "32", "32", "16", "--weights", "gaussian"])
     assert (run / "test_test_last.csv").read_bytes() == kept
     names = {"test_test_last": ("voxel", "16x16x16 uniform"), "test_test_last_mm": ("mm", "16x16x16 uniform"),
-             "test_test_last_stride32x32x32_gaussian": ("voxel", "32x32x32 gaussian")}
+             "test_test_last_stride32x32x16_gaussian": ("voxel", "32x32x16 gaussian")}
     assert {path.stem for path in run.glob("test_*.csv")} == set(names)
     for name, (unit, windows) in names.items():
         [how] = {tuple(row[key] for key in ("list", "weights", "unit", "windows", "largest_component"))

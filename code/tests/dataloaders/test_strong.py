@@ -225,7 +225,11 @@ def test_own_data_are_turned_and_scaled_with_their_labels(size):
         assert kinds == ({True, False} if moved else {True})
 
 
-@pytest.mark.parametrize("method", registry.METHODS)
+OFTEN = "cml", "dtc", "bcp"      # patches are drawn alike for all; one learns distances, one cuts patches itself
+
+
+@pytest.mark.parametrize("method", [pytest.param(name, marks=() if name in OFTEN else pytest.mark.slow)
+                                    for name in registry.METHODS])
 def test_every_method_trains_with_it(recipe, runs, narrow, no_curves, method):
     run = runs.train(recipe(method=method, augment="strong", normalise="zscore", pre_steps=2, self_steps=2,
                             eval_every=4))
@@ -247,8 +251,9 @@ def test_passes_that_make_targets_see_clean_patches_and_those_that_learn_do_not(
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_stopped_run_goes_on_bit_for_bit_with_any_workers(recipe, runs, narrow, no_curves, tmp_path, workers):
-    whole = runs.train(recipe(augment="strong", out=tmp_path / "whole"))
-    halved = recipe(augment="strong", out=tmp_path / "parts", workers=workers)
+    short = {"augment": "strong", "pre_steps": 1, "self_steps": 4}
+    whole = runs.trained(recipe(**short, out=tmp_path / "whole"))
+    halved = recipe(**short, out=tmp_path / "parts", workers=workers)
     loop = runs.loop(halved)
     loop.flags = lambda: (15 * (loop.stage == 1 and loop.step == 2), False)
     with pytest.raises(SystemExit):

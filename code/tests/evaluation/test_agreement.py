@@ -135,17 +135,18 @@ def test_pseudo_labels_are_measured_step_by_step(untrained, runs, monkeypatch):
     assert second["fused"] == pytest.approx(mean_overlap(said["fused"], said["subnet0"], 4), abs=1e-6)
 
 
-@pytest.mark.parametrize(("progress", "words"), [
-    ({}, "has no stage"), ({"stage": 1}, "it has no step"), ({"stage": "self", "step": 1}, "stands at step 1 of stage"),
-    ({"stage": 1, "step": None}, "step None"), ({"stage": 9, "step": 1}, "of stage 9, which this run does not have"),
-    ({"stage": 0, "step": 10 ** 6}, "step 1000000 of stage 0"), ({"stage": True, "step": 0}, "stage True")])
-def test_a_snapshot_that_is_no_checkpoint_of_the_run_is_refused(untrained, progress, words):
+def test_a_snapshot_that_is_no_checkpoint_of_the_run_is_refused(untrained):
     """Such as a copy of last.pt."""
     own, loop = untrained()
     (own.out / "snapshots").mkdir()
-    save_tensors(own.out / "snapshots/a.pt", {"method": loop.method.state_dict(), **progress})
-    with pytest.raises(InputError, match=words):
-        pseudo_labels(own.out)
+    for progress, words in (
+            ({}, "has no stage"), ({"stage": 1}, "it has no step"),
+            ({"stage": "self", "step": 1}, "stands at step 1 of stage"), ({"stage": 1, "step": None}, "step None"),
+            ({"stage": 9, "step": 1}, "of stage 9, which this run does not have"),
+            ({"stage": 0, "step": 10 ** 6}, "step 1000000 of stage 0"), ({"stage": True, "step": 0}, "stage True")):
+        save_tensors(own.out / "snapshots/a.pt", {"method": loop.method.state_dict(), **progress})
+        with pytest.raises(InputError, match=words):
+            pseudo_labels(own.out)
 
 
 def test_a_run_without_snapshots_says_how_to_have_some(untrained):

@@ -74,7 +74,7 @@ def test_the_page_has_the_scans_in_their_order_with_the_slices_that_matter(tmp_p
 
 
 def test_a_large_scan_makes_a_small_picture():
-    image = np.zeros((900, 700, 300), np.float32)
+    image = np.zeros((900, 700, 2 * scan_page.SLICES), np.float32)
     picture = scan_page.pictured(image, (image + 1).astype(np.uint8), (0.5, 0.5, 1), 2, None)
     assert max(picture["image"]["height"], picture["image"]["width"]) <= scan_page.EDGE
     assert picture["image"]["depth"] == scan_page.SLICES and picture["ratio"] == pytest.approx(7 / 9, abs=0.01)

@@ -185,7 +185,7 @@ def test_predict_names_each_bad_series_and_segments_the_good_ones(folder, dicom,
                                                                   tmp_path, capfd):
     scans, lines = folder
     run = tmp_path / "run"
-    runs.train(recipe("LA", pre_steps=2, self_steps=2, out=run))
+    runs.trained(recipe("LA", pre_steps=1, self_steps=1, patch_size=(32, 32, 32), out=run))
     capfd.readouterr()
     assert predict.main(["--run", str(run), "--input", str(scans), "--output", str(tmp_path / "maps"), "--device",
                          "cpu", "--stride", "32", "32", "32"]) == 2

@@ -120,7 +120,7 @@ def test_without_highdicom_it_is_a_line(monkeypatch):
 def test_predict_takes_dicom_and_gives_it_back_and_tells_no_name(recipe, runs, narrow, no_curves, tmp_path, dicom,
                                                                  capfd):
     run, rng = tmp_path / "run", np.random.default_rng(0)
-    runs.train(recipe("LA", pre_steps=2, self_steps=2, out=run))
+    runs.trained(recipe("LA", pre_steps=1, self_steps=1, patch_size=(32, 32, 32), out=run))
     scans, affine = tmp_path / "scans", dicom.affine(spacing=(1.2, 1.2, 1.5))
     array = rng.integers(0, 900, (32, 31, 30)).astype(np.int16)
     array[8:25, 8:25, 8:25] += 1500

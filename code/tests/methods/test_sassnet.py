@@ -66,7 +66,7 @@ def test_maps_are_made_in_the_loaders_workers(recipe, runs, narrow, tmp_path):
         streams = loop.streams()
         [patches] = streams.batches(0, 1, workers=1)
         y_l, z_l = patches.y_l, patches.z_l
-        assert z_l.shape == (2, 1, 32, 32, 32) and z_l.dtype == torch.float32
+        assert z_l.shape == (2, 1, 16, 32, 16) and z_l.dtype == torch.float32
         inside = y_l == 1
         assert inside.any() and (z_l[:, 0][inside] <= 0).all() and (z_l[:, 0][~inside] > 0).all()
 

@@ -72,7 +72,7 @@ def test_figure_4_shows_reference_and_runs_side_by_side(dataset, recipe, runs, n
     folders = {}
     for method in ("cps", "cml"):
         own = recipe(dataset, method=method, out=tmp_path / method, pre_steps=1, self_steps=1)
-        runs.train(own)
+        runs.trained(own)
         {"LA": test_LA, "ACDC": test_ACDC}[dataset].main(["--run", str(own.out), "--device", "cpu"])
         folders[method] = own.out
     drawn = figures.segmentations(figures.weights_of(folders.values()), "cpu")

@@ -94,7 +94,7 @@ def test_ctrl_c_while_a_script_loads_is_one_line(name):
 def test_a_killed_loader_process_is_one_line_and_the_same_command_goes_on(recipe, phantoms, narrow, no_curves, tmp_path,
                                                                          monkeypatch, capsys):
     args = ["--labeled", "2", "--labeled-batch", "2", "--unlabeled-batch", "2", "--patch-size", "16", "16", "32",
-            "--stride", "16", "16", "32", "--pre-steps", "2", "--self-steps", "14", "--checkpoint-steps", "1",
+            "--stride", "16", "16", "32", "--pre-steps", "2", "--self-steps", "8", "--checkpoint-steps", "1",
             "--workers", "1", "--device", "cpu", "--data-dir", str(phantoms("LA")), "--out", str(tmp_path / "run")]
     take_step = Fit.take_step
 

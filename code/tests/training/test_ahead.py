@@ -72,7 +72,7 @@ def test_a_run_goes_on_where_the_host_is_ahead_or_is_not(recipe, runs, ahead, mo
             raise KeyboardInterrupt
         return validate(self, stage)
     monkeypatch.setattr(Device, "__init__", PLAIN)
-    whole = runs.train(replace(own, out=tmp_path / "whole"))
+    whole = runs.trained(replace(own, out=tmp_path / "whole"))
     monkeypatch.setattr(Device, "__init__", started if first else PLAIN)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(fit.Fit, "_validate", stopping)

@@ -82,21 +82,17 @@ def test_a_polynomial_covers_one_stage_as_one_and_original_counts_from_the_start
 
 
 @unpainted
-def test_each_stage_follows_its_schedule_from_the_start(recipe, runs):
-    folder = runs.train(recipe(pre_steps=3, self_steps=6, pre_schedule="poly", self_schedule="step",
-                               drop_every=1 / 6, lr=0.02))
-    rates = [float(row["lr"]) for row in runs.rows(folder)]
-    assert rates == pytest.approx([0.02, 0.02 * (2 / 3) ** 0.9, 0.02 * (1 / 3) ** 0.9,
-                                   *(0.02 * 10.0 ** -k for k in range(6))], rel=1e-5)
-
-
-@unpainted
-def test_the_optimiser_runs_at_the_logged_rate(recipe, runs, monkeypatch):
+def test_each_stage_follows_its_schedule_from_the_start_and_the_optimiser_runs_at_the_logged_rate(recipe, runs,
+                                                                                               monkeypatch):
     rates, step = [], torch.optim.SGD.step
     monkeypatch.setattr(torch.optim.SGD, "step", lambda self, *args: (
         rates.append([group["lr"] for group in self.param_groups]), step(self, *args))[1])
-    folder = runs.train(recipe(pre_steps=2, self_steps=4, self_schedule="poly"))
-    assert [float(row["lr"]) for row in runs.rows(folder)] == pytest.approx([rate for rate, in rates], rel=1e-5)
+    folder = runs.train(recipe(pre_steps=3, self_steps=6, eval_every=100, pre_schedule="poly", self_schedule="step",
+                               drop_every=1 / 6, lr=0.02))
+    logged = [float(row["lr"]) for row in runs.rows(folder)]
+    assert logged == pytest.approx([0.02, 0.02 * (2 / 3) ** 0.9, 0.02 * (1 / 3) ** 0.9,
+                                    *(0.02 * 10.0 ** -k for k in range(6))], rel=1e-5)
+    assert logged == pytest.approx([rate for rate, in rates], rel=1e-5)
 
 
 # ---- the step ----------------------------------------------------------------------------------------------------
@@ -150,15 +146,16 @@ def test_a_run_leaves_a_folder_that_explains_itself(recipe, runs, capsys):
 
 @unpainted
 def test_logged_loss_is_the_weighted_sum_of_the_logged_terms(recipe, runs):
-    folder = runs.train(recipe(lambda_unsup=0.7, lambda_dis=0.3))
+    folder = runs.train(recipe(lambda_unsup=0.7, lambda_dis=0.3, pre_steps=2, self_steps=2))
     for row in runs.losses(folder):
         terms = {key: float(value) for key, value in row.items() if value and key != "stage"}
         expected = terms["sup_l"] + 0.7 * terms.get("sup_u", 0) + 0.3 * (terms["dis_l"] + terms.get("dis_u", 0))
         assert terms["loss"] == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize("method", ["mean_teacher", "cps", *(pytest.param(name, marks=pytest.mark.slow)
-                                                             for name in ("supervised", "cfl"))])
+@unpainted
+@pytest.mark.slow       # of each method, methods/test_matrix.py asks more
+@pytest.mark.parametrize("method", ["mean_teacher", "cps", "supervised", "cfl"])
 def test_every_method_trains_and_validates(recipe, runs, method):
     folder = runs.train(recipe(method=method, pre_steps=5, self_steps=5, eval_every=5))
     log, val = runs.rows(folder), runs.rows(folder, "val.csv")
@@ -182,7 +179,7 @@ def test_one_step_is_the_optimisers_on_the_summed_gradient(recipe, runs):
 @unpainted
 def test_no_test_case_is_opened_during_training(recipe, runs, phantoms, tmp_path):
     root = shutil.copytree(phantoms("ACDC"), tmp_path / "data")
-    own = recipe(data_dir=root)
+    own = recipe(data_dir=root, pre_steps=1, self_steps=1)
     for name in runs.data(own).split().test:
         (root / "data" / f"{name}.h5").unlink()
     assert (runs.train(own) / "last.pt").exists()
@@ -192,7 +189,7 @@ def test_no_test_case_is_opened_during_training(recipe, runs, phantoms, tmp_path
 @pytest.mark.parametrize("dataset", ["ACDC", pytest.param("LA", marks=pytest.mark.slow)])
 def test_labels_of_unlabelled_scans_change_nothing(recipe, runs, phantoms, tmp_path, dataset):
     """As they are, or absent in some files and garbage of another shape in others: logs and weights are the same."""
-    short = {"pre_steps": 2, "self_steps": 4} if dataset == "ACDC" else {"pre_steps": 1, "self_steps": 2}
+    short = {"pre_steps": 1, "self_steps": 2}
     untouched = runs.train(recipe(dataset, out=tmp_path / "untouched", **short))
     root = shutil.copytree(phantoms(dataset), tmp_path / "copy")
     own = recipe(dataset, data_dir=root, **short)
@@ -209,17 +206,18 @@ def test_labels_of_unlabelled_scans_change_nothing(recipe, runs, phantoms, tmp_p
 @unpainted
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")     # more workers than cores
 def test_the_number_of_workers_does_not_matter_and_a_rerun_is_the_same(recipe, runs, tmp_path):
-    """Ten steps at 0 and 3 workers, and once more at 0."""
-    folders = [runs.train(recipe(pre_steps=4, self_steps=6, eval_every=100, workers=workers, out=tmp_path / str(i)))
+    """At 0 and 3 workers, and once more at 0."""
+    folders = [runs.train(recipe(pre_steps=2, self_steps=5, eval_every=100, workers=workers, out=tmp_path / str(i)))
                for i, workers in enumerate((0, 3, 0))]
-    assert len(runs.losses(folders[0])) == 10
+    assert len(runs.losses(folders[0])) == 7
     for other in folders[1:]:
         runs.assert_same(folders[0], other)
 
 
 @unpainted
 def test_another_seed_is_another_run(recipe, runs, tmp_path):
-    one, other = (runs.losses(runs.train(recipe(seed=seed, out=tmp_path / str(seed)))) for seed in (1, 2))
+    one, other = (runs.losses(runs.trained(recipe(seed=seed, pre_steps=1, self_steps=1, out=tmp_path / str(seed))))
+                  for seed in (1337, 2))
     assert all(a["loss"] != b["loss"] for a, b in zip(one, other, strict=True))
 
 
@@ -227,7 +225,8 @@ def test_another_seed_is_another_run(recipe, runs, tmp_path):
 def test_all_cases_labelled_leave_nothing_to_a_semi_supervised_method(recipe, runs, tmp_path):
     with pytest.raises(InputError, match="--labeled 4 leaves no unlabelled scans: use --method supervised"):
         runs.train(recipe(labeled=4))
-    assert (runs.train(recipe(labeled=4, method="supervised", out=tmp_path / "all")) / "last.pt").exists()
+    assert (runs.train(recipe(labeled=4, method="supervised", pre_steps=1, self_steps=1, out=tmp_path / "all"))
+            / "last.pt").exists()
 
 
 def test_compile_is_for_the_networks_and_asked_for(recipe, runs, monkeypatch):
@@ -243,14 +242,14 @@ def test_compile_is_for_the_networks_and_asked_for(recipe, runs, monkeypatch):
 @pytest.mark.parametrize("preset", ["paper", "mini"])
 def test_every_start_says_how_long_it_takes(recipe, runs, capsys, tmp_path, preset):
     """Of the steps that are left, by the third one's time; without a GPU, the paper's preset names shorter ones."""
-    own = recipe(preset=preset, pre_steps=4, self_steps=6, eval_every=100)
+    own = recipe(preset=preset, pre_steps=4, self_steps=1, eval_every=100)
     runs.train(own)
     shown = capsys.readouterr().out
     [said] = [line for line in shown.splitlines() if "to go without validation" in line]
     assert ("the presets `short` and `mini` fit this machine" in said) == (preset == "paper")
     seconds = float(runs.rows(own.out)[2]["seconds"])
     minutes = float(said.split("about ")[1].split()[0])
-    assert minutes == pytest.approx(seconds * (1 + 6 * 8 / 3) / 60, rel=0.06, abs=1e-3) and "minutes" in said
+    assert minutes == pytest.approx(seconds * (1 + 8 / 3) / 60, rel=0.06, abs=1e-3) and "minutes" in said
 
 
 # ---- selection, and the way into self-training -------------------------------------------------------------------
@@ -350,9 +349,9 @@ def test_pretraining_may_be_left_out(recipe, runs, entering, dataset):
 
 @unpainted
 def test_the_last_step_of_a_stage_is_validated_too(recipe, runs):
-    folder = runs.train(recipe(pre_steps=3, self_steps=5, eval_every=2))
+    folder = runs.train(recipe(pre_steps=1, self_steps=3, eval_every=2))
     steps = [(row["stage"], int(row["step"])) for row in runs.rows(folder, "val.csv")]
-    assert steps == [("pre", 2), ("pre", 3), ("self", 2), ("self", 4), ("self", 5)]
+    assert steps == [("pre", 1), ("self", 2), ("self", 3)]
 
 
 @unpainted
@@ -368,8 +367,8 @@ def test_monitoring_test_cases_draws_their_curve_and_selects_nothing(recipe, run
 
 @unpainted
 def test_selection_on_test_cases_and_on_held_out_ones_must_be_asked_for(recipe, runs, tmp_path):
-    chosen = runs.train(recipe("LA", pre_steps=1, self_steps=1, select_on="test", out=tmp_path / "test"))
+    chosen = runs.trained(recipe("LA", pre_steps=1, self_steps=1, select_on="test", out=tmp_path / "test"))
     assert [row["split"] for row in runs.rows(chosen, "val.csv")] == ["test", "test"]
-    held = runs.train(recipe("LA", pre_steps=1, self_steps=1, holdout_val=1, out=tmp_path / "held"))
+    held = runs.trained(recipe("LA", pre_steps=1, self_steps=1, holdout_val=1, out=tmp_path / "held"))
     assert [row["split"] for row in runs.rows(held, "val.csv")] == ["val", "val"]
     assert (chosen / "best.pt").exists() and (held / "best.pt").exists()

@@ -55,7 +55,7 @@ def double(monkeypatch):
 
 @pytest.mark.parametrize(("method", "dataset"), CASES)
 def test_the_first_losses_are_what_they_were(recipe, runs, scans, narrow, no_curves, double, request, method, dataset):
-    full = {} if dataset == "ACDC" else {"half_resolution": False}
+    full = {} if dataset == "ACDC" else {"half_resolution": False, "patch_size": (32, 32, 32)}
     run = runs.train(recipe(dataset, method=method, pre_steps=5, self_steps=5, eval_every=100, drop_every=1 / 6,
                             data_dir=scans(dataset), **full))
     losses = [float(row["loss"]) for row in runs.rows(run)]

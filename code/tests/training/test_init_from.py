@@ -23,7 +23,7 @@ def recipe(recipe):
 @pytest.fixture
 def first(recipe, runs, tmp_path):
     """first(dataset, **changes) -> folder of a short run."""
-    return lambda dataset="ACDC", **changes: runs.train(recipe(dataset, out=tmp_path / "first", **changes))
+    return lambda dataset="ACDC", **changes: runs.trained(recipe(dataset, out=tmp_path / "first", **changes))
 
 
 @pytest.mark.parametrize("dataset", SETS)
@@ -31,7 +31,7 @@ def test_the_first_weights_are_the_last_ones_of_the_other_run(first, recipe, run
     one = first(dataset)
     loop = runs.loop(recipe(dataset, init_from=one))
     assert runs.same_tensors(dict(loop.method.state_dict()), runs.weights(one))
-    plain = runs.train(recipe(dataset, out=one.parent / "plain"))
+    plain = runs.trained(recipe(dataset, out=one.parent / "plain"))
     assert load_recipe(plain, type(recipe(dataset))).init_from is None
     out = runs.train(recipe(dataset, out=plain.parent / "second", init_from=one))
     assert load_recipe(out, type(recipe(dataset))).init_from == one
@@ -82,7 +82,7 @@ def test_a_run_is_not_resumed_from_other_first_weights(first, recipe, runs, tmp_
         with pytest.raises(InputError, match=rf"init_from was {one}, is {init_from}"):
             runs.train(recipe(init_from=init_from))
     shutil.rmtree(recipe().out)
-    runs.train(recipe())
+    runs.trained(recipe())
     with pytest.raises(InputError, match=rf"init_from was None, is {one}"):
         runs.train(recipe(init_from=one))
 

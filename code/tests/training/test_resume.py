@@ -3,6 +3,7 @@ import csv
 import dataclasses
 import math
 import os
+import shutil
 import signal
 
 import pytest
@@ -10,7 +11,6 @@ import torch
 
 import cml
 from dataloaders.acdc import patient_of
-from evaluation import plots
 from runtime.errors import InputError
 from runtime.files import load_tensors
 from training import checkpoints, fit
@@ -27,20 +27,25 @@ class Killed(BaseException):
     """Nothing catches it, like a kill."""
 
 
+@pytest.fixture
+def reference(recipe, runs, no_curves, tmp_path):
+    """reference(dataset, **changes) -> folder of the same run, never stopped."""
+    return lambda dataset="ACDC", **changes: runs.trained(recipe(dataset, **changes, out=tmp_path / "reference"))
+
+
 @pytest.fixture(scope="module")
-def _finished():
-    return {}
+def _killed(tmp_path_factory):
+    return tmp_path_factory.mktemp("killed") / "run"
 
 
 @pytest.fixture
-def reference(recipe, runs, no_curves, _finished, tmp_path_factory):
-    """reference(dataset, **changes) -> folder of the same run, never stopped; each is trained once."""
-    def uninterrupted(dataset="ACDC", **changes):
-        key = dataset, *sorted(changes.items())
-        if key not in _finished:
-            _finished[key] = runs.train(recipe(dataset, **changes, out=tmp_path_factory.mktemp("reference") / "run"))
-        return _finished[key]
-    return uninterrupted
+def killed(recipe, killed_at, no_curves, _killed):
+    """A recipe whose run was killed at step 5 of self-training; its checkpoints are of the steps 4 and 2."""
+    own = recipe(checkpoint_steps=2)
+    if not _killed.exists():
+        killed_at(dataclasses.replace(own, out=_killed), "self", 5)
+    shutil.copytree(_killed, own.out)
+    return own
 
 
 @pytest.fixture
@@ -66,31 +71,31 @@ KILLS = {
     "in pre-training": ("pre", 3, "take_step"),
     "between the stages": ("self", 0, "_enter"),
     "at the first step of self-training": ("self", 0, "take_step"),
+    "in a validation": ("self", 4, "_validate"),
     "in self-training, on a checkpoint": ("self", 4, "take_step"),
     "in self-training, past a checkpoint": ("self", 5, "take_step"),
-    "in a validation": ("self", 4, "_validate"),
 }
 
 
-SELDOM = "in pre-training", "between the stages", "in self-training, past a checkpoint"
-
-
 @unpainted
-@pytest.mark.parametrize("kill", [pytest.param(kill, id=name, marks=pytest.mark.slow if name in SELDOM else ())
-                                  for name, kill in KILLS.items()])
-def test_a_killed_run_resumes_to_the_same_bits(recipe, runs, reference, killed_at, capsys, kill):
-    own = recipe(checkpoint_steps=2)
-    folder = killed_at(own, *kill)
-    assert not (folder / "last.pt").exists()
-    capsys.readouterr()
+@pytest.mark.parametrize("kills", [pytest.param(list(KILLS), id="one after the other"), *(
+    pytest.param([name], id=name, marks=pytest.mark.slow) for name in KILLS)])
+def test_a_killed_run_resumes_to_the_same_bits(recipe, runs, reference, killed_at, capsys, kills):
+    own, expected = recipe(checkpoint_steps=2), reference()
+    for kill in kills:
+        capsys.readouterr()
+        killed_at(own, *KILLS[kill])
+        assert ("resuming after step" in capsys.readouterr().out) == (kill not in (kills[0], "in pre-training"))
+        assert not (own.out / "last.pt").exists()
     runs.train(own)
-    assert ("resuming after step" in capsys.readouterr().out) == (kill != KILLS["before the first checkpoint"])
-    runs.assert_same(reference(), folder)
+    assert ("resuming after step" in capsys.readouterr().out) == (kills != ["before the first checkpoint"])
+    runs.assert_same(expected, own.out)
     for name in ("pretrained.pt", "best.pt"):
-        assert runs.same_tensors(runs.weights(reference(), name), runs.weights(folder, name))
+        assert runs.same_tensors(runs.weights(expected, name), runs.weights(own.out, name))
 
 
 @unpainted
+@pytest.mark.slow
 def test_a_run_may_be_killed_again_and_again(recipe, runs, reference, killed_at):
     own = recipe(method="mean_teacher", checkpoint_steps=3)
     for at in (2, 5, 5, 8, 9):
@@ -111,31 +116,27 @@ def test_a_killed_run_without_validation_cases_resumes_to_the_same_bits(recipe, 
 @unpainted
 @pytest.mark.parametrize("damage", [
     pytest.param(cut, id="cut"), pytest.param(lambda path: path.write_bytes(b""), id="empty", marks=pytest.mark.slow)])
-def test_a_damaged_checkpoint_falls_back_to_its_predecessor(recipe, runs, reference, killed_at, damage):
-    own = recipe(checkpoint_steps=2)
-    folder = killed_at(own, "self", 5)
-    damage(folder / "checkpoint.pt")
+def test_a_damaged_checkpoint_falls_back_to_its_predecessor(killed, runs, reference, damage):
+    damage(killed.out / "checkpoint.pt")
     with pytest.warns(UserWarning, match=r"checkpoint\.pt is damaged.*earlier checkpoint"):
-        runs.train(own)
-    runs.assert_same(reference(), folder)
+        runs.train(killed)
+    runs.assert_same(reference(), killed.out)
 
 
 def test_a_fall_back_into_the_stage_before_draws_its_curves(recipe, runs, killed_at):
     """The log then has columns of the later stage and no row of it."""
-    own = recipe(checkpoint_steps=3)
+    own = recipe(pre_steps=3, self_steps=2, eval_every=100, checkpoint_steps=2)
     folder = killed_at(own, "self", 1)
     cut(folder / "checkpoint.pt")
     with pytest.warns(UserWarning, match="damaged"):
         runs.train(own)
-    assert len(runs.rows(folder)) == 10 and (folder / "last.pt").exists()
+    assert len(runs.rows(folder)) == 5 and (folder / "curves.png").read_bytes()[:4] == b"\x89PNG"
 
 
 @unpainted
 @pytest.mark.parametrize("left", ["checkpoint_prev.pt", "nothing"])
-def test_a_kill_between_the_renames_or_two_damaged_checkpoints_cost_steps_only(
-        recipe, runs, reference, killed_at, left):
-    own = recipe(checkpoint_steps=2)
-    folder = killed_at(own, "self", 3)
+def test_a_kill_between_the_renames_or_two_damaged_checkpoints_cost_steps_only(killed, runs, reference, left):
+    own, folder = killed, killed.out
     if left == "nothing":
         cut(folder / "checkpoint.pt")
         cut(folder / "checkpoint_prev.pt")
@@ -189,7 +190,7 @@ def test_a_polite_stop_saves_first_and_says_how_to_go_on(recipe, runs, reference
 @unpainted
 def test_a_finished_run_says_so_and_is_left_alone(recipe, runs, capsys):
     own = recipe()
-    folder = runs.train(own)
+    folder = runs.trained(own)
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     capsys.readouterr()
     assert runs.train(dataclasses.replace(own, workers=1, device="auto")) == folder
@@ -262,23 +263,15 @@ def test_the_named_cases_are_those_of_the_batch(recipe, runs):
     assert not set(map(patient_of, labelled)) & set(map(patient_of, unlabelled))
 
 
-def test_curves_draw_every_stage_and_an_unfinished_log(recipe, runs, killed_at):
-    folder = killed_at(recipe(), "self", 1)
-    (folder / "curves.png").unlink()
-    plots.curves(folder)
-    assert (folder / "curves.png").read_bytes()[:4] == b"\x89PNG"
-
-
+@unpainted
 @pytest.mark.parametrize("cell", ["0,5", "half", "1.2.3"])
-def test_a_log_whose_numbers_are_none_is_refused_in_one_line(recipe, runs, killed_at, cell):
+def test_a_log_whose_numbers_are_none_is_refused_in_one_line(killed, runs, cell):
     """Decimal commas of a spreadsheet, say."""
-    own = recipe()
-    folder = killed_at(own, "self", 3)
-    rows = runs.rows(folder)
+    rows = runs.rows(killed.out)
     rows[1]["loss"] = cell
-    with (folder / "log.csv").open("w", newline="", encoding="utf-8") as file:
+    with (killed.out / "log.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
         writer.writerows(rows)
     with pytest.raises(InputError, match=rf"log\.csv is damaged .*{cell}.*no stage, step or number.*delete it"):
-        runs.train(own)
+        runs.train(killed)

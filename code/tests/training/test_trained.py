@@ -1,4 +1,5 @@
 """A trained run as it is tested: its weights fit, and no case is tested whose label it was trained on."""
+import json
 import shutil
 
 import pytest
@@ -57,11 +58,23 @@ def test_a_run_is_loaded_with_the_weights_of_the_checkpoint(recipe, runs, narrow
 
 
 @pytest.fixture
-def swap(phantoms, recipe, runs, narrow, no_curves, tmp_path):
-    """swap(dataset, place) -> (run, a folder whose test list names the train list's case at `place`)."""
-    def make(dataset, place, **changes):
+def run_on(phantoms, recipe, runs, narrow, no_curves, tmp_path):
+    """run_on(dataset) -> (a short run, a copy of its data, which it knows as its own)."""
+    def make(dataset):
         data = shutil.copytree(phantoms(dataset), tmp_path / "data")
-        run = runs.train(recipe(dataset, data_dir=data, pre_steps=1, self_steps=1, **changes))
+        run = runs.trained(recipe(dataset, pre_steps=1, self_steps=1))
+        config = json.loads((run / "config.json").read_text(encoding="utf-8"))
+        config["recipe"]["data_dir"] = str(data)
+        (run / "config.json").write_text(json.dumps(config), encoding="utf-8")
+        return run, data
+    return make
+
+
+@pytest.fixture
+def swap(run_on):
+    """swap(dataset, place) -> the same, and the test list names the train list's case at `place`."""
+    def make(dataset, place):
+        run, data = run_on(dataset)
         train, test = ((data / name).read_text(encoding="utf-8").split() for name in ("train.list", "test.list"))
         train[place], test[0] = test[0], train[place]
         for name, names in (("train.list", train), ("test.list", test)):
@@ -91,10 +104,9 @@ def test_an_unlabelled_case_of_training_is_tested_and_said(swap, capsys):
     assert "1 of the 2 cases were unlabelled scans of training" in capsys.readouterr().out
 
 
-def test_a_case_is_known_by_its_voxels_under_another_name(phantoms, recipe, runs, narrow, no_curves, tmp_path, capsys):
+def test_a_case_is_known_by_its_voxels_under_another_name(run_on, capsys):
     """A copy of a labelled scan beside it, and a volume of labelled slices."""
-    data = shutil.copytree(phantoms("LA"), tmp_path / "data")
-    run = runs.train(recipe("LA", data_dir=data, pre_steps=1, self_steps=1))
+    run, data = run_on("LA")
     names = (data / "train.list").read_text(encoding="utf-8").split()
     folder = data / "2018LA_Seg_Training Set"
     shutil.copytree(folder / names[0], folder / "copy")
@@ -104,9 +116,8 @@ def test_a_case_is_known_by_its_voxels_under_another_name(phantoms, recipe, runs
     assert "was trained on the labels of 1 of these 1 case, copy" in capsys.readouterr().err
 
 
-def test_the_volume_of_a_labelled_patient_is_refused(phantoms, recipe, runs, narrow, no_curves, tmp_path, capsys):
-    data = shutil.copytree(phantoms("ACDC"), tmp_path / "data")
-    run = runs.train(recipe("ACDC", data_dir=data, pre_steps=1, self_steps=1))
+def test_the_volume_of_a_labelled_patient_is_refused(run_on, capsys):
+    run, data = run_on("ACDC")
     slices = (data / "train_slices.list").read_text(encoding="utf-8").split()
     volume = slices[0].split("_slice")[0]
     (data / "train_slices.list").write_text("\n".join(name for name in slices if volume.split("_")[0] not in name),
@@ -157,7 +168,7 @@ def test_classes_that_no_label_has_are_said(recipe, runs, narrow, capsys):
 
 def test_a_folder_with_scans_to_test_alone_needs_their_list_alone(phantoms, recipe, runs, narrow, no_curves, tmp_path,
                                                                   capsys, monkeypatch):
-    run = runs.train(recipe("LA", pre_steps=1, self_steps=1))
+    run = runs.trained(recipe("LA", pre_steps=1, self_steps=1))
     trained, elsewhere = load_run(run, device="cpu"), tmp_path / "elsewhere"
     [name, _] = names = (phantoms("LA") / "test.list").read_text(encoding="utf-8").split()
     assert trained.names("test") == names
