@@ -332,7 +332,8 @@ def test_scans_that_have_moved_are_found(first):
 # ---- how scans and labels lie ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("lying", ["one folder", "folders of cases", "folders of labels", "one channel"])
+@pytest.mark.parametrize("lying", ["folders of cases", "one channel", *(
+    pytest.param(lying, marks=pytest.mark.slow) for lying in ("one folder", "folders of labels"))])
 def test_labels_are_written_as_those_that_are_there_lie(tmp_path, capsys, lying):
     """In one folder with the scans, in a folder per case, under nnU-Net's names: the printed commands go on."""
     folder, scan, label = {

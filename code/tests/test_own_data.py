@@ -23,7 +23,7 @@ from training.recipe import command_line
 
 pytestmark = pytest.mark.usefixtures("narrow", "no_curves")
 TINY = ["--patch-size", "32", "32", "32", "--labeled-batch", "2",
-        "--unlabeled-batch", "2", "--pre-steps", "2", "--self-steps", "2", "--workers", "0", "--device", "cpu"]
+        "--unlabeled-batch", "2", "--pre-steps", "1", "--self-steps", "1", "--workers", "0", "--device", "cpu"]
 # Orientations, voxel sizes (mm) and shapes along the file's axes: as BraTS has them (1 mm, axes to the left, the back
 # and the head), an eighth as large, and as other scanners would see such a head
 GRIDS = {"head1": ("LPS", (1, 1, 1), (30, 30, 20)), "head2": ("LPS", (1, 1, 1), (30, 27, 22)),

@@ -70,7 +70,7 @@ def test_it_is_trained_tested_and_used(prepared, tmp_path, capsys, method, kind)
 
 def test_a_schedule_fits_into_the_hours_and_goes_on_as_it_began(prepared, tmp_path, capsys):
     args = ["mini", "--data-dir", str(prepared("slices") / "data"), *KINDS["slices"][2], *TINY, "--pre-steps", "400",
-            "--self-steps", "1600", "--out", str(tmp_path / "run"), "--hours", "0.0005", "--eval-every", "5000"]
+            "--self-steps", "1600", "--out", str(tmp_path / "run"), "--hours", "0.0002", "--eval-every", "5000"]
     run = train_own.main(args)
     told = capsys.readouterr().out
     recipe = json.loads((run / "config.json").read_text(encoding="utf-8"))["recipe"]
