@@ -14,7 +14,7 @@ from pathlib import Path
 
 from runtime.script import reported
 
-from imaging.cases import Case, Options, command_line, copy_lists, existing_folder, in_shell, one_case_each
+from imaging.cases import Case, Options, command_line, copy_lists, existing_folder, next_training, one_case_each
 from runtime.errors import InputError, counted
 from runtime.files import ROOT
 from runtime.locks import locked
@@ -58,8 +58,9 @@ def frame_case(patient: Path, name: str, frame: int, slices: str | None) -> Case
 
 def find_cases(folder: Path) -> tuple[list[Case], dict[str, str]]:
     """Cases below the folder, and one line for each that cannot be prepared."""
-    folders = {path.parent for pattern in ("Info.cfg", "patient*_frame*.nii*")
-               for path in existing_folder(folder).rglob(pattern)}
+    from imaging.case_files import files_below  # here: options are read without what scans need
+    folders = {path.parent for path in files_below(existing_folder(folder))
+               if path.name == "Info.cfg" or path.match("patient*_frame*.nii*")}
     held_out = {name for split in ("val", "test")
                 for name in (ROOT / "data" / "ACDC" / f"{split}.list").read_text(encoding="utf-8").split()}
     patients, bad = one_case_each((patient.name, patient) for patient in folders)
@@ -103,8 +104,9 @@ def prepare(cases, bad, options) -> int:
     if lost:
         raise InputError(f"{len(lost)} listed slices of prepared volumes do not exist: {', '.join(lost)}; "
                          "--force writes deleted ones again; else these are not the challenge's own files")
-    print(f"{len(written)} training slices\n"
-          f"next: python code/train_ACDC.py --labeled 7 --data-dir {in_shell(options.output)}")
+    print(f"{len(written)} training slices")
+    print(next_training("train_ACDC", options, "train_slices.list", 7, "short",
+                        patient_of=lambda name: name.split("_frame")[0]))
     return 2 if outcome.bad else 0
 
 

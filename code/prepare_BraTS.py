@@ -16,7 +16,7 @@ from typing import Literal
 
 from runtime.script import reported
 
-from imaging.cases import Case, Options, command_line, copy_lists, existing_folder, in_shell
+from imaging.cases import Case, Options, command_line, copy_lists, existing_folder, next_training
 from runtime.errors import counted
 from runtime.files import ROOT
 from runtime.locks import locked
@@ -72,8 +72,8 @@ def prepare(cases, bad, preprocessing, options) -> int:
         print(f"{counted(len(unlabelled), 'case')} without a _seg file and a label: {', '.join(unlabelled[:5])}")
     copy_lists("BraTS2019", options, set(outcome.good))
     channels = len(preprocessing.modalities)
-    print(f"next: python code/train_BraTS.py --labeled 25 --data-dir {in_shell(options.output)}"
-          f"{f' --in-channels {channels}' if channels > 1 else ''}")
+    print(next_training("train_BraTS", options, "train.txt", 25, "mini",
+                        *["--in-channels", channels] * (channels > 1)))
     return 2 if outcome.bad else 0
 
 

@@ -13,7 +13,7 @@ from typing import Literal
 
 from runtime.script import reported
 
-from imaging.cases import SEED, Case, Options, command_line, copy_lists, existing_folder, in_shell, one_case_each
+from imaging.cases import SEED, Case, Options, command_line, copy_lists, existing_folder, next_training, one_case_each
 from runtime.command_line import check_seed
 from runtime.errors import counted
 from runtime.files import ROOT
@@ -41,7 +41,8 @@ class LAOptions(Options):
 
 def find_cases(folder: Path, needs_label: bool) -> tuple[list[Case], dict[str, str]]:
     """Cases below the folder, and one line for each that cannot be prepared."""
-    scans = existing_folder(folder).rglob("lgemri.nrrd")
+    from imaging.case_files import files_below  # here: options are read without what scans need
+    scans = [path for path in files_below(existing_folder(folder)) if path.name == "lgemri.nrrd"]
     images, bad = one_case_each((path.parent.name, path) for path in scans)
     cases = []
     for name, image in images.items():
@@ -75,7 +76,7 @@ def prepare(cases, bad, preprocessing, options) -> int:
         print(f"the crop cuts label voxels away in {counted(len(cut), 'case')}, {max(cut.values())} at most: "
               f"{', '.join(list(cut)[:5])}")
     copy_lists("LA", options, set(outcome.good))
-    print(f"next: python code/train_LA.py --labeled 8 --data-dir {in_shell(options.output)}")
+    print(next_training("train_LA", options, "train.list", 8, "short"))
     return 2 if outcome.bad else 0
 
 

@@ -19,13 +19,16 @@ from dataloaders.scans import (
 from runtime.errors import InputError, counted
 
 SLICE = re.compile(r"[_-]slice[_-]?\d+$", re.IGNORECASE)
+FRAME = re.compile(r"[_.-]?frame[_-]?\d.*$", re.IGNORECASE)
 PHASE = re.compile(r"[_-](ed|es|(phase|time|t)[_-]?\d+)$", re.IGNORECASE)
 UNCLEAR = re.compile(r"\d[^_-]*[_-](\d+|[a-z]+)$", re.IGNORECASE)     # p1_02, p1_diastole: a patient, or one's phase?
 
 
 def patient_of(name):
-    """'patient099_frame01_slice_3' -> 'patient099', and so 'patient099_ED_slice_3' and 'patient099_slice_3'."""
-    return PHASE.sub("", SLICE.sub("", name).split("_frame")[0])
+    """'patient099_frame01_slice_3' -> 'patient099', and so 'patient099-Frame01', 'patient099_ED_slice_3' and
+    'patient099_slice_3'.
+    """
+    return PHASE.sub("", FRAME.sub("", SLICE.sub("", name)))
 
 
 def volume_of(name):
@@ -35,7 +38,7 @@ def volume_of(name):
 
 def check_names(names, file, slices):
     """InputError for a name without a frame in a list that does not say its patient, or of slices, its slice."""
-    for name in [name for name in names if "_frame" not in name]:
+    for name in [name for name in names if not FRAME.search(name)]:
         if slices and not SLICE.search(name):
             raise InputError(f"{file}: {name} does not end in its slice, expected <patient>_frame01_slice_3: slices of "
                              "one patient would be taken for several; rename the files and the lines")

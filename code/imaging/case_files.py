@@ -12,7 +12,7 @@ from pathlib import Path
 from imaging import dicom, dicom_series
 from imaging.cases import existing_folder, one_case_each
 from imaging.preprocess import PLAIN
-from imaging.scan_files import COMPANIONS, SUFFIXES, case_name, is_scan, suffix
+from imaging.scan_files import COMPANIONS, SUFFIXES, case_name, is_prediction, is_scan, suffix
 from runtime.errors import InputError
 from runtime.files import is_case_name
 
@@ -20,9 +20,11 @@ NUMBER = re.compile(r"_(\d{4})$")       # nnU-Net's mark of a channel
 # what one channel is called in BraTS 2018 to 2023, in capitals, too
 SAME = ({"flair", "t2f"}, {"t1", "t1n"}, {"t1ce", "t1c", "t1gd"}, {"t2", "t2w"})
 CHANNELS = set().union(*SAME)
-LABELS = {"seg", "gt", "laendo", "label", "labels", "mask", "segmentation"}
+LABELS = {"seg", "segm", "segmentation", "gt", "groundtruth", "ground_truth", "truth", "laendo", "label", "labels",
+          "mask", "masks", "annotation", "annotations"}
 MOST_CHANNELS = 8       # of one case, numbered from _0000; more files than that are scans
 TAKEN = f"{', '.join(SUFFIXES)} and DICOM"
+PREDICTIONS = "made by predict.py"      # of scans, which they are not
 ASIDE = {"4d"}          # ACDC's whole series beside its frames
 
 
@@ -89,9 +91,13 @@ def grouped(files: Iterable[Path | dicom.Series], channels: Sequence[str], remed
 
 
 def files_below(folder: Path) -> Iterator[Path]:
-    """All files below a folder but hidden ones, folder by folder in order."""
-    for place, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+    """All files below a folder but hidden ones, folder by folder in order; each folder once, whatever links lead to it.
+    """
+    seen = {Path(folder).resolve()}
+    for place, folders, names in os.walk(folder, followlinks=True):
+        inside = {Path(place, name).resolve(): name for name in sorted(folders, reverse=True) if name[0] != "."}
+        folders[:] = sorted(name for real, name in inside.items() if real not in seen)
+        seen.update(inside)
         yield from (Path(place, name) for name in sorted(names) if not name.startswith("."))
 
 
@@ -126,6 +132,13 @@ def visible(folder: Path, wanted: Callable[[Path], bool] = is_scan) -> list[Path
 def files_in(folder: Path, wanted: Callable[[Path], bool] = is_scan) -> list[Path]:
     """Those of the `visible` files that are wanted: scans, say."""
     return [path for path in visible(folder, wanted) if wanted(path)]
+
+
+def without_predictions(files: Iterable[Path]) -> tuple[list[Path], list[Path]]:
+    """(the files that may be scans, those that predict.py made)"""
+    files = list(files)
+    made = {file for file in files if is_prediction(file)}
+    return [file for file in files if file not in made], sorted(made)
 
 
 def not_looked_into(folder: Path) -> list[dicom_series.Aside]:
@@ -169,7 +182,9 @@ def scans_to_segment(path: Path, modalities: Sequence[str]
         beside, _ = series_among(sorted(path.parent.iterdir()), path.parent)
         if whole := next((one for one in beside.series if len(one.files) > 1 and path in one.files), None):
             raise InputError(f"--input {path}: is one of the {len(whole.files)} slices of a series; give its folder")
-    scans = [file for file in files if is_scan(file)]
+    scans, predicted = without_predictions(filter(is_scan, files))
+    if path in predicted:
+        raise InputError(f"--input {path}: was made by predict.py and is no scan; give the scan that it is of")
     if path in files and not scans:
         raise InputError(f"--input {path}: has no scan by its name, expected {TAKEN}")
     labels = {file for file in scans if role_of(case_name(file), LABELS | ASIDE)}
@@ -191,6 +206,7 @@ def scans_to_segment(path: Path, modalities: Sequence[str]
     bad |= series.bad
     aside = series.aside + [file for file in files if is_other(file) or suffix(file) and not is_scan(file)] + rest
     aside += not_looked_into(path) if path.is_dir() else []
+    aside += [dicom_series.Aside(file, PREDICTIONS) for file in predicted]
     if cases or bad:
         aside += sorted(labels)
     else:

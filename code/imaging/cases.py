@@ -3,7 +3,7 @@
 Their options are read without NumPy and what stands on it, so that --help answers at once: see preparation.py.
 """
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -13,7 +13,7 @@ import tyro
 from runtime import job
 from runtime.command_line import parsed
 from runtime.errors import DEBUG, InputError
-from runtime.files import ROOT, is_case_name, write_aside
+from runtime.files import ROOT, check_readable, is_case_name, write_aside
 
 SEED = 1337     # of what is drawn in preparing
 LAYOUT = "{case}/mri_norm2.h5"      # of own data: a case's file below the data folder
@@ -46,6 +46,7 @@ def one_case_each(files: Iterable[tuple[str, Path]]) -> tuple[dict[str, Path], d
 
 def listed(path: Path) -> list[str]:
     """Names in a list of cases; none where there is no list."""
+    check_readable(path)
     lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines() if path.exists() else []
     return [line.strip().removesuffix(".h5") for line in lines if line.strip()]
 
@@ -65,6 +66,7 @@ def copy_lists(dataset: str, options: "Options", present: set[str]) -> dict[str,
         return missing
     for source, names in lists.items():
         target, absent = options.output / source.name, missing.get(source.name, [])
+        check_readable(target)
         if absent:
             print(f"{source.name}: {len(names) - len(absent)} of the {len(names)} published entries are "
                   f"here, not copied; missing {', '.join(absent[:3])}{', ...' if len(absent) > 3 else ''}")
@@ -102,6 +104,23 @@ def existing_folder(path: Path) -> Path:
     if not path.is_dir():
         raise InputError(f"{path}: there is no such folder")
     return path
+
+
+def has_gpu() -> bool:
+    """Whether an NVIDIA driver lists a GPU; PyTorch, which takes seconds to load, is not asked."""
+    return any(Path("/proc/driver/nvidia/gpus").glob("*")) or Path("/dev/nvidia0").exists() or Path("/dev/dxg").exists()
+
+
+def next_training(script: str, options: "Options", file: str, labeled: int, preset: str, *words: object,
+                  patient_of: Callable[[str], str] = str) -> str:
+    """The line that says how to train: with `preset` where there is no GPU, and no more labels than leave a case of the
+    list unlabelled; without a list, of which was said that it is to be written, it comes after that.
+    """
+    patients = set(map(patient_of, listed(options.output / file)))
+    labeled = max(min(labeled, len(patients) - 1), 1) if patients else labeled
+    command = ["python", f"code/{script}.py", *[preset] * (not has_gpu()), "--labeled", labeled, "--data-dir",
+               shown(options.output), *words]
+    return f"{'next' if patients else 'then'}: {shlex.join(map(str, command))}"
 
 
 def shown(path: Path) -> Path:

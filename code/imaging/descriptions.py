@@ -1,4 +1,5 @@
 """dataset.json of the Medical Segmentation Decathlon and of nnU-Net, read whole: classes, channels and cases."""
+import glob
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,8 +45,7 @@ def read_description(path: Path) -> Description:
         named = _values(values["labels"])
         channels = values.get("channel_names", values.get("modality", {}))
         listed = _of_nnunet(path, values["dataset"]) if values.get("dataset") else _of_decathlon(path, values)
-        test = tuple(path.parent / (item["image"] if isinstance(item, dict) else item)
-                     for item in values.get("test") or ()) or None
+        test = tuple(file for item in values.get("test") or () for file in _images(path, item)) or None
         channels = tuple(str(name) for _, name in sorted(channels.items(), key=lambda item: int(item[0])))
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         found = f"it has no {error}" if isinstance(error, KeyError) else one_line(error)
@@ -61,8 +61,10 @@ def read_description(path: Path) -> Description:
     if ending is not None and str(ending).lower() not in SUFFIXES:
         raise InputError(f"{path}: its \"file_ending\" is {ending}, expected one of {', '.join(SUFFIXES)}: convert the "
                          f"files, or {REMEDY}")
-    return Description(path, {0: 0} | {number: place for place, number in enumerate(foreground, 1)},
-                       tuple(_class_name(number, named) for number in foreground),
+    names = tuple(_class_name(number, named) for number in foreground)
+    if double := next((name for name in names if names.count(name) > 1), None):
+        raise InputError(f"{path}: cannot be used, calls two classes {one_line(double)}: {REMEDY}")
+    return Description(path, {0: 0} | {number: place for place, number in enumerate(foreground, 1)}, names,
                        {name: numbers for name, numbers in named if len(numbers) > 1}, ignore, channels, ending,
                        listed, test)
 
@@ -94,14 +96,30 @@ def _of_nnunet(path, cases):
 
 
 def _of_decathlon(path, values):
-    """The Decathlon's "training": [{"image": file, "label": file}, ...], or the scans' files alone."""
+    """The Decathlon's "training": [{"image": file, "label": file}, ...], or the scans' files alone; "image" may also be
+    a list of a file per channel, as MONAI has it.
+    """
     cases = []
     for item in values.get("training") or ():
-        item = item if isinstance(item, dict) else {"image": item}
-        image = path.parent / item["image"]
-        label = path.parent / item["label"] if item.get("label") else None
-        cases.append(Listed(case_name(label or image), (image,), label))
+        images = _images(path, item)
+        label = path.parent / item["label"] if isinstance(item, dict) and item.get("label") else None
+        name = case_name(label or images[0])
+        if not label and len(images) > 1:
+            name = name.removesuffix("_0000")
+        cases.append(Listed(name, images, label))
     return tuple(cases) or None
+
+
+def _images(path, item):
+    """The scan files of an item of a list, relative to dataset.json."""
+    images = item["image"] if isinstance(item, dict) else item
+    return tuple(path.parent / image for image in (images if isinstance(images, list) else [images]))
+
+
+def scan_files_of(path: Path) -> list[Path]:
+    """A listed scan file, or where only <case>_0000, <case>_0001, ... of its name are there, these."""
+    numbered = path.parent.glob(f"{glob.escape(case_name(path))}_{'[0-9]' * 4}.*")
+    return [path] if path.exists() else [file for file in sorted(numbered) if suffix(file)] or [path]
 
 
 def resolved(case: Listed, channels: Sequence[str], where: Path) -> Listed:

@@ -11,6 +11,7 @@ from imaging import dicom_series
 from imaging.case_files import (
     LABELS,
     NUMBER,
+    PREDICTIONS,
     case_of_each,
     contents,
     files_in,
@@ -20,9 +21,10 @@ from imaging.case_files import (
     role_of,
     series_among,
     visible,
+    without_predictions,
 )
 from imaging.cases import Case, one_case_each
-from imaging.descriptions import Description, Listed, read_description, resolved
+from imaging.descriptions import Description, Listed, read_description, resolved, scan_files_of
 from imaging.preparation import in_parallel, report_bad
 from imaging.scan_files import case_name, is_label, is_scan, segment_names, values_in
 from runtime.errors import InputError
@@ -35,7 +37,7 @@ class Found:
     cases: list[Case]               # the labelled ones first
     bad: dict[str, str]             # case -> one line of what is wrong with it
     channels: tuple[str, ...] = ()  # endings of the channels' file names; none where scans have no such ending
-    aside: list[Path] = field(default_factory=list)     # files that are left out
+    aside: dict[str, list[Path]] = field(default_factory=dict)      # why -> files that are left out, one at least
     images_aside: list[dicom_series.Aside] = field(default_factory=list)   # DICOM files that are no volume's
     description: Description | None = None
 
@@ -49,15 +51,21 @@ def find(images: Path | None, labels: Path | None, dataset_json: Path | None, ch
     """The cases of two folders, of one folder, or of a dataset.json. InputError where no scan has a label."""
     path = dataset_json or (images and images / "dataset.json")
     if path and (dataset_json or path.exists()):
+        if labels and labels.resolve() != (path.parent / "labelsTr").resolve():
+            print(f"--labels {labels} is left aside, since {path} says where labels are; --images with the folder of "
+                  "the scans themselves takes it")
         found = _described(read_description(path), channels, test_images)
     elif images is None or labels is None:
         raise InputError("--images and --labels are needed, or a folder with a dataset.json: see --help")
+    elif test_images:
+        raise InputError("--test-images: takes imagesTs, and there is no dataset.json that it belongs to; put these "
+                         "scans into --images")
     else:
         scans, masks, aside = _told_apart(images, labels)
         content, _ = series_among([path for path in visible(images) if not _within(path, labels)], images)
         scans += content.series
         found = _paired(scans, masks, _channels_of(scans, masks, 0, channels), content.bad)
-        found.aside += aside
+        found.aside |= aside
         found.images_aside = content.aside + [one for one in not_looked_into(images)
                                               if not labels.resolve().is_relative_to(one.path.resolve())]
     if not found.labelled:
@@ -82,18 +90,25 @@ def _within(path, folder):
 
 
 def _told_apart(images, labels):
-    """(scans, label maps, files left aside) of the two folders, which may be one: <case> and <case>_seg."""
+    """(scans, label maps, {why: files left aside}) of the two folders, which may be one: <case> and <case>_seg."""
     if images.resolve() == labels.resolve():
         files = files_in(images, is_label)
         masks = {path for path in files if role_of(case_name(path), LABELS) or not is_scan(path)}
         if not masks:
             raise InputError(f"--images {images} is the folder of --labels, too, and no file name there ends in _seg, "
                              f"_gt, _label or _mask: scans and label maps cannot be told apart; {contents(images)}")
-        return [path for path in files if path not in masks], sorted(masks), []
-    scans = [path for path in files_in(images) if not _within(path, labels)]
+        scans, predicted = without_predictions(path for path in files if path not in masks)
+        return scans, sorted(masks), _filled({PREDICTIONS: predicted})
+    scans, predicted = without_predictions(path for path in files_in(images) if not _within(path, labels))
     names = {case_name(path) for path in scans}
     aside = {path for path in scans if (role := role_of(case_name(path), LABELS)) and role[0] in names}
-    return [path for path in scans if path not in aside], files_in(labels, is_label), sorted(aside)
+    return [path for path in scans if path not in aside], files_in(labels, is_label), _filled(
+        {PREDICTIONS: predicted, "label maps by their names": sorted(aside)})
+
+
+def _filled(aside: dict[str, list[Path]]) -> dict[str, list[Path]]:
+    """{why: files} without what no file is left aside for."""
+    return {why: files for why, files in aside.items() if files}
 
 
 def _channels_of(images: Sequence[Path], labels: Sequence[Path], described: int, asked: tuple[str, ...]
@@ -125,10 +140,11 @@ def _paired(images, labels, channels, unfit=None):
     """Scans with the labels of their names; `unfit` are cases whose scan is, in one line why."""
     alone = channels and not any(role_of(case_name(path), channels) for path in images)
     if channels and not alone:
-        files, bad, aside = grouped(images, channels, "leave {channel} out of --channels")
+        files, bad, rest = grouped(images, channels, "leave {channel} out of --channels")
+        aside = _filled({f"their names do not end in {' or '.join(channels)} (--channels)": rest})
     else:
         first, bad = one_case_each(case_of_each(images))
-        files, aside = {name: (path,) for name, path in first.items()}, []
+        files, aside = {name: (path,) for name, path in first.items()}, {}
     bad |= unfit or {}
     masks, bad_masks = one_case_each(case_of_each(labels, {*files, *bad}))
     bad |= bad_masks
@@ -155,29 +171,59 @@ def _labelled_first(case):
 def _described(description, asked, test_images):
     """The cases of a dataset.json: those that it lists, or what lies in imagesTr and labelsTr."""
     folder, count = description.path.parent, len(description.channels)
-    tests = []
-    if test_images:
-        tests = list(description.test or _of_ending(description, files_in(folder / "imagesTs")))
+    tests, others = [], []
+    if test_images and description.test:
+        tests = [file for path in description.test for file in scan_files_of(path)]
+    elif test_images:
+        tests, others = _of_ending(description, files_in(folder / "imagesTs"))
     if description.training is None:
-        images = _of_ending(description, files_in(folder / "imagesTr"))
-        labels = _of_ending(description, files_in(folder / "labelsTr", is_label))
+        images, foreign = _of_ending(description, files_in(folder / "imagesTr"))
+        labels, more = _of_ending(description, files_in(folder / "labelsTr", is_label))
         found = _paired(images + tests, labels, _channels_of(images + tests, labels, count, asked))
+        others += foreign + more
     else:
-        found = _listed(description, asked, [Listed(case_name(path), (path,), None) for path in tests])
+        found = _listed(description, asked, tests)
+    found.aside |= _filled({f"dataset.json says {description.ending} (file_ending)": others})
     found.description = description
     return found
 
 
 def _of_ending(description, files):
-    return [path for path in files if description.ending is None
-            or path.name.lower().endswith(description.ending.lower()) or not is_scan(path)]
+    """(the files that have dataset.json's file_ending or are no scans, the others)"""
+    others = [path for path in files if description.ending is not None and is_scan(path)
+              and not path.name.lower().endswith(description.ending.lower())]
+    return [path for path in files if path not in others], others
 
 
 def _listed(description, asked, tests):
+    """The cases that dataset.json lists, and those of the files `tests`, by channel where the listed ones are."""
     count = max([len(description.channels), 1, *(len(case.images) for case in description.training)])
     channels, found = _numbered(count), Found([], {}, description=description)
-    taken = set()
-    for case in itertools.chain(description.training, tests):
+    _take(found, description, channels, description.training)
+    single = [case for case in found.cases if len(case.images) == 1]
+    by_number = not single if count > 1 else bool(single) and all(
+        case_name(case.images[0]) == f"{case.name}_{channels[0]}" for case in single)
+    if by_number:
+        files, bad, tests = grouped(tests, channels)
+        found.bad |= bad
+        _take(found, description, channels, [Listed(name, paths, None) for name, paths in files.items()])
+    _take(found, description, channels, [Listed(case_name(path), (path,), None) for path in tests])
+    if count > 1 or by_number:
+        found.channels = channels
+    if asked:
+        _choose_channels(found, asked, channels)
+    used = {path for case in found.cases for path in case.images}
+    if (folder := description.path.parent / "imagesTr").is_dir():
+        found.aside |= _filled({"dataset.json does not list them": [
+            path for path in files_in(folder) if path not in used]})
+    found.cases.sort(key=_labelled_first)
+    return found
+
+
+def _take(found, description, channels, cases):
+    """Add listed cases to those that are found, or say what is wrong with them."""
+    count, taken = len(channels), {case.name for case in found.cases} | set(found.bad)
+    for case in cases:
         try:
             case = resolved(case, channels, description.path)
             if len(case.images) not in (1, count):
@@ -189,23 +235,18 @@ def _listed(description, asked, tests):
         except InputError as error:
             found.bad[case.name] = str(error)
         taken.add(case.name)
-    single = [case for case in found.cases if len(case.images) == 1]
-    if count > 1 or (single and all(NUMBER.search(case_name(case.images[0])) for case in single)):
-        found.channels = channels
-    if asked:
-        wanted = [int(end) if end.isdigit() else count for end in asked]
-        if (single and count > 1) or max(wanted) >= count:
-            raise InputError(f"--channels {' '.join(asked)}: {description.path} lists "
-                             f"{'one file for all' if single else count} channels; choose among 0 to {count - 1}, of "
-                             "cases with one file for each")
-        found.channels = tuple(channels[place] for place in wanted)
-        found.cases = [Case(case.name, tuple(case.images[place] for place in wanted), case.label)
-                       for case in found.cases]
-    used = {path for case in found.cases for path in case.images}
-    found.aside = [path for path in files_in(description.path.parent / "imagesTr") if path not in used] if (
-        description.path.parent / "imagesTr").is_dir() else []
-    found.cases.sort(key=_labelled_first)
-    return found
+
+
+def _choose_channels(found, asked, channels):
+    """Of the found cases, the channels of --channels alone."""
+    wanted, count = [int(end) if end.isdigit() else len(channels) for end in asked], len(channels)
+    single = any(len(case.images) == 1 for case in found.cases)
+    if (single and count > 1) or max(wanted) >= count:
+        raise InputError(f"--channels {' '.join(asked)}: {found.description.path} lists "
+                         f"{'one file for all' if single else count} channels; choose among 0 to {count - 1}, of cases "
+                         "with one file for each")
+    found.channels = tuple(channels[place] for place in wanted)
+    found.cases = [Case(case.name, tuple(case.images[place] for place in wanted), case.label) for case in found.cases]
 
 
 def label_classes(found: Found, label_map: Sequence[str], num_classes: int | None, workers: int,
@@ -219,6 +260,8 @@ def label_classes(found: Found, label_map: Sequence[str], num_classes: int | Non
         mapped = {int(value): int(label) for value, label in (pair.split(":") for pair in label_map)}
     except ValueError as error:
         raise InputError(f"--label-map {' '.join(label_map)}: expected value:class, such as 255:1") from error
+    if len(mapped) < len(label_map):
+        raise InputError(f"--label-map {' '.join(label_map)}: gives one value two classes; leave one of them out")
     described = found.description.labels if found.description and num_classes is None else None
     met = set()
     if mapped or (described is None and num_classes is None):

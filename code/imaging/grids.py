@@ -3,6 +3,7 @@
 Shapes: *N a scan's own grid as stored in its file. Spacings are in mm; affines map voxel indices to mm, RAS+.
 """
 import math
+import zlib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -72,6 +73,14 @@ def check_stored(path: Path, shape: tuple[int, ...], item: int, channels: int = 
         raise InputError(f"{path}: has no voxels {tuple(map(int, shape))}; export it again")
     check_fits(f"{path}: has {' x '.join(map(str, shape))} voxels, which need", math.prod(map(int, shape)) * (item + 4),
                "crop or resample the scan, or export it again if it is not that large")
+
+
+def voxel_sum(array: np.ndarray) -> str:
+    """Check sum of an array's values, eight hexadecimal digits, whatever type of integer or float holds them."""
+    kind, total = np.dtype("<i4" if array.dtype.kind in "iub" else "<f4"), 0
+    for part in array:
+        total = zlib.crc32(np.ascontiguousarray(part, kind), total)
+    return f"{total:08x}"
 
 
 def neighbour(path: Path, name: str) -> Path:

@@ -13,7 +13,7 @@ import nibabel as nib
 import numpy as np
 from nibabel.affines import voxel_sizes
 
-from imaging.grids import apart, check_stored, is_near, sides
+from imaging.grids import apart, check_stored, is_near, sides, voxel_sum
 from runtime.errors import InputError
 
 MM = {1: 1000.0, 2: 1.0, 3: 0.001}      # of xyzt_units: metres, millimetres, micrometres; anything else counts as mm
@@ -134,7 +134,8 @@ def read(path: Path, geometry: str, channels: int):
 def encoded(array: np.ndarray, affine: np.ndarray, source: Path | None, mark: str, keep_header: bool) -> bytes:
     """A .nii of (*N) or (*N, C): with the place that the header of `source` has, field by field, or with the affine.
 
-    keep_header: all other fields and extensions of `source`, too. mark: at most 16 characters.
+    keep_header: all other fields and extensions of `source`, too. mark: at most 16 characters; the voxels' check sum
+    goes along with it.
     """
     own = nib.load(source).header if source else None
     if _is_nifti(own):
@@ -150,8 +151,13 @@ def encoded(array: np.ndarray, affine: np.ndarray, source: Path | None, mark: st
     image = nib.Nifti1Image(array, None, header, dtype=array.dtype)
     image.header["cal_min"] = image.header["cal_max"] = 0   # the scan's display window
     image.header["intent_name"] = mark
+    if mark:
+        image.header["aux_file"] = voxel_sum(array)
     return image.to_bytes()
 
 
-def mark_of(path: Path) -> str:
-    return nib.load(path).header["intent_name"].item().decode(errors="replace")
+def mark_of(path: Path) -> tuple[str, bool]:
+    """The mark, and whether the voxels are those that it was written with, as far as a check sum says so."""
+    image = nib.load(path)
+    mark, said = (image.header[key].item().decode(errors="replace") for key in ("intent_name", "aux_file"))
+    return mark, not mark or not said or said == voxel_sum(np.asanyarray(image.dataobj))

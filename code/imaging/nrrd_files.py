@@ -11,7 +11,7 @@ from pathlib import Path
 import nrrd
 import numpy as np
 
-from imaging.grids import check_stored, neighbour
+from imaging.grids import check_stored, neighbour, voxel_sum
 from runtime.errors import InputError
 
 TO_RAS = {"left-posterior-superior": (-1, -1, 1, 1), "right-anterior-superior": (1, 1, 1, 1),
@@ -26,7 +26,8 @@ PLACE = (*PER_AXIS, "space", "space dimension", "space origin", "space units")  
 STORAGE = ("type", "dimension", "sizes", "endian", "encoding", "data file", "datafile", "line skip", "lineskip",
            "byte skip", "byteskip", "min", "max", "old min", "oldmin", "old max", "oldmax", "block size", "blocksize",
            "kinds", "thicknesses", "labels", "units")
-MARK = "made_from"      # field of a file that we wrote
+MARK = "made_from"      # field of a file that we wrote ...
+SUM = "made_voxels"     # ... and its voxels' check sum
 TEXT = "ascii", "text", "txt"
 DIGITS = 64             # bytes: no number in a text is longer
 
@@ -156,11 +157,14 @@ def encoded(array: np.ndarray, affine: np.ndarray, source: Path | None, mark: st
                    for key, value in header.items() if key in PER_AXIS and not key.startswith("cent")}
         header |= {key: ["???", *value] for key, value in header.items() if key.startswith("cent")}
     header["kinds"] = ["vector"] * (array.ndim - 3) + ["domain"] * 3
-    header |= {"encoding": "gzip", MARK: mark}
+    header |= {"encoding": "gzip", MARK: mark} | ({SUM: voxel_sum(array)} if mark else {})
     content = io.BytesIO()
     nrrd.write(content, np.asfortranarray(array), header, compression_level=1)
     return content.getvalue()
 
 
-def mark_of(path: Path) -> str:
-    return read_header(path)[0].get(MARK, "")
+def mark_of(path: Path) -> tuple[str, bool]:
+    """The mark, and whether the voxels are those that it was written with, as far as a check sum says so."""
+    header, start = read_header(path)
+    mark, said = header.get(MARK, ""), header.get(SUM)
+    return mark, not mark or said in (None, voxel_sum(read_voxels(path, header, start)))

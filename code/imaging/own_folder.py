@@ -7,18 +7,18 @@ from functools import partial
 from pathlib import Path
 
 from imaging.case_files import is_other, told
-from imaging.cases import LAYOUT, Case, check_names, in_shell, listed, shown
+from imaging.cases import LAYOUT, Case, check_names, has_gpu, in_shell, listed, shown
 from imaging.descriptions import IGNORE, Description
 from imaging.dicom import is_dicom
 from imaging.folders import Found, find, label_classes
 from imaging.labelling import TESTS, Sources, source_files
-from imaging.plan import PLAN, PREPARED, REMEDY, Choice, Plan, plan_preparation, plan_training, read_plan, write_plan
+from imaging.plan import PLAN, PREPARED, REMEDY, Choice, Plan, plan_preparation, plan_text, plan_training, read_plan
 from imaging.preparation import in_parallel, prepare_cases
 from imaging.preprocess import COARSEST, EXPECTED, FINEST, PLAIN, Preprocessing, read_as, read_preprocessing
 from imaging.scan_files import check_segments
 from imaging.survey import look_at_label, look_at_scan
 from runtime.errors import InputError, counted
-from runtime.files import write_text
+from runtime.files import check_readable, write_text
 from runtime.locks import locked
 from runtime.records import from_record, read_json
 
@@ -28,21 +28,36 @@ WRITTEN = "lists.json"      # {list: check sum of what was written}: tells lists
 
 
 class OurFiles:
-    """Which files of a data folder were written here and not edited since: check sums, in lists.json."""
+    """Which files of a data folder were written here and not edited since: check sums, in lists.json.
+
+    A file's next sum is noted before it is written, beside its last one: a kill in between leaves a file that is ours.
+    """
 
     def __init__(self, folder: Path):
         self.record = folder / WRITTEN
         self.sums = read_json(self.record, "remove it") if self.record.exists() else {}
 
     def holds(self, path: Path) -> bool:
-        return path.exists() and zlib.crc32(path.read_bytes()) == self.sums.get(path.name)
+        check_readable(path)
+        return path.exists() and zlib.crc32(path.read_bytes()) in self._known(path)
 
-    def note(self, path: Path) -> None:
-        """`path` as it is now, or that it is gone."""
-        self.sums.pop(path.name, None)
-        if path.exists():
-            self.sums[path.name] = zlib.crc32(path.read_bytes())
+    def _known(self, path):
+        known = self.sums.get(path.name, [])
+        return known if isinstance(known, list) else [known]
+
+    def _note(self, path, *sums):
+        self.sums[path.name] = [*sums]
         write_text(self.record, json.dumps(self.sums) + "\n")
+
+    def write(self, path: Path, text: str) -> None:
+        """A file with this text, or none without a text."""
+        new = zlib.crc32(text.encode())
+        self._note(path, *self._known(path)[-1:], new)
+        if text:
+            write_text(path, text)
+        else:
+            path.unlink(missing_ok=True)
+        self._note(path, new)
 
 
 def write_lists(good: dict[str, dict], options, tests: Collection[str] = ()) -> tuple[int, int, int]:
@@ -78,11 +93,7 @@ def write_lists(good: dict[str, dict], options, tests: Collection[str] = ()) -> 
                 print(f"{path.name}: the one in {shown(options.output)} was written by hand, and is kept; --force "
                       "replaces it")
             continue
-        if names:
-            write_text(path, "".join(f"{name}\n" for name in names))
-        else:
-            path.unlink(missing_ok=True)
-        ours.note(path)
+        ours.write(path, "".join(f"{name}\n" for name in names))
     names = listed(train)
     with_label = sum(name in labelled for name in names)
     return with_label, len(names) - with_label, len(listed(test))
@@ -196,8 +207,7 @@ def plan_network(good, seen, lines, plan, names, options) -> None:
     lines |= plan_training(plan, [case["shape"][-3:] for case in good.values()],
                            [case["spacing"] for case in good.values()],
                            {name: labels[name] for name in labelled if isinstance(labels[name], dict)}, names)
-    write_plan(options.output / PLAN, seen | {"labels": labels}, lines)
-    OurFiles(options.output).note(options.output / PLAN)
+    OurFiles(options.output).write(options.output / PLAN, plan_text(seen | {"labels": labels}, lines))
 
 
 def _look_at_label(case, folder, slices):
@@ -214,19 +224,11 @@ def tell_plan(path: Path) -> None:
           "why, and may be edited")
 
 
-def has_gpu() -> bool:
-    """Whether an NVIDIA driver lists a GPU; PyTorch, which takes seconds to load, is not asked."""
-    return any(Path("/proc/driver/nvidia/gpus").glob("*")) or Path("/dev/nvidia0").exists() or Path("/dev/dxg").exists()
-
-
 def prepare_folder(options) -> int:
     """The exit code: 0, or 2 where a case is bad. `options` are those of prepare_folder.py."""
     found = find(options.images, options.labels, options.dataset_json, options.channels, options.test_images)
-    if found.aside:
-        print(f"{counted(len(found.aside), 'file')} left aside, such as {min(path.name for path in found.aside)}: "
-              + ("dataset.json does not list them" if found.description and found.description.training else
-                 f"their names do not end in {' or '.join(found.channels)} (--channels)" if found.channels else
-                 "label maps by their names"))
+    for why, files in found.aside.items():
+        print(f"{counted(len(files), 'file')} left aside, such as {min(path.name for path in files)}: {why}")
     print(f"{counted(len(found.cases) + len(found.bad), 'case')}, {len(found.labelled)} of them with a label"
           f"{f'; channels: {chr(32).join(found.channels)}' if found.channels else ''}")
     folders = {path.parent for case in found.cases for path in (*case.images, case.label) if path}

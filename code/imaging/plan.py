@@ -8,7 +8,6 @@ from typing import Any, Literal
 import numpy as np
 
 from runtime.errors import InputError
-from runtime.files import write_text
 from runtime.records import from_record, read_json
 
 PLAN = "plan.json"
@@ -47,6 +46,11 @@ class Plan:
         return ORIENTATIONS[self.slices]
 
     @property
+    def made(self) -> tuple:
+        """How scans are prepared by it, as `Preprocessing.made` has it."""
+        return self.orientation, self.prepared_spacing, self.normalise, self.windows
+
+    @property
     def prepared_spacing(self) -> tuple[float, ...] | None:
         """mm along the prepared axes."""
         return self.spacing and tuple(self.spacing["RAS".index(side)] for side in self.orientation)
@@ -77,6 +81,9 @@ def read_plan(path: Path) -> tuple[Plan, dict[str, str]]:
     if not set(plan.flips) <= set(range(axes)) or not 0 <= plan.foreground <= 1:
         raise InputError(f"{path}: flips {list(plan.flips)}, foreground {plan.foreground:g}: expected axes from 0 to "
                          f"{axes - 1}, and a share from 0 to 1: {REMEDY}")
+    for name in ("class_names", "flips"):
+        if len(set(values := getattr(plan, name))) < len(values):
+            raise InputError(f"{path}: {name} {list(values)}: has one of them twice: {REMEDY}")
     return plan, {name: _reason(line) for name, line in lines.items()}
 
 
@@ -87,12 +94,12 @@ def _reason(line):
     return str(line.get("reason", ""))
 
 
-def write_plan(path: Path, seen: dict, lines: dict[str, Choice]) -> None:
-    """A line of JSON per line of the plan; `planned` stays where `value` is edited."""
+def plan_text(seen: dict, lines: dict[str, Choice]) -> str:
+    """What plan.json holds: a line of JSON per line of the plan; `planned` stays where `value` is edited."""
     rows = [f"  {json.dumps(name)}: {json.dumps({'value': line.value, 'planned': line.value, 'reason': line.reason})}"
             for name, line in lines.items()]
     text = ",\n".join(rows)
-    write_text(path, f'{{\n "seen": {json.dumps(seen)},\n "plan": {{\n{text}\n }}\n}}\n')
+    return f'{{\n "seen": {json.dumps(seen)},\n "plan": {{\n{text}\n }}\n}}\n'
 
 
 def shrunk(patch_size: tuple[int, ...], voxels: int) -> tuple[int, ...]:

@@ -1,6 +1,5 @@
 """Cases to HDF5 files: many in parallel, finished ones skipped, bad ones reported."""
 import json
-import re
 import sys
 import traceback
 import zlib
@@ -17,12 +16,11 @@ from tqdm import tqdm
 
 from imaging.cases import IGNORED, Case, Options, shown
 from imaging.preprocess import RECORD, Preprocessing, apply, read_as, read_preprocessing, write_preprocessing
-from imaging.scan_files import checksums, mark_of, read_label, read_scans, segment_names, tell_notes
+from imaging.scan_files import checksums, is_prediction, read_label, read_scans, segment_names, tell_notes
 from runtime.errors import InputError, held_by_another, is_out_of_memory, one_line, printable
-from runtime.files import inside, make_folder, write_aside
+from runtime.files import check_readable, inside, make_folder, write_aside
 from runtime.workers import end_with_parent
 
-PREDICTED = re.compile("[0-9a-f]{16}")      # the mark of predict.py: check sums of weights and scan
 UNREADABLE = (OSError, KeyError, ValueError, RuntimeError, TypeError, AttributeError)   # what damaged HDF5 ends in
 
 
@@ -139,7 +137,7 @@ def _prepare_case(case, preprocessing, output, layout, options, **label_checks):
     scans = read_scans(case.images, preprocessing.geometry, len(preprocessing.modalities))
     label = None
     if case.label is not None:
-        if not options.accept_predictions and PREDICTED.fullmatch(mark_of(case.label)):
+        if not options.accept_predictions and is_prediction(case.label):
             raise InputError(f"{case.label}: is a label map of predict.py, as it wrote it, and no label; correct and "
                              "save it in 3D Slicer or ITK-SNAP, or take it as it is with --accept-predictions")
         label = read_label(case.label, scans[0], read_as(preprocessing.labels, preprocessing.ignore),
@@ -199,7 +197,8 @@ def _earlier_label(path, record):
 
 
 def _looked_at(path, look):
-    """look(the HDF5 file); None of a damaged file, InputError while another program writes to it."""
+    """look(the HDF5 file); None of a damaged file, InputError while another program writes to it, or of no file."""
+    check_readable(path)
     try:
         with h5py.File(path) as file:
             return look(file)

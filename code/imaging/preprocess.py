@@ -83,6 +83,11 @@ class Preprocessing:
         return max(self.labels.values()) + 1
 
     @property
+    def made(self) -> tuple:
+        """How scans were prepared, as far as a plan says it."""
+        return self.orientation, self.spacing, self.normalise, self.windows
+
+    @property
     def values(self) -> np.ndarray:
         """Of each class, its value in the label files; the classes themselves where several values became one.
 

@@ -5,6 +5,7 @@ stored in its file, C classes. Spacings are in mm; affines map voxel indices to 
 """
 import glob
 import gzip
+import re
 import shlex
 import zlib
 from collections.abc import Callable, Iterable, Sequence
@@ -20,6 +21,7 @@ from imaging.grids import ScanFile, check_same_grid, check_same_shape, turned_on
 from runtime.errors import InputError, counted, one_line, printable
 from runtime.files import check_readable, write_aside
 
+PREDICTED = re.compile("[0-9a-f]{16}")      # the mark of predict.py: check sums of weights and scan
 FLAT = 1e-6     # volume that the directions of three axes span, below which they lie in a plane
 
 
@@ -269,10 +271,20 @@ def save_on_grid(path: Path, array: np.ndarray, scan: ScanFile, mark: str = "", 
 
 
 def mark_of(path: Path) -> str:
-    """The `mark` of a file that `save_on_grid` or predict.py wrote; empty for any other."""
+    """The `mark` of a file that `save_on_grid` or predict.py wrote; empty for any other, and for one whose voxels were
+    changed since, whatever program kept the header.
+    """
+    if not Path(path).is_file():        # a pipe would not end
+        return ""
     try:
         if path.name.endswith(dicom_segmentations.SUFFIX):
             return dicom_segmentations.mark_of(path)
-        return WRITERS[format_of(path).out][1].mark_of(path)
+        mark, unchanged = WRITERS[format_of(path).out][1].mark_of(path)
+        return mark if unchanged else ""
     except Exception:       # anybody's file
         return ""
+
+
+def is_prediction(path: Path) -> bool:
+    """Whether a file is what predict.py, a test script or an exported network made of a scan, as it was written."""
+    return bool(PREDICTED.fullmatch(mark_of(path)))

@@ -274,10 +274,19 @@ class Table:
         new = [column for column in row if column not in self.columns]
         if new:
             self.write(self.rows(), [*self.columns, *new])
+        if self.file is None and self._ends_half_written():
+            self.write(self.rows())     # or the next row would be the end of that one
         with writing(self.path):
             if self.file is None:
                 self.file = self.path.open("a", newline="", buffering=1, encoding="utf-8")
             csv.DictWriter(self.file, self.columns).writerow(row)
+
+    def _ends_half_written(self):
+        if not self.path.exists() or not self.path.stat().st_size:
+            return False
+        with self.path.open("rb") as file:
+            file.seek(-1, os.SEEK_END)
+            return file.read() != b"\n"
 
     def write(self, rows, columns=None):
         """Replace the whole file."""

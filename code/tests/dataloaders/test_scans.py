@@ -100,7 +100,8 @@ def test_a_case_in_two_lists_or_twice_in_one_is_refused(pair):
 @pytest.mark.parametrize(("name", "patient"), [
     ("patient099_frame01_slice_3", "patient099"), ("patient099_frame12", "patient099"), ("heart7_slice_3", "heart7"),
     ("heart7_ED_slice_12", "heart7"), ("heart7_es", "heart7"), ("case-07-slice-2", "case-07"), ("p1_t03_slice_1", "p1"),
-    ("site2_case001_slice_4", "site2_case001"), ("a_frame2_slice_1_x", "a")])
+    ("site2_case001_slice_4", "site2_case001"), ("a_frame2_slice_1_x", "a"), ("p001-frame01_slice_3", "p001"),
+    ("p001_Frame12", "p001"), ("p001.frame_2_slice_3", "p001"), ("p001frame01", "p001"), ("p1_frame-7", "p1")])
 def test_patients_are_read_from_names_with_and_without_a_frame(name, patient):
     assert patient_of(name) == patient
 
@@ -118,7 +119,7 @@ def test_slices_without_a_frame_are_grouped_by_patient_and_no_validation_patient
     assert parts.labelled == slices[:12] and parts.unlabelled == slices[12:]
     with pytest.raises(InputError, match="--labeled 5: train_slices.list has 4 patients"):
         split(ACDC, train_ACDC.PRESETS, data_dir=own, labeled=5)
-    for leaked in ("heart3_ES", "heart3", "heart3_frame02"):
+    for leaked in ("heart3_ES", "heart3", "heart3_frame02", "heart3-Frame02"):
         acdc_lists(tmp_path, slices, [leaked])
         with pytest.raises(InputError, match="val.list: heart3 is in train_slices.list too"):
             split(ACDC, train_ACDC.PRESETS, data_dir=own, labeled=2)

@@ -4,7 +4,7 @@ import time
 import numpy as np
 import pytest
 
-from imaging.case_files import contents, grouped, role_of, scans_to_segment, told
+from imaging.case_files import contents, files_below, grouped, role_of, scans_to_segment, told
 from runtime.errors import InputError
 
 
@@ -129,3 +129,15 @@ def test_thousands_of_channel_files_are_grouped_in_no_time(tmp_path):
     cases, bad, rest = grouped(files, channels)
     assert len(cases) == 4000 and not bad and not rest
     assert time.process_time() - start < 3
+
+
+def test_folders_behind_links_are_looked_into_once(tmp_path):
+    """Also where a link leads back."""
+    touched(tmp_path / "store", "p1/scan.nii", "p2/deep/scan.nii")
+    scans = tmp_path / "scans"
+    scans.mkdir()
+    for name, to in (("a", "store/p1"), ("b", "store/p2"), ("c", "store/p1"), ("up", "scans")):
+        (scans / name).symlink_to(tmp_path / to)
+    there = sorted(path.relative_to(scans).as_posix() for path in files_below(scans))
+    assert there == ["a/scan.nii", "b/deep/scan.nii"]
+    assert found(scans, "image")[0].keys() == {"a", "deep"}

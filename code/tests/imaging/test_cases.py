@@ -108,7 +108,7 @@ def test_la_end_to_end(la, capsys):
     assert np.array_equal(restore(classes, geometry), label == 255)
     out = capsys.readouterr().out
     assert "3 prepared, 0 skipped (finished before), 0 bad" in out and "crop label: around the ground" in out
-    assert "none of the published LA cases are here" in out and "next: python code/train_LA.py" in out
+    assert "none of the published LA cases are here" in out and "then: python code/train_LA.py" in out
 
 
 def test_parallel_equals_serial_and_the_seed_decides(la, tmp_path):

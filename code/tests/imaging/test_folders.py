@@ -8,10 +8,15 @@ import numpy as np
 import pytest
 
 import prepare_folder
+from imaging import own_folder
+from imaging.case_files import scans_to_segment, told
 from imaging.descriptions import read_description
+from imaging.own_folder import OurFiles
 from imaging.plan import read_plan
-from imaging.preprocess import Preprocessing, read_preprocessing
+from imaging.preprocess import PLAIN, Preprocessing, read_preprocessing
+from imaging.scan_files import read_scan_file, save_on_grid
 from runtime.errors import InputError
+from runtime.files import write_text
 
 SHAPE = (12, 10, 8)
 
@@ -85,7 +90,8 @@ def test_classes_and_their_names(tmp_path, labels, values, names):
     {"labels": {"a": -1}}, {"labels": {"a": {"b": 1}}}, {"labels": {"a": None}},
     {"labels": {"a": 1}, "training": [{"label": "a.nii"}]}, {"labels": {"a": 1}, "training": [3]},
     {"labels": {"a": 1}, "dataset": {"case": {"label": "a.nii"}}}, {"labels": {"a": 1}, "dataset": [1]},
-    {"labels": {"a": 1}, "modality": [1]}, {"labels": {"a": 1}, "file_ending": ".png"},
+    {"labels": {"0": "background", "1": "a", "2": "a"}}, {"labels": {"a": 1}, "modality": [1]},
+    {"labels": {"a": 1}, "file_ending": ".png"},
     {"labels": {str(number): number for number in range(300)}}])
 def test_what_is_no_description_is_refused(tmp_path, content):
     (tmp_path / "dataset.json").write_text(json.dumps(content), encoding="utf-8")
@@ -102,6 +108,8 @@ def test_the_training_list_is_what_is_trained_on(tmp_path, capsys):
     assert prepare("--images", folder, "--output", tmp_path / "out") == 0
     assert prepared(tmp_path / "out") == {name: [0, 1] for name in "abe"}
     assert "2 files left aside, such as c.nii.gz: dataset.json does not list them" in capsys.readouterr().out
+    assert prepare("--images", folder, "--labels", tmp_path, "--output", tmp_path / "out") == 0
+    assert f"--labels {tmp_path} is left aside, since {folder / 'dataset.json'} says" in capsys.readouterr().out
     (folder / "labelsTr" / "e.nii.gz").unlink()
     assert prepare("--images", folder, "--output", tmp_path / "more", "--test-images") == 0
     assert prepared(tmp_path / "more") == {"a": [0, 1], "b": [0, 1], "e": None, "t": None}
@@ -341,3 +349,90 @@ def test_one_is_not_many(tmp_path, capsys):
     label(tmp_path / "labels" / "a.nii.gz")
     assert prepare("--images", tmp_path / "in", "--labels", tmp_path / "labels", "--output", tmp_path / "out") == 0
     assert capsys.readouterr().out.startswith("1 case, 1 of them with a label\n")
+
+
+@pytest.mark.parametrize("channels", (1, 2))
+def test_the_files_of_a_test_scan_are_its_channels_as_those_of_listed_ones(tmp_path, capsys, channels):
+    names = {str(number): f"MR{number}" for number in range(channels)}
+    folder = decathlon(tmp_path / "in", "ab", channel_names=names, modality={}, training=[
+        {"image": f"imagesTr/{name}.nii.gz", "label": f"labelsTr/{name}.nii.gz"} for name in "ab"])
+    for name in "ab":
+        (folder / "imagesTr" / f"{name}.nii.gz").unlink()
+        for number in range(channels):
+            image(folder / "imagesTr" / f"{name}_{number:04d}.nii.gz", number)
+    for name, number in (("t", 0), ("t", 1), ("u", 0), ("u", 1))[:None if channels > 1 else 1]:
+        image(folder / "imagesTs" / f"{name}_{number:04d}.nii.gz", 5 + number)
+    assert prepare("--images", folder, "--output", tmp_path / "out", "--test-images") == 0
+    assert prepared(tmp_path / "out") == {"a": [0, 1], "b": [0, 1]} | dict.fromkeys("tu"[:channels])
+    with h5py.File(tmp_path / "out" / "t" / "mri_norm2.h5") as file:
+        assert file["image"].shape == (channels, *SHAPE)[channels == 1:]
+    content = json.loads((folder / "dataset.json").read_text(encoding="utf-8")) | {"test": ["imagesTs/t.nii.gz"]}
+    (folder / "dataset.json").write_text(json.dumps(content), encoding="utf-8")
+    assert prepare("--images", folder, "--output", tmp_path / "listed", "--test-images") == 0
+    assert prepared(tmp_path / "listed").keys() == {"a", "b", "t"}
+    (folder / "imagesTs" / f"t_{channels - 1:04d}.nii.gz").unlink()
+    assert prepare("--images", folder, "--output", tmp_path / "lacking", "--test-images") == 2
+    assert "bad case t: " in capsys.readouterr().err and prepared(tmp_path / "lacking").keys() == {"a", "b"}
+
+
+def test_plain_names_that_end_in_numbers_are_no_channels(tmp_path):
+    folder = decathlon(tmp_path / "in", ["s_0001", "s_0002"], training=[
+        {"image": f"imagesTr/s_000{number}.nii.gz", "label": f"labelsTr/s_000{number}.nii.gz"} for number in (1, 2)])
+    image(folder / "imagesTs" / "s_0003.nii.gz", 5)
+    assert prepare("--images", folder, "--output", tmp_path / "out", "--test-images") == 0
+    assert prepared(tmp_path / "out") == {"s_0001": [0, 1], "s_0002": [0, 1], "s_0003": None}
+    assert read_preprocessing(tmp_path / "out").modalities == ("image",)
+
+
+def test_a_file_per_channel_may_be_listed(tmp_path):
+    folder = decathlon(tmp_path / "in", "ab", modality={}, training=[
+        {"image": [f"imagesTr/{name}.nii.gz", f"imagesTr/{name}.nii.gz"], "label": f"labelsTr/{name}.nii.gz"}
+        for name in "ab"])
+    assert prepare("--images", folder, "--output", tmp_path / "out") == 0
+    with h5py.File(tmp_path / "out" / "a" / "mri_norm2.h5") as file:
+        assert file["image"].shape == (2, *SHAPE)
+
+
+def test_scans_of_another_file_ending_are_named(tmp_path, capsys):
+    folder = decathlon(tmp_path / "in", "ab", file_ending=".nii.gz")
+    image(folder / "imagesTr" / "c.nii", 3)
+    assert prepare("--images", folder, "--output", tmp_path / "out") == 0
+    assert prepared(tmp_path / "out").keys() == {"a", "b"}
+    assert "1 file left aside, such as c.nii: dataset.json says .nii.gz (file_ending)" in capsys.readouterr().out
+
+
+def test_what_predict_made_is_no_scan(tmp_path, capsys):
+    for name in "ab":
+        image(tmp_path / "scans" / name / "scan.nii.gz", ord(name))
+    label(tmp_path / "masks" / "a.nii.gz")
+    scan = read_scan_file(tmp_path / "scans" / "a" / "scan.nii.gz")
+    (tmp_path / "scans" / "maps").mkdir()
+    for end in ("nii.gz", "nrrd"):
+        save_on_grid(tmp_path / "scans" / "maps" / f"b_{end[:2]}.{end}", scan.array, scan, "0123456789abcdef")
+    assert prepare("--images", tmp_path / "scans", "--labels", tmp_path / "masks", "--output", tmp_path / "out") == 0
+    assert prepared(tmp_path / "out") == {"a": [0, 1], "b": None}
+    assert "2 files left aside, such as b_ni.nii.gz: made by predict.py" in capsys.readouterr().out
+    cases, bad, aside = scans_to_segment(tmp_path / "scans", PLAIN)
+    assert cases.keys() == {"a", "b"} and not bad and told(aside) == "2 made by predict.py such as b_ni.nii.gz"
+    with pytest.raises(InputError, match="b_nr.nrrd: was made by predict.py and is no scan"):
+        scans_to_segment(tmp_path / "scans" / "maps" / "b_nr.nrrd", PLAIN)
+
+
+@pytest.mark.parametrize("at", range(1, 9))
+def test_a_kill_between_two_files_leaves_lists_and_plan_as_ours(tmp_path, monkeypatch, at):
+    folder, count = decathlon(tmp_path / "in", "abc"), 0
+
+    def killed(*args):
+        nonlocal count
+        if (count := count + 1) == at:
+            raise KeyboardInterrupt
+        write_text(*args)
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(own_folder, "write_text", killed)
+        prepare_folder.main(["--images", str(folder), "--output", str(tmp_path / "out"), "--workers", "1"])
+    image(folder / "imagesTr" / "d.nii.gz", 4)
+    label(folder / "labelsTr" / "d.nii.gz")
+    assert prepare("--images", folder, "--output", tmp_path / "out", "--holdout", "1") == 0
+    assert (tmp_path / "out" / "train.list").read_text(encoding="utf-8").split() == ["a", "b", "c"]
+    assert (tmp_path / "out" / "test.list").read_text(encoding="utf-8").split() == ["d"]
+    assert OurFiles(tmp_path / "out").holds(tmp_path / "out" / "plan.json")

@@ -10,8 +10,8 @@ import SimpleITK as sitk
 from scipy.spatial.transform import Rotation
 
 from imaging import scan_files
-from imaging.grids import check_same_grid
-from imaging.scan_files import read_channels, read_label, read_scan_file, read_scans, save_on_grid
+from imaging.grids import ScanFile, check_same_grid
+from imaging.scan_files import mark_of, read_channels, read_label, read_scan_file, read_scans, save_on_grid
 from runtime.errors import InputError
 
 SHAPE = 7, 6, 5
@@ -125,7 +125,7 @@ def test_a_file_of_another_program_comes_in_as_it_is_and_our_map_lies_on_it(tmp_
         assert_one_space(scan.path, out)
     back = read_scan_file(out)
     np.testing.assert_array_equal(back.array, label_map())
-    assert scan_files.mark_of(out) == "mark"
+    assert mark_of(out) == "mark"
     np.testing.assert_array_equal(read_label(out, scan, {0: 0, 1: 1, 2: 2}), label_map())
     assert {path: path.read_bytes() for path in before} == before
 
@@ -305,3 +305,24 @@ def test_voxels_are_followed_to_a_file_beside_the_header_alone(tmp_path, suffix,
     path.write_bytes(content.replace(field, field[:-5] + name.encode()))
     with pytest.raises(InputError, match="beside it|cannot be read"):
         read_scan_file(path)
+
+
+@pytest.mark.parametrize("end", ("nii", "nii.gz", "nrrd"))
+@pytest.mark.parametrize("dtype", (np.uint8, np.uint16, np.float32))
+def test_a_map_whose_voxels_were_changed_is_no_longer_what_was_written(tmp_path, end, dtype):
+    """Whatever program changed it and kept the header; one that was saved again as it is stays what it was."""
+    path, again = tmp_path / f"a.{end}", tmp_path / f"b.{end}"
+    array = np.random.default_rng(0).integers(0, 3, (4, 5, 6)).astype(dtype)
+    scan = ScanFile(array.astype(np.float32), np.diag([1.0, 2, 3, 1]), np.array([1.0, 2, 3]), tmp_path / "scan.mha")
+    save_on_grid(path, array, scan, "0123456789abcdef")
+    for change in (0, 1):
+        if end == "nrrd":
+            voxels, header = nrrd.read(str(path))
+            voxels[1, 2, 3] += change
+            nrrd.write(str(again), voxels, header)
+        else:
+            image = nib.load(path)
+            voxels = np.array(image.dataobj)
+            voxels[1, 2, 3] += change
+            nib.save(nib.Nifti1Image(voxels, image.affine, image.header), again)
+        assert mark_of(path) == "0123456789abcdef" and mark_of(again) == ("" if change else "0123456789abcdef")

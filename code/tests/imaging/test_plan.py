@@ -252,8 +252,9 @@ def test_an_edited_plan_is_obeyed(folder, tmp_path, capsys):
 
 @pytest.mark.parametrize(("name", "value", "words"), [
     ("patch_size", [40, 40, 40], "multiples of 16"), ("patch_size", [32, 32], "expected 3 multiples"),
-    ("flips", [3], "axes from 0 to 2"), ("normalise", "log", "normalise"), ("foreground", 2, "a share"),
-    ("slices", "q", "slices"), ("spacing", "wide", "spacing")])
+    ("flips", [3], "axes from 0 to 2"), ("flips", [1, 1], "one of them twice"),
+    ("class_names", ["left", "left"], "one of them twice"), ("normalise", "log", "normalise"),
+    ("foreground", 2, "a share"), ("slices", "q", "slices"), ("spacing", "wide", "spacing")])
 def test_a_plan_that_cannot_be_followed_is_refused(folder, tmp_path, name, value, words):
     assert prepare_folder.main(folder(kidneys(2))) == 0
     path = tmp_path / "out" / "plan.json"
@@ -353,3 +354,14 @@ def test_patches_hold_foreground_as_often_as_the_recipe_says(folder, tmp_path):
             assert all(held) and 10 <= sum(2 in one for one in met) <= 30      # one voxel as often as a block
         else:       # a turn may lose the one voxel
             assert sum(held) > 28
+
+
+def test_a_line_that_a_plan_lacks_is_the_default(folder, tmp_path):
+    assert prepare_folder.main(folder(kidneys(2))) == 0
+    path = tmp_path / "out" / "plan.json"
+    values = json.loads(path.read_text(encoding="utf-8"))
+    for name in ("slices", "flips", "foreground"):
+        del values["plan"][name]
+    path.write_text(json.dumps(values), encoding="utf-8")
+    own = own_recipe(tmp_path / "out")
+    assert own.flips == () and own.foreground == 0.5 and "flips" not in own.reasons()

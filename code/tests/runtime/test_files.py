@@ -267,3 +267,14 @@ def test_weights_of_another_type_are_not_cast(kind):
     state = network.state_dict() | {"weight": torch.ones(2, 2, dtype=kind)}
     with pytest.raises(InputError, match=f"weight is of type {str(kind)[6:]}, expected float32"):
         load_weights(network, state, "last.pt")
+
+
+def test_a_row_after_a_half_written_one_is_a_row_of_its_own(tmp_path):
+    (tmp_path / "t.csv").write_text("a,b\n1,2\n3,", encoding="utf-8")
+    table = Table(tmp_path / "t.csv")
+    table.append({"a": 5, "b": 6})
+    assert Table(tmp_path / "t.csv").rows() == table.rows() == [{"a": "1", "b": "2"}, {"a": "5", "b": "6"}]
+    table.close()
+    (tmp_path / "t.csv").write_text("", encoding="utf-8")
+    Table(tmp_path / "t.csv").append({"a": 7})
+    assert Table(tmp_path / "t.csv").rows() == [{"a": "7"}]
