@@ -29,7 +29,7 @@ from reproduction import active, columns, document, runs
 from reproduction.experiments import PLACES
 from runtime.command_line import run_command
 from runtime.errors import InputError, counted, one_line
-from runtime.files import ROOT, make_folder, write_text
+from runtime.files import ROOT, check_writable, make_folder, write_text
 from training.trained import load_run
 
 Names = tyro.conf.Positional[tuple[str, ...]]
@@ -200,8 +200,9 @@ def agreement(folders: Folders, split: Literal["test", "val"] = "test",
     """RUN/agreement_<split>_<checkpoint>.csv: Dice between the subnets, cosine of their features, one row per case."""
     from evaluation.agreement import agreement as measured
     for folder in folders:
-        rows = measured(load_run(folder, checkpoint, device, data_dir), split)
-        write_rows(folder / f"agreement_{split}_{checkpoint}.csv", rows)
+        trained, path = load_run(folder, checkpoint, device, data_dir), folder / f"agreement_{split}_{checkpoint}.csv"
+        check_writable(path)
+        write_rows(path, rows := measured(trained, split))
         dice, cosine = (np.mean([row[key] for row in rows]) for key in ("dice", "cosine"))
         print(f"{folder.name}: Dice between the subnets {100 * dice:.2f} %, cosine of their features {cosine:.3f}")
 
@@ -211,7 +212,9 @@ def pseudo_labels(folders: Folders, data_dir: Path | None = None, device: str = 
     from evaluation import agreement as subnets
     for folder in folders:
         paths = subnets.snapshots(folder)
-        rows = subnets.pseudo_labels(load_run(folder, f"snapshots/{paths[0].stem}", device, data_dir), paths)
+        trained = load_run(folder, f"snapshots/{paths[0].stem}", device, data_dir)
+        check_writable(folder / "pseudo_labels.csv")
+        rows = subnets.pseudo_labels(trained, paths)
         write_rows(folder / "pseudo_labels.csv", rows)
         print(f"{folder.name}: Dice of the fused pseudo-labels {100 * rows[0]['fused']:.2f} % at step "
               f"{rows[0]['step']}, {100 * rows[-1]['fused']:.2f} % at step {rows[-1]['step']}")
@@ -231,12 +234,16 @@ def trust(folders: Folders, split: Literal["test", "val"] = "test",
         folds, rows = pooled.fold_runs(folder, split) if pooled.is_folds(folder) else [], []
         trained = {run.name: load_run(run, checkpoint, device, data_dir) for run in folds or [folder]}
         pooled.check_same_recipe({name: one.recipe for name, one in trained.items()})
-        for one in trained.values():
+        paths = {name: one.run / f"trust_{split}_{checkpoint}.csv" for name, one in trained.items()}
+        for path in [*paths.values(), *[folder / calibration.CALIBRATION] * bool(folds)]:
+            check_writable(path)
+        for name, one in trained.items():
             rows += (own := examined_cases(one, split))
-            write_rows(one.run / f"trust_{split}_{checkpoint}.csv", own)
+            write_rows(paths[name], own)
         print(f"{folder.name}: " + "\n".join(calibration.told(rows)))
         if folds:
-            calibration.write_calibration(folder, [row["score"] for row in rows], [row["dice"] for row in rows])
+            scores, dice = ([row[key] for row in rows] for key in ("score", "dice"))
+            calibration.write_calibration(folder, scores, dice, checkpoint)
             print(f"wrote {folder / calibration.CALIBRATION}, by which predict.py estimates the Dice of new scans")
 
 

@@ -3,15 +3,15 @@ import math
 from contextlib import contextmanager
 from itertools import islice
 
-import h5py
 import numpy as np
 import torch
 import torch.nn.functional as F
 from tqdm import tqdm
 
 from dataloaders.augment import resize_nearest
+from dataloaders.scans import has_label
 from evaluation.inference import segment
-from evaluation.metrics import mean_overlap
+from evaluation.metrics import of_classes_there, overlap_of_classes
 from evaluation.report import label_maps
 from methods import registry
 from networks.two_view import TwoView
@@ -56,24 +56,25 @@ def noting_cosines(networks):
 def agreement(trained, split):
     """How alike the two views of a trained run are on the cases of a list: one row per case.
 
-    `dice`: of the views' label maps as they are tested, mean over classes. `cosine`: of the tested networks' bottleneck
-    features in evaluation mode, mean over positions and over the slices or windows of the test; NaN without two
-    subnets.
+    `dice`: of the views' label maps as they are tested, mean over the classes that any of them has. `cosine`: of the
+    tested networks' bottleneck features in evaluation mode, mean over positions and over the slices or windows of the
+    test; NaN without two subnets.
     """
     check_pair(trained)
     recipe, method, data = trained.recipe, trained.method, trained.data
     names = trained.names(split)
     if not names:
         raise InputError(f"--split {split}: {trained.run} has no such cases; choose the other one")
-    trained.check_unseen(names)
-    rows = []
+    trained.check_cases(names)
+    rows, overlaps = [], []
     for name in tqdm(names, "agreement", unit="case"):
         [scan] = data.cases([name])
         with noting_cosines(method.tested) as cosines:
             maps = label_maps(segment(method, scan.image, recipe, views=method.pair), recipe.keep_largest)
-        rows.append({"case": name, "dice": mean_overlap(*(maps[view] for view in method.pair), recipe.num_classes),
+        overlaps.append(overlap_of_classes(*(maps[view] for view in method.pair), recipe.num_classes))
+        rows.append({"case": name, "dice": math.nan,
                      "cosine": torch.cat(cosines).mean().item() if cosines else math.nan})
-    return rows
+    return [row | {"dice": float(dice)} for row, dice in zip(rows, of_classes_there(overlaps).mean(-1), strict=True)]
 
 
 def hidden_labels(recipe, data):
@@ -81,12 +82,9 @@ def hidden_labels(recipe, data):
 
     Up to SLICES of them, drawn by the recipe's seed among those with a label on disk, which training never opens.
     """
-    def has_label(name):
-        with h5py.File(data.path_of(name)) as file:
-            return "label" in file
-
     names = np.random.default_rng(recipe.seed).permutation(data.split().unlabelled).tolist()
-    scans = data.train_scans(list(islice(filter(has_label, names), SLICES)), labelled=True)
+    names = islice((name for name in names if has_label(data.path_of(name))), SLICES)
+    scans = data.train_scans(list(names), labelled=True)
     if not scans:
         raise InputError(f"{recipe.data_dir}: no unlabelled slice has a label on disk to measure pseudo-labels with")
     return (torch.stack([resize_nearest(scan.image, recipe.patch_size) for scan in scans], 1),
@@ -104,7 +102,8 @@ def snapshots(run):
 def pseudo_labels(trained, paths):
     """Dice of each view's argmax on unlabelled slices: one row per snapshot, a copy of checkpoint.pt.
 
-    Measured with the labels on disk, in evaluation mode, over the voxels of all slices together, mean over classes.
+    Measured with the labels on disk, in evaluation mode, over the voxels of all slices together, mean over the classes
+    that are there.
     `between`: Dice of the two views with each other.
     """
     check_pair(trained)
@@ -124,6 +123,8 @@ def pseudo_labels(trained, paths):
         load_weights(method, state["method"], path)
         step += sum(lengths[:at])
         maps = label_maps(segment(method, images, recipe), keep_largest=False)
-        rows[step] = {"step": step, **{view: mean_overlap(maps[view], labels, recipe.num_classes) for view in maps},
-                      "between": mean_overlap(*(maps[view] for view in method.pair), recipe.num_classes)}
-    return [rows[step] for step in sorted(rows)]
+        pairs = {view: (maps[view], labels) for view in maps} | {"between": [maps[view] for view in method.pair]}
+        rows[step] = {what: overlap_of_classes(*pair, recipe.num_classes) for what, pair in pairs.items()}
+    dice = of_classes_there([list(rows[step].values()) for step in sorted(rows)]).mean(-1).tolist()
+    return [{"step": step, **dict(zip(rows[step], values, strict=True))}
+            for step, values in zip(sorted(rows), dice, strict=True)]

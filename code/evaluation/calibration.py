@@ -1,4 +1,5 @@
 """What trust.py's score is worth where the true Dice is known, and the Dice it lets one expect where it is not."""
+import itertools
 import json
 import math
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from runtime.records import from_record, read_json
 
 CALIBRATION = "calibration.json"
 REMEDY = "delete it, and let reproduce.py trust write it again"
+EXACT = 8               # cases whose orders are all looked at
 SHARES = 0.1, 0.2, 0.3  # of the cases that are set aside
 
 
@@ -22,6 +24,7 @@ class Calibrated:
     cases: int                      # that it was made on
     scores: tuple[float, ...]       # rising
     dice: tuple[float, ...]
+    checkpoint: str = "last"        # weights that it is of
 
 
 def calibrate(look_scores, dice):
@@ -53,17 +56,27 @@ def set_aside(order, dice):
     return [float(ranked[min(max(1, round(share * len(dice))), len(dice) - 1):].mean()) for share in SHARES]
 
 
+def spearman(order, dice):
+    """(Spearman's rho, its p on the side below 0): exact for up to EXACT cases, over all orders; then Student's t."""
+    from scipy.stats import rankdata, spearmanr
+
+    found = spearmanr(order, dice, alternative="less")
+    if len(dice) > EXACT:
+        return float(found.statistic), float(found.pvalue)
+    one, other = rankdata(order), rankdata(dice)
+    sums = one[np.array(list(itertools.permutations(range(len(one)))))] @ other
+    return float(found.statistic), float(np.mean(sums <= one @ other + 1e-9))
+
+
 def worth(look_scores, entropy, dice):
     """What looking in the order of the score is worth, beside the order of entropy and none: {order: (Spearman's rho
     of suspicion and true Dice, its one-sided p, `set_aside`)}; -1 is a perfect order.
     """
-    from scipy.stats import spearmanr
-
     found = {}
     for name, order in (("score", look_scores), ("entropy", entropy)):
         alike = len(set(order)) < 2 or len(set(dice)) < 2
-        rho, p = (math.nan, math.nan) if alike else spearmanr(order, dice, alternative="less")
-        found[name] = float(rho), float(p), set_aside(order, dice)
+        rho, p = (math.nan, math.nan) if alike else spearman(order, dice)
+        found[name] = rho, p, set_aside(order, dice)
     return found | {"random": (0.0, math.nan, [float(np.mean(dice))] * len(SHARES))}
 
 
@@ -82,18 +95,21 @@ def told(rows):
     return lines
 
 
-def write_calibration(folder, look_scores, dice):
+def write_calibration(folder, look_scores, dice, checkpoint="last"):
     """FOLDER/calibration.json, of the out-of-fold cases of the runs in a folder."""
     points, fitted = calibrate(look_scores, dice)
-    write_text(Path(folder) / CALIBRATION, json.dumps({"cases": len(dice), "scores": points, "dice": fitted}) + "\n")
+    write_text(Path(folder) / CALIBRATION, json.dumps(
+        {"cases": len(dice), "scores": points, "dice": fitted, "checkpoint": checkpoint}) + "\n")
 
 
-def read_calibration(run):
-    """`calibrate`'s points beside a run: in its folder, or in the folder of folds that it lies in; None without."""
+def read_calibration(run, checkpoint="last"):
+    """`calibrate`'s points beside a run: in its folder, or in the folder of folds that it lies in; None without, or
+    where they are of other weights.
+    """
     for path in (Path(run) / CALIBRATION, Path(run).resolve().parent / CALIBRATION):
         if path.exists():
             record = from_record(Calibrated, read_json(path, REMEDY), path, REMEDY)
             if len(record.scores) != len(record.dice) or not record.scores or sorted(record.scores) != [*record.scores]:
                 raise InputError(f"{path}: expected as many Dice as scores, which rise: {REMEDY}")
-            return record.scores, record.dice
+            return (record.scores, record.dice) if record.checkpoint == checkpoint else None
     return None

@@ -14,7 +14,7 @@ from dataloaders.scans import read_geometry
 from dataloaders.volumes import halved
 from evaluation.components import keep_largest
 from evaluation.inference import likeliest, segment
-from evaluation.metrics import mean_overlap
+from evaluation.metrics import of_classes_there, overlap_of_classes
 from evaluation.trust import (
     TRAINING,
     Evidence,
@@ -150,14 +150,14 @@ def judged(trained, image, training, geometry, name=""):
 def examined_cases(trained, split):
     """What the score says of a list's cases and how good they are: one row per case, the one to look at first in front.
 
-    `dice`: mean over the foreground classes of the headline, as tested.
+    `dice`: of the headline, as tested, mean over the foreground classes that any case has.
     """
     recipe, data = trained.recipe, trained.data
     names = trained.names(split)
     if not names:
         raise InputError(f"--split {split}: {trained.run} has no such cases; choose the other one")
-    trained.check_unseen(names)
-    training, rows = read_training_cases(trained.run), {}
+    trained.check_cases(names)
+    training, rows, overlaps = read_training_cases(trained.run, recipe), {}, []
     if training is None:
         raise InputError(f"{trained.run / TRAINING}: is not there, as of runs of earlier versions, and the score "
                          "compares with it: train again")
@@ -165,7 +165,9 @@ def examined_cases(trained, split):
         [scan] = data.cases([name])
         labels, evidence, of_classes = judged(trained, scan.image, training, read_geometry(data.path_of(name)), name)
         agreement = math.nan if evidence.agreement is None else float(np.mean(evidence.agreement))
-        rows[name] = {"case": name, "score": of_classes[0]["score"],
-                      "dice": mean_overlap(labels, scan.label.numpy(), recipe.num_classes),
+        overlaps.append(overlap_of_classes(labels, scan.label.numpy(), recipe.num_classes))
+        rows[name] = {"case": name, "score": of_classes[0]["score"], "dice": math.nan,
                       "entropy": evidence.whole, "agreement": agreement, "flags": "; ".join(flags_of(of_classes))}
+    for row, dice in zip(rows.values(), of_classes_there(overlaps).mean(-1), strict=True):
+        row["dice"] = float(dice)
     return [rows[name] for name in scores(rows.values())]

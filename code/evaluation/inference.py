@@ -7,14 +7,13 @@ import itertools
 import math
 from contextlib import contextmanager, nullcontext
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dataloaders.augment import resize_nearest, standardised
 from dataloaders.volumes import halved
-from evaluation.metrics import overlap_metrics, where_labelled
+from evaluation.metrics import of_classes_there, overlap_of_classes, where_labelled
 from evaluation.windows import WEIGHTS
 from method import Method
 from networks.two_view import fuse
@@ -263,12 +262,9 @@ def class_dice(pred, ref, num_classes):
 
     A GPU counts its voxels itself; on a CPU NumPy counts several times faster than PyTorch.
     """
-    pred, ref = where_labelled(pred, ref)
     if pred.device.type == "cpu":
-        pred, ref = pred.numpy(), ref.numpy()
-        masks = [(pred == label, ref == label) for label in range(1, num_classes)]
-        return [overlap_metrics(*pair)["dice"] if any(mask.any() for mask in pair) else math.nan for pair in masks]
-    return counted_dice(pred, ref, num_classes)
+        return overlap_of_classes(pred.numpy(), ref.numpy(), num_classes)
+    return counted_dice(*where_labelled(pred, ref), num_classes)
 
 
 def counted_dice(pred, ref, num_classes):
@@ -293,7 +289,5 @@ def mean_dice(model, scans, segment, num_classes):
         scores.append({view: class_dice(_likeliest(probs), scan.label.to(probs.device), num_classes)
                        for view, probs in segment(model, scan.image).items()})
     scores = Ranks().gather(scores)
-    dice = np.array([[score[view] for view in scores[0]] for score in scores])      # scans x views x classes
-    there = ~np.isnan(dice).all((0, 1))
-    means = np.where(np.isnan(dice), 1.0, dice)[..., there if there.any() else slice(None)].mean((0, 2))
+    means = of_classes_there([[score[view] for view in scores[0]] for score in scores]).mean((0, 2))
     return dict(zip(scores[0], map(float, means), strict=True))

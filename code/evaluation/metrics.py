@@ -31,10 +31,21 @@ def where_labelled(pred, ref):
     return pred * there, ref * there
 
 
-def mean_overlap(pred, ref, num_classes):
-    """Mean Dice over the foreground classes of two label maps (*S); a class that neither has counts as 1."""
+def overlap_of_classes(pred, ref, num_classes):
+    """Dice of each foreground class of two label maps (*S); NaN of a class that neither has."""
     pred, ref = where_labelled(pred, ref)
-    return float(np.mean([overlap_metrics(pred == label, ref == label)["dice"] for label in range(1, num_classes)]))
+    masks = [(pred == label, ref == label) for label in range(1, num_classes)]
+    return [overlap_metrics(*pair)["dice"] if any(mask.any() for mask in pair) else math.nan for pair in masks]
+
+
+def of_classes_there(dice):
+    """Dice (cases, ..., classes), NaN where neither map has a class -> without the classes that are nowhere.
+
+    Where other cases have a class, two maps without it agree: 1. The same in every table, validation and agreement.
+    """
+    dice = np.array(dice, float)
+    there = ~np.isnan(dice).all(tuple(range(dice.ndim - 1)))
+    return np.where(np.isnan(dice), 1.0, dice)[..., there if there.any() else slice(None)]
 
 
 def _surface(mask, box, spacing):

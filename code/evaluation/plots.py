@@ -123,7 +123,7 @@ def overlay(path, image, reference, predictions, depth_axis, axes=None, comment=
         for panel, (title, labels) in zip(row, maps.items(), strict=True):
             panel.imshow(image[index], cmap="gray", vmin=low, vmax=high)
             if labels is not None:
-                _contours(panel, labels[index])
+                contours(panel, labels[index])
             for place, side in zip((0.02, 0.98), sides, strict=True):
                 panel.text(place, 0.5, side, color="white", fontsize=8, transform=panel.transAxes, va="center",
                            ha="left" if place < 0.5 else "right")
@@ -157,12 +157,12 @@ def _turn(axes):
     return ornt_transform(axcodes2ornt(axes), axcodes2ornt("LPS"))
 
 
-def _contours(panel, labels):
+def contours(panel, labels, colours=COLOURS):
     """The outline of every class of a slice (rows, columns), along the slice's edge too."""
     rows, columns = (np.arange(-1, extent + 1) for extent in labels.shape)
     for label in np.unique(labels[labels % IGNORED > 0]):
         panel.contour(columns, rows, np.pad(labels == label, 1), levels=[0.5],
-                      colors=[COLOURS[(label - 1) % len(COLOURS)]], linewidths=1.2)
+                      colors=[colours[(label - 1) % len(colours)]], linewidths=1.2)
     panel.set(xlim=(-0.5, labels.shape[1] - 0.5), ylim=(labels.shape[0] - 0.5, -0.5))
 
 

@@ -139,14 +139,11 @@ def test_folds(options, load, dataset):
         check_writable(path)
     ranks.wait()
     for fold, one in trained.items():
-        if unlabelled := one.check_unseen(names[fold]):
-            ranks.say(f"{fold}: {', '.join(unlabelled)} had no label when it was trained, and were unlabelled scans of "
-                      "it")
+        one.check_cases(names[fold])
     rows = []
     for fold, one in trained.items():
         how = replace(options, run=one.run)
-        marks = report.prediction_marks(one, names[fold], how) if options.save_predictions else None
-        rows += [{"case": row["case"], "fold": fold} | row for row in report.measure(one, names[fold], how, marks)]
+        rows += [{"case": row["case"], "fold": fold} | row for row in report.measure(one, names[fold], how)]
     rows = worst_first([row | {"list": "out-of-fold", "data": tables.check_sum(every)} for row in rows])
     if ranks.main:
         present_cases(rows, path, f"{options.run.name}: {options.checkpoint}.pt on {len(every)} out-of-fold cases "

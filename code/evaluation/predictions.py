@@ -61,13 +61,16 @@ class Predictions:
         self.own.close()
         self.cases[rows[0]["case"]] = rows
 
-    def finish(self, calibration=None):
-        """Write the table of all processes: the rows whose label maps are there, ranked -> {case: its rows}."""
+    def finish(self, calibration=None, made_by=""):
+        """Write the table of all processes: the rows whose label maps are there, ranked -> {case: its rows}.
+
+        calibration: that of the weights whose marks begin with `made_by`; what others' said of their rows stays.
+        """
         for path in self._noted():
             self.cases |= self._read(path, force=True)
         there = {case: rows for case, rows in self.cases.items() if (self.folder / Path(rows[0]["file"]).name).exists()}
         ranked = trust.scores(row for rows in there.values() for row in rows)
-        self.cases = {case: [self._ranked(row, look, calibration) for row in there[case]]
+        self.cases = {case: [self._ranked(row, look, calibration, made_by) for row in there[case]]
                       for look, case in enumerate(ranked, 1)}
         columns = dict.fromkeys(key for rows in self.cases.values() for row in rows for key in row)
         self.own.close()
@@ -76,10 +79,13 @@ class Predictions:
             path.unlink()
         return self.cases
 
-    def _ranked(self, row, look, calibration):
+    def _ranked(self, row, look, calibration, made_by):
+        own, before = row["made_from"].startswith(made_by), row.get("estimated_dice")
         row = {"look": look} | {key: value for key, value in row.items() if key not in ("look", "estimated_dice")}
-        if calibration:
+        if own and calibration:
             row["estimated_dice"] = _cell(float(estimated(calibration, float(row["score"]))))
+        elif before and not own:
+            row["estimated_dice"] = before
         return row
 
     def told(self, cases):

@@ -3,6 +3,7 @@ import csv
 import io
 import math
 import zlib
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -13,12 +14,16 @@ from tqdm import tqdm
 from dataloaders.scans import published_list
 from evaluation import components, published, tables
 from evaluation.windows import WEIGHTS, windows_of
+from imaging.grids import voxel_sum
 from imaging.preprocess import PUBLISHED, read_preprocessing
 from imaging.scan_files import mark_of
 from runtime.command_line import parsed
 from runtime.errors import DEBUG, InputError, counted
 from runtime.files import check_writable, inside, write_aside, write_text
+from runtime.locks import locked
 from runtime.ranks import Ranks
+
+PREDICTIONS = "predictions"     # folder in the run's
 
 
 @dataclass(kw_only=True)
@@ -45,12 +50,20 @@ def label_maps(views, keep_largest):
     return {view: components.keep_largest(likeliest(probs), keep_largest) for view, probs in views.items()}
 
 
-def measure(trained, names, options, marks=None):
+def measure(trained, names, options):
     """One row per case and class: metrics of the headline view, then of every view with its name in front, then how.
 
-    Of several processes each measures its shard of the cases; all get all rows, in the list's order. marks: of the
-    predictions that are to be saved, by case.
+    Of several processes each measures its shard of the cases; all get all rows, in the list's order. Where predictions
+    are saved, nobody else saves any there meanwhile.
     """
+    if not options.save_predictions:
+        return _measured(trained, names, options)
+    with locked(options.run / PREDICTIONS, "--run") if Ranks().main else nullcontext():
+        Ranks().wait()
+        return _measured(trained, names, options, prediction_marks(trained, names, options))
+
+
+def _measured(trained, names, options, marks=None):
     from evaluation.inference import segment
     from evaluation.metrics import class_metrics, volume_metrics
     ranks, cases, recipe, data = Ranks(), [], trained.recipe, trained.data
@@ -73,7 +86,7 @@ def measure(trained, names, options, marks=None):
             rows.append(row | how)
         cases.append(rows)
         if marks:
-            save_prediction(options.run / "predictions", name, scan, maps, data, marks[name])
+            save_prediction(options.run / PREDICTIONS, name, scan, maps, data, marks[name])
     return [row for rows in ranks.gather(cases) for row in rows]
 
 
@@ -111,9 +124,9 @@ def prediction_marks(trained, names, options):
                          zlib.crc32(repr(windows_of(trained.recipe, options.stride, options.weights)).encode()))
     marks = {name: f"{weights:08x}{zlib.crc32(repr(scan.content[:2]).encode()):08x}"
              for name in names for scan in trained.data.cases([name])}
-    for name, mark in {} if options.force else marks.items():
-        for path in (options.run / "predictions").glob(f"{name}_*.nii"):
-            if mark_of(path) != mark:
+    for path in () if options.force else sorted((options.run / PREDICTIONS).glob("*.nii")):
+        if owners := [name for name in marks if path.name.startswith(f"{name}_")]:
+            if mark_of(path) != marks[max(owners, key=len)]:
                 raise InputError(f"{path}: was made with other weights, from another scan or by something else; "
                                  "--force replaces it, or move the folder away")
     return marks
@@ -131,7 +144,7 @@ def save_prediction(folder, name, scan, maps, data, mark):
         path = inside(folder.parent, folder / f"{name}_{view}.nii")
         if not path.exists() or mark_of(path) != mark:
             nifti = nibabel.Nifti1Image(labels, np.eye(4))
-            nifti.header["intent_name"] = mark
+            nifti.header["intent_name"], nifti.header["aux_file"] = mark, voxel_sum(labels)
             write_aside(path, lambda file, nifti=nifti: file.write(nifti.to_bytes()))
     plots.overlay(folder / f"{name}.png", scan.image[0].numpy(), scan.label.numpy(), maps, data.depth_axis,
                   body_axes(data), names=data.recipe.classes)
@@ -189,14 +202,12 @@ def tested(options, dataset_class, load):
     if ranks.main:
         check_result(result_path(options.run, options), names, options)
     ranks.wait()
-    if unlabelled := trained.check_unseen(names):
-        ranks.say(f"{len(unlabelled)} of the {len(names)} cases were unlabelled scans of training, {unlabelled[0]} "
-                  "the first: the networks saw them without their labels")
-    marks = prediction_marks(trained, names, options) if options.save_predictions else None
-    rows = measure(trained, names, options, marks)
+    trained.check_cases(names)
+    rows = measure(trained, names, options)
     if ranks.main:
         published_names = published_list(data.dataset, data.lists["test"])
-        reference = paper_row(recipe, names, published_names) if is_as_published(rows[0], recipe) else None
+        as_published = is_as_published(rows[0], recipe) and trained.has_papers_data()
+        reference = paper_row(recipe, names, published_names) if as_published else None
         present(rows, trained, len(names), options, reference)
     ranks.wait()
     return rows
@@ -206,8 +217,10 @@ def check_result(path, names, options):
     """InputError, before the hour of measuring, where the result could not be kept or would replace other cases'."""
     check_writable(path)
     if path.exists() and not options.force:
-        rows = tables.read_rows(path)
-        there = {row["case"] for row in rows}
+        try:
+            there = {row["case"] for row in tables.read_rows(path)}
+        except InputError as error:
+            raise InputError(f"{error}, with --force, which replaces it, or move it away") from error
         if there and tables.check_sum(there) != tables.check_sum(names):
             raise InputError(f"{path}: is the result of {len(there)} other cases, and these are {len(names)}; --force "
                              "replaces it, or move it away")
@@ -257,7 +270,9 @@ def explained(rows):
 
 def compare(options, dataset_class):
     """Tested runs side by side; their CSV files are read, nothing is computed again."""
-    runs = {run.name: tables.read_rows(result_path(run, options)) for run in options.compare}
+    paths = {run.name: result_path(run, options) for run in options.compare}
+    runs = {name: tables.check_named(path, tables.read_rows(path), weights=options.checkpoint, unit=options.spacing)
+            for name, path in paths.items()}
     if len(runs) < len(options.compare) or len(runs) < 2:
         raise InputError("--compare takes two or more run folders with different names")
     lines = tables.compare_lines(runs, dataset_class.patient_of)

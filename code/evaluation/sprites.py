@@ -46,9 +46,11 @@ def image_sprite(stack):
 
 
 def sprite(stack, colours=None):
-    """(D, H, W) -> PNG, slices below each other: grey, or label maps in colours (red, green, blue, opacity) with a
-    transparent background.
+    """(D, H, W) -> PNG, slices below each other: grey, or label maps in colours (red, green, blue, opacity) that begin
+    anew where there are more classes, with a transparent background.
     """
+    if colours is not None:
+        stack = np.where(stack > 0, (stack - 1) % len(colours) + 1, 0)
     flat = Image.fromarray(np.ascontiguousarray(stack.reshape(-1, stack.shape[2]).astype(np.uint8)))
     file = io.BytesIO()
     if colours is None:

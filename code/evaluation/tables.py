@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from runtime.errors import InputError
-from runtime.files import check_readable, is_case_name
+from runtime.files import check_readable, is_case_name, read_text
 
 METRICS = ("dice", "jaccard", "hd95", "asd")
 # column -> its words; `data` is the check sum of the cases' names
@@ -102,19 +102,20 @@ def cell(stats, metric):
 
 def markdown(lines, headings=(*HEADINGS, "empty")):
     """Rows of cells -> Markdown."""
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in [["", *headings], ["---"] * (len(headings) + 1), *lines])
+    lines = [["", *headings], ["---"] * (len(headings) + 1), *lines]
+    return "\n".join(" | ".join(["", *(cell.replace("|", r"\|") for cell in cells), ""]).strip() for cells in lines)
 
 
 def latex(lines, headings=(*HEADINGS, "empty")):
     """Rows of cells -> a LaTeX tabular for the booktabs package."""
-    signs = {"±": r"$\pm$", "%": r"\%", "↑": r"$\uparrow$", "↓": r"$\downarrow$", "–": "--", "_": r"\_", "**": "",
+    signs = {"&": r"\&", "#": r"\#", "$": r"\$",
+             "±": r"$\pm$", "%": r"\%", "↑": r"$\uparrow$", "↓": r"$\downarrow$", "–": "--", "_": r"\_", "**": "",
              "<": "$<$", "Δ": r"$\Delta$", "β": r"$\beta$", "λ": r"$\lambda$", "×": r"$\times$", "`": ""}
 
     def row(cells):
-        text = " & ".join(cells)
         for sign, command in signs.items():
-            text = text.replace(sign, command)
-        return text + r" \\"
+            cells = [cell.replace(sign, command) for cell in cells]
+        return " & ".join(cells) + r" \\"
 
     return "\n".join([rf"\begin{{tabular}}{{l{'c' * len(headings)}}}", r"\toprule", row(["", *headings]), r"\midrule",
                       *map(row, lines), r"\bottomrule", r"\end{tabular}"])
@@ -169,11 +170,22 @@ def read_rows(path, columns=("case", "class", *METRICS)):
 def _recorded(config):
     """Settings of a test made before SETTINGS existed, by the run's config.json; {} where there is none to read."""
     try:
-        recipe = json.loads(config.read_text(encoding="utf-8"))["recipe"]
+        recipe = json.loads(read_text(config))["recipe"]
         windows = f"{'x'.join(map(str, recipe['stride']))} uniform" if "stride" in recipe else "slices"
         return {"windows": windows, "largest_component": "each" if recipe["keep_largest"] else "none"}
     except (OSError, ValueError, KeyError, TypeError):
         return {}
+
+
+def check_named(path, rows, **expected):
+    """The rows of a result; InputError where its columns say other settings than its name does: `list`, `weights`,
+    `unit`.
+    """
+    for key, value in expected.items():
+        if other := {row.get(key) for row in rows} - {None, "", value}:
+            raise InputError(f"{path}: its {SETTINGS[key]} is {min(other)}, and its name says {value}; rename it, or "
+                             "test that run again")
+    return rows
 
 
 def check_alike(results):

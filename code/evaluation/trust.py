@@ -23,7 +23,7 @@ from dataloaders.scans import read_geometry
 from imaging.cases import IGNORED
 from imaging.plan import MIXED, fixed_orders
 from imaging.survey import alike_pairs, component_sizes
-from runtime.errors import InputError
+from runtime.errors import InputError, counted
 from runtime.files import RESTORE, write_text
 from runtime.records import from_record, read_json
 
@@ -173,10 +173,26 @@ def write_training_cases(run, record):
     write_text(Path(run) / TRAINING, json.dumps(asdict(record)) + "\n")
 
 
-def read_training_cases(run):
-    """Of a run folder; None for runs made before this file existed."""
+def read_training_cases(run, recipe=None):
+    """Of a run folder; None for runs made before this file existed. With the run's recipe, InputError where the sizes
+    are those of another run.
+    """
     path = Path(run) / TRAINING
-    return from_record(TrainingCases, read_json(path, RESTORE), path, RESTORE) if path.exists() else None
+    if not path.exists():
+        return None
+    record = from_record(TrainingCases, read_json(path, RESTORE), path, RESTORE)
+    if recipe is None:
+        return record
+    classes, quantiles = recipe.num_classes - 1, (recipe.in_channels, len(LEVELS))
+    for name, fits in {**dict.fromkeys(("volumes", "components", "border"), lambda _, of: len(of) == classes),
+                       "voxel_sizes": lambda _, of: len(of) == 3,
+                       "quantiles": lambda _, of: (len(of), *set(map(len, of))) == quantiles,
+                       "pairs": lambda case, of: case in record.volumes and all(
+                           len(pair) == 5 and 0 < min(pair[:2]) <= max(pair[:2]) <= classes for pair in of)}.items():
+        if odd := [case for case, of in getattr(record, name).items() if not fits(case, of)]:
+            raise InputError(f"{path}: {name} of {odd[0]} are not those of a run with {classes} foreground class"
+                             f"{'es' * (classes > 1)} and {counted(recipe.in_channels, 'channel')}: {RESTORE}")
+    return record
 
 
 def together(records):

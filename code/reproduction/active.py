@@ -173,7 +173,7 @@ def by_look(one):
     """Patients without a label, the one whose volume has the highest score of trust.py in front."""
     from evaluation.evidence import judged
     from evaluation.trust import read_training_cases
-    training, scores = read_training_cases(one.run), {}
+    training, scores = read_training_cases(one.run, one.recipe), {}
     for patient, volumes in volumes_of(one.data).items():
         for name, image in volumes:
             geometry = None

@@ -175,14 +175,13 @@ def segmentations(columns, device="auto", data_dir=None, cases=()):
 
 
 def _slice(axes, case, labels):
-    """The slice with most reference: the prediction filled, the reference as a white outline."""
-    planes = tuple(axis for axis in range(3) if axis != case.depth_axis)
-    index = int(np.count_nonzero(case.reference, axis=planes).argmax())
-    picture = plots.coloured(case.image.take(index, case.depth_axis), labels.take(index, case.depth_axis))
-    axes.imshow(picture)
-    reference = case.reference.take(index, case.depth_axis)
-    for label in np.unique(reference[reference > 0]):
-        axes.contour(reference == label, levels=[0.5], colors="white", linewidths=0.9)
+    """The upright slice with most reference: the prediction filled, the reference as a white outline."""
+    image, labels, reference = (plots.upright(array, case.depth_axis, case.axes)
+                                for array in (case.image, labels, case.reference))
+    index = int(np.count_nonzero(reference, axis=(1, 2)).argmax())
+    reference = reference[index]
+    axes.imshow(plots.coloured(image[index], labels[index]))
+    plots.contours(axes, reference, ["white"])
     rows, cols = np.nonzero(reference)
     margin = 20
     if len(rows):

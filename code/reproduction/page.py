@@ -8,6 +8,7 @@ import numpy as np
 
 from evaluation import published
 from evaluation.metrics import overlap_metrics
+from evaluation.plots import upright
 from evaluation.sprites import COLOURS, LIMIT, box_around, greys, image_sprite, rendered, sprite, uri
 from methods import registry
 from reproduction import columns, figures
@@ -15,7 +16,7 @@ from reproduction.experiments import APPEARANCE, PLACES
 from reproduction.results import RESULTS
 from reproduction.runs import MODEL
 from reproduction.segmentations import ranked, segmented, tested
-from runtime.files import ROOT, write_text
+from runtime.files import ROOT, check_writable, write_text
 from training import datasets
 from training.recipe import load_recipe, read_config
 
@@ -27,6 +28,7 @@ TEMPLATE = Path(__file__).parent / "templates/report.html"
 def write(output=ROOT / "report.html", runs=(), cases=12, data_dir=None, device="auto", results=None):
     """As `reproduce.py report` says."""
     read = (results,) if results else RESULTS
+    check_writable(output)
     runs = runs or tuple(_with_weights())
     drawn = _figures(read)
     if runs:
@@ -151,7 +153,7 @@ def _sprites(group):
     box = box_around(marked, [axis for axis in range(3) if axis != first.depth_axis])
 
     def cut(array):
-        return np.moveaxis(array[box], first.depth_axis, 0)
+        return upright(array[box], first.depth_axis, first.axes)
 
     image = image_sprite(greys(cut(first.image)))
     entries = []

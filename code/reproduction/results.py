@@ -41,7 +41,9 @@ class Kept:
         return self._tables[name]
 
     def tested(self, split, checkpoint):
-        return self.rows(f"test_{split}_{checkpoint}")
+        name = f"test_{split}_{checkpoint}"
+        return tables.check_named(self.folder / f"{name}.csv", self.rows(name), list=split, weights=checkpoint,
+                                  unit="voxel")
 
     def logged(self, name, columns=None):
         """Rows of log.csv or val.csv: `stage` and `split` as text, `columns` (of val.csv, all) as numbers."""

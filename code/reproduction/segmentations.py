@@ -8,7 +8,7 @@ from evaluation import tables
 from evaluation.inference import segment
 from evaluation.metrics import where_labelled
 from evaluation.pooled import case_dice
-from evaluation.report import label_maps
+from evaluation.report import body_axes, label_maps
 from runtime.errors import InputError
 from training import datasets
 from training.trained import load_run
@@ -22,6 +22,7 @@ class Segmented(NamedTuple):
     reference: np.ndarray
     views: dict             # name -> label map, the headline first
     depth_axis: int         # the axis that slices are cut along
+    axes: str | None = None     # where the array's axes point, "LPS" say, if anything says so
 
 
 def has_weights(folder):
@@ -35,14 +36,14 @@ def segmented(folder, names, device="auto", data_dir=None):
     """
     dataset = datasets.of_run(folder)
     trained = load_run(folder, "last", device, data_dir and Path(data_dir) / dataset.data.dataset)
-    trained.check_unseen(names)
+    trained.check_cases(names)
     for name in names:
         [scan] = trained.data.cases([name])
         views = label_maps(segment(trained.method, scan.image, trained.recipe), trained.recipe.keep_largest)
         label = scan.label.numpy()
         reference, *maps = (where_labelled(labels, label)[0] for labels in (label, *views.values()))
         yield Segmented(name, scan.image[0].numpy(), reference, dict(zip(views, maps, strict=True)),
-                        trained.data.depth_axis)
+                        trained.data.depth_axis, body_axes(trained.data))
 
 
 def tested(folder):

@@ -16,7 +16,7 @@ import prepare_folder
 import test_own as testing_own
 import train_own
 from dataloaders.own import Own
-from evaluation.metrics import class_metrics, mean_overlap, volume_metrics
+from evaluation.metrics import class_metrics, overlap_of_classes, volume_metrics
 from evaluation.trust import read_training_cases
 from imaging.cases import IGNORED
 from imaging.preprocess import read_preprocessing
@@ -110,7 +110,7 @@ def test_metrics_compare_where_the_reference_is_labelled():
     pred, ref = rng.integers(CLASSES, size=(2, 12, 10, 8)).astype(np.uint8)
     ref[:, :, 5:] = IGNORED
     shorter = pred[:, :, :5], ref[:, :, :5]
-    assert mean_overlap(pred, ref, CLASSES) == mean_overlap(*shorter, CLASSES)
+    assert overlap_of_classes(pred, ref, CLASSES) == overlap_of_classes(*shorter, CLASSES)
     assert class_metrics(pred, ref, CLASSES, (1, 2, 3)) == class_metrics(*shorter, CLASSES, (1, 2, 3))
     assert volume_metrics(pred, ref, CLASSES, 0.5) == volume_metrics(*shorter, CLASSES, 0.5)
 
@@ -201,7 +201,7 @@ def test_it_is_trained_tested_and_predicted(nnunet, data, tmp_path, capsys):
     predicted, drawn = nib.load(maps / "b.nii.gz").get_fdata(), nib.load(nnunet / "labelsTr" / "b.nii.gz").get_fdata()
     assert set(np.unique(predicted)) <= {0, 1}
     there = drawn != 2
-    assert row["dice"] == pytest.approx(mean_overlap(predicted[there], drawn[there], 2))
+    assert row["dice"] == pytest.approx(*overlap_of_classes(predicted[there], drawn[there], 2))
     assert row["reference_ml"] == pytest.approx((drawn == 1).sum() / 1000)
 
     own = testing_own.main(["--predictions", str(maps), "--labels", str(nnunet / "labelsTr"), "--ignore-label", "2",

@@ -4,13 +4,19 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dataloaders.scans import published_list, read_list
+from imaging.preprocess import PUBLISHED, read_preprocessing
 from methods import registry
 from runtime.errors import InputError, counted
 from runtime.files import load_tensors, load_weights
+from runtime.ranks import Ranks
 from training import datasets
 from training.material import Content
 from training.recipe import load_recipe
 from training.run_folder import read_content
+
+# Of a record of preprocessing, what makes no scan another: a scan's own header decides, or the margins' random stream
+ANYHOW = "geometry", "seed"
+SAID = "crop", "ignore"     # ... and what leaves its voxels to the network what they are
 
 
 class Trained(NamedTuple):
@@ -32,13 +38,15 @@ class Trained(NamedTuple):
                 raise InputError(f"{folder / lists[split]}: does not exist; name the cases to test in it, one per line")
         return getattr(self.data.split(), split)
 
-    def check_unseen(self, names):
-        """InputError where training had the label of one of these cases -> names of those that it had without label.
+    def check_cases(self, names):
+        """InputError where training had the label of one of these cases, or scans that were prepared in another way.
 
-        A case is known by its patient's name, and by its voxels whatever it is called.
+        Says which ones it had without their labels. A case is known by its patient's name, and by its voxels whatever
+        it is called.
         """
+        self._check_prepared()
         if self.content is None:
-            return []
+            return
         role_of = self.content.finder(self.data.patient_of)
         roles = {name: role_of(scan) for name in names for scan in self.data.cases([name])}
         if trained := [name for name, role in roles.items() if role == "labelled"]:
@@ -46,8 +54,42 @@ class Trained(NamedTuple):
                              f"{counted(len(names), 'case')}, "
                              f"{', '.join(trained[:3])}{', ...' if trained[3:] else ''}, and is not tested on them: "
                              "take them out of the list, or train again with the lists as they are now")
-        return [name for name, role in roles.items() if role == "unlabelled"]
+        if unlabelled := [name for name, role in roles.items() if role == "unlabelled"]:
+            Ranks().say(f"{len(unlabelled)} of the {counted(len(names), 'case')} were unlabelled scans of training, "
+                        f"{unlabelled[0]} the first: {self.run.name} saw them without their labels")
 
+    def _check_prepared(self):
+        """InputError unless the scans were prepared as those of training; another crop or ignore label is said."""
+        published = PUBLISHED.get(self.data.dataset)
+        published = published and published.to_dict()
+        now = read_preprocessing(self.recipe.data_dir)
+        now = published if now is None else now.to_dict()
+        made = published if self.content is None or self.content.preprocessing is None else self.content.preprocessing
+        if not made or not now:
+            return
+        words = {key: f"{key} was {made.get(key, 'not said')}, is {now.get(key, 'not said')}"
+                 for key in {**made, **now} if made.get(key) != now.get(key) and key not in ANYHOW}
+        if differing := [text for key, text in words.items() if key not in SAID]:
+            raise InputError(f"{self.recipe.data_dir}: these scans were prepared in another way than those that "
+                             f"{self.run} was trained on ({'; '.join(differing)}): prepare them alike")
+        for text in words.values():
+            Ranks().say(f"{self.recipe.data_dir}: prepared in another way than the scans of training: {text}")
+
+    def has_papers_data(self):
+        """Whether the run was trained on scans prepared as published, with the labels of the published cases."""
+        published = PUBLISHED.get(self.data.dataset)
+        if published is None:
+            return False
+        if self.content is None:
+            return True
+        made = self.content.preprocessing
+        if made is not None and any(made.get(key) != value for key, value in published.to_dict().items()
+                                    if key not in ANYHOW):
+            return False
+        names = published_list(self.data.dataset, self.data.lists["train"])
+        patients = list(dict.fromkeys(map(self.data.patient_of, names)))[:self.recipe.labeled]
+        labelled = [name for name in names if self.data.patient_of(name) in patients]
+        return [*self.content.cases.get("labelled", ())] == labelled
 
     def chose(self, names, split):
         """Whether validation on some of these cases, of the list `split`, chose the run's best.pt and pretrained.pt."""

@@ -1,4 +1,6 @@
 """What is measured of two subnets after training."""
+import dataclasses
+import json
 import shutil
 
 import h5py
@@ -12,9 +14,10 @@ from dataloaders.augment import resize_nearest
 from evaluation import agreement as subnets
 from evaluation import tables
 from evaluation.inference import segment
-from evaluation.metrics import mean_overlap
+from evaluation.metrics import of_classes_there, overlap_of_classes
+from methods import registry
 from runtime.errors import InputError
-from runtime.files import load_tensors, save_tensors
+from runtime.files import Table, load_tensors, save_tensors
 from training.trained import load_run
 
 
@@ -132,7 +135,8 @@ def test_pseudo_labels_are_measured_step_by_step(untrained, runs, monkeypatch):
     assert [first["step"], second["step"]] == [2, own.pre_steps + 3]
     assert second["subnet0"] == 1 > first["subnet0"]
     assert second["subnet1"] == second["between"] < 1
-    assert second["fused"] == pytest.approx(mean_overlap(said["fused"], said["subnet0"], 4), abs=1e-6)
+    assert second["fused"] == pytest.approx(np.mean(
+        overlap_of_classes(said["fused"], said["subnet0"], 4)), abs=1e-6)
 
 
 def test_a_snapshot_that_is_no_checkpoint_of_the_run_is_refused(untrained):
@@ -166,3 +170,36 @@ def test_pseudo_labels_come_from_the_checkpoints_that_training_writes(recipe, ru
     assert rows[-1]["step"] == own.pre_steps + own.self_steps
     assert {row["step"] for row in rows} == {sum((own.pre_steps, own.self_steps)[:s["stage"]]) + s["step"]
                                              for s in states}
+
+
+def test_classes_that_nobody_has_count_in_no_mean():
+    """Two classes of which one is nowhere, another in one of two cases."""
+    one, other = np.array([[0, 1, 1, 2], [0, 1, 1, 0]]), np.array([[0, 1, 0, 2], [0, 1, 1, 0]])
+    found = [overlap_of_classes(*pair, 5) for pair in zip(one, other, strict=True)]
+    assert np.array_equal(found, [[2 / 3, 1, np.nan, np.nan], [1, np.nan, np.nan, np.nan]], equal_nan=True)
+    assert np.array_equal(of_classes_there(found), [[2 / 3, 1], [1, 1]])
+    assert np.array_equal(of_classes_there([[np.nan, np.nan]]), [[1, 1]])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ("agreement", "trust"))
+def test_a_run_with_classes_that_nobody_has_is_measured_by_those_that_are_there(
+        recipe, runs, narrow, no_curves, phantoms, command, tmp_path):
+    """The same network and data with a second class that neither labels nor predictions have."""
+    run = runs.train(own := recipe("LA", pre_steps=1, self_steps=1))
+    more = shutil.copytree(run, tmp_path / "more")
+    state = load_tensors(run / "last.pt")
+    for name, wider in registry.build(dataclasses.replace(own, num_classes=3)).state_dict().items():
+        if wider.shape != (value := state["method"][name]).shape:
+            never = torch.zeros_like(value[:1]) - (1e3 if value.ndim == 1 else 0)
+            state["method"][name] = torch.cat([value, never])
+    save_tensors(more / "last.pt", state)
+    config = json.loads((more / "config.json").read_text(encoding="utf-8"))
+    config["recipe"]["num_classes"] = 3
+    (more / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    (more / "training_cases.json").write_text(json.dumps({"unit": "voxels"}), encoding="utf-8")
+    found = []
+    for folder in (run, more):
+        reproduce.main([command, str(folder), "--device", "cpu"])
+        found.append({row["case"]: float(row["dice"]) for row in Table(folder / f"{command}_test_last.csv").rows()})
+    assert found[0] == pytest.approx(found[1], abs=1e-6) and max(found[0].values()) < 1

@@ -3,7 +3,9 @@ import csv
 import json
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
+import nibabel
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,7 @@ import train_ACDC
 import train_LA
 from dataloaders.scans import published_list
 from evaluation import report, tables
+from reproduction.results import Kept
 from runtime.errors import InputError
 
 NAN = math.nan
@@ -298,3 +301,50 @@ def test_results_of_earlier_versions_are_read_as_they_were_made(tmp_path):
         assert (first["windows"], first["largest_component"]) == words
     report.write_rows(path, with_how(unit="mm"))
     assert {r["unit"] for r in tables.read_rows(path)} == {"mm"}      # what the file says counts
+
+
+def test_a_result_that_is_damaged_is_replaced_by_force(tmp_path):
+    path = tmp_path / "test_test_last.csv"
+    path.write_text("case;dice\na;0,5\n", encoding="utf-8")
+    with pytest.raises(InputError, match="test that run again, with --force, which replaces it"):
+        report.check_result(path, ["a"], SimpleNamespace(force=False))
+    report.check_result(path, ["a"], SimpleNamespace(force=True))
+
+
+def test_names_of_classes_break_no_table():
+    assert tables.markdown([["myo|lv", "1"]], ("a",)).splitlines()[-1] == r"| myo\|lv | 1 |"
+    assert tables.latex([["R&D #1 $", "1 ± 2"]], ("a",)).splitlines()[4] == r"R\&D \#1 \$ & 1 $\pm$ 2 \\"
+
+
+@pytest.mark.parametrize("change", ({"unit": "mm"}, {"weights": "best"}, {"list": "val"}))
+def test_a_result_is_what_its_name_says(tmp_path, change):
+    """Such as a table in mm that was given the name of the one in voxels."""
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        report.write_rows(tmp_path / name / "test_test_last.csv", with_how(**change))
+    assert Kept(tmp_path / "one").tested("test", "best") == []
+    with pytest.raises(InputError, match=f"test_test_last.csv: its .* is {next(iter(change.values()))}, and its name"):
+        Kept(tmp_path / "one").tested("test", "last")
+    if "list" not in change:
+        options = report.ReportOptions(compare=(tmp_path / "one", tmp_path / "two"))
+        with pytest.raises(InputError, match="and its name says"):
+            report.compare(options, SimpleNamespace(patient_of=str))
+
+
+def test_saved_maps_are_those_of_the_case_with_the_longest_name(tmp_path):
+    """p1_2_fused.nii is of p1_2, and not of p1."""
+    (tmp_path / "last.pt").write_bytes(b"weights")
+    scans = {name: SimpleNamespace(content=(name, 1)) for name in ("p1", "p1_2")}
+    trained = SimpleNamespace(run=tmp_path, recipe=SimpleNamespace(stride=None),
+                              data=SimpleNamespace(cases=lambda names: [scans[name] for name in names]))
+    options = report.ReportOptions(run=tmp_path)
+    marks = report.prediction_marks(trained, scans, options)
+    (tmp_path / "predictions").mkdir()
+    for name in ("p1", "p1_2"):
+        nifti = nibabel.Nifti1Image(np.zeros((2, 2, 2), np.uint8), np.eye(4))
+        nifti.header["intent_name"] = marks[name]
+        nibabel.save(nifti, tmp_path / "predictions" / f"{name}_fused.nii")
+    assert report.prediction_marks(trained, scans, options) == marks
+    (tmp_path / "last.pt").write_bytes(b"other")
+    with pytest.raises(InputError, match="was made with other weights"):
+        report.prediction_marks(trained, scans, options)

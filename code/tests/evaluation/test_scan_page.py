@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from evaluation import plots, scan_page
+from evaluation import plots, scan_page, sprites
 
 
 @pytest.mark.parametrize("axes", ["LPS", "RAS", "SLA", "PIR", "AIL", None])
@@ -78,3 +78,12 @@ def test_a_large_scan_makes_a_small_picture():
     picture = scan_page.pictured(image, (image + 1).astype(np.uint8), (0.5, 0.5, 1), 2, None)
     assert max(picture["image"]["height"], picture["image"]["width"]) <= scan_page.EDGE
     assert picture["image"]["depth"] == scan_page.SLICES and picture["ratio"] == pytest.approx(7 / 9, abs=0.01)
+
+
+def test_classes_beyond_the_colours_begin_anew():
+    labels = np.arange(20, dtype=np.uint8).reshape(1, 4, 5)
+    source = sprites.sprite(labels, scan_page.OPAQUE)
+    picture = np.array(Image.open(io.BytesIO(base64.b64decode(source.split(",")[1]))).convert("RGBA")).reshape(-1, 4)
+    count = len(scan_page.OPAQUE)
+    assert picture[0, 3] == 0 and np.array_equal(picture[1 + count:], picture[1:20 - count])
+    assert np.array_equal(picture[1:1 + count], scan_page.OPAQUE)

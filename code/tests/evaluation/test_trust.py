@@ -10,6 +10,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from scipy.stats import spearmanr
 
 import reproduce
 import train_own
@@ -216,13 +217,14 @@ def test_a_run_records_what_its_labelled_cases_have(recipe, runs, dataset, chang
 
 def test_the_record_is_read_as_it_was_written_and_says_what_is_wrong_with_another(tmp_path):
     trust.write_training_cases(tmp_path, TRAINING)
-    again = trust.read_training_cases(tmp_path)
+    own = SimpleNamespace(num_classes=len(next(iter(TRAINING.volumes.values()))) + 1, in_channels=1)
+    again = trust.read_training_cases(tmp_path, own)
     assert again.volumes == TRAINING.volumes and again.distance(CERTAIN.quantiles) == 0
-    assert trust.read_training_cases(tmp_path / "nowhere") is None
+    assert trust.read_training_cases(tmp_path / "nowhere", own) is None
     for text in ("[]", '{"unit": "litres"}', '{"volumes": {"a": ["much"]}}', '{"more": 1}'):
         (tmp_path / trust.TRAINING).write_text(text, encoding="utf-8")
         with pytest.raises(InputError, match=trust.TRAINING):
-            trust.read_training_cases(tmp_path)
+            trust.read_training_cases(tmp_path, own)
 
 
 # ---- what the order is worth -----------------------------------------------------------------------------------
@@ -344,7 +346,7 @@ def test_planted_failures_come_first_and_nothing_else_is_flagged(planted):
     assert "as far from training" in rows["scanner"]["flags"] and "voxels of 1 x 1 x 2.5 mm, in training 1 x 1 x 1" in (
         rows["voxels"]["flags"])
     assert all(row["flags"] == "" and row["dice"] > 0.95 for name, row in rows.items() if name.startswith("good"))
-    record = trust.read_training_cases(planted.run)
+    record = trust.read_training_cases(planted.run, planted.recipe)
     assert record.unit == "ml" and all(5 < volume < 15 for volume, in record.volumes.values())
 
 
@@ -399,3 +401,30 @@ def test_an_order_that_is_no_better_than_random_is_called_so():
     rows = [{"score": score, "entropy": math.nan, "dice": dice} for score, dice in rng.random((12, 2))]
     lines = calibration.told(rows)
     assert "no better than random" in lines[1] and "one value for all" in lines[2] and len(lines) == 4
+
+
+def test_cases_of_other_weights_keep_what_their_calibration_said(tmp_path):
+    for case, mark in (("a", "00000001" * 2), ("b", "00000002" * 2)):
+        noted(tmp_path, 0, case, 2.0, mark)
+        Predictions(tmp_path).finish(([0, 4], [1.0, 0.0]) if case == "a" else ([0, 4], [0.4, 0.2]), mark[:8])
+    rows = Predictions(tmp_path).cases
+    assert {case: own[0]["estimated_dice"] for case, own in rows.items()} == {"a": "0.5", "b": "0.3"}
+    rows = Predictions(tmp_path).finish(None, "00000002")
+    assert rows["a"][0]["estimated_dice"] == "0.5" and not rows["b"][0].get("estimated_dice")
+
+
+def test_a_calibration_is_of_the_weights_it_was_made_with(tmp_path):
+    calibration.write_calibration(tmp_path, [0, 1], [0.9, 0.6], "best")
+    assert calibration.read_calibration(tmp_path) is None
+    assert calibration.read_calibration(tmp_path, "best") == ((0, 1), (0.9, 0.6))
+
+
+def test_the_p_of_an_order_is_exact_where_cases_are_few():
+    """Of n! orders the worst one alone is as good as a perfect one."""
+    for count in (2, 3, 4, 6):
+        assert calibration.spearman(range(count), range(count)[::-1]) == pytest.approx(
+            (-1, 1 / math.factorial(count)))
+        assert calibration.spearman(range(count), range(count)) == pytest.approx((1, 1))
+    assert calibration.spearman([0, 0, 1, 1], [1, 1, 0, 0]) == pytest.approx((-1, 1 / 6))     # ties: 4 of 24 orders
+    many = np.arange(40), -np.arange(40) % 7
+    assert calibration.spearman(*many) == pytest.approx(spearmanr(*many, alternative="less"))

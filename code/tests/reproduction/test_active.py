@@ -75,7 +75,7 @@ def test_a_network_chooses_among_those_without_a_label(monkeypatch, by, expected
         run=run, data=SimpleNamespace(path_of=str), method=None, recipe=None))
     monkeypatch.setattr(active, "volumes_of", volumes)
     monkeypatch.setattr(active, "read_geometry", lambda path: None)
-    monkeypatch.setattr(trust, "read_training_cases", lambda run: None)
+    monkeypatch.setattr(trust, "read_training_cases", lambda run, recipe: None)
     monkeypatch.setattr(evidence, "judged", lambda one, image, *_: ([{"score": scores[image[0]][image[1]]}],))
     monkeypatch.setattr(selection, "bottleneck", lambda method, image, recipe: np.array([float(places[image[0]])]))
     chosen = active.more_patients(ActiveRun(1337, by, 0, 1), None, list(places), ["p0", "p1"], "cpu")

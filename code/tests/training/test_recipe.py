@@ -10,6 +10,7 @@ import torch
 import train_ACDC
 import train_BraTS
 import train_LA
+import train_own
 from method import Batch
 from methods import registry
 from runtime.errors import InputError
@@ -263,3 +264,17 @@ def test_one_voxel_is_refused_where_batch_norm_would_be_given_one_value_and_nowh
         assert failed == bool(refused), (labelled, unlabelled, refused)
         outcomes.add(failed)
     assert False in outcomes
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    ({"flips": (0, 0)}, "--flips 0 0: .*each once"), ({"flips": (3,)}, "--flips 3"), ({"flips": (-1,)}, "--flips -1"),
+    ({"patch_size": (32,)}, "--patch-size 32: expected three numbers, or two"),
+    ({"patch_size": (32, 32, 32, 32)}, "--patch-size 32 32 32 32: expected three numbers"),
+    ({"keep_largest": (3,)}, "--keep-largest 3: expected classes from 1 to 2, as of --num-classes 3"),
+    ({"components": (0,)}, "--components 0: expected classes from 1 to 2"),
+    ({"class_names": ("a",)}, "--class-names a: expected 2 names or none")])
+def test_options_of_own_data_that_would_do_something_else_are_refused(change, words):
+    own = train_own.OwnRecipe(labeled=1, num_classes=3, class_names=("left", "right"))
+    assert own.check() is own
+    with pytest.raises(InputError, match=words):
+        dataclasses.replace(own, **change).check()

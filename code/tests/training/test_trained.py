@@ -1,4 +1,5 @@
 """A trained run as it is tested: its weights fit, and no case is tested whose label it was trained on."""
+import dataclasses
 import json
 import shutil
 
@@ -8,11 +9,12 @@ from torch import nn
 
 import test_ACDC
 import test_LA
-from dataloaders.scans import Scan
+from dataloaders.scans import Scan, read_list
 from evaluation.agreement import agreement
+from imaging.preprocess import PUBLISHED, write_preprocessing
 from reproduction.segmentations import segmented
 from runtime.errors import InputError
-from runtime.files import load_weights, save_tensors
+from runtime.files import ROOT, load_weights, save_tensors
 from training import trained as trained_module
 from training.material import Content
 from training.trained import load_run
@@ -180,3 +182,55 @@ def test_a_folder_with_scans_to_test_alone_needs_their_list_alone(phantoms, reci
     assert "elsewhere/test.list: does not exist; name the cases to test in it" in capsys.readouterr().err
     (elsewhere / "test.list").write_text(name, encoding="utf-8")
     assert [row["case"] for row in test_LA.main(args)] == [name]
+
+
+@pytest.fixture
+def with_record(run_on):
+    """A run on LA's phantoms with a record of their preparation, and their folder."""
+    run, data = run_on("LA")
+    write_preprocessing(data, PUBLISHED["LA"])
+    trained = load_run(run, device="cpu")
+    content = dataclasses.replace(trained.content, preprocessing=PUBLISHED["LA"].to_dict())
+    return trained._replace(content=content), data
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    ({"normalise": "minmax"}, "normalise was zscore, is minmax"), ({"spacing": (1, 1, 1)}, "spacing was None"),
+    ({"orientation": "RAS"}, "orientation was LPS, is RAS"), ({"labels": {0: 0, 2: 1}}, "labels was"),
+    ({"modalities": ("t2",)}, "modalities was"), ({"dataset": "folder"}, "dataset was LA, is folder")])
+def test_scans_that_were_prepared_in_another_way_are_not_tested(with_record, change, words):
+    trained, data = with_record
+    names = trained.names("test")
+    trained.check_cases(names)
+    write_preprocessing(data, dataclasses.replace(PUBLISHED["LA"], **change))
+    with pytest.raises(InputError, match=f"data: these scans were prepared in another way than those that .*{words}"):
+        trained.check_cases(names)
+    with pytest.raises(InputError, match="prepared in another way"):
+        agreement(trained, "test")
+    assert not trained._replace(content=trained.content and dataclasses.replace(
+        trained.content, preprocessing=dataclasses.replace(PUBLISHED["LA"], **change).to_dict())).has_papers_data()
+
+
+def test_another_crop_is_said_and_what_changes_no_scan_is_not(with_record, capsys):
+    trained, data = with_record
+    for change, said in (({"crop": "none"}, "crop was label, is none"), ({"geometry": "sform"}, ""), ({"seed": 3}, ""),
+                         ({"ignore": 7}, "ignore was not said, is 7")):
+        write_preprocessing(data, dataclasses.replace(PUBLISHED["LA"], **change))
+        capsys.readouterr()
+        trained.check_cases(trained.names("test"))
+        told = capsys.readouterr().out
+        assert f"in another way than the scans of training: {said}" in told if said else "another way" not in told
+    (data / "preprocessing.json").unlink()      # the published files have no record
+    trained.check_cases(trained.names("test"))
+
+
+def test_the_papers_row_stands_beside_the_papers_cases_and_preparation_alone(with_record):
+    trained, _ = with_record
+    names = read_list(ROOT / "data" / "LA" / "train.list")[:trained.recipe.labeled]
+    made = PUBLISHED["LA"].to_dict()
+
+    def of(preprocessing, cases):
+        return trained._replace(content=Content(preprocessing, {"labelled": dict.fromkeys(cases)})).has_papers_data()
+    assert of(made, names) and of(None, names) and of(made | {"seed": 4, "geometry": "sform"}, names)
+    assert not of(made | {"crop": "none"}, names) and not of(made, names[::-1]) and not of(made, names[1:])
+    assert not trained.has_papers_data()        # phantoms
