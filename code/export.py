@@ -25,7 +25,7 @@ import numpy as np
 
 from evaluation.windows import windows_of
 from imaging.cases import in_shell
-from imaging.plan import PLAN
+from imaging.plan import PLAN, read_plan
 from imaging.preprocess import PUBLISHED, read_preprocessing, write_preprocessing, written_values
 from runtime.command_line import parsed
 from runtime.errors import DEBUG, InputError
@@ -138,7 +138,10 @@ def main(args=None):
         shutil.copyfile(READER, folder / READER.name)
         plan = getattr(recipe, "plan", None) or recipe.data_dir / PLAN
         if record and plan.is_file():
-            shutil.copyfile(plan, folder / PLAN)
+            if read_plan(plan)[0].made == record.made:
+                shutil.copyfile(plan, folder / PLAN)
+            else:
+                print(f"{plan}: is left out, since the run's scans were prepared in another way")
         folder.rename(options.output)
     print(f"{options.output}: {', '.join(sorted(path.name for path in options.output.iterdir()))}; on random windows, "
           f"probabilities differ by {difference:.1g} from the run's\n"

@@ -18,7 +18,7 @@ import random
 import shlex
 import sys
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -50,13 +50,13 @@ from imaging.labelling import (
     source_files,
 )
 from imaging.preparation import in_parallel, report_bad
-from imaging.preprocess import PLAIN, read_as, read_preprocessing
+from imaging.preprocess import PLAIN, RECORD, read_as, read_preprocessing
 from imaging.scan_files import checksum, find_scan, read_scans, suffix
 from runtime import job
 from runtime.command_line import parsed
 from runtime.errors import DEBUG, InputError, counted
-from runtime.files import Table, make_folder, write_aside
-from runtime.locks import locked
+from runtime.files import ROOT, Table, expanded, make_folder, write_aside
+from runtime.locks import LOCK, locked
 from training import datasets
 from training.recipe import load_recipe
 
@@ -72,6 +72,7 @@ class Options:
     count: int = 5                  # cases to label, those for testing among them
     by: Literal["look", "spread", "random"] | None = None   # by default look, and spread where there is no run
     labeled: Literal[0] | None = None   # 0: no label exists yet, choose among --images
+    data_dir: Path | None = None    # the run's prepared data, where that folder has moved
     images: Path | None = None      # folder with the scans: with --labeled 0, or where they have moved
     channels: tuple[str, ...] = ()  # with --labeled 0, endings of the channels' file names, as in prepare_folder.py
     seed: int = 1337                # of what is drawn at random
@@ -91,9 +92,12 @@ def check(options):
                          "spread or --by random")
     if options.run and options.channels:
         raise InputError("--channels: the run knows its channels; leave the option out")
+    if options.run is None and options.data_dir:
+        raise InputError("--data-dir: belongs to --run; --images names the folder to choose from")
     if options.images is not None:
         check_outside(options.output, existing_folder(options.images))
-    if options.output.exists() and not (options.output / ROUND).exists() and any(options.output.iterdir()):
+    if options.output.exists() and not (options.output / ROUND).exists() and any(
+            path.name != LOCK for path in options.output.iterdir()):
         raise InputError(f"--output {options.output}: exists, and label_next.py did not write it; name a new folder")
     if (options.output / ROUND).exists() and read_round(options.output).run != run_of(options):
         raise InputError(f"--output {options.output}: holds scans that another run chose; name a new folder for each "
@@ -130,9 +134,13 @@ def with_run(options, by):
         raise InputError(f"{options.run}: is a run on {dataset.data.dataset}, whose scans are not yours to label; "
                          "expected one of train_own.py")
     recipe = load_recipe(first, dataset.recipe)
-    sources, data, prepared = read_sources(recipe.data_dir), Own(recipe), read_preprocessing(recipe.data_dir)
-    record = Round(run_of(options), sources.command, read_as(prepared.labels, prepared.ignore), prepared.class_names,
-                   prepared.geometry, "--same-voxels" in sources.command)
+    if options.data_dir:
+        recipe = replace(recipe, data_dir=expanded(options.data_dir, "--data-dir"))
+    prepared = prepared_as(first, recipe.data_dir)
+    sources, data = read_sources(recipe.data_dir), Own(recipe)
+    record = Round(run_of(options), with_output(sources.command, recipe.data_dir),
+                   read_as(prepared.labels, prepared.ignore), prepared.class_names, prepared.geometry,
+                   "--same-voxels" in sources.command)
     if record.option("--images"):
         check_outside(options.output, record.option("--images"))
     names = data.listed("train")
@@ -150,11 +158,12 @@ def with_run(options, by):
     pool = shuffled(pool, options.seed + 1)[:count] if by == "random" else pool
     places = Places(options.images)
     scans = {name: scan_of(name, sources.cases[name], sources.channels, places) for name in [*pool, *tests]}
+    begin(options, record)
     code = propose(options, scans, sources.channels)
     flags = flags_by_look(options)
     looked = [name for name in flags if name in pool]
     if by == "spread":
-        looked = spread(first, options.device, labelled, looked[:max(count, -(-len(looked) // 2))])
+        looked = spread(first, recipe.data_dir, options.device, labelled, looked[:max(count, -(-len(looked) // 2))])
     chosen = {name: False for name in looked[:count]} | dict.fromkeys(tests, True)
     print(f"{len(labelled)} labelled cases, {len(others)} without a label; {counted(len(chosen), 'case')} to label, "
           f"by {by}:")
@@ -171,6 +180,27 @@ def with_run(options, by):
                               proposal and f"{PROPOSALS}/{proposal.name}", test, proposal and checksum(proposal))
     finish(options, handed, record, Path(sources.labels))
     return code
+
+
+def prepared_as(run, data_dir):
+    """The record of the data that a run was trained on; InputError where they are not there, or others."""
+    if not data_dir.is_dir():
+        raise InputError(f"{data_dir}: is no longer there; --data-dir names the folder where {run}'s data are now")
+    there, own = read_preprocessing(data_dir), read_preprocessing(run)
+    if there is None or own is None or there.to_dict() != own.to_dict():
+        raise InputError(f"{data_dir}: its {RECORD} is not that of {run}, whose proposals would have other values or "
+                         "lie elsewhere: train again on these data, or name those of the run with --data-dir")
+    return there
+
+
+def with_output(command, folder):
+    """Options of prepare_folder.py with another data folder, where they name one that it is not."""
+    words = list(command)
+    place = words.index("--output") if "--output" in words else len(words)
+    if place == len(words) and folder == ROOT / "data" / "mine":
+        return command
+    words[place:place + 2] = ["--output", str(folder)]
+    return tuple(words)
 
 
 def propose(options, scans, channels):
@@ -191,10 +221,10 @@ def flags_by_look(options):
     return {name: "; ".join(flags_of(rows)) for name, rows in cases.items()}
 
 
-def spread(run, device, labelled, names):
+def spread(run, data_dir, device, labelled, names):
     """The cases, those first whose bottlenecks are farthest from the labelled ones' and from those before."""
     from training.trained import load_run
-    trained, features = load_run(run, device=device), {}
+    trained, features = load_run(run, device=device, data_dir=data_dir), {}
     for name in tqdm([*labelled, *names], "spread", unit="scan", disable=None):
         [scan] = trained.data.train_scans([name], labelled=False)
         features[name] = bottleneck(trained.method, scan.image, trained.recipe)
@@ -227,13 +257,13 @@ def without_run(options, by):
     print(f"{counted(len(cases), 'scan')}; {counted(len(chosen), 'case')} to label, by {by}: "
           + ", ".join(name + " (drawn at random, kept for testing)" * test for name, test in chosen.items()))
     print(told_tests(tests), end="")
-    handed = {}
+    handed, command = {}, ["--images", str(options.images.resolve())]
+    command += ["--channels", *options.channels] if options.channels else []
+    begin(options, record := Round(command=tuple(command)))
     for name, test in chosen.items():
         copies = placed_beside(name, cases[name], options.channels, options.output, copied)
         handed[name] = Handed(source_files(cases[name]), tuple(copies), None, test)
-    command = ["--images", str(options.images.resolve())]
-    command += ["--channels", *options.channels] if options.channels else []
-    finish(options, handed, Round(command=tuple(command)), Path("masks"))
+    finish(options, handed, record, Path("masks"))
     return 2 if bad else 0
 
 
@@ -270,11 +300,16 @@ def copied(source, target):
         write_aside(target, lambda file: file.write(source.read_bytes()))
 
 
+def begin(options, record):
+    """The record before anything else is there: the same command goes on after a kill."""
+    make_folder(options.output)
+    if not (options.output / ROUND).exists():
+        record.write(options.output)
+
+
 def finish(options, handed, record, labels):
     """The record, with what was handed out before, and what to do next."""
-    make_folder(options.output)
-    if (options.output / ROUND).exists():
-        record = Round(**vars(record) | {"cases": read_round(options.output).cases})
+    record = Round(**vars(record) | {"cases": read_round(options.output).cases})
     record.cases.update({name: asdict(case) for name, case in handed.items()})
     record.write(options.output)
     what = "correct <case>/<case>_seg" if record.labels else "draw each scan"

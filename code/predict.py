@@ -357,6 +357,8 @@ def segment_scans(options):
     """Segment what the options name -> the exit code: 0, or 2 where a scan is bad."""
     runs = runs_of(options)
     run, *_ = runs
+    if options.codes and options.format not in OBJECTS:
+        raise InputError(f"--codes {options.codes}: is for --format {' or '.join(OBJECTS)}; leave it out")
     records = [read_preprocessing(one) or PUBLISHED[datasets.of_run(one).data.dataset] for one in runs]
     preprocessing = records[0]
     shown = f"{run}" + f" and {counted(len(runs) - 1, 'other run')}" * (len(runs) > 1)
@@ -392,7 +394,7 @@ def segment_scans(options):
     ranks.say(f"{counted(len(cases), 'scan')}; {options.checkpoint}.pt of {shown}; preprocessing: "
               f"{preprocessing.normalise}, {crop}"
               + (f"; {counted(len(aside), 'file')} left aside: {told(aside)}" if aside else ""))
-    training = trust.together([trust.read_training_cases(one) for one in runs])
+    training = trust.together([trust.read_training_cases(one.run, one.recipe) for one in trained])
     if training is None:
         ranks.say(f"{shown} has no {trust.TRAINING}, as runs of earlier versions: predictions.csv compares "
                   "nothing with training")
@@ -403,6 +405,8 @@ def segment_scans(options):
         what = [one.recipe.fields(), preprocessing.to_dict(), own, kept, *codes]
         what = json.dumps(what, sort_keys=True, default=str)
         weights = checksum(one.run / f"{options.checkpoint}.pt", zlib.crc32(what.encode(), weights))
+    folds = {one.resolve().parent for one in runs}
+    known = calibration.read_calibration(run, options.checkpoint) if len(folds) == 1 else None
     pair = (method.pair or ()) if (options.overlay or options.disagreement) and not others else ()
     with locked(options.output, "--output") if ranks.main else nullcontext():
         ranks.wait()        # nobody reads or writes before the folder is ours
@@ -415,8 +419,7 @@ def segment_scans(options):
                                     disable=None if ranks.main else True)]
         results = dict(zip(cases, ranks.gather(results), strict=True))
         if ranks.main:
-            folds = {one.resolve().parent for one in runs}
-            job.predictions.finish(calibration.read_calibration(run) if len(folds) == 1 else None)
+            job.predictions.finish(known, f"{weights:08x}")
     bad |= {name: result for name, result in results.items() if isinstance(result, str)}
     done = [result for name, result in results.items() if name not in bad]
     ranks.say(f"{len(done) - done.count(None)} segmented, {done.count(None)} skipped (there already, the same), "

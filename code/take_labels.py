@@ -95,12 +95,12 @@ def main(args=None):
             match attempt(partial(take, name, case, record, options, places), "use a machine with more memory"):
                 case Taken(words):
                     taken.append(name)
+                    add_tests(options.labels, [name] * case.test)       # at once: a kill makes it no training case
                     print(f"{name}: {words}")
                 case None:
                     left.append(name)
                 case error:
                     bad[name] = error
-        add_tests(options.labels, [name for name in taken if cases[name].test])
     print(f"{counted(len(taken), 'label')} in {shown(options.labels)}, {len(left)} left as they are"
           + (f" (nothing was drawn: {', '.join(left)}; --accept takes a proposal as it is)" if left else "")
           + f", {len(bad)} bad")

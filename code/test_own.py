@@ -31,6 +31,10 @@ def main(args=None):
         raise InputError(f"--tolerance {options.tolerance:g}: must be 0 or more")
     if options.predictions or options.labels:
         return scored.score_maps(options)
+    for name in ("output", "class_names", "ignore_label"):
+        if getattr(options, name) not in (None, ()):
+            raise InputError(f"--{name.replace('_', '-')}: belongs to --predictions and --labels; a run's result is in "
+                             "its own folder, with the names and labels that it was trained with")
     if options.run and pooled.is_folds(options.run):
         Ranks().say(f"{options.run}, {options.checkpoint}.pt of every fold: PyTorch is loading")
         rows = pooled.test_folds(options, load_run, Own.dataset)

@@ -115,8 +115,7 @@ class OwnRecipe(Recipe):
             raise InputError(f"{path}: does not exist; python code/prepare_folder.py --output {self.data_dir} writes "
                              "it, beside the scans that it prepares")
         plan, _ = read_plan(path)
-        made = record.orientation, record.spacing, record.normalise, record.windows
-        if made != (plan.orientation, plan.prepared_spacing, plan.normalise, plan.windows):
+        if record.made != plan.made:
             raise InputError(f"{path}: the scans in {self.data_dir} were prepared in another way (preprocessing.json); "
                              f"python code/prepare_folder.py --plan {path} with another --output prepares them so")
         data = Own(self)
@@ -138,7 +137,7 @@ class OwnRecipe(Recipe):
             return {}
         _, lines = read_plan(path)
         preset = replace(PRESETS[self.preset], **{name: getattr(self, name) for name in self.GIVEN}).planned()
-        lines = {"network": lines["slices"]} | {name: lines[name] for name in lines.keys() - set(PREPARED)}
+        lines = {"network": lines.get("slices", "")} | {name: lines[name] for name in lines.keys() - set(PREPARED)}
         return {name: lines[name] for name in vars(preset)
                 if name in lines and getattr(self, name) == getattr(preset, name)}
 
@@ -161,9 +160,19 @@ class OwnRecipe(Recipe):
             raise InputError(f"--budget {' '.join(map(str, self.budget))}: expected rising numbers of labels, such as "
                              "2 4 8")
         axes = set(range(len(self.patch_size)))
-        if not axes >= set(self.flips):
+        if len(axes) not in (2, 3):
+            raise InputError(f"--patch-size {' '.join(map(str, self.patch_size))}: expected three numbers, or two of a "
+                             "patch of slices")
+        if not axes >= set(self.flips) or len(set(self.flips)) < len(self.flips):
             raise InputError(f"--flips {' '.join(map(str, self.flips))}: a patch of {len(axes)} axes has the axes "
-                             f"{' '.join(map(str, axes))}")
+                             f"{' '.join(map(str, axes))}, each once")
+        for name in ("components", "keep_largest"):
+            if not set(range(1, self.num_classes)) >= set(getattr(self, name)):
+                raise InputError(f"--{name.replace('_', '-')} {' '.join(map(str, getattr(self, name)))}: expected "
+                                 f"classes from 1 to {self.num_classes - 1}, as of --num-classes {self.num_classes}")
+        if len(self.class_names) not in (0, self.num_classes - 1):
+            raise InputError(f"--class-names {' '.join(self.class_names)}: expected {self.num_classes - 1} names or "
+                             f"none, as of --num-classes {self.num_classes} with the background")
         if self.hours is not None and not 0 < self.hours < math.inf:
             raise InputError(f"--hours {self.hours:g}: must be above 0")
         if not 0 <= self.foreground <= 1:

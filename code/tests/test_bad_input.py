@@ -28,6 +28,7 @@ import prepare_folder
 import prepare_LA
 import reproduce
 import test_LA as testing_LA
+import test_own as testing_own
 import train_ACDC
 import train_BraTS
 import train_LA
@@ -544,11 +545,26 @@ def strip_label(path):
         del file["label"]
 
 
+def rewritten(name, change):
+    """change(record of a run) -> its fields that are other ones."""
+    def damage(home):
+        record = json.loads((home / name).read_text(encoding="utf-8"))
+        (home / name).write_text(json.dumps(record | change(record)), encoding="utf-8")
+    return damage
+
+
+def held(path, files=[]):       # noqa: B006  open until the tests end
+    """A lock that somebody else holds."""
+    path.parent.mkdir()
+    files.append(path.open("w", encoding="utf-8"))
+    fcntl.flock(files[-1], fcntl.LOCK_EX)
+
+
 def in_new(change, name):
     """`change` is done to a file of the output folder, before the script starts."""
     def damage(folder, *_):
         home = next(parent for parent in (folder, *folder.parents) if (parent / "outside").exists())
-        (home / "new").mkdir(exist_ok=True)
+        (home / "new" / name).parent.mkdir(parents=True, exist_ok=True)
         change(home / "new" / name)
     return damage
 
@@ -1034,6 +1050,25 @@ BAD = {
     "pipe: config.json to repeat": (training(lambda root: [pipe(root / "config.json"), "--from-config",
                                                            root / "config.json"][1:]), "is no regular file"),
     "pipe: lists.json": (prepared(in_new(pipe, "lists.json")), "lists.json", "is no regular file"),
+    **{f"pipe: {name} of own data": (prepared(in_new(pipe, name), "--num-classes", "2"), name.split("/")[-1],
+                                     "is no regular file", "remove it")
+       for name in ("val.list", "to_test.list", "train.list", "test.list", "plan.json", "a/mri_norm2.h5")},
+    **{f"training cases of another run: {name}": (predicted(rewritten("training_cases.json", change)),
+                                                  "training_cases.json", f"{name} of", "are not those of", RESTORED)
+       for name, change in {
+           "volumes": lambda record: {"volumes": {"a": [1.0, 2.0]}}, "border": lambda record: {"border": {"a": []}},
+           "components": lambda record: {"components": record["components"] | {"b": [1, 1, 1]}},
+           "quantiles": lambda record: {"quantiles": {"a": [[0.0] * 9] * 2}},
+           "pairs": lambda record: {"pairs": {"nobody": []}},
+           "voxel_sizes": lambda record: {"voxel_sizes": {"a": [1.0, 1.0]}}}.items()},
+    "predictions that another test saves": (
+        on_run(lambda home: held(home / "predictions" / ".lock"), "--save-predictions"), "predictions: ",
+        "is writing into it", "--run"),
+    "imagesTs of no dataset.json": (prepared(nothing, "--test-images"), "--test-images", "into --images"),
+    "codes of no DICOM": (predicted(nothing, nothing, "--codes", "codes.json"), "--codes codes.json", "--format"),
+    **{f"{name} of a run": (plain(testing_own.main, "--run", "nowhere", name, value), name, "belongs to --predictions")
+       for name, value in (("--output", "a.csv"), ("--class-names", "a"), ("--ignore-label", "3"))},
+    "two classes of one value": (prepared(nothing, "--label-map", "1:0", "1:1"), "--label-map 1:0 1:1", "leave one"),
     "pipe: record of preparation": (prepared(in_new(pipe, "preprocessing.json")), "preprocessing.json", "no regular"),
     "pipe: dataset.json": (prepared(lambda images, labels: [pipe(images / "dataset.json"), "--dataset-json",
                                                             images / "dataset.json"][1:]), "is no regular file"),

@@ -17,6 +17,7 @@ import export
 import predict
 import prepare_folder
 import train_own
+from imaging.scan_files import is_prediction
 from methods import registry
 from runtime.files import ROOT, load_tensors, save_tensors
 
@@ -269,3 +270,22 @@ def test_every_methods_network_is_exported(recipe, tmp_path, method, dataset):
     size = sum(weight.numel() for weight in network.tested.parameters()) * 4
     assert (tmp_path / "network.onnx").stat().st_size < size + 150_000      # nothing that is not tested goes along
     assert str(ROOT).encode() not in (tmp_path / "network.onnx").read_bytes()
+
+
+def test_what_an_exported_network_made_is_no_scan_and_no_label(run_of, tmp_path, monkeypatch):
+    folder = exported(run_of("LA"), tmp_path / "exported")
+    path, _ = scan(tmp_path, "scan.nii.gz")
+    assert read_alone(folder, tmp_path / "labels.nii.gz", path).returncode == 0
+    assert is_prediction(tmp_path / "labels.nii.gz") and not is_prediction(path)
+
+
+def test_a_scan_of_which_preparation_leaves_one_value_is_refused(run_of, tmp_path):
+    """Such as one with voxels of a micrometre, which are resampled to one voxel of the size of training."""
+    run = shutil.copytree(run_of("LA"), tmp_path / "coarse")
+    (run / "preprocessing.json").write_text(json.dumps({"dataset": "folder", "orientation": "RAS", "normalise":
+                                                        "zscore", "spacing": [1, 1, 1]}), encoding="utf-8")
+    folder = exported(run, tmp_path / "exported")
+    path, _ = scan(tmp_path, "scan.nii.gz", sides=(1e-3,) * 3)
+    done = read_alone(folder, tmp_path / "labels.nii.gz", path)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "once prepared, is one value" in done.stderr
+    assert not (tmp_path / "labels.nii.gz").exists()

@@ -447,3 +447,54 @@ def test_appearance_does_not_depend_on_how_a_scan_is_stored():
     assert np.allclose(appearance([scan]), appearance([turned]))
 
 
+@pytest.mark.parametrize("begun", (True, False))
+def test_a_killed_choice_goes_on(first, monkeypatch, begun):
+    """Whatever was proposed is kept, and the folder is known as its round's."""
+    def killed(*_):
+        (first.out / "proposals").mkdir()
+        (first.out / "proposals" / "c03.nii.gz.txt").write_text("kept", encoding="utf-8")
+        raise KeyboardInterrupt
+    if begun:
+        with monkeypatch.context() as patch, pytest.raises(SystemExit, match="130"):
+            patch.setattr(label_next, "propose", killed)
+            choose(first)
+    else:
+        first.out.mkdir()
+        (first.out / ".lock").write_text("killed while it read", encoding="utf-8")
+    assert choose(first, "--count", "1") == 0 and len(handed(first.out)) == 1
+    assert (first.out / "proposals" / "c03.nii.gz.txt").exists() == begun
+
+
+def test_a_killed_choice_before_any_label_goes_on(first, monkeypatch):
+    args = ["--labeled", "0", "--images", str(first.scans), "--output", str(first.out), "--count", "2"]
+    with monkeypatch.context() as patch, pytest.raises(SystemExit, match="130"):
+        patch.setattr(label_next, "copied", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        label_next.main(args)
+    assert label_next.main(args) == 0 and len(handed(first.out)) == 2
+
+
+def test_data_that_have_moved_are_named_and_the_round_goes_on_there(first, capsys):
+    first.data.rename(first.home / "moved data")
+    assert "data: is no longer there; --data-dir" in refused(
+        capsys, label_next.main, "--run", first.run, "--output", first.out)
+    assert choose(first, "--count", "5", "--by", "spread", "--data-dir", str(first.home / "moved data")) == 0
+    [name, *_] = handed(first.out)
+    image = load(first.out / name / f"{name}_seg.nii.gz")
+    image[4, 5, 5:9] = 3 - image[4, 5, 5:9].clip(1)
+    save(first.out / name / f"{name}_seg.nii.gz", image)
+    capsys.readouterr()
+    assert take(first) == 0
+    [line] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("next: ")]
+    words = shlex.split(line)
+    assert words[words.index("--output") + 1].endswith("moved data")
+
+
+@pytest.mark.parametrize("change", ({"labels": {"0": 0, "1": 2, "2": 1}}, {"spacing": [1, 1, 1]}, None))
+def test_data_that_were_prepared_anew_are_not_labelled_by_the_old_run(first, capsys, change):
+    path = first.data / "preprocessing.json"
+    if change:
+        path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | change), encoding="utf-8")
+    else:
+        path.unlink()
+    line = refused(capsys, label_next.main, "--run", first.run, "--output", first.out, "--device", "cpu")
+    assert f"{first.data}: its preprocessing.json is not that of" in line and not first.out.exists()

@@ -581,3 +581,16 @@ def test_a_scan_in_metres_and_its_twin_in_millimetres_have_one_segmentation(run,
 def record(run, **changes):
     values = {"dataset": "folder", "orientation": "RAS", "normalise": "zscore"} | changes
     (run / "preprocessing.json").write_text(json.dumps(values), encoding="utf-8")
+
+
+def test_a_map_that_was_corrected_under_its_own_header_is_not_replaced(run, volume, tmp_path, capsys):
+    nib.save(nib.Nifti1Image(volume.astype(np.int16), LPS), tmp_path / "a.nii.gz")
+    _, labels = predicted(run, tmp_path / "a.nii.gz", tmp_path / "out")
+    voxels, path = np.array(labels["a.nii.gz"].dataobj), tmp_path / "out" / "a.nii.gz"
+    voxels[:4] = 1
+    nib.save(nib.Nifti1Image(voxels, labels["a.nii.gz"].affine, labels["a.nii.gz"].header), path)
+    mine = path.read_bytes()
+    for more in ([], ["--overlay"]):
+        code, _ = predicted(run, tmp_path / "a.nii.gz", tmp_path / "out", *more)
+        assert code == 2 and path.read_bytes() == mine
+        assert "was made by another run, from another scan or by something else" in capsys.readouterr().err

@@ -23,9 +23,8 @@ def read(path):
     """Voxels (*N) float32, affine in mm and header of a NIfTI file; ValueError for what predict.py may still read."""
     image = nib.load(path)
     header, shape, array = image.header, image.shape, image.get_fdata(dtype=np.float32)
-    if not isinstance(header, nib.Nifti1Header) or len(shape) < 3 or np.prod(shape[3:]) != 1 or not (
-            np.isfinite(array).all() and array.min() < array.max()):
-        raise ValueError(f"{path}: expected a NIfTI file of one volume, of finite numbers that are not all alike")
+    if "sform_code" not in header or len(shape) < 3 or np.prod(shape[3:]) != 1 or not np.isfinite(array).all():
+        raise ValueError(f"{path}: expected a NIfTI file of one volume, of finite numbers")
     sides = np.array(header.get_zooms()[:3], float)
     forms = [form for form in (header.get_sform(coded=True)[0], header.get_qform(coded=True)[0]) if form is not None]
     forms = forms or [np.diag([-sides[0], -sides[1], sides[2], 1.0])]       # as ITK has it
@@ -56,6 +55,8 @@ def to_input(scans, affine):
         low, high, shift, scale = map(np.float32, HOW["windows"][channel]) if HOW["windows"] else map(float, (
             volume.min(), volume.max(), volume.mean(dtype=float), volume.std(dtype=float)))
         shift, scale = (low, high - low) if HOW["normalise"] == "minmax" else (shift, scale)
+        if not 0 < min(scale, np.ptp(volume.clip(low, high))) < np.inf:
+            raise ValueError("the scan, once prepared, is one value: look at its voxels and their size")
         image[channel] = (volume.clip(low, high) - shift) / scale
     return image, back
 
@@ -71,8 +72,7 @@ def windowed(network, image):
     sums = np.zeros((NET["num_classes"] + 1, *whole.shape[1:]), np.float32)     # the last one: of the weights
     for corner in np.stack(np.meshgrid(*starts, indexing="ij"), -1).reshape(-1, len(EDGES)):
         box = tuple(slice(start, start + edge) for start, edge in zip(corner, EDGES, strict=True))
-        sums[:-1, *box] += network(whole[:, *box]) * weight
-        sums[-1, *box] += weight
+        sums[:, *box] += np.append(network(whole[:, *box]), np.ones((1, *EDGES), np.float32), 0) * weight
     return (sums[:-1] / sums[-1])[:, *(slice(p // 2, p // 2 + n) for p, n in zip(pads, image.shape[1:], strict=True))]
 
 
@@ -95,8 +95,7 @@ def main(target, *paths):
     ends = HOW["modalities"] if len(HOW["modalities"]) > 1 else [""]
     found = [path for end in ends for path in paths if path.lower().endswith((f"{end}.nii", f"{end}.nii.gz"))]
     if Path(target).exists() or not target.endswith(".nii.gz") or not len(found) == len(paths) == len(ends):
-        raise ValueError(f"{target} {' '.join(paths)}: expected a .nii.gz that is not there yet, to be written, and "
-                         f"{len(ends)} in NIfTI to read{f', ending in {ends}' * any(ends)}")
+        raise ValueError(f"{target} {' '.join(paths)}: expected a new .nii.gz, then a NIfTI for each of {ends}")
     scans, affines, headers = zip(*map(read, found), strict=True)
     if len({scan.shape for scan in scans}) > 1 or not np.allclose(affines, affines[0], atol=0.01):
         raise ValueError(f"{' '.join(paths)}: lie on different grids, expected one; resample them")
@@ -108,6 +107,7 @@ def main(target, *paths):
         parts = ndimage.label(labels == kept, np.ones((3, 3, 3)))[0]
         labels[(parts > 0) & (parts != np.bincount(parts[parts > 0], minlength=1).argmax())] = 0
     header = nib.Nifti1Header()
+    header["intent_name"] = f"{labels.size:08x}{np.count_nonzero(labels):08x}"      # told from what somebody drew
     for key in filter(lambda key: key[:4] in {"sfor", "qfor", "xyzt", "srow", "quat", "qoff", "pixd"}, header):
         header[key] = headers[0][key]
     labels = np.array(NET["values"], NET["dtype"])[apply_orientation(labels, back)]
