@@ -12,10 +12,13 @@ except ImportError:     # Windows
     resource = None
 
 GIB = 2 ** 30
+FEW = 2 ** 23       # bytes that are there: of a slice, say, of which there are thousands to look at
 
 
 def check_fits(what, needed, remedy):
     """InputError unless `needed` bytes are free; `what` needs them, and `remedy` ends the sentence."""
+    if needed < FEW:
+        return
     available = job.free_memory()
     if needed > available:
         raise InputError(f"{what} about {needed / GIB:.1f} GiB of memory and {available / GIB:.1f} GiB are free: "

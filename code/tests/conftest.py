@@ -38,7 +38,7 @@ from training.run_folder import RunFolder
 
 # tyro reads the source of a recipe's class at each call, and under pytest once more at every tenth look-up
 _ClassTokenization.make = staticmethod(functools.cache(_ClassTokenization.make))
-settings.register_profile("suite", deadline=None, derandomize=True, database=None, max_examples=100)
+settings.register_profile("suite", deadline=None, derandomize=True, database=None, max_examples=50)
 settings.load_profile("suite")
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"      # of the processes that tests start: several tests may run at once

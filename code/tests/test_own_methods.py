@@ -44,7 +44,7 @@ def prepared(tmp_path_factory):
 
 
 # all of them take minutes
-CASES = [pytest.param(method, kind, marks=[] if (method, kind) in (("cml_plus", "slices"), ("bcp", "volumes")) else
+CASES = [pytest.param(method, kind, marks=[] if (method, kind) == ("cml_plus", "slices") else
                       pytest.mark.slow) for kind in KINDS for method in registry.METHODS]
 
 

@@ -206,16 +206,6 @@ def start(command, cwd):
                           timeout=300)
 
 
-def test_scripts_start_from_the_root_and_from_code(trained, phantoms):
-    """Paths are relative to the working directory: one finds the finished run, the other has none there."""
-    run, (_, args, *_) = trained("ACDC"), SCRIPTS["ACDC"]
-    paths = ["--data-dir", os.path.relpath(phantoms("ACDC"), ROOT), "--out", os.path.relpath(run, ROOT)]
-    done = start(["code/train_ACDC.py", *args, *paths], ROOT)
-    assert done.returncode == 0 and "this run is finished" in done.stdout, done.stderr
-    done = start(["test_ACDC.py", "--run", "model/nothing"], ROOT / "code")
-    assert done.returncode == 2 and "model/nothing" in done.stderr and done.stderr.count("\n") == 1, done.stderr
-
-
 @pytest.mark.slow
 def test_scripts_train_and_test_from_the_root_and_from_code(phantoms, tmp_path):
     """At full width; paths are relative to the working directory."""

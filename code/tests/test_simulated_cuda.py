@@ -258,7 +258,7 @@ def placed(gpu):
 SCANS = {"LA": (148, 132, 88), "ACDC": (10, 216, 256), "BraTS2019": (138, 170, 140)}
 
 
-@pytest.mark.parametrize("dataset", SCANS)
+@pytest.mark.parametrize("dataset", ["LA", "ACDC", pytest.param("BraTS2019", marks=pytest.mark.slow)])
 def test_a_scan_of_the_papers_size_is_segmented_and_validated(gpu, placed, dataset):
     recipe, method = placed(dataset, "cml")
     shape, gpu.reading = SCANS[dataset], True
@@ -274,7 +274,7 @@ def test_a_scan_of_the_papers_size_is_segmented_and_validated(gpu, placed, datas
     assert list(dice) == list(views)
 
 
-@pytest.mark.parametrize("method", ["cml", "cml_plus", "mcf"])
+@pytest.mark.parametrize("method", ["cml_plus", "mcf", pytest.param("cml", marks=pytest.mark.slow)])
 def test_two_views_are_compared(gpu, placed, method):
     recipe, method = placed("ACDC", method)
     image = torch.zeros(1, *SCANS["ACDC"])

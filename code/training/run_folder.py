@@ -6,6 +6,7 @@ import subprocess
 import sys
 from contextlib import nullcontext
 from dataclasses import asdict
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
@@ -135,6 +136,7 @@ def noted(config, own):
     return config if own == last else config | {"resumed": [*resumed, own]}
 
 
+@cache
 def _git_commit():
     try:
         commit, dirty = (subprocess.run(["git", *words], cwd=ROOT, capture_output=True, check=True) for words

@@ -249,7 +249,7 @@ def test_passes_that_make_targets_see_clean_patches_and_those_that_learn_do_not(
     assert max(learned) > 3 and all(mean < 12 for mean in learned)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [pytest.param(0, marks=pytest.mark.slow), 2])
 def test_a_stopped_run_goes_on_bit_for_bit_with_any_workers(recipe, runs, narrow, no_curves, tmp_path, workers):
     short = {"augment": "strong", "pre_steps": 1, "self_steps": 4}
     whole = runs.trained(recipe(**short, out=tmp_path / "whole"))

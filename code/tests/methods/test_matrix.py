@@ -36,7 +36,7 @@ from training.trained import load_run
 SIZES = {"LA": {"patch_size": (16, 16, 16), "stride": (16, 16, 16)}, "ACDC": {"patch_size": (16, 16)},
          "BraTS2019": {"patch_size": (16, 16, 16), "stride": (16, 16, 16)}}
 # Data set and steps. Without weight decay nothing moves but by gradients
-LENGTHS = [("ACDC", 12), *(pytest.param(case, marks=pytest.mark.slow) for case in (("LA", 30), ("BraTS2019", 30)))]
+LENGTHS = [("ACDC", 8), *(pytest.param(case, marks=pytest.mark.slow) for case in (("LA", 30), ("BraTS2019", 30)))]
 TINY = {"labeled_batch": 4, "unlabeled_batch": 4, "eval_every": 100, "weight_decay": 0.0, "lr": 0.03}
 # Parameters and terms that wait for what so short a run does not bring: SS-Net's first class has no voxel that is found
 # yet, UA-MT no voxel that is certain, and MCF's second network is not the better one of any batch

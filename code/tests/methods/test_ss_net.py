@@ -186,7 +186,7 @@ def test_scores_are_those_of_the_chosen_rows_alone(count):
         torch.testing.assert_close(mine, theirs)
 
 
-@pytest.mark.parametrize("dataset", ["LA", "ACDC"])
+@pytest.mark.parametrize("dataset", [pytest.param("LA", marks=pytest.mark.slow), "ACDC"])
 def test_a_step_that_keeps_all_rows_is_the_one_that_picks_them(setting, step, monkeypatch, dataset):
     """As on a GPU: loss, gradients, memory and running statistics."""
     found = []

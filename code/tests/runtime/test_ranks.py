@@ -47,7 +47,7 @@ EXACT = {
     "strong augmentation": ("ACDC", {"augment": "strong", "normalise": "zscore"}),
     "3D": ("LA", {}),
 }
-RARE = EXACT.keys() - {"cml", "3D"}      # which take the long tests' time
+RARE = EXACT.keys() - {"cml"}      # which take the long tests' time
 PATCHES = {"ACDC": (16, 16), "LA": (16, 16, 16)}
 
 

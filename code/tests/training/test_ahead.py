@@ -65,7 +65,7 @@ def test_a_run_ahead_of_its_device_is_the_same_run(recipe, runs, ahead, events, 
                                    pytest.param(False, id="ahead later", marks=pytest.mark.slow)])
 def test_a_run_goes_on_where_the_host_is_ahead_or_is_not(recipe, runs, ahead, monkeypatch, tmp_path, first):
     """As from a GPU to a CPU: the checkpoint's optimiser becomes that of the device."""
-    own, started, validate = recipe(checkpoint_steps=2), Device.__init__, fit.Fit._validate
+    own, started, validate = recipe(pre_steps=1, self_steps=5, checkpoint_steps=2), Device.__init__, fit.Fit._validate
 
     def stopping(self, stage):
         if (stage.name, self.step) == ("self", 4):
