@@ -271,11 +271,12 @@ def explained(rows):
 def compare(options, dataset_class):
     """Tested runs side by side; their CSV files are read, nothing is computed again."""
     paths = {run.name: result_path(run, options) for run in options.compare}
-    runs = {name: tables.check_named(path, tables.read_rows(path), weights=options.checkpoint, unit=options.spacing)
-            for name, path in paths.items()}
+    runs = {name: tables.read_rows(path) for name, path in paths.items()}
     if len(runs) < len(options.compare) or len(runs) < 2:
         raise InputError("--compare takes two or more run folders with different names")
     lines = tables.compare_lines(runs, dataset_class.patient_of)
+    for name, path in paths.items():        # all alike, and not what the headings say
+        tables.check_named(path, runs[name], weights=options.checkpoint, unit=options.spacing)
     headings = [heading.replace("voxel", options.spacing) for heading in tables.COMPARE_HEADINGS]
     print(f"{options.checkpoint}.pt on the {options.split} cases; Δ and p against {options.compare[0].name}\n")
     print(tables.markdown(lines, headings))
