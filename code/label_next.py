@@ -253,7 +253,8 @@ def without_run(options, by):
     report_bad(bad)
     chosen = {name: False for name in ranked[:options.count - len(tests)]} | dict.fromkeys(tests, True)
     if not chosen:
-        raise InputError(f"--images {options.images}: no scan there can be read")
+        asked = f" by --channels {' '.join(options.channels)}, of {', '.join(list(cases)[:3])}" * bool(options.channels)
+        raise InputError(f"--images {options.images}: no scan there can be read{asked}")
     print(f"{counted(len(cases), 'scan')}; {counted(len(chosen), 'case')} to label, by {by}: "
           + ", ".join(name + " (drawn at random, kept for testing)" * test for name, test in chosen.items()))
     print(told_tests(tests), end="")

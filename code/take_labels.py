@@ -189,13 +189,15 @@ def values_of(path, scan, record):
     if len(values) > 256:
         raise InputError(f"{path}: has {len(values)} different values, expected a label map, 256 at most; this looks "
                          "like an image: save the segmentation there")
-    segments = None
+    segments, remedy = None, "those are the values of the label files that were prepared; correct the file"
+    if segment_names(path) and not record.class_names:
+        remedy += ", or say with --class-names which class each segment is"
     if record.class_names and (names := segment_names(path)) and set(names) & set(record.class_names):
         segments = {record.class_names[label - 1] if label < IGNORED else IGNORE: value
                     for value, label in record.labels.items() if label}
     indices = read_label(path, scan, {value: index for index, value in enumerate(values.tolist())},
                          not record.same_voxels, allow_empty=True, geometry=record.geometry, segments=segments,
-                         remedy="those are the values of the label files that were prepared; correct the file")
+                         remedy=remedy)
     return values[indices]
 
 

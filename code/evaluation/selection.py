@@ -15,14 +15,16 @@ def farthest_first(features, start, count):
     Columns count alike, whatever their units. Without `start` the first one is the row nearest to the mean. Of equals,
     the first.
     """
+    if not count:
+        return []
     features = np.asarray(features, float)
     deviation = features.std(0)
     features = (features - features.mean(0)) / np.where(deviation > 0, deviation, 1)
-    if count and not len(start):
+    if not len(start):
         first = int(np.linalg.norm(features, axis=1).argmin())
         return [first, *farthest_first(features, [first], count - 1)]
     taken, chosen = list(start), []
-    nearest = np.min([np.linalg.norm(features - features[place], axis=1) for place in taken], 0) if count else None
+    nearest = np.min([np.linalg.norm(features - features[place], axis=1) for place in taken], 0)
     for _ in range(min(count, len(features) - len(taken))):
         nearest[taken] = -1
         place = int(nearest.argmax())

@@ -390,6 +390,16 @@ def test_a_round_before_any_label_knows_its_scans(tmp_path, capsys):
     assert prepare_folder.main([*options, "--output", str(tmp_path / "data"), "--workers", "1"]) == 0
 
 
+@pytest.mark.filterwarnings("error")
+def test_channels_that_no_scan_has_are_said_beside_the_scans_there_are(tmp_path, capsys):
+    for number in range(2):
+        save(tmp_path / "scans" / f"c{number}_s3.nii.gz", phantom(number)[0])
+    with pytest.raises(SystemExit, match="2"):
+        label_next.main(["--labeled", "0", "--images", str(tmp_path / "scans"), "--output", str(tmp_path / "to_label"),
+                         "--channels", "3", "5", "--workers", "1"])
+    assert "no scan there can be read by --channels 3 5, of c0_s3, c1_s3" in capsys.readouterr().err
+
+
 def test_segments_that_were_drawn_in_any_order_before_any_label_are_known_by_their_names(tmp_path, capsys):
     for number in range(3):
         save(tmp_path / "my scans" / f"c{number}.nii.gz", phantom(number)[0])
@@ -435,7 +445,7 @@ def test_farthest_first_by_hand():
     assert farthest_first(places, [0], 3) == [3, 4, 2]
     assert farthest_first(places, [], 3) == [4, 3, 0]       # the one nearest to the mean, 3.4, then the farthest
     assert farthest_first(places, [0, 1], 9) == [3, 4, 2]   # no more than there are
-    assert farthest_first(np.zeros((3, 2)), [1], 2) == [0, 2]
+    assert farthest_first(np.zeros((3, 2)), [1], 2) == [0, 2] and farthest_first([], [], 0) == []
     scaled = np.array([[0.0, 0], [1, 0], [0, 1000]])        # units do not matter
     assert farthest_first(scaled, [0], 1) == farthest_first(scaled * (1, 1e-3), [0], 1)
 
