@@ -143,9 +143,11 @@ def main(args=None):
             else:
                 print(f"{plan}: is left out, since the run's scans were prepared in another way")
         folder.rename(options.output)
+    ends = [f"_{end}" for end in preprocessing.modalities] if recipe.in_channels > 1 else [""]
     print(f"{options.output}: {', '.join(sorted(path.name for path in options.output.iterdir()))}; on random windows, "
           f"probabilities differ by {difference:.1g} from the run's\n"
-          f"next: python {in_shell(options.output / READER.name)} labels.nii.gz scan.nii.gz")
+          f"next: python {in_shell(options.output / READER.name)} labels.nii.gz "
+          + " ".join(f"scan{end}.nii.gz" for end in ends))
 
 
 if __name__ == "__main__":

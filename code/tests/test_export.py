@@ -187,6 +187,7 @@ def sliced(_trained, tmp_path, monkeypatch):
 def test_own_slices_of_two_channels(sliced, tmp_path, capsys):
     run, cases = sliced
     folder = exported(run, tmp_path / "exported")
+    assert capsys.readouterr().out.endswith("segment.py labels.nii.gz scan_0000.nii.gz scan_0001.nii.gz\n")
     assert (folder / "plan.json").exists()
     assert json.loads((folder / "network.json").read_text(encoding="utf-8"))["stride"] == [16, 16]
     assert_alike(run, folder, tmp_path, *cases.values())
