@@ -243,12 +243,14 @@ def without_run(options, by):
     else:
         features = {}
         work = partial(seen, channels=len(options.channels) or 1)
-        for case, result in in_parallel(work, [Case(name, cases[name]) for name in pool], options.workers):
+        for case, result in in_parallel(work, [Case(name, cases[name]) for name in [*tests, *pool]],
+                                        options.workers):
             if isinstance(result, str):
                 bad[case.name] = result
             else:
                 features[case.name] = result
-        names = sorted(features)
+        tests = [name for name in tests if name in features]
+        names = sorted(features.keys() & set(pool))
         ranked = [names[place] for place in farthest_first([features[name] for name in names], [], len(names))]
     report_bad(bad)
     chosen = {name: False for name in ranked[:options.count - len(tests)]} | dict.fromkeys(tests, True)
