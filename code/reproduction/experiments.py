@@ -174,7 +174,7 @@ PLACES = {
         *(of(method, "ACDC", 3, 1 if method == "supervised" else 2, augment="strong")
           for method in ("supervised", "cps", "bcp", "cml", "cml_plus")),
         of("cml_plus", "ACDC", 3, title="CML+ without perturbed", augment="strong", hyper__perturbed=False)),
-        "short", "short", ("CPS",)),
+        "short", "short", ("supervised", "CPS")),
     "short_terms": Place("ACDC, terms of CML's objective (Table 4), 3 labelled patients", _terms("ACDC", 3), "short",
                          "short", ("labelled",)),
     "short_beta": Place("ACDC, β (Figure 5c), 3 labelled patients", _sensitivity("ACDC", 3, ("beta",)), "short",
