@@ -176,6 +176,9 @@ def scans_to_segment(path: Path, modalities: Sequence[str]
         files = [file for file in sorted(path.parent.iterdir()) if is_scan(file)
                  and (role_of(case_name(file), modalities) or [None])[0] == match[0]]
     elif path.is_dir():
+        if folders := [name for name in ("imagesTs", "imagesTr") if (path / name).is_dir()]:
+            raise InputError(f"--input {path}: holds a whole data set, {' and '.join(folders)}, labels maybe; give the "
+                             f"folder of the scans that are to be segmented, such as {path / folders[0]}")
         files = visible(path)
     series, files = series_among(files, path if path.is_dir() else path.parent)
     if path.is_file() and any(len(one.frames) == 1 for one in series.series):

@@ -141,3 +141,11 @@ def test_folders_behind_links_are_looked_into_once(tmp_path):
     there = sorted(path.relative_to(scans).as_posix() for path in files_below(scans))
     assert there == ["a/scan.nii", "b/deep/scan.nii"]
     assert found(scans, "image")[0].keys() == {"a", "deep"}
+
+
+@pytest.mark.parametrize("names", [("imagesTr/a.nii", "imagesTs/b.nii", "labelsTr/a.nii"), ("imagesTr/a_0000.nii",)])
+@pytest.mark.parametrize("channels", [("image",), ("0000",)])
+def test_of_a_whole_data_set_the_folder_of_scans_is_asked_for(tmp_path, names, channels):
+    folder = touched(tmp_path / "Task02", "dataset.json", *names)
+    with pytest.raises(InputError, match=f"holds a whole data set.*such as .*Task02/{names[len(names) > 1][:8]}$"):
+        scans_to_segment(folder, channels)
