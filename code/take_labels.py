@@ -22,8 +22,8 @@ from runtime.script import reported
 import numpy as np
 
 from imaging.case_files import LABELS, case_of_each, files_in, plain_name, role_of
-from imaging.cases import IGNORED, check_names, existing_folder, shown
-from imaging.descriptions import IGNORE
+from imaging.cases import IGNORED, existing_folder, shown
+from imaging.label_values import check_class_names, segment_values
 from imaging.labelling import ROUND, Places, add_tests, read_round
 from imaging.preparation import attempt, report_bad
 from imaging.scan_files import (
@@ -113,7 +113,7 @@ def main(args=None):
 def with_classes(record, cases, options):
     """The record with --class-names, where it has none, and --same-voxels; InputError where segments tell no class."""
     names, labels = options.class_names, record.labels
-    check_names(names)
+    check_class_names(names)
     record = replace(record, same_voxels=record.same_voxels or options.same_voxels)
     if not names:
         if not record.class_names:
@@ -193,8 +193,7 @@ def values_of(path, scan, record):
     if segment_names(path) and not record.class_names:
         remedy += ", or say with --class-names which class each segment is"
     if record.class_names and (names := segment_names(path)) and set(names) & set(record.class_names):
-        segments = {record.class_names[label - 1] if label < IGNORED else IGNORE: value
-                    for value, label in record.labels.items() if label}
+        segments = segment_values(record.class_names, record.labels)
     indices = read_label(path, scan, {value: index for index, value in enumerate(values.tolist())},
                          not record.same_voxels, allow_empty=True, geometry=record.geometry, segments=segments,
                          remedy=remedy)

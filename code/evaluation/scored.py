@@ -10,7 +10,7 @@ from evaluation import pooled, tables
 from evaluation.metrics import class_metrics, volume_metrics
 from imaging.case_files import case_of_each, contents, files_in, plain_name
 from imaging.cases import one_case_each
-from imaging.descriptions import IGNORE
+from imaging.label_values import segment_values
 from imaging.preparation import attempt, report_bad
 from imaging.preprocess import read_as
 from imaging.scan_files import check_segments, is_label, is_scan, read_label, read_scan_file, values_in
@@ -103,9 +103,10 @@ def measured_pair(case, reference, prediction, values, names, options):
         raise InputError(f"{prediction}: is a .seg.nrrd as its reference is, and neither says how large the scan is; "
                          "export one of the two as a label map (NIfTI, say)")
     grid, classes = read_scan_file(grid), {0: 0} | {value: index for index, value in enumerate(values, 1)}
-    segments = dict(zip(names, values, strict=True)) | {IGNORE: options.ignore_label} if options.class_names else None
+    labels = read_as(classes, options.ignore_label)
+    segments = segment_values(names, labels) if options.class_names else None
     pred, ref = (read_label(path, grid, kept, not options.same_voxels, allow_empty=True, segments=segments)
-                 for path, kept in ((prediction, classes), (reference, read_as(classes, options.ignore_label))))
+                 for path, kept in ((prediction, classes), (reference, labels)))
     unit, spacing = ("voxel", None) if options.spacing == "voxel" else ("mm", grid.spacing)
     how = {"list": str(options.labels), "weights": str(options.predictions), "unit": unit, "windows": "",
            "largest_component": "", "tolerance": f"{options.tolerance:g} {unit}"}

@@ -129,12 +129,6 @@ def shown(path: Path) -> Path:
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
-def check_names(names: Sequence[str]) -> None:
-    """InputError where --class-names has a name twice, by which no segment could be told."""
-    if double := next((name for name in names if names.count(name) > 1), None):
-        raise InputError(f"--class-names {' '.join(names)}: names {double} twice; give each class a name of its own")
-
-
 def in_shell(path: Path) -> str:
     """`shown`, as a word of a command."""
     return shlex.quote(str(shown(path)))

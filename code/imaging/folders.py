@@ -1,10 +1,8 @@
 """Scans, labels, channels and classes as somebody's folder, or its dataset.json, has them."""
-import itertools
 import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 from imaging import dicom_series
@@ -25,8 +23,8 @@ from imaging.case_files import (
 )
 from imaging.cases import Case, one_case_each
 from imaging.descriptions import Description, Listed, read_description, resolved, scan_files_of
-from imaging.preparation import in_parallel, report_bad
-from imaging.scan_files import case_name, is_label, is_scan, segment_names, values_in
+from imaging.preparation import report_bad
+from imaging.scan_files import case_name, is_label, is_scan
 from runtime.errors import InputError
 
 
@@ -247,62 +245,3 @@ def _choose_channels(found, asked, channels):
                          "with one file for each")
     found.channels = tuple(channels[place] for place in wanted)
     found.cases = [Case(case.name, tuple(case.images[place] for place in wanted), case.label) for case in found.cases]
-
-
-def label_classes(found: Found, label_map: Sequence[str], num_classes: int | None, workers: int,
-                  ignore: int | None = None, names: Sequence[str] = ()) -> dict[int, int]:
-    """{value in the label files: class}. Where nothing else says so, classes end where the values have a gap.
-
-    A class that `label_map` gives a value of the files keeps its own only where that is in the files, too. The value
-    `ignore` is none, unless `label_map` says so. Segments of a .seg.nrrd count by their place among `names`, if any.
-    """
-    try:
-        mapped = {int(value): int(label) for value, label in (pair.split(":") for pair in label_map)}
-    except ValueError as error:
-        raise InputError(f"--label-map {' '.join(label_map)}: expected value:class, such as 255:1") from error
-    if len(mapped) < len(label_map):
-        raise InputError(f"--label-map {' '.join(label_map)}: gives one value two classes; leave one of them out")
-    described = found.description.labels if found.description and num_classes is None else None
-    met = set()
-    if mapped or (described is None and num_classes is None):
-        print("reading the labels for their values" + " (--num-classes K saves this)" * (not mapped))
-        own = {label: value for value, label in mapped.items()}
-        named = {name: own.get(label, label) for label, name in enumerate(names, 1)}
-        met = _values_met(found.labelled, workers, named) - ({ignore} - mapped.keys())
-    if described is None:
-        count = num_classes or _up_to_gap(met, mapped)
-        classes = {value: value for value in range(count)}
-    else:
-        classes, count = described, len(described)
-    if any(not 0 <= label < count for label in mapped.values()):
-        raise InputError(f"--label-map {' '.join(label_map)}: classes go from 0 to {count - 1}")
-    given = {label for value, label in mapped.items() if value in met}
-    return {value: label for value, label in classes.items() if not label or value in met or label not in given
-            } | mapped
-
-
-def _values_met(cases, workers, named):
-    """The values in all label files, of segments those that `named` gives them by name; an unreadable file is reported
-    when its case is prepared.
-    """
-    results = [values for _, values in in_parallel(partial(_label_values, named=named), cases, workers)]
-    met = set().union(*(values for values in results if isinstance(values, set)))
-    if cases and not met:
-        raise InputError(f"no label can be read: {min(results)}")
-    return met
-
-
-def _up_to_gap(met, mapped):
-    """How many classes the values are, 0, 1, 2, ... as far as they go."""
-    classes = {mapped.get(value, value) for value in met}
-    count = next(n for n in itertools.count() if n not in classes)
-    if count < 2:
-        raise InputError(f"the labels have the values {', '.join(map(str, sorted(met)))}, expected 0 for background, "
-                         "then 1, 2, ...; map them with, say, --label-map 255:1")
-    return count
-
-
-def _label_values(case, named):
-    if named and (segments := segment_names(case.label)):
-        return {0, *(named[segment] for segment in segments if segment in named)}
-    return values_in(case.label)

@@ -1,102 +1,26 @@
 """What prepare_folder.py does: somebody's scans to prepared cases, lists and a plan."""
-import json
-import zlib
 from collections.abc import Collection
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
 
 from imaging.case_files import is_other, told
-from imaging.cases import LAYOUT, Case, check_names, has_gpu, in_shell, listed, shown
-from imaging.descriptions import IGNORE, Description
+from imaging.cases import LAYOUT, Case, has_gpu, in_shell, listed, shown
 from imaging.dicom import is_dicom
-from imaging.folders import Found, find, label_classes
+from imaging.folders import Found, find
+from imaging.label_values import label_values, tell_regions
 from imaging.labelling import TESTS, Sources, source_files
+from imaging.own_lists import TEST, TRAIN, VAL, OurFiles, write_lists
 from imaging.plan import PLAN, PREPARED, REMEDY, Choice, Plan, plan_preparation, plan_text, plan_training, read_plan
 from imaging.preparation import in_parallel, prepare_cases
 from imaging.preprocess import COARSEST, EXPECTED, FINEST, PLAIN, Preprocessing, read_as, read_preprocessing
-from imaging.scan_files import check_segments
 from imaging.survey import look_at_label, look_at_scan
 from runtime.errors import InputError, counted
-from runtime.files import check_readable, write_text
+from runtime.files import write_text
 from runtime.locks import locked
 from runtime.records import from_record, read_json
 
 UNLABELLED = 20     # scans without a label that are looked at for the plan, at most
-TRAIN, VAL, TEST = "train.list", "val.list", "test.list"     # val.list is written by hand alone
-WRITTEN = "lists.json"      # {list: check sum of what was written}: tells lists that were edited since
-
-
-class OurFiles:
-    """Which files of a data folder were written here and not edited since: check sums, in lists.json.
-
-    A file's next sum is noted before it is written, beside its last one: a kill in between leaves a file that is ours.
-    """
-
-    def __init__(self, folder: Path):
-        self.record = folder / WRITTEN
-        self.sums = read_json(self.record, "remove it") if self.record.exists() else {}
-
-    def holds(self, path: Path) -> bool:
-        check_readable(path)
-        return path.exists() and zlib.crc32(path.read_bytes()) in self._known(path)
-
-    def _known(self, path):
-        known = self.sums.get(path.name, [])
-        return known if isinstance(known, list) else [known]
-
-    def _note(self, path, *sums):
-        self.sums[path.name] = [*sums]
-        write_text(self.record, json.dumps(self.sums) + "\n")
-
-    def write(self, path: Path, text: str) -> None:
-        """A file with this text, or none without a text."""
-        new = zlib.crc32(text.encode())
-        self._note(path, *self._known(path)[-1:], new)
-        if text:
-            write_text(path, text)
-        else:
-            path.unlink(missing_ok=True)
-        self._note(path, new)
-
-
-def write_lists(good: dict[str, dict], options, tests: Collection[str] = ()) -> tuple[int, int, int]:
-    """train.list, labelled cases first, and test.list if asked for; returns how many cases of train.list have a label,
-    how many have none, and how many are in test.list.
-
-    The cases of a test.list that is there stay in it and are not trained on, and `tests`, which were drawn for testing,
-    join them with their labels; a larger --holdout adds the last labelled ones, --holdout 0 removes all but the drawn
-    ones, and --force chooses anew. The cases of a val.list are in neither list. A list that was written by hand, or
-    edited since, is kept without --force.
-    """
-    ours = OurFiles(options.output)
-    train, test = options.output / TRAIN, options.output / TEST
-    kept = [path for path in (train, test) if path.exists() and not options.force and not ours.holds(path)]
-    held = [] if options.force or (test not in kept and options.holdout == 0) else listed(test)
-    held += [name for name, case in good.items() if name in tests and name not in held and case["classes"] is not None]
-    free = {name: case["classes"] for name, case in good.items() if name not in {*held, *listed(options.output / VAL)}}
-    labelled = [name for name, classes in free.items() if classes is not None]
-    unlabelled = [name for name, classes in free.items() if classes is None]
-    if not labelled:
-        raise InputError("no case with a label is left to train on, one is needed at least; no list was written")
-    more = max((options.holdout or 0) - len(held), 0) if test not in kept else 0
-    if more >= len(labelled):
-        raise InputError(f"--holdout {options.holdout}: there are {len(labelled) + len(held)} labelled cases, and one "
-                         "must be left to train on")
-    cut = len(labelled) - more
-    if train not in kept and (gone := [name for name in listed(train) if name not in good]):
-        print(f"{TRAIN}: {counted(len(gone), 'case')} of before left out, bad now or not among these scans: "
-              f"{', '.join(gone[:5])}{', ...' * (len(gone) > 5)}")
-    for path, names in {train: labelled[:cut] + unlabelled, test: held + labelled[cut:]}.items():
-        if path in kept:
-            if names and names != listed(path):
-                print(f"{path.name}: the one in {shown(options.output)} was written by hand, and is kept; --force "
-                      "replaces it")
-            continue
-        ours.write(path, "".join(f"{name}\n" for name in names))
-    names = listed(train)
-    with_label = sum(name in labelled for name in names)
-    return with_label, len(names) - with_label, len(listed(test))
 
 
 def sources_of(found: Found, options) -> Sources:
@@ -241,13 +165,6 @@ def prepare_folder(options) -> int:
         return prepare(found, options)
 
 
-def tell_regions(description: Description | None) -> None:
-    """Say what becomes of overlapping regions: the network learns classes, one a voxel."""
-    if description and description.regions:
-        regions = "; ".join(f"{name} is {' '.join(map(str, values))}" for name, values in description.regions.items())
-        print(f"regions ({regions}) are trained as the classes that make them up: {', '.join(description.class_names)}")
-
-
 def tell_twins(good: dict[str, dict]) -> None:
     """Say which cases are one scan under several names: one may be trained on, and another one test the result."""
     twins = {}
@@ -259,52 +176,11 @@ def tell_twins(good: dict[str, dict]) -> None:
                   "a network is tested on what it was trained on")
 
 
-def class_names(found: Found, classes: dict[int, int], options) -> tuple[str, ...]:
-    """Of the foreground: --class-names, those of dataset.json, or none where neither names these classes."""
-    count = max(classes.values())
-    check_names(options.class_names)
-    if options.class_names and len(options.class_names) != count:
-        named = len(options.class_names)
-        more = f"; where one of them is not drawn yet, --num-classes {named + 1} says how many there are"
-        raise InputError(f"--class-names {' '.join(options.class_names)}: {named} names, expected {count}, one for "
-                         f"each class but the background{more * (named > count)}")
-    described = found.description.class_names if found.description else ()
-    return options.class_names or (described if len(described) == count else ())
-
-
-def ignored_value(found: Found, classes: dict[int, int], options) -> int | None:
-    """Value in the label files of voxels that nobody has labelled: --ignore-label, or dataset.json's "ignore" unless
-    --label-map made it a class.
-    """
-    if options.ignore_label is None:
-        said = found.description.ignore if found.description else None
-        return None if said in classes else said
-    if options.ignore_label in classes:
-        raise InputError(f"--ignore-label {options.ignore_label}: is the value of class "
-                         f"{classes[options.ignore_label]}; expected one that stands for no class, see --label-map and "
-                         "--num-classes")
-    return options.ignore_label
-
-
-def segment_values(found: Found, names: tuple[str, ...], classes: dict[int, int], ignore: int | None
-                   ) -> dict[str, int] | None:
-    """{segment of a .seg.nrrd: its value} by the classes' names; without them, InputError where files differ."""
-    if names:
-        segments = {names[label - 1]: value for value, label in classes.items() if label}
-        return segments if ignore is None else segments | {IGNORE: ignore}
-    check_segments((case.label for case in found.labelled), max(classes.values()))
-    return None
-
-
 def prepare(found, options) -> int:
     """Scans, lists, and what to do next; the caller holds the output folder."""
     if options.spacing and not all(FINEST <= side <= COARSEST for side in options.spacing):
         raise InputError(f"--spacing {' '.join(map(str, options.spacing))}: expected {EXPECTED['spacing']}")
-    said = found.description.ignore if found.description else None
-    classes = label_classes(found, options.label_map, options.num_classes, options.workers,
-                            said if options.ignore_label is None else options.ignore_label, options.class_names)
-    names, ignore = class_names(found, classes, options), ignored_value(found, classes, options)
-    segments = segment_values(found, names, classes, ignore)
+    classes, names, ignore, segments = label_values(found, options)
     seen, lines, fixed = preparation(found, read_as(classes, ignore), segments, options)
     plan = from_record(Plan, {name: lines[name].value for name in PREPARED}, PLAN, REMEDY)
     called = planned_names(options.plan or options.output / PLAN, max(classes.values()), options) if fixed else names

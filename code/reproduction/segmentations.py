@@ -8,7 +8,8 @@ from evaluation import tables
 from evaluation.inference import segment
 from evaluation.metrics import where_labelled
 from evaluation.pooled import case_dice
-from evaluation.report import body_axes, label_maps
+from evaluation.report import label_maps
+from evaluation.saved_maps import body_axes
 from runtime.errors import InputError
 from training import datasets
 from training.trained import load_run

@@ -60,11 +60,8 @@ class Trained(NamedTuple):
 
     def _check_prepared(self):
         """InputError unless the scans were prepared as those of training; another crop or ignore label is said."""
-        published = PUBLISHED.get(self.data.dataset)
-        published = published and published.to_dict()
-        now = read_preprocessing(self.recipe.data_dir)
-        now = published if now is None else now.to_dict()
-        made = published if self.content is None or self.content.preprocessing is None else self.content.preprocessing
+        now, made = read_preprocessing(self.recipe.data_dir), self._made
+        now = self._published if now is None else now.to_dict()
         if not made or not now:
             return
         words = {key: f"{key} was {made.get(key, 'not said')}, is {now.get(key, 'not said')}"
@@ -75,17 +72,24 @@ class Trained(NamedTuple):
         for text in words.values():
             Ranks().say(f"{self.recipe.data_dir}: prepared in another way than the scans of training: {text}")
 
+    @property
+    def _published(self):
+        """How the published scans were prepared, as `Preprocessing.to_dict` has it; None of own data."""
+        record = PUBLISHED.get(self.data.dataset)
+        return record and record.to_dict()
+
+    @property
+    def _made(self):
+        """How the scans of training were prepared: as published where nothing is said."""
+        return self.content and self.content.preprocessing or self._published
+
     def has_papers_data(self):
         """Whether the run was trained on scans prepared as published, with the labels of the published cases."""
-        published = PUBLISHED.get(self.data.dataset)
-        if published is None:
+        if self._published is None or any(self._made.get(key) != value for key, value in self._published.items()
+                                          if key not in ANYHOW):
             return False
         if self.content is None:
             return True
-        made = self.content.preprocessing
-        if made is not None and any(made.get(key) != value for key, value in published.to_dict().items()
-                                    if key not in ANYHOW):
-            return False
         names = published_list(self.data.dataset, self.data.lists["train"])
         patients = list(dict.fromkeys(map(self.data.patient_of, names)))[:self.recipe.labeled]
         labelled = [name for name in names if self.data.patient_of(name) in patients]

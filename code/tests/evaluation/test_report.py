@@ -13,7 +13,7 @@ import torch
 import train_ACDC
 import train_LA
 from dataloaders.scans import published_list
-from evaluation import report, tables
+from evaluation import report, saved_maps, tables
 from reproduction.results import Kept
 from runtime.errors import InputError
 
@@ -338,13 +338,13 @@ def test_saved_maps_are_those_of_the_case_with_the_longest_name(tmp_path):
     trained = SimpleNamespace(run=tmp_path, recipe=SimpleNamespace(stride=None),
                               data=SimpleNamespace(cases=lambda names: [scans[name] for name in names]))
     options = report.ReportOptions(run=tmp_path)
-    marks = report.prediction_marks(trained, scans, options)
+    marks = saved_maps.prediction_marks(trained, scans, options)
     (tmp_path / "predictions").mkdir()
     for name in ("p1", "p1_2"):
         nifti = nibabel.Nifti1Image(np.zeros((2, 2, 2), np.uint8), np.eye(4))
         nifti.header["intent_name"] = marks[name]
         nibabel.save(nifti, tmp_path / "predictions" / f"{name}_fused.nii")
-    assert report.prediction_marks(trained, scans, options) == marks
+    assert saved_maps.prediction_marks(trained, scans, options) == marks
     (tmp_path / "last.pt").write_bytes(b"other")
     with pytest.raises(InputError, match="was made with other weights"):
-        report.prediction_marks(trained, scans, options)
+        saved_maps.prediction_marks(trained, scans, options)

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 import prepare_folder
-from imaging import own_folder
+from imaging import own_folder, own_lists
 from imaging.case_files import scans_to_segment, told
 from imaging.descriptions import read_description
-from imaging.own_folder import OurFiles
+from imaging.own_lists import OurFiles
 from imaging.plan import read_plan
 from imaging.preprocess import PLAIN, Preprocessing, read_preprocessing
 from imaging.scan_files import read_scan_file, save_on_grid
@@ -428,7 +428,8 @@ def test_a_kill_between_two_files_leaves_lists_and_plan_as_ours(tmp_path, monkey
             raise KeyboardInterrupt
         write_text(*args)
     with monkeypatch.context() as patch, pytest.raises(SystemExit):
-        patch.setattr(own_folder, "write_text", killed)
+        for module in (own_folder, own_lists):
+            patch.setattr(module, "write_text", killed)
         prepare_folder.main(["--images", str(folder), "--output", str(tmp_path / "out"), "--workers", "1"])
     image(folder / "imagesTr" / "d.nii.gz", 4)
     label(folder / "labelsTr" / "d.nii.gz")

@@ -1,0 +1,54 @@
+"""Label maps and overlays that a test keeps in its run's folder, each with a mark of what made it."""
+import zlib
+
+import numpy as np
+
+from evaluation.windows import windows_of
+from imaging.grids import voxel_sum
+from imaging.preprocess import PUBLISHED, read_preprocessing
+from imaging.scan_files import mark_of
+from runtime.errors import InputError
+from runtime.files import inside, write_aside
+
+PREDICTIONS = "predictions"     # folder in the run's
+
+
+def prediction_marks(trained, names, options):
+    """{case: mark of its predictions}, by weights, scan and windows; InputError where other ones are there already.
+
+    A map that somebody corrected, or that other weights made, is replaced with --force alone.
+    """
+    weights = zlib.crc32((trained.run / f"{options.checkpoint}.pt").read_bytes(),
+                         zlib.crc32(repr(windows_of(trained.recipe, options.stride, options.weights)).encode()))
+    marks = {name: f"{weights:08x}{zlib.crc32(repr(scan.content[:2]).encode()):08x}"
+             for name in names for scan in trained.data.cases([name])}
+    for path in () if options.force else sorted((options.run / PREDICTIONS).glob("*.nii")):
+        if owners := [name for name in marks if path.name.startswith(f"{name}_")]:
+            if mark_of(path) != marks[max(owners, key=len)]:
+                raise InputError(f"{path}: was made with other weights, from another scan or by something else; "
+                                 "--force replaces it, or move the folder away")
+    return marks
+
+
+def save_prediction(folder, name, scan, maps, data, mark):
+    """NIfTI label maps of every view, on the prepared scan's grid, and an overlay in Figure 4's layout.
+
+    Maps that are there with this mark stay as they are.
+    """
+    import nibabel
+
+    from evaluation import plots
+    for view, labels in maps.items():
+        path = inside(folder.parent, folder / f"{name}_{view}.nii")
+        if not path.exists() or mark_of(path) != mark:
+            nifti = nibabel.Nifti1Image(labels, np.eye(4))
+            nifti.header["intent_name"], nifti.header["aux_file"] = mark, voxel_sum(labels)
+            write_aside(path, lambda file, nifti=nifti: file.write(nifti.to_bytes()))
+    plots.overlay(folder / f"{name}.png", scan.image[0].numpy(), scan.label.numpy(), maps, data.depth_axis,
+                  body_axes(data), names=data.recipe.classes)
+
+
+def body_axes(data):
+    """Where the axes of prepared scans point, "LPS" say, or None where nothing says so."""
+    record = read_preprocessing(data.recipe.data_dir) or PUBLISHED.get(data.dataset)
+    return record.orientation if record and record.orientation != "slices" else None

@@ -1,0 +1,85 @@
+"""Lists and plan of a folder of own data: which cases are for what, and which files somebody has edited since."""
+import json
+import zlib
+from collections.abc import Collection
+from pathlib import Path
+
+from imaging.cases import listed, shown
+from runtime.errors import InputError, counted
+from runtime.files import check_readable, write_text
+from runtime.records import read_json
+
+TRAIN, VAL, TEST = "train.list", "val.list", "test.list"     # val.list is written by hand alone
+WRITTEN = "lists.json"      # {file: check sums of what was written}: tells files that were edited since
+
+
+class OurFiles:
+    """Which files of a data folder were written here and not edited since: check sums, in lists.json.
+
+    A file's next sum is noted before it is written, beside its last one: a kill in between leaves a file that is ours.
+    """
+
+    def __init__(self, folder: Path):
+        self.record = folder / WRITTEN
+        self.sums = read_json(self.record, "remove it") if self.record.exists() else {}
+
+    def holds(self, path: Path) -> bool:
+        check_readable(path)
+        return path.exists() and zlib.crc32(path.read_bytes()) in self._known(path)
+
+    def _known(self, path):
+        known = self.sums.get(path.name, [])
+        return known if isinstance(known, list) else [known]
+
+    def _note(self, path, *sums):
+        self.sums[path.name] = [*sums]
+        write_text(self.record, json.dumps(self.sums) + "\n")
+
+    def write(self, path: Path, text: str) -> None:
+        """A file with this text, or none without a text."""
+        new = zlib.crc32(text.encode())
+        self._note(path, *self._known(path)[-1:], new)
+        if text:
+            write_text(path, text)
+        else:
+            path.unlink(missing_ok=True)
+        self._note(path, new)
+
+
+def write_lists(good: dict[str, dict], options, tests: Collection[str] = ()) -> tuple[int, int, int]:
+    """train.list, labelled cases first, and test.list if asked for; returns how many cases of train.list have a label,
+    how many have none, and how many are in test.list.
+
+    The cases of a test.list that is there stay in it and are not trained on, and `tests`, which were drawn for testing,
+    join them with their labels; a larger --holdout adds the last labelled ones, --holdout 0 removes all but the drawn
+    ones, and --force chooses anew. The cases of a val.list are in neither list. A list that was written by hand, or
+    edited since, is kept without --force.
+    """
+    ours = OurFiles(options.output)
+    train, test = options.output / TRAIN, options.output / TEST
+    kept = [path for path in (train, test) if path.exists() and not options.force and not ours.holds(path)]
+    held = [] if options.force or (test not in kept and options.holdout == 0) else listed(test)
+    held += [name for name, case in good.items() if name in tests and name not in held and case["classes"] is not None]
+    free = {name: case["classes"] for name, case in good.items() if name not in {*held, *listed(options.output / VAL)}}
+    labelled = [name for name, classes in free.items() if classes is not None]
+    unlabelled = [name for name, classes in free.items() if classes is None]
+    if not labelled:
+        raise InputError("no case with a label is left to train on, one is needed at least; no list was written")
+    more = max((options.holdout or 0) - len(held), 0) if test not in kept else 0
+    if more >= len(labelled):
+        raise InputError(f"--holdout {options.holdout}: there are {len(labelled) + len(held)} labelled cases, and one "
+                         "must be left to train on")
+    cut = len(labelled) - more
+    if train not in kept and (gone := [name for name in listed(train) if name not in good]):
+        print(f"{TRAIN}: {counted(len(gone), 'case')} of before left out, bad now or not among these scans: "
+              f"{', '.join(gone[:5])}{', ...' * (len(gone) > 5)}")
+    for path, names in {train: labelled[:cut] + unlabelled, test: held + labelled[cut:]}.items():
+        if path in kept:
+            if names and names != listed(path):
+                print(f"{path.name}: the one in {shown(options.output)} was written by hand, and is kept; --force "
+                      "replaces it")
+            continue
+        ours.write(path, "".join(f"{name}\n" for name in names))
+    names = listed(train)
+    with_label = sum(name in labelled for name in names)
+    return with_label, len(names) - with_label, len(listed(test))
