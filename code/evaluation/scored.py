@@ -36,6 +36,8 @@ def score_maps(options):
             print(f"{counted(len(missing), what)} without a {other}, which stay out: "
                   f"{', '.join(sorted(missing)[:5])}{', ...' if len(missing) > 5 else ''}")
     output = options.output or options.predictions.with_name(f"{options.predictions.resolve().name}_scores.csv")
+    if output.suffix != ".csv":
+        raise InputError(f"--output {output}: expected a name that ends in .csv; .md and .tex are written beside it")
     check_writable(output)
     if not options.class_names:
         check_segments((path for pair in pairs.values() for path in pair), None)

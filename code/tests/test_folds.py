@@ -321,6 +321,15 @@ def test_maps_of_any_program_are_scored_by_name_on_one_grid(maps, capsys):
     assert rows["b_seg"]["class"] == "7" and rows["b_seg"]["name"] == "box"
 
 
+@pytest.mark.parametrize("end", [".md", ".tex", ""])
+def test_scores_are_written_under_a_name_of_their_own(maps, capsys, end):
+    with pytest.raises(SystemExit, match="2"):
+        testing_own.main(["--predictions", str(maps / "maps"), "--labels", str(maps / "masks"), "--output",
+                          str(maps / f"scores{end}")])
+    assert f"scores{end}: expected a name that ends in .csv" in capsys.readouterr().err
+    assert not list(maps.glob("scores*"))
+
+
 def test_maps_in_folders_of_their_own_are_reported_by_their_cases(maps, capsys):
     for name in "abx":
         target = maps / "each" / f"patient{name}" / "segmentation.nii.gz"
