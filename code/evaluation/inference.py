@@ -211,13 +211,13 @@ def slice_wise(model, volume, patch_size, views=(), batch_size=None, fusion="sof
     return stacks
 
 
-def segment(model, image, recipe, coarse=False, *, stride=None, weights="uniform", views=True, watch=None):
+def segment(model, image, recipe, coarse=False, *, stride=None, weights=None, views=True, watch=None):
     """{view: class probabilities (C, *S)} of a whole scan on its own grid; image (in_channels, *S), *S three axes.
 
     recipe: a train script's. Patches of three axes are windows, at half resolution where the recipe says so; of two
     axes, windows in slices along the first axis, or whole slices where the recipe has no stride. coarse: windows side
-    by side, for validation during training; else `stride`, by default the recipe's, and `weights`, as `windows_of`
-    gives them. views: True for all, or the names of those that are wanted beside the headline. watch: sees the views
+    by side, for validation during training; else `stride` and `weights`, as `windows_of` gives them, by default the
+    recipe's. views: True for all, or the names of those that are wanted beside the headline. watch: sees the views
     that it names, window by window or slice by slice, without their being held: watch.note({view: probabilities}).
     """
     if recipe.normalise == "zscore":
@@ -225,7 +225,7 @@ def segment(model, image, recipe, coarse=False, *, stride=None, weights="uniform
     if recipe.stride is None:
         return slice_wise(model, image, recipe.patch_size, views, watch=watch)
     windows = {"patch_size": recipe.patch_size, "stride": recipe.patch_size if coarse else stride or recipe.stride,
-               "views": views, "weights": weights, "watch": watch}
+               "weights": "uniform" if coarse else weights or recipe.window_weights, "views": views, "watch": watch}
     if len(recipe.patch_size) == 2:
         stacks = {}
         with inference(model):

@@ -170,15 +170,16 @@ def sliced(_trained, tmp_path, monkeypatch):
     monkeypatch.setattr(recipe_module, "ROOT", tmp_path)
     cases = {}
     for seed, (name, sides) in enumerate({"a": (1, 1, 5), "b": (1.3, 1.3, 5), "c": (1, 1.2, 6)}.items()):
-        for end in ("0000", "0001"):
+        for end in ("T2", "ASL"):
             path, ball = scan(tmp_path / "images", f"{name}_{end}.nii.gz", "LPS", sides, (36, 40, 5), np.int16,
-                              seed + 3 * (end == "0001"))
+                              seed + 3 * (end == "ASL"))
             cases.setdefault(name, []).append(path)
         (tmp_path / "labels").mkdir(exist_ok=True)
         nib.save(nib.Nifti1Image(ball.astype(np.uint8) * 7, affine_of("LPS", sides)),
                  tmp_path / "labels" / f"{name}.nii.gz")
     prepare_folder.main(["--images", str(tmp_path / "images"), "--labels", str(tmp_path / "labels"), "--output",
-                         str(tmp_path / "mine"), "--workers", "1", "--label-map", "7:1"])
+                         str(tmp_path / "mine"), "--workers", "1", "--label-map", "7:1",
+                         "--channels", "T2", "ASL"])
     run = train_own.main(["mini", "--data-dir", str(tmp_path / "mine"), "--patch-size", "32", "32", "--pre-steps", "4",
                           "--self-steps", "8", "--eval-every", "100", "--workers", "0", "--device", "cpu"])
     return of_several_classes(run), cases
@@ -187,7 +188,7 @@ def sliced(_trained, tmp_path, monkeypatch):
 def test_own_slices_of_two_channels(sliced, tmp_path, capsys):
     run, cases = sliced
     folder = exported(run, tmp_path / "exported")
-    assert capsys.readouterr().out.endswith("segment.py labels.nii.gz scan_0000.nii.gz scan_0001.nii.gz\n")
+    assert capsys.readouterr().out.endswith("segment.py labels.nii.gz scan_T2.nii.gz scan_ASL.nii.gz\n")
     assert (folder / "plan.json").exists()
     assert json.loads((folder / "network.json").read_text(encoding="utf-8"))["stride"] == [16, 16]
     assert_alike(run, folder, tmp_path, *cases.values())
@@ -195,7 +196,7 @@ def test_own_slices_of_two_channels(sliced, tmp_path, capsys):
     assert read_here(folder, backwards, *reversed(cases["a"])).returncode == 0      # channels are known by their names
     assert np.array_equal(nib.load(backwards).dataobj, nib.load(alone).dataobj)
     done = read_here(folder, tmp_path / "one.nii.gz", cases["a"][0])
-    assert done.returncode == 2 and "0000" in done.stderr and done.stderr.count("\n") == 1
+    assert done.returncode == 2 and "t2" in done.stderr and done.stderr.count("\n") == 1
 
 
 def test_what_the_reader_cannot_take_is_one_line(run_of, tmp_path):

@@ -16,7 +16,7 @@ from scipy import ndimage
 
 HERE = Path(__file__).resolve().parent
 HOW, NET = (json.loads((HERE / name).read_text(encoding="utf-8")) for name in ("preprocessing.json", "network.json"))
-EDGES = NET["patch_size"]
+EDGES = np.array(NET["patch_size"])
 
 
 def read(path):
@@ -63,17 +63,17 @@ def to_input(scans, affine):
 
 def windowed(network, image):
     """Image (channels, *S) -> class probabilities (C, *S), the weighted mean over windows."""
-    pads = [max(edge - extent, 0) for edge, extent in zip(EDGES, image.shape[1:], strict=True)]
+    sizes = np.array(image.shape[1:])
+    pads = (EDGES - sizes).clip(0)
     whole = np.pad(image, [(0, 0), *((pad // 2, pad - pad // 2) for pad in pads)])
-    starts = [sorted({min(start, n - edge) for start in range(0, n - edge + step, step)})
-              for n, edge, step in zip(whole.shape[1:], EDGES, NET["stride"], strict=True)]
-    places = [(2 * np.arange(edge) - edge + 1) * (4 / edge) * (NET["weights"] == "gaussian") for edge in EDGES]
-    weight = np.exp(-sum(np.square(np.meshgrid(*places, indexing="ij"))) / 2).astype(np.float32)
+    starts = map(lambda far, step: np.minimum(range(0, far + step, step), far), (sizes - EDGES).clip(0), NET["stride"])
+    places = ((2 * np.indices(EDGES).T - EDGES + 1) * (4 / EDGES)).T * (NET["weights"] == "gaussian")
+    weight = np.exp(-np.square(places).sum(0) / 2).astype(np.float32)
     sums = np.zeros((NET["num_classes"] + 1, *whole.shape[1:]), np.float32)     # the last one: of the weights
     for corner in np.stack(np.meshgrid(*starts, indexing="ij"), -1).reshape(-1, len(EDGES)):
-        box = tuple(slice(start, start + edge) for start, edge in zip(corner, EDGES, strict=True))
+        box = tuple(map(slice, corner, corner + EDGES))
         sums[:, *box] += np.append(network(whole[:, *box]), np.ones((1, *EDGES), np.float32), 0) * weight
-    return (sums[:-1] / sums[-1])[:, *(slice(p // 2, p // 2 + n) for p, n in zip(pads, image.shape[1:], strict=True))]
+    return (sums[:-1] / sums[-1])[:, *map(slice, pads // 2, pads // 2 + sizes)]
 
 
 def segment(network, image):
@@ -92,7 +92,7 @@ def segment(network, image):
 
 
 def main(target, *paths):
-    ends = HOW["modalities"] if len(HOW["modalities"]) > 1 else [""]
+    ends = [end.lower() for end in HOW["modalities"]] if len(HOW["modalities"]) > 1 else [""]
     found = [path for end in ends for path in paths if path.lower().endswith((f"{end}.nii", f"{end}.nii.gz"))]
     if Path(target).exists() or not target.endswith(".nii.gz") or not len(found) == len(paths) == len(ends):
         raise ValueError(f"{target} {' '.join(paths)}: expected a new .nii.gz, then a NIfTI for each of {ends}")

@@ -1,5 +1,6 @@
 """Inference against brute force and scipy's zoom."""
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from torch import nn
 
 import train_ACDC
 import train_LA
+import train_own
 from dataloaders import augment
 from dataloaders.scans import Scan
 from evaluation import inference
@@ -221,6 +223,17 @@ def test_a_weighted_mean_equals_brute_force(shape):
     for view, probs in views.items():
         np.testing.assert_allclose(probs, expected[view], rtol=1e-9)
         assert not np.allclose(probs, brute_force(model, volume, patch, stride)[view], rtol=1e-3)
+
+
+def test_what_segment_is_not_told_is_the_recipes():
+    """Validation within training looks through windows side by side, whatever the recipe tests with."""
+    own = replace(train_own.PRESETS["paper"], labeled=4, patch_size=(16, 16, 16)).complete()
+    model, image = Views(3), torch.randn(1, 20, 36, 16, generator=torch.Generator().manual_seed(0))
+    told = inference.segment(model, image, own, **windows_of(own))
+    assert all(torch.equal(probs, told[view]) for view, probs in inference.segment(model, image, own).items())
+    coarse = inference.segment(model, image, own, coarse=True)
+    for view, probs in inference.sliding_window(model, image, (16, 16, 16), 16, views=True).items():
+        assert torch.equal(probs, coarse[view]) and not torch.equal(probs, told[view])
 
 
 def test_windows_are_the_recipes_or_what_is_asked_for():
