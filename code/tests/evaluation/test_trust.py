@@ -137,7 +137,7 @@ def network(x, lean=0.0):
 
 network.pair = "one", "two"
 RECIPE = SimpleNamespace(patch_size=(16, 16, 16), stride=(8, 8, 8), normalise="stored", half_resolution=False,
-                         num_classes=3)
+                         num_classes=3, window_weights="uniform")
 
 
 @pytest.mark.parametrize(("change", "shape"), [
