@@ -91,6 +91,8 @@ class BCP(StudentTeacher):
         hyper = recipe.hyper or cls.Hyper()
         if hyper.supervised not in PRETRAINING:
             raise InputError(f"--hyper.supervised {hyper.supervised}: BCP pre-trains with {' or '.join(PRETRAINING)}")
+        if not hyper.decay < 1:
+            raise InputError(f"--hyper.decay {hyper.decay:g}: share of its past in the teacher, 0 to below 1")
         if not 0 < hyper.beta < 1:
             raise InputError(f"--hyper.beta {hyper.beta:g}: edge of the box over edge of the patch, between 0 and 1")
 

@@ -47,9 +47,13 @@ def distance_maps(label, num_classes):
 
 
 def distance_loss(maps, target, label):
-    """Mean squared difference of signed distances (B, K, *S), where label (B, *S) is not IGNORED -> scalar."""
-    errors = (widened(maps) - target).square().flatten(2) * not_ignored(label)
-    return errors.sum() / (maps.shape[1] * not_ignored(label).sum()).clamp(min=1)
+    """Mean squared difference of signed distances (B, K, *S) over the patches whose labels (B, *S) are drawn in full.
+
+    How far the surface is can be said of no voxel of a patch that has IGNORED ones. -> scalar, 0 without such patches.
+    """
+    drawn = not_ignored(label).all(-1, keepdim=True)
+    errors = (widened(maps) - target).square().flatten(2)
+    return (errors * drawn).sum() / (drawn.sum() * errors[0].numel()).clamp(min=1)
 
 
 def level_set(z):
