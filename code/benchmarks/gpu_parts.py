@@ -14,7 +14,7 @@ import torch
 from benchmarks import gpu_checks, gpu_runs, gpu_timing
 from benchmarks.workloads import SETS
 from runtime.device import Device
-from runtime.errors import InputError
+from runtime.errors import InputError, one_line
 from runtime.files import make_folder
 from training.fit import train
 
@@ -88,9 +88,12 @@ def check(options, machine):
 
 
 def measure(options, machine):
-    """A table of steps, the longest kernels of each data set, and what else takes time -> True."""
+    """A table of steps, the longest kernels of each data set, and what else takes time -> whether all were timed.
+
+    What failed is not kept: the next call tries it again.
+    """
     records = Records(options, "time", machine)
-    rows = []
+    rows, failed = [], False
     heading(*gpu_timing.HEADINGS)
     with TemporaryDirectory() as folder:
         for name in ("ACDC", "LA") if options.quick else ("ACDC", "LA", "BraTS"):
@@ -98,29 +101,31 @@ def measure(options, machine):
             for variant in variants:
                 item = f"{name}, {variant.name}"
                 if item not in records.found:
-                    records.add(item, _timed(variant, name, options, folder, variant is variants[-1]))
-                    records.found = Records(options, "time", machine).found
+                    try:
+                        records.add(item, _timed(variant, name, options, folder, variant is variants[-1]))
+                        records.found = Records(options, "time", machine).found
+                    except Exception as error:      # what goes wrong on a machine that nobody has seen
+                        failed = True
+                        table_line(item, f"{type(error).__name__}: {one_line(error)[:300]}")
+                        continue
                 row, below = records.found[item]
                 table_line(*row)
                 rows += below
     heading("milliseconds per step, or seconds", "")
     for row in rows:
         table_line(*row)
-    return True
+    return not failed
 
 
 def _timed(variant, name, options, folder, last):
-    """[a row of the table, rows that stand below it]; an error is a row, too, and the other variants go on."""
-    try:
-        row, found, loop = gpu_timing.measure(variant, name, options.device, options.quick, folder)
-        below = [[f"{name}, {variant.name}: {kernel[:80]}", f"{spent:.3g} ms"]
-                 for kernel, spent in found.kernels[:gpu_timing.KERNELS] if last]
-        below += [[f"{name}, {variant.name}: SLOW KERNEL", kernel] for kernel in found.slow()]
-        if last:
-            below += [[what, f"{seconds:.3g} s"] for what, seconds in gpu_timing.others(name, loop, options.quick)]
-        return [row, below]
-    except Exception as error:      # what goes wrong on a machine that nobody has seen
-        return [[f"{name}, {variant.name}", f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"], []]
+    """[a row of the table, rows that stand below it]."""
+    row, found, loop = gpu_timing.measure(variant, name, options.device, options.quick, folder)
+    below = [[f"{name}, {variant.name}: {kernel[:80]}", f"{spent:.3g} ms"]
+             for kernel, spent in found.kernels[:gpu_timing.KERNELS] if last]
+    below += [[f"{name}, {variant.name}: SLOW KERNEL", kernel] for kernel in found.slow()]
+    if last:
+        below += [[what, f"{seconds:.3g} s"] for what, seconds in gpu_timing.others(name, loop, options.quick)]
+    return [row, below]
 
 
 def train_all(options, machine):
@@ -131,12 +136,10 @@ def train_all(options, machine):
             recipe = recipe_of(name, labeled, options)
             try:
                 run = train(recipe, SETS[name].data(recipe))
+                if split := tested(recipe, name):
+                    SETS[name].test.main.__wrapped__(["--run", str(run), "--split", split, "--device", options.device])
             except InputError as error:
                 print(f"{name} {labeled}: {error}", flush=True)
-                continue
-            split = tested(recipe, name)
-            if split:
-                SETS[name].test.main(["--run", str(run), "--split", split, "--device", options.device])
     return True
 
 

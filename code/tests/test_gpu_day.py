@@ -9,6 +9,7 @@ import torch
 import gpu_day
 from benchmarks import gpu_checks, gpu_parts, gpu_timing
 from benchmarks.gpu_checks import Finding
+from runtime.errors import InputError
 from runtime.files import load_tensors
 from training import fit
 
@@ -105,6 +106,36 @@ def test_training_stops_when_time_is_over_and_goes_on_next_time(tmp_path, capsys
     assert [one for one in steps[:done] if one in steps[done:]] == []       # nothing twice
     assert {path.parent.name for path in tmp_path.glob("*/last.pt")} == {"ACDC_7", "LA_8"}
     assert load_tensors(tmp_path / "ACDC_7" / "last.pt")["step"] == 4
+
+
+def test_a_variant_that_failed_is_timed_the_next_time(tmp_path, capsys, monkeypatch):
+    card = SimpleNamespace(busy=True, timed=0)
+
+    def measure(variant, name, *_):
+        if card.busy:
+            raise RuntimeError("CUDA out of \nmemory")
+        card.timed += 1
+        return [f"{name}, {variant.name}", "1"], SimpleNamespace(kernels=[], slow=list), None
+    monkeypatch.setattr(gpu_parts.gpu_timing, "measure", measure)
+    monkeypatch.setattr(gpu_parts.gpu_timing, "others", lambda *_: [])
+    command = ["time", *QUICK, "--out", str(tmp_path)]
+    assert gpu_day.main(command) == 1 and "RuntimeError: CUDA out of memory" in capsys.readouterr().out
+    card.busy = False
+    assert gpu_day.main(command) == 0 and card.timed > 2
+    assert gpu_day.main(command) == 0 and "out of memory" not in capsys.readouterr().out
+
+
+def test_a_test_that_refuses_leaves_the_next_recipe_its_turn(tmp_path, capsys, monkeypatch):
+    trained = []
+
+    def refuse(args):
+        raise InputError("test_test_last.csv: is the result of 1 other case")
+    monkeypatch.setattr(gpu_parts, "train", lambda recipe, data: trained.append(recipe.dataset) or tmp_path)
+    monkeypatch.setattr(gpu_parts, "tested", lambda *_: "test")
+    for name in ("ACDC", "LA"):
+        monkeypatch.setattr(gpu_parts.SETS[name].test.main, "__wrapped__", refuse)
+    assert gpu_day.main(["train", *QUICK, "--out", str(tmp_path)]) == 0
+    assert len(trained) == len(gpu_parts.ORDER) and capsys.readouterr().out.count("1 other case") == len(trained)
 
 
 def test_scans_that_are_not_here_are_named_and_the_next_recipe_is_taken(tmp_path, capsys):
