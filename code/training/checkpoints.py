@@ -1,6 +1,8 @@
 """What of a run survives a kill: checkpoint.pt, from which it goes on, and the weights of its milestones."""
+import json
 import math
 import warnings
+import zlib
 
 from runtime.errors import Denied, InputError, one_line
 from runtime.files import RESTORE, load_tensors, load_weights, save_tensors, writing
@@ -33,12 +35,14 @@ def is_finished(run):
 class Checkpoints:
     """The .pt files of the run folder `path`; of several processes, rank 0 writes and all read.
 
-    lengths: steps of each of the method's stages.
+    lengths: steps of each of the method's stages. recipe: as the run's record has it, by which a checkpoint is known to
+    be this run's.
     """
 
-    def __init__(self, path, method, optimizer, lengths):
+    def __init__(self, path, method, optimizer, lengths, recipe):
         self.path, self.method, self.optimizer, self.ranks = path, method, optimizer, Ranks()
         self.lengths = lengths
+        self.recipe = zlib.crc32(json.dumps(recipe, default=str, sort_keys=True).encode())
 
     def save_weights(self, name, step, optimizer=False):
         """The method's state, and the optimiser's if asked, as `name`; step: since the start of training."""
@@ -73,7 +77,8 @@ class Checkpoints:
         if not self.ranks.main:
             return
         current, aside = self.path / "checkpoint.pt", self.path / "checkpoint_new.pt"
-        save_tensors(aside, {"method": self.method.state_dict(), "optimizer": self.optimizer.state_dict(), **progress})
+        save_tensors(aside, {"method": self.method.state_dict(), "optimizer": self.optimizer.state_dict(),
+                             "recipe": self.recipe, **progress})
         with writing(current):
             if current.exists():
                 current.replace(self.path / "checkpoint_prev.pt")
@@ -91,6 +96,9 @@ class Checkpoints:
                 except InputError as error:
                     warnings.warn(f"{error}; going on from an earlier checkpoint, or from the start", stacklevel=2)
                     continue
+                if state.get("recipe", self.recipe) != self.recipe:
+                    raise InputError(f"{self.path / name} is of another run, whose recipe differs from this folder's "
+                                     f"config.json: {RESTORE}")
                 self._take_over(state, name)
                 return state
         return None

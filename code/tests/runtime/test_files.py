@@ -225,7 +225,7 @@ def test_what_may_not_be_read_is_not_taken_for_damaged(tmp_path, monkeypatch):
     with pytest.raises(Denied, match="last.pt: may not be read"):
         is_finished(tmp_path)
     with pytest.raises(Denied, match="checkpoint.pt: may not be read"):
-        Checkpoints(tmp_path, None, None, [1]).load()
+        Checkpoints(tmp_path, None, None, [1], {}).load()
 
 
 @pytest.mark.parametrize(("number", "noun", "words"), [(0, "scan", "0 scans"), (1, "scan", "1 scan"),

@@ -22,7 +22,7 @@ def saved(tmp_path):
         optimizer = torch.optim.SGD(method.parameters(), 0.1, momentum=0.9, fused=False)
         method(torch.ones(1, 3)).sum().backward()
         optimizer.step()
-        own = Checkpoints(tmp_path, method, optimizer, LENGTHS)
+        own = Checkpoints(tmp_path, method, optimizer, LENGTHS, {"seed": 1337, "box": (1, 2)})
         own.save(**({"stage": 1, "step": 3, "best": 0.5, "last_dice": None} | progress))
         if change:
             content = load_tensors(tmp_path / "checkpoint.pt")
@@ -30,6 +30,20 @@ def saved(tmp_path):
             torch.save(content, tmp_path / "checkpoint.pt")
         return own
     return make
+
+
+def test_another_runs_checkpoint_is_not_gone_on_from(saved, tmp_path):
+    own = saved()
+    assert own.load()["step"] == 3
+    for recipe, taken in (({"box": [1, 2], "seed": 1337}, True), ({"seed": 7, "box": (1, 2)}, False)):
+        other = Checkpoints(tmp_path, own.method, own.optimizer, LENGTHS, recipe)
+        if taken:
+            assert other.load()["step"] == 3
+        else:
+            with pytest.raises(InputError, match="checkpoint.pt is of another run, whose recipe differs"):
+                other.load()
+    saved(lambda content: content.pop("recipe"))
+    assert other.load()["step"] == 3        # of earlier code
 
 
 @pytest.mark.parametrize("progress", [{}, {"step": 6}, {"stage": 0, "step": 4}, {"stage": 2, "step": 0},
