@@ -126,7 +126,10 @@ def run(names: Names = (), preset: Preset = None, seeds: int | None = None, data
     """
     read, failed = _kept_in(results), {}
     if active.NAME in names:
-        active.make_missing(read[0], out, data_dir, device, seeds)
+        try:
+            active.make_missing(read[0], out, data_dir, device, seeds)
+        except InputError as error:
+            failed[active.NAME] = one_line(error)
     for each in _runs_of(names, preset, seeds):
         if found := runs.kept(each, read):
             print(f"{each.name} is there: {found.folder}")

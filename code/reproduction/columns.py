@@ -50,7 +50,22 @@ def lines_of(place, preset=None, results=RESULTS, seeds=SEEDS):
             runs = [Run(row.experiment, preset, seed) for seed in seeds]
             there = {run.seed: found for run in runs if (found := kept(run, results))}
             lines[row.title] = Line(row, there, runs[0].tested[0])
+    for dataset in {line.row.experiment.dataset for line in lines.values()}:
+        check_tested_alike([line for line in lines.values() if line.row.experiment.dataset == dataset])
     return lines
+
+
+def check_tested_alike(lines):
+    """InputError, which names the folders, unless the runs of each line were tested in the same way, and all of them on
+    the same cases.
+    """
+    for tested in {*(line.tested for line in lines), VALIDATION}:
+        of_lines = [{str(run.folder): rows for run in line.runs.values() if (rows := run.tested(*tested))}
+                    for line in lines]
+        for of_line in of_lines:
+            tables.check_alike(of_line)
+        tables.check_alike({name: [{"data": row.get("data")} for row in rows]
+                            for of_line in of_lines for name, rows in of_line.items()})
 
 
 def table(place, preset=None, results=RESULTS):

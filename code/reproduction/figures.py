@@ -126,7 +126,8 @@ def costs(lines, preset):
     for place, (title, line) in enumerate(lines.items()):
         seeds = [[point for point in passes.curve(Run(line.row.experiment, preset, seed), found) if point.self_step > 0]
                  for seed, found in line.runs.items()]
-        points = list(zip(*seeds, strict=False))            # of each validation, that of every seed
+        seeds = [{point.self_step: point for point in seed} for seed in seeds]
+        points = [[seed[step] for seed in seeds] for step in seeds[0] if all(step in seed for seed in seeds)]
         dice = np.array([[point.dice for point in seed] for seed in points])
         colour = APPEARANCE[line.row.experiment.method][1]
         for panel, key in zip(axes, ("step", "images", "learned"), strict=True):

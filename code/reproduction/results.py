@@ -1,5 +1,7 @@
 """What is kept of runs: their config.json and CSV files, read, compared with what their names stand for, published."""
+import csv
 import functools
+import io
 import json
 import os
 import re
@@ -29,9 +31,9 @@ class Kept:
         path = self.folder / "config.json"
         if self.config["dataset"] != run.dataset:
             return [f"the data set is {self.config['dataset']}, not {run.dataset}"]
-        held = type(run.recipe).from_json(self.config["recipe"], path).fields()
-        return [f"{name} is {held.get(name)}, not {value}" for name, value in run.recipe.fields().items()
-                if held.get(name) != value and name != "preset"]        # a preset is a name for the other values
+        held, meant = type(run.recipe).from_json(self.config["recipe"], path).fields(), run.recipe.fields()
+        return [f"{name} is {held.get(name)}, not {meant.get(name)}" for name in meant | held
+                if held.get(name) != meant.get(name) and name != "preset"]      # which is a name for the other values
 
     def rows(self, name, columns=("case", "class", *tables.METRICS)):
         """Rows of a CSV file, [] where there is none."""
@@ -60,12 +62,14 @@ class Kept:
 
     @functools.cached_property
     def validations(self):
-        """Rows of val.csv: stage, step, split and the Dice of each view, the tested one first."""
+        """Rows of val.csv: stage, step, split and the Dice of each view, the tested one first; of one list, the
+        validation cases where these were watched beside others.
+        """
         rows = self.logged("val")
         if rows and ("step" not in rows[0] or len(rows[0]) < 4):
             raise InputError(f"{self.folder / 'val.csv'} is none that a train script wrote (no step, or no Dice): "
                              "restore it from a copy, or remove it")
-        return rows
+        return [row for row in rows if row["split"] == "val"] or rows
 
     @property
     def headlines(self):
@@ -137,6 +141,11 @@ def _another_run(target, config, tables):
     there = read_config(target)
     if differing := [name for name in there["recipe"] if there["recipe"][name] != config["recipe"].get(name)]:
         return f"another {', '.join(differing)}"
+    for name in tables.keys() & {path.name for path in target.glob("test_*.csv")}:
+        there_on, here_on = ({row["case"] for row in csv.DictReader(io.StringIO(text))}
+                             for text in (read_text(target / name), tables[name]))
+        if there_on - here_on:
+            return f"its {name} is of other cases"
     log = target / "log.csv"
     if log.exists() and not tables.get("log.csv", "").startswith(read_text(log)):
         return "its log.csv has other rows, or more of them"

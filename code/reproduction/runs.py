@@ -162,15 +162,20 @@ def carry_out(run, results, model=MODEL, data_dir=None, device="auto"):
         if not (folder / "last.pt").exists():
             modules.train.main.__wrapped__([*run.options, "--out", str(folder), *where])
         for split, weights in run.tested:
-            if not (folder / f"test_{split}_{weights}.csv").exists():
+            if not is_newer(folder / f"test_{split}_{weights}.csv", folder / f"{weights}.pt"):
                 modules.test.main.__wrapped__(["--run", str(folder), "--split", split, "--checkpoint", weights, *where])
         split, weights = run.tested[0]
         measured = folder / f"agreement_{split}_{weights}.csv"
-        if registry.method_class(run.experiment.method).pair and not measured.exists():
+        if registry.method_class(run.experiment.method).pair and not is_newer(measured, folder / f"{weights}.pt"):
             from evaluation.agreement import agreement  # here: options are read without PyTorch
             write_rows(measured, agreement(
                 load_run(folder, weights, device, data_dir and Path(data_dir) / run.dataset), split))
         return publish(folder, results)
+
+
+def is_newer(table, weights):
+    """Whether a table is there and was made of these weights, and not of earlier ones while training went on."""
+    return table.exists() and table.stat().st_mtime >= weights.stat().st_mtime
 
 
 # ---- plan --------------------------------------------------------------------------------------------------------
@@ -232,8 +237,8 @@ RUNS=(
 )
 srun python code/reproduce.py run "${{RUNS[$SLURM_ARRAY_TASK_ID]}}"{options}
 status=$?
-if [ $status -gt 128 ]; then
-    scontrol requeue "${{SLURM_ARRAY_JOB_ID}}_${{SLURM_ARRAY_TASK_ID}}"
-fi
+case $status in 129|130|143)     # stopped; not killed, as for its memory
+    scontrol requeue "${{SLURM_ARRAY_JOB_ID}}_${{SLURM_ARRAY_TASK_ID}}";;
+esac
 exit $status
 """

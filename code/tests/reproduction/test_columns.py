@@ -47,6 +47,40 @@ def test_the_last_validations_are_averaged(results):
     assert cells("mini_acdc7", results)["CML"]["last 5 validations: Dice"] == "30.00 ± 0.00"
 
 
+def test_the_cases_that_were_watched_beside_the_validation_cases_count_in_no_column(results):
+    rows = "".join(f"self,{step},{split},{dice},0\n" for step, dice in enumerate((0.9, 0.1, 0.2, 0.3, 0.4, 0.5))
+                   for split, dice in (("val", dice), ("test", 0.7)))
+    for seed in (1337, 1338):
+        (results / f"ACDC/cml_7_seed{seed}_mini/val.csv").write_text(
+            "stage,step,split,fused,subnet0\n" + rows, encoding="utf-8")
+    assert cells("mini_acdc7", results)["CML"]["last 5 validations: Dice"] == "30.00 ± 0.00"
+
+
+def test_seeds_of_one_curve_meet_at_the_same_steps(results, narrow):
+    """One seed was validated twice as often."""
+    for seed, steps in ((1337, (100, 200)), (1338, (50, 100, 150, 200))):
+        (results / f"ACDC/cml_7_seed{seed}_mini/val.csv").write_text(
+            "stage,step,split,fused\n" + "".join(f"self,{step},val,{step / 1000}\n" for step in steps),
+            encoding="utf-8")
+    (results / "ACDC/cml_7_seed1339_mini/config.json").unlink()
+    lines = {"CML": columns.lines_of(PLACES["mini_acdc7"], results=(results,))["CML"]}
+    [curve] = figures.costs(lines, "mini").axes[0].lines
+    assert curve.get_ydata().tolist() == [10, 20]
+
+
+@pytest.mark.parametrize("change", ["case", "windows"])
+def test_runs_that_were_tested_on_other_cases_share_no_table(results, write, change):
+    """The folders are named; of one row, the way of testing counts, too."""
+    folders = [write(results, "table2", "CML, 7", seed, lambda _: 0.3) for seed in (1337, 1338)]
+    for folder, less in zip(folders, (0, 1), strict=True):
+        table = next(folder.glob("test_*_last.csv"))
+        other = {"data": f"{less}", "windows": "a"} if change == "case" else {"data": "0", "windows": f"{less}"}
+        write_rows(table, [row | other for row in read_rows(table)])
+    with pytest.raises(InputError) as refused:
+        columns.lines_of(PLACES["table2"], results=(results,))
+    assert all(str(folder) in str(refused.value) for folder in folders)
+
+
 def test_a_missing_cell_stays_empty(results):
     assert set(cells("mini_acdc7", results)["CFL"].values()) == {""}
 

@@ -132,6 +132,33 @@ def test_a_failure_is_reported_at_the_end_and_the_others_go_on(place, arguments,
     assert len(list((tmp_path / "kept/ACDC").iterdir())) == 1
 
 
+def test_a_test_of_weights_that_were_not_the_final_ones_is_made_again(place, arguments, narrow, no_curves, tmp_path,
+                                                                      monkeypatch):
+    place(tiny())
+    [run] = runs.runs_of(["tiny"])
+    reproduce.main(arguments)
+    folder = tmp_path / "model" / run.name
+    made = {path: path.read_bytes() for path in folder.glob("test_*.csv")}
+    early = next(folder.glob("test_*_best.csv"), None) or next(folder.glob("test_*_last.csv"))
+    early.write_text(early.read_text(encoding="utf-8").replace("0.", "0.9"), encoding="utf-8")
+    os.utime(early, (0, 0))
+    shutil.rmtree(tmp_path / "kept")
+    reproduce.main(arguments)
+    assert {path: path.read_bytes() for path in folder.glob("test_*.csv")} == made
+
+
+def test_the_active_rounds_are_one_run_among_others(place, arguments, narrow, no_curves, tmp_path, capsys, monkeypatch):
+    def held(*_):
+        raise InputError("active_acdc: another process holds it")
+    monkeypatch.setattr(reproduce.active, "make_missing", held)
+    place(tiny())
+    [run] = runs.runs_of(["tiny"])
+    with pytest.raises(SystemExit, match="2"):
+        reproduce.main([*arguments, "active_acdc", "tiny"])
+    assert "not done: active_acdc: active_acdc: another process holds it" in capsys.readouterr().err
+    assert (tmp_path / "kept" / run.name / "config.json").exists()
+
+
 DRIVER = """
 import sys
 sys.path[:0] = {path!r}
@@ -298,6 +325,18 @@ def test_another_runs_results_are_not_overwritten(finished, tmp_path, other, wor
     before = kept_files(kept)
     with pytest.raises(InputError, match=f"keeps another run of this name .*{words}"):
         runs.publish(finished("elsewhere/ACDC/cml_7_seed1337", **other), kept)
+    assert kept_files(kept) == before
+
+
+def test_a_kept_test_is_not_replaced_by_one_on_fewer_cases(finished, tmp_path):
+    folder, kept = finished(), tmp_path / "kept"
+    table = folder / "test_test_last.csv"
+    table.write_text("case,class,dice\na,1,0.5\nb,1,0.5\n", encoding="utf-8")
+    runs.publish(folder, kept)
+    before = kept_files(kept)
+    table.write_text("case,class,dice\nb,1,0.5\n", encoding="utf-8")
+    with pytest.raises(InputError, match="its test_test_last.csv is of other cases"):
+        runs.publish(folder, kept)
     assert kept_files(kept) == before
 
 
