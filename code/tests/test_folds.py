@@ -2,9 +2,11 @@
 import csv
 import itertools
 import json
+import re
 import shutil
 from types import SimpleNamespace
 
+import h5py
 import nibabel as nib
 import nrrd
 import numpy as np
@@ -112,6 +114,18 @@ def test_one_scan_under_two_names_is_not_trained_on_in_one_fold_and_tested_in_an
             trained(mine, tmp_path / "folds", *more)
         assert "has the voxels of c0, and is in fold 2, c0 in 1" in capsys.readouterr().err
     assert not (tmp_path / "folds").exists() and not (mine / "data" / "folds.json").exists()
+
+
+@pytest.mark.parametrize("case", ["c0", "c6"])
+def test_cases_of_two_preparations_are_not_trained_on_together(mine, tmp_path, capsys, case):
+    with h5py.File(mine / "data" / case / "mri_norm2.h5", "r+") as file:
+        made = json.loads(file.attrs["preprocessing"])
+        file.attrs["preprocessing"] = json.dumps(made | {"labels": {"0": 0, "1": 2, "2": 1}})
+    with pytest.raises(SystemExit, match="2"):
+        trained(mine, tmp_path / "run")
+    assert re.search(rf"{case}/mri_norm2.h5: was prepared in another way than preprocessing.json says \(labels was "
+                     ".*prepare the folder again", capsys.readouterr().err)
+    assert not (tmp_path / "run").exists()
 
 
 def test_folds_are_trained_one_after_the_other_and_go_on_after_a_kill(mine, tmp_path, monkeypatch, capsys, runs):
