@@ -176,6 +176,31 @@ def test_a_second_round_starts_each_fold_from_the_one_that_did_not_see_its_cases
     assert [recipe.init_from for recipe in begun] == [tmp_path / "first" / f"fold{number}" for number in (1, 2)]
 
 
+def test_first_weights_of_other_channels_or_classes_are_refused_and_another_preparation_is_said(mine, tmp_path, capsys):
+    for path in (mine / "scans").iterdir():
+        case = path.name.removesuffix(".nii.gz")
+        shutil.copy(path, path.with_name(f"{case}_T1.nii.gz"))
+        image = np.asarray(nib.load(path).dataobj)
+        nib.save(nib.Nifti1Image(1000 - image, np.diag([*SIDES, 1.0])), path.with_name(f"{case}_FLAIR.nii.gz"))
+        path.unlink()
+
+    def second(*more, channels=("T1", "FLAIR"), names=("left", "right"), start=()):
+        shutil.rmtree(mine / "data")
+        prepare_folder.main(["--images", str(mine / "scans"), "--labels", str(mine / "masks"), "--output",
+                             str(mine / "data"), "--workers", "1", "--channels", *channels, "--class-names", *names,
+                             *more])
+        return trained(mine, tmp_path / ("-".join([*more, "run"])), *start)
+    start = ["--init-from", str(second())]
+    for changes, words in (({"channels": ("FLAIR", "T1")}, "its channels are T1 FLAIR, these FLAIR T1: .*--channels"),
+                           ({"names": ("right", "left")}, "its classes are left right, these right left: .*--label")):
+        with pytest.raises(SystemExit, match="2"):
+            second("--label-map", "1:2", "2:1", start=start, **changes)
+        assert re.search(words, capsys.readouterr().err)
+    second("--normalise", "minmax", "--label-map", "1:2", "2:1", start=start)
+    words = "than these; preprocessing: normalise was zscore, is minmax; preprocessing: labels was {'0': 0, '1': 1, '2'"
+    assert words in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(("more", "words"), [
     (["--folds", "1"], "--folds 1: must be 2 or more"), (["--folds", "9"], "choose fewer folds"),
     (["--folds", "2", "--fold", "1/2"], "--fold 1/2: is one run; leave it out, or --folds"),
