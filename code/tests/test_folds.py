@@ -481,3 +481,21 @@ def test_runs_that_cannot_be_averaged_are_refused(folds, tmp_path, capsys):
     record = json.loads(path.read_text(encoding="utf-8"))
     path.write_text(json.dumps(record | {"normalise": "minmax"}), encoding="utf-8")
     assert "fold2 and " in (error := refused(home)) and "have other preprocessing" in error
+
+
+def test_the_order_of_runs_that_differ_changes_nothing(scans, folds, tmp_path, capsys):
+    one, scan = folds() / "fold1", scans / "scans" / "c6.nii.gz"
+    other = trained(scans, tmp_path / "other", "--normalise", "zscore", "--keep-largest", "2")
+    capsys.readouterr()
+    results = []
+    for runs in ([one, other], [other, one]):
+        files, rows = predicted(runs, scan, tmp_path / f"{len(results)}")
+        assert "on other intensities each" in capsys.readouterr().out and not any(row["intensities"] for row in rows)
+        results.append((files, [row | {"made_from": ""} for row in rows]))
+        with pytest.raises(SystemExit, match="2"):
+            predict.main(["--run", *map(str, runs), "--input", str(scan), "--output", str(tmp_path / "out")])
+        assert re.search("keep the largest component of other classes .*--keep-largest", capsys.readouterr().err)
+    (files, rows), (turned, others) = results
+    assert rows == others and files.keys() == turned.keys()
+    assert all(np.array_equal(files[what], turned[what]) for what in ("", "_probabilities"))
+    assert np.allclose(files["_disagreement"], turned["_disagreement"], atol=1e-4)      # sums of four views
