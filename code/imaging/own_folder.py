@@ -52,16 +52,17 @@ def for_testing(found: Found, options) -> set[str]:
 def preparation(found: Found, classes, segments, options) -> tuple[dict, dict[str, Choice], str | None]:
     """What was seen, the plan's lines by which scans are prepared, and the text of a plan that stands as it is.
 
-    They come from --plan, from the plan or the record of the data that are there, or from the scans; --spacing and
-    --normalise replace them.
+    They come from --plan, from the plan or the record of the data that are there, or from the scans, as with --force
+    where no plan was edited; --spacing and --normalise replace them.
     """
     path, fixed = options.plan or options.output / PLAN, None
+    edited = path.exists() and not OurFiles(options.output).holds(path)
     before = None if options.force else read_preprocessing(options.output)
-    if options.plan or (path.exists() and not options.force):
+    if options.plan or edited or (path.exists() and not options.force):
         plan, reasons = read_plan(path)
         seen = read_json(path, "").get("seen", {})
         lines = {name: Choice(getattr(plan, name), reasons.get(name, "")) for name in PREPARED}
-        if options.plan or not OurFiles(options.output).holds(path):
+        if options.plan or edited:
             fixed = path.read_text(encoding="utf-8")
     elif before is not None:
         seen, why = {}, "as the data there were prepared"
@@ -187,7 +188,9 @@ def prepare(found, options) -> int:
     preprocessing = Preprocessing("folder", plan.orientation, plan.normalise, spacing=plan.prepared_spacing,
                                   labels=classes, modalities=found.channels or PLAIN, class_names=called,
                                   windows=plan.windows, ignore=ignore)
-    outcome = prepare_cases(found.cases, found.bad, preprocessing, options, LAYOUT,
+    instead = fixed and (f"--plan {in_shell(options.plan or options.output / PLAN)} --output OTHER prepares them so "
+                         "elsewhere, --force here")
+    outcome = prepare_cases(found.cases, found.bad, preprocessing, options, LAYOUT, instead,
                             same_affine=not options.same_voxels, segments=segments,
                             remedy="correct the file, or see --label-map and --allow-empty")
     tell_twins(outcome.good)

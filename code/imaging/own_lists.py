@@ -53,14 +53,14 @@ def write_lists(good: dict[str, dict], options, tests: Collection[str] = ()) -> 
 
     The cases of a test.list that is there stay in it and are not trained on, and `tests`, which were drawn for testing,
     join them with their labels; a larger --holdout adds the last labelled ones, --holdout 0 removes all but the drawn
-    ones, and --force chooses anew. The cases of a val.list are in neither list. A list that was written by hand, or
-    edited since, is kept without --force. A case that is not good leaves the others; one of test.list is noted as drawn
-    for testing, which it is again when it is back.
+    ones. The cases of a val.list are in neither list. A list that was written by hand, or edited since, is kept as it
+    is without --force. A case that is not good leaves the others; one of test.list is noted as drawn for testing, which
+    it is again when it is back.
     """
     ours = OurFiles(options.output)
     train, val, test = (options.output / name for name in (TRAIN, VAL, TEST))
     kept = [path for path in (train, test) if path.exists() and not options.force and not ours.holds(path)]
-    before = [] if options.force or (test not in kept and options.holdout == 0) else listed(test)
+    before = [] if test not in kept and options.holdout == 0 else listed(test)
     away = {*before, *tests} - good.keys()
     held = [name for name in before if name in good or test in kept]
     held += [name for name, case in good.items() if name in tests and name not in held and case["classes"] is not None]

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import h5py
 import nibabel as nib
@@ -614,7 +615,7 @@ def test_a_hold_out_stays_when_labels_and_scans_join(tmp_path):
     correct(tmp_path / "labels/a.nii.gz")
     assert lists("--holdout", 1) == (["a", "b", "d"], ["c", "z"])       # none moves back into training
     folder_case(tmp_path, "d")
-    assert lists("--holdout", 1, "--force") == (["a", "b", "c", "d"], ["z"])
+    assert lists("--holdout", 1, "--force") == (["a", "b", "d"], ["c", "z"])
 
 
 def test_a_test_case_that_is_bad_or_gone_leaves_the_list_and_comes_back_for_testing(tmp_path, capsys):
@@ -692,9 +693,18 @@ def test_a_scan_or_label_that_was_replaced_is_noticed_though_both_have_one_name(
     for name in ("a", "b"):
         folder_case(tmp_path, name)
     assert prepare_mine(tmp_path) == 0
+    folder_case(tmp_path, "c")
+    assert prepare_mine(tmp_path, "--holdout", 1) == 0
     nifti(tmp_path / "images/a.nii.gz", volume((13, 11, 9), seed=5)[0], LPS)
-    assert prepare_mine(tmp_path) == 2
-    assert "bad case a: " in capsys.readouterr().err
+    folder_case(tmp_path, "d")
+    for _ in range(2):
+        assert prepare_mine(tmp_path, "--holdout", 1) == 2
+        [case] = re.findall(r"bad case a: (\S+): exists already, .*; remove it to prepare", capsys.readouterr().err)
+    Path(case).unlink()
+    for more in ((), ("--force",)):
+        assert prepare_mine(tmp_path, "--holdout", 1, *more) == 0
+        assert (tmp_path / "out/test.list").read_text(encoding="utf-8") == "c\n"
+        assert (tmp_path / "out/train.list").read_text(encoding="utf-8") == "a\nb\nd\n"
 
 
 def test_without_a_labelled_case_no_list_is_written_and_nothing_advised(tmp_path, capsys):

@@ -1,6 +1,7 @@
 """plan.json: what follows from what is seen of somebody's scans, and that an edited plan is obeyed."""
 import itertools
 import json
+import re
 import tempfile
 from pathlib import Path
 
@@ -248,6 +249,26 @@ def test_an_edited_plan_is_obeyed(folder, tmp_path, capsys):
     with h5py.File(tmp_path / "other" / "c0" / "mri_norm2.h5") as file:
         assert file["image"].shape == (24, 20, 14)
     assert own_recipe(tmp_path / "other").patch_size == (32, 16, 16)
+
+
+def test_what_is_advised_of_an_edited_plan_keeps_it_and_the_test_cases(folder, tmp_path, capsys):
+    command, out = [*folder(kidneys(3)), "--holdout", "1"], tmp_path / "out"
+    assert prepare_folder.main(command) == 0
+    values = json.loads((out / "plan.json").read_text(encoding="utf-8"))
+    for name, value in {"spacing": [2, 2, 2], "keep_largest": [], "class_names": ["a", "b"]}.items():
+        values["plan"][name]["value"] = value
+    (out / "plan.json").write_text(json.dumps(values), encoding="utf-8")
+    edited = (out / "plan.json").read_bytes()
+    with pytest.raises(SystemExit, match="2"):
+        prepare_folder.main(command)
+    [way] = re.findall(r"way \(spacing was None, now \(2.0, 2.0, 2.0\)\); (--plan \S+ --output) OTHER .*--force",
+                       capsys.readouterr().err)
+    for more, there in (([*way.split(), str(tmp_path / "other")], tmp_path / "other"), (["--force"], out)):
+        assert prepare_folder.main([*folder(kidneys(3 + (there == out))), "--holdout", "1", *more]) == 0
+        assert (there / "plan.json").read_bytes() == edited and own_recipe(there).class_names == ("a", "b")
+        assert (there / "test.list").read_text(encoding="utf-8") == "c2\n"
+        with h5py.File(there / "c0" / "mri_norm2.h5") as file:
+            assert file["image"].shape == (24, 20, 14)
 
 
 @pytest.mark.parametrize(("name", "value", "words"), [
