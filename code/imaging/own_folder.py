@@ -12,7 +12,7 @@ from imaging.label_values import label_values, tell_regions
 from imaging.labelling import TESTS, Sources, source_files
 from imaging.own_lists import TEST, TRAIN, VAL, OurFiles, write_lists
 from imaging.plan import PLAN, PREPARED, REMEDY, Choice, Plan, plan_preparation, plan_text, plan_training, read_plan
-from imaging.preparation import in_parallel, prepare_cases
+from imaging.preparation import in_parallel, prepare_cases, voxels_of
 from imaging.preprocess import COARSEST, EXPECTED, FINEST, PLAIN, Preprocessing, read_as, read_preprocessing
 from imaging.survey import look_at_label, look_at_scan
 from runtime.errors import InputError, counted
@@ -166,9 +166,19 @@ def prepare_folder(options) -> int:
         return prepare(found, options)
 
 
-def tell_twins(good: dict[str, dict]) -> None:
-    """Say which cases are one scan under several names: one may be trained on, and another one test the result."""
+def tell_twins(good: dict[str, dict], output: Path, tests: Collection[str]) -> None:
+    """Say which cases are one scan under several names: one may be trained on, and another one test the result.
+
+    InputError where one of the lists in `output`, or of `tests`, is gone and here under a new name.
+    """
     twins = {}
+    held = {*listed(output / TEST), *listed(output / VAL), *tests}
+    gone = {voxels_of(output / LAYOUT.format(case=name)): name for name in sorted(held - good.keys())}
+    for name in good.keys() - {*held, *listed(output / TRAIN)}:
+        if known := gone.get((good[name]["shape"], good[name]["voxels"])):
+            raise InputError(f"{name}: is the held-out case {known} under a new name, voxel by voxel, and would be "
+                             f"trained on; name it {known} again, or write {name} instead of {known} into "
+                             f"{VAL if known in listed(output / VAL) else TEST}; the lists are as they were")
     for name, case in good.items():
         twins.setdefault((case["shape"], case["voxels"]), []).append(name)
     for (_, voxels), names in twins.items():
@@ -193,9 +203,10 @@ def prepare(found, options) -> int:
     outcome = prepare_cases(found.cases, found.bad, preprocessing, options, LAYOUT, instead,
                             same_affine=not options.same_voxels, segments=segments,
                             remedy="correct the file, or see --label-map and --allow-empty")
-    tell_twins(outcome.good)
+    tests = for_testing(found, options)
+    tell_twins(outcome.good, options.output, tests)
     sources_of(found, options).write(options.output)
-    labelled, unlabelled, test = write_lists(outcome.good, options, for_testing(found, options))
+    labelled, unlabelled, test = write_lists(outcome.good, options, tests)
     tested = f"; {TEST}: {counted(test, 'labelled case')}" if test else ""
     print(f"{TRAIN}: {counted(labelled, 'labelled case')} and {unlabelled} unlabelled{tested}")
     if not labelled:

@@ -198,6 +198,11 @@ def _earlier_label(path, record):
     return _looked_at(path, label)
 
 
+def voxels_of(path: Path) -> tuple | None:
+    """Shape and check sum of a prepared image, by which it is known; None where there is none."""
+    return _looked_at(path, lambda file: (file["image"].shape, int(file.attrs["voxels"])))
+
+
 def _looked_at(path, look):
     """look(the HDF5 file); None of a damaged file, InputError while another program writes to it, or of no file."""
     check_readable(path)

@@ -116,6 +116,25 @@ def test_one_scan_under_two_names_is_not_trained_on_in_one_fold_and_tested_in_an
     assert not (tmp_path / "folds").exists() and not (mine / "data" / "folds.json").exists()
 
 
+def test_a_held_out_case_under_another_name_is_not_trained_on(mine, tmp_path, capsys):
+    def refused(call, *args):
+        with pytest.raises(SystemExit, match="2"):
+            call(mine, *args)
+        return capsys.readouterr().err
+    for folder in ("scans", "masks"):
+        (mine / folder / "c5.nii.gz").rename(mine / folder / "case5.nii.gz")
+    lists = {name: (mine / "data" / name).read_bytes() for name in ("train.list", "test.list")}
+    error = refused(prepare)
+    assert "case5: is the held-out case c5 under a new name" in error and "case5 instead of c5 into test.l" in error
+    assert lists == {name: (mine / "data" / name).read_bytes() for name in lists}
+    (mine / "data" / "train.list").write_text("c0\nc1\ncase5\nc6\n", encoding="utf-8")
+    assert "test case c5: has the voxels of the labelled case case5" in refused(trained, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    (mine / "data" / "train.list").write_bytes(lists["train.list"])
+    (mine / "data" / "test.list").write_text("case5\n", encoding="utf-8")
+    assert prepare(mine) == 0 and (mine / "data" / "train.list").read_bytes() == lists["train.list"]
+
+
 @pytest.mark.parametrize("case", ["c0", "c6"])
 def test_cases_of_two_preparations_are_not_trained_on_together(mine, tmp_path, capsys, case):
     with h5py.File(mine / "data" / case / "mri_norm2.h5", "r+") as file:

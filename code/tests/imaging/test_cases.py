@@ -619,33 +619,33 @@ def test_a_hold_out_stays_when_labels_and_scans_join(tmp_path):
 
 
 def test_a_test_case_that_is_bad_or_gone_leaves_the_list_and_comes_back_for_testing(tmp_path, capsys):
-    for name in "abcde":
+    for name in ("a", "b2", "c33", "d444", "e5555"):     # whose lengths make them different scans
         folder_case(tmp_path, name)
     train, test, val = (tmp_path / "out" / name for name in ("train.list", "test.list", "val.list"))
 
     def lists(*args, code=0):
         assert prepare_mine(tmp_path, *args) == code
         return [path.read_text(encoding="utf-8").split() if path.exists() else [] for path in (train, test)]
-    assert lists("--holdout", 2) == [["a", "b", "c"], ["d", "e"]]
-    good = (tmp_path / "labels/d.nii.gz").read_bytes()
+    assert lists("--holdout", 2) == [["a", "b2", "c33"], ["d444", "e5555"]]
+    good = (tmp_path / "labels/d444.nii.gz").read_bytes()
     image, label = volume((13, 11, 9), 3)
     label[0, 0, 0] = 7
-    nifti(tmp_path / "labels/d.nii.gz", label)
+    nifti(tmp_path / "labels/d444.nii.gz", label)
     for kind in ("images", "labels"):
-        (tmp_path / kind / "e.nii.gz").rename(tmp_path / f"{kind}_e.nii.gz")
-    val.write_text("b\ne\n", encoding="utf-8")
+        (tmp_path / kind / "e5555.nii.gz").rename(tmp_path / f"{kind}_e5555.nii.gz")
+    val.write_text("b2\ne5555\n", encoding="utf-8")
     capsys.readouterr()
     for _ in range(2):      # no other case takes their places
-        assert lists("--holdout", 2, "--num-classes", 3, code=2) == [["a", "c"], []]
+        assert lists("--holdout", 2, "--num-classes", 3, code=2) == [["a", "c33"], []]
     captured = capsys.readouterr()
-    assert "test.list: 2 cases of before left out, bad now or not among these scans: d, e" in captured.out
-    assert "val.list: 1 case to be taken out by hand, bad now or not among these scans: e" in captured.out
+    assert "test.list: 2 cases of before left out, bad now or not among these scans: d444, e5555" in captured.out
+    assert "val.list: 1 case to be taken out by hand, bad now or not among these scans: e5555" in captured.out
     val.unlink()
-    (tmp_path / "labels/d.nii.gz").write_bytes(good)
-    assert lists() == [["a", "b", "c"], ["d"]]
+    (tmp_path / "labels/d444.nii.gz").write_bytes(good)
+    assert lists() == [["a", "b2", "c33"], ["d444"]]
     for kind in ("images", "labels"):
-        (tmp_path / f"{kind}_e.nii.gz").rename(tmp_path / kind / "e.nii.gz")
-    assert lists() == lists("--holdout", 1) == [["a", "b", "c"], ["d", "e"]]
+        (tmp_path / f"{kind}_e5555.nii.gz").rename(tmp_path / kind / "e5555.nii.gz")
+    assert lists() == lists("--holdout", 1) == [["a", "b2", "c33"], ["d444", "e5555"]]
 
 
 def test_a_changed_label_is_prepared_again_and_said(tmp_path, capsys):
