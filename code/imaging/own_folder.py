@@ -65,8 +65,11 @@ def preparation(found: Found, classes, segments, options) -> tuple[dict, dict[st
         if options.plan or edited:
             fixed = path.read_text(encoding="utf-8")
     elif before is not None:
-        seen, why = {}, "as the data there were prepared"
-        lines = {"slices": Choice("none", why), "spacing": Choice(before.spacing, why),
+        (seen, lines), why = look(found, classes, segments, options), "as the data there were prepared"
+        slices = next((axis for axis in (lines["slices"].value, *"yz")
+                       if Plan(slices=axis).orientation == before.orientation), "none")
+        spacing = before.spacing and [before.spacing[before.orientation.index(side)] for side in "RAS"]
+        lines = {"slices": Choice(slices, why), "spacing": Choice(spacing, why),
                  "normalise": Choice(before.normalise, why), "windows": Choice(before.windows, why)}
     else:
         seen, lines = look(found, classes, segments, options, ct=options.normalise == "ct" or None)

@@ -302,6 +302,24 @@ def test_stacks_are_prepared_with_their_slices_first(folder, tmp_path, axis):
     assert len(recipe.flips) == 1       # the other axis of the plane tells the classes apart
 
 
+@pytest.mark.parametrize("axis", "xyz")
+def test_a_first_call_that_was_killed_before_the_plan_is_continued(folder, tmp_path, monkeypatch, capsys, axis):
+    shape, sides = [40, 40, 40], [1, 2, 3]
+    shape["xyz".index(axis)], sides["xyz".index(axis)] = 9, 15
+    labels = kidneys(3, shape=tuple(shape), axis=("xyz".index(axis) + 1) % 3)
+    command = [*folder(labels, affine=sides), "--spacing", *map(str, sides)]
+    with monkeypatch.context() as patch, pytest.raises(SystemExit, match="130"):
+        patch.setattr(own_folder, "write_lists", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        prepare_folder.main(command)
+    assert not (tmp_path / "out" / "plan.json").exists()
+    for more in (command[:-4], command):
+        capsys.readouterr()
+        assert prepare_folder.main(more) == 0 and "0 prepared, 3 skipped" in capsys.readouterr().out
+        plan, _ = read_plan(tmp_path / "out" / "plan.json")
+        assert plan.slices == axis and plan.spacing == tuple(sides)
+        (tmp_path / "out" / "plan.json").unlink()
+
+
 def test_a_ct_scan_is_windowed_as_the_record_says(folder, tmp_path):
     labels = kidneys(3)
     assert prepare_folder.main(folder(labels, labelled=2, scan=lambda label, seed: scan_of(label, seed, -1300.0))) == 0
