@@ -319,8 +319,10 @@ def runs_of(options):
     return runs
 
 
-def check_together(runs, recipes, records):
-    """InputError unless the runs take the same scans and know the same classes."""
+def check_together(runs, recipes, records, kept):
+    """InputError unless the runs take the same scans, know the same classes and, where nothing is `kept` by the
+    options, keep the largest component of the same ones.
+    """
     for run, recipe, record in zip(runs, recipes, records, strict=True):
         for what, one, first in (("channels", recipe.in_channels, recipes[0].in_channels),
                                  ("classes", (recipe.num_classes, recipe.classes),
@@ -329,6 +331,10 @@ def check_together(runs, recipes, records):
             if one != first:
                 raise InputError(f"{run} and {runs[0]} have other {what}, so that their probabilities cannot be "
                                  "averaged; name runs on the same prepared data")
+        own, first = (components.kept_classes(one.keep_largest) for one in (recipe, recipes[0]))
+        if own != first and not kept:
+            raise InputError(f"{run} and {runs[0]} keep the largest component of other classes ({own}, {first}): "
+                             "choose them with --keep-largest")
 
 
 @reported
@@ -364,7 +370,7 @@ def segment_scans(options):
     shown = f"{run}" + f" and {counted(len(runs) - 1, 'other run')}" * (len(runs) > 1)
     Ranks().say(f"{shown}, {options.checkpoint}.pt: PyTorch is loading")
     trained = [load_run(one, options.checkpoint, options.device) for one in runs]
-    check_together(runs, [one.recipe for one in trained], records)
+    check_together(runs, [one.recipe for one in trained], records, options.keep_largest)
     recipe, method = trained[0].recipe, trained[0].method
     if len(preprocessing.modalities) != recipe.in_channels:
         raise InputError(f"{run}: its preprocessing.json names {len(preprocessing.modalities)} channels, and "
@@ -399,6 +405,10 @@ def segment_scans(options):
         ranks.say(f"{shown} has no {trust.TRAINING}, as runs of earlier versions: predictions.csv compares "
                   "nothing with training")
     elif preprocessing.crop == "label":     # a new scan is not cropped, and has other intensities
+        training = replace(training, quantiles={})
+    elif len({(one.recipe.normalise, one.recipe.half_resolution) for one in trained}) > 1:
+        ranks.say(f"{shown} were trained on other intensities each (--normalise, --half-resolution): predictions.csv "
+                  "does not compare them")
         training = replace(training, quantiles={})
     weights = 0
     for one, own in zip(trained, (windows, *others), strict=True):

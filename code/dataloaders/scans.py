@@ -238,6 +238,16 @@ def read_geometry(path):
         return Geometry(**json.loads(file.attrs["geometry"])) if "geometry" in file.attrs else None
 
 
+def check_prepared(path, record):
+    """InputError for a case that was prepared in another way than the data's Preprocessing `record` says."""
+    with _opened(path, "the attribute `preprocessing`") as file:
+        own, record = json.loads(file.attrs.get("preprocessing", "null")), record and record.to_dict()
+    if own and record and (differing := [key for key in {**record, **own} if own.get(key) != record.get(key)]):
+        words = ", ".join(f"{key} was {own.get(key)}, there {record.get(key)}" for key in differing)
+        raise InputError(f"{path}: was prepared in another way than preprocessing.json says ({words}), as a stopped "
+                         "--force leaves it: prepare the folder again, with --force")
+
+
 def read_check_sum(path):
     """Of the voxels of a case made by a prepare script; None of published files, and of those of earlier versions."""
     with _opened(path, "the attribute `voxels`") as file:

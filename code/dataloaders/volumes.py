@@ -1,4 +1,6 @@
 """What LA and BraTS share: 3D volumes, random patches, sliding windows, optionally at half resolution."""
+from functools import cached_property
+
 import numpy as np
 
 from dataloaders import augment, strong
@@ -6,6 +8,7 @@ from dataloaders.scans import (
     Scan,
     Split,
     check_labelled,
+    check_prepared,
     drawn,
     first_existing,
     normalised,
@@ -14,6 +17,7 @@ from dataloaders.scans import (
     read_scans,
     read_spacing,
 )
+from imaging.preprocess import read_preprocessing
 from imaging.resample import resample_label
 from runtime.errors import InputError, counted
 
@@ -73,7 +77,12 @@ class Volumes:
         train = drawn(train, recipe.labeled_draw)
         return Split(train[:recipe.labeled], train[recipe.labeled:], val, test)
 
+    @cached_property
+    def _record(self):
+        return read_preprocessing(self.recipe.data_dir)
+
     def _read(self, name, path, labelled):
+        check_prepared(path, self._record)
         return read_scan(name, path, ndim=3, in_channels=self.recipe.in_channels,
                          num_classes=self.recipe.num_classes, labelled=labelled)
 

@@ -12,7 +12,7 @@ from imaging.label_values import label_values, tell_regions
 from imaging.labelling import TESTS, Sources, source_files
 from imaging.own_lists import TEST, TRAIN, VAL, OurFiles, write_lists
 from imaging.plan import PLAN, PREPARED, REMEDY, Choice, Plan, plan_preparation, plan_text, plan_training, read_plan
-from imaging.preparation import in_parallel, prepare_cases
+from imaging.preparation import in_parallel, prepare_cases, voxels_of
 from imaging.preprocess import COARSEST, EXPECTED, FINEST, PLAIN, Preprocessing, read_as, read_preprocessing
 from imaging.survey import look_at_label, look_at_scan
 from runtime.errors import InputError, counted
@@ -52,20 +52,24 @@ def for_testing(found: Found, options) -> set[str]:
 def preparation(found: Found, classes, segments, options) -> tuple[dict, dict[str, Choice], str | None]:
     """What was seen, the plan's lines by which scans are prepared, and the text of a plan that stands as it is.
 
-    They come from --plan, from the plan or the record of the data that are there, or from the scans; --spacing and
-    --normalise replace them.
+    They come from --plan, from the plan or the record of the data that are there, or from the scans, as with --force
+    where no plan was edited; --spacing and --normalise replace them.
     """
     path, fixed = options.plan or options.output / PLAN, None
+    edited = path.exists() and not OurFiles(options.output).holds(path)
     before = None if options.force else read_preprocessing(options.output)
-    if options.plan or (path.exists() and not options.force):
+    if options.plan or edited or (path.exists() and not options.force):
         plan, reasons = read_plan(path)
         seen = read_json(path, "").get("seen", {})
         lines = {name: Choice(getattr(plan, name), reasons.get(name, "")) for name in PREPARED}
-        if options.plan or not OurFiles(options.output).holds(path):
+        if options.plan or edited:
             fixed = path.read_text(encoding="utf-8")
     elif before is not None:
-        seen, why = {}, "as the data there were prepared"
-        lines = {"slices": Choice("none", why), "spacing": Choice(before.spacing, why),
+        (seen, lines), why = look(found, classes, segments, options), "as the data there were prepared"
+        slices = next((axis for axis in (lines["slices"].value, *"yz")
+                       if Plan(slices=axis).orientation == before.orientation), "none")
+        spacing = before.spacing and [before.spacing[before.orientation.index(side)] for side in "RAS"]
+        lines = {"slices": Choice(slices, why), "spacing": Choice(spacing, why),
                  "normalise": Choice(before.normalise, why), "windows": Choice(before.windows, why)}
     else:
         seen, lines = look(found, classes, segments, options, ct=options.normalise == "ct" or None)
@@ -165,9 +169,19 @@ def prepare_folder(options) -> int:
         return prepare(found, options)
 
 
-def tell_twins(good: dict[str, dict]) -> None:
-    """Say which cases are one scan under several names: one may be trained on, and another one test the result."""
+def tell_twins(good: dict[str, dict], output: Path, tests: Collection[str]) -> None:
+    """Say which cases are one scan under several names: one may be trained on, and another one test the result.
+
+    InputError where one of the lists in `output`, or of `tests`, is gone and here under a new name.
+    """
     twins = {}
+    held = {*listed(output / TEST), *listed(output / VAL), *tests}
+    gone = {voxels_of(output / LAYOUT.format(case=name)): name for name in sorted(held - good.keys())}
+    for name in good.keys() - {*held, *listed(output / TRAIN)}:
+        if known := gone.get((good[name]["shape"], good[name]["voxels"])):
+            raise InputError(f"{name}: is the held-out case {known} under a new name, voxel by voxel, and would be "
+                             f"trained on; name it {known} again, or write {name} instead of {known} into "
+                             f"{VAL if known in listed(output / VAL) else TEST}; the lists are as they were")
     for name, case in good.items():
         twins.setdefault((case["shape"], case["voxels"]), []).append(name)
     for (_, voxels), names in twins.items():
@@ -187,12 +201,15 @@ def prepare(found, options) -> int:
     preprocessing = Preprocessing("folder", plan.orientation, plan.normalise, spacing=plan.prepared_spacing,
                                   labels=classes, modalities=found.channels or PLAIN, class_names=called,
                                   windows=plan.windows, ignore=ignore)
-    outcome = prepare_cases(found.cases, found.bad, preprocessing, options, LAYOUT,
+    instead = fixed and (f"--plan {in_shell(options.plan or options.output / PLAN)} --output OTHER prepares them so "
+                         "elsewhere, --force here")
+    outcome = prepare_cases(found.cases, found.bad, preprocessing, options, LAYOUT, instead,
                             same_affine=not options.same_voxels, segments=segments,
                             remedy="correct the file, or see --label-map and --allow-empty")
-    tell_twins(outcome.good)
+    tests = for_testing(found, options)
+    tell_twins(outcome.good, options.output, tests)
     sources_of(found, options).write(options.output)
-    labelled, unlabelled, test = write_lists(outcome.good, options, for_testing(found, options))
+    labelled, unlabelled, test = write_lists(outcome.good, options, tests)
     tested = f"; {TEST}: {counted(test, 'labelled case')}" if test else ""
     print(f"{TRAIN}: {counted(labelled, 'labelled case')} and {unlabelled} unlabelled{tested}")
     if not labelled:

@@ -5,6 +5,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from imaging.cases import listed, shown
+from imaging.labelling import add_tests
 from runtime.errors import InputError, counted
 from runtime.files import check_readable, write_text
 from runtime.records import read_json
@@ -52,27 +53,34 @@ def write_lists(good: dict[str, dict], options, tests: Collection[str] = ()) -> 
 
     The cases of a test.list that is there stay in it and are not trained on, and `tests`, which were drawn for testing,
     join them with their labels; a larger --holdout adds the last labelled ones, --holdout 0 removes all but the drawn
-    ones, and --force chooses anew. The cases of a val.list are in neither list. A list that was written by hand, or
-    edited since, is kept without --force.
+    ones. The cases of a val.list are in neither list. A list that was written by hand, or edited since, is kept as it
+    is without --force. A case that is not good leaves the others; one of test.list is noted as drawn for testing, which
+    it is again when it is back.
     """
     ours = OurFiles(options.output)
-    train, test = options.output / TRAIN, options.output / TEST
+    train, val, test = (options.output / name for name in (TRAIN, VAL, TEST))
     kept = [path for path in (train, test) if path.exists() and not options.force and not ours.holds(path)]
-    held = [] if options.force or (test not in kept and options.holdout == 0) else listed(test)
+    before = [] if test not in kept and options.holdout == 0 else listed(test)
+    away = {*before, *tests} - good.keys()
+    held = [name for name in before if name in good or test in kept]
     held += [name for name, case in good.items() if name in tests and name not in held and case["classes"] is not None]
-    free = {name: case["classes"] for name, case in good.items() if name not in {*held, *listed(options.output / VAL)}}
+    free = {name: case["classes"] for name, case in good.items() if name not in {*held, *listed(val)}}
     labelled = [name for name, classes in free.items() if classes is not None]
     unlabelled = [name for name, classes in free.items() if classes is None]
     if not labelled:
         raise InputError("no case with a label is left to train on, one is needed at least; no list was written")
-    more = max((options.holdout or 0) - len(held), 0) if test not in kept else 0
+    more = max((options.holdout or 0) - len({*held, *away}), 0) if test not in kept else 0
     if more >= len(labelled):
         raise InputError(f"--holdout {options.holdout}: there are {len(labelled) + len(held)} labelled cases, and one "
                          "must be left to train on")
     cut = len(labelled) - more
-    if train not in kept and (gone := [name for name in listed(train) if name not in good]):
-        print(f"{TRAIN}: {counted(len(gone), 'case')} of before left out, bad now or not among these scans: "
-              f"{', '.join(gone[:5])}{', ...' * (len(gone) > 5)}")
+    for path in (train, val, test):
+        if gone := [name for name in listed(path) if name not in good]:
+            what = "to be taken out by hand" if path in (*kept, val) else "of before left out"
+            print(f"{path.name}: {counted(len(gone), 'case')} {what}, bad now or not among these scans: "
+                  f"{', '.join(gone[:5])}{', ...' * (len(gone) > 5)}")
+    if test not in kept:
+        add_tests(options.output, [name for name in before if name in away])
     for path, names in {train: labelled[:cut] + unlabelled, test: held + labelled[cut:]}.items():
         if path in kept:
             if names and names != listed(path):

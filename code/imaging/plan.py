@@ -11,7 +11,7 @@ from runtime.errors import InputError
 from runtime.records import from_record, read_json
 
 PLAN = "plan.json"
-REMEDY = "correct it, or let prepare_folder.py write it again"
+REMEDY = "correct it, or remove it, and prepare_folder.py writes it again"
 
 MIXED = 1.1             # voxel sizes further apart than this factor are resampled                      [O]
 COARSE = 3              # voxels so many times longer than wide make slices of a volume                 [as nnU-Net]

@@ -34,10 +34,11 @@ class Outcome:
 
 
 def prepare_cases(cases: Sequence[Case], bad: dict[str, str], preprocessing: Preprocessing,
-                  options: Options, layout: str, **label_checks) -> Outcome:
+                  options: Options, layout: str, instead: str | None = None, **label_checks) -> Outcome:
     """Prepare all cases in parallel with a progress bar, print the summary, return what became of each.
 
-    `layout` names the HDF5 files below options.output: "data/{case}.h5". `bad` are cases already found unfit;
+    `layout` names the HDF5 files below options.output: "data/{case}.h5"; `instead` is the way out where these are
+    prepared in another way. `bad` are cases already found unfit;
     `label_checks` go to `read_label`. Finished cases are skipped, bad ones listed at the end. Raises
     InputError if no case is there or none could be prepared, if a worker was killed, or if the output folder holds
     data prepared in another way and there is no --force. The caller holds the folder's lock.
@@ -51,9 +52,10 @@ def prepare_cases(cases: Sequence[Case], bad: dict[str, str], preprocessing: Pre
     before = None if options.force else read_preprocessing(options.output)
     if before not in (None, preprocessing):
         old, new = asdict(before), asdict(preprocessing)
-        differing = ", ".join(f"{key} was {old[key]}, now {new[key]}" for key in new if old[key] != new[key])
+        differing = ", ".join(f"{key} was {old[key]}, now {new[key]}" for key in new
+                              if old[key] != new[key] and key != "class_names")      # which may change
         raise InputError(f"{options.output / RECORD}: these data were prepared in another way ({differing}); "
-                         "choose another --output, or --force to overwrite them")
+                         + (instead or "choose another --output, or --force to overwrite them"))
     work = partial(_prepare_case, preprocessing=preprocessing, output=options.output, layout=layout,
                    options=options, **label_checks)
     good, bad = {}, dict(bad)
@@ -131,8 +133,8 @@ def _prepare_case(case, preprocessing, output, layout, options, **label_checks):
             return dict(done, skipped=True)
         earlier = _earlier_label(target, record)
         if earlier is None or (earlier and case.label is None):
-            raise InputError(f"{target}: exists already, made from other files or in another way; "
-                             "--force overwrites it, another --output keeps it")
+            raise InputError(f"{target}: exists already, made from other files or in another way; remove it to prepare "
+                             "this case again, --force prepares all again, another --output keeps them")
         relabelled = bool(earlier)
     scans = read_scans(case.images, preprocessing.geometry, len(preprocessing.modalities))
     label = None
@@ -194,6 +196,11 @@ def _earlier_label(path, record):
         same = file.attrs["preprocessing"] == record["preprocessing"] and source["images"] == now["images"]
         return source["label"] if same else None
     return _looked_at(path, label)
+
+
+def voxels_of(path: Path) -> tuple | None:
+    """Shape and check sum of a prepared image, by which it is known; None where there is none."""
+    return _looked_at(path, lambda file: (file["image"].shape, int(file.attrs["voxels"])))
 
 
 def _looked_at(path, look):

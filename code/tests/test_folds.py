@@ -2,9 +2,11 @@
 import csv
 import itertools
 import json
+import re
 import shutil
 from types import SimpleNamespace
 
+import h5py
 import nibabel as nib
 import nrrd
 import numpy as np
@@ -114,6 +116,37 @@ def test_one_scan_under_two_names_is_not_trained_on_in_one_fold_and_tested_in_an
     assert not (tmp_path / "folds").exists() and not (mine / "data" / "folds.json").exists()
 
 
+def test_a_held_out_case_under_another_name_is_not_trained_on(mine, tmp_path, capsys):
+    def refused(call, *args):
+        with pytest.raises(SystemExit, match="2"):
+            call(mine, *args)
+        return capsys.readouterr().err
+    for folder in ("scans", "masks"):
+        (mine / folder / "c5.nii.gz").rename(mine / folder / "case5.nii.gz")
+    lists = {name: (mine / "data" / name).read_bytes() for name in ("train.list", "test.list")}
+    error = refused(prepare)
+    assert "case5: is the held-out case c5 under a new name" in error and "case5 instead of c5 into test.l" in error
+    assert lists == {name: (mine / "data" / name).read_bytes() for name in lists}
+    (mine / "data" / "train.list").write_text("c0\nc1\ncase5\nc6\n", encoding="utf-8")
+    assert "test case c5: has the voxels of the labelled case case5" in refused(trained, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    (mine / "data" / "train.list").write_bytes(lists["train.list"])
+    (mine / "data" / "test.list").write_text("case5\n", encoding="utf-8")
+    assert prepare(mine) == 0 and (mine / "data" / "train.list").read_bytes() == lists["train.list"]
+
+
+@pytest.mark.parametrize("case", ["c0", "c6"])
+def test_cases_of_two_preparations_are_not_trained_on_together(mine, tmp_path, capsys, case):
+    with h5py.File(mine / "data" / case / "mri_norm2.h5", "r+") as file:
+        made = json.loads(file.attrs["preprocessing"])
+        file.attrs["preprocessing"] = json.dumps(made | {"labels": {"0": 0, "1": 2, "2": 1}})
+    with pytest.raises(SystemExit, match="2"):
+        trained(mine, tmp_path / "run")
+    assert re.search(rf"{case}/mri_norm2.h5: was prepared in another way than preprocessing.json says \(labels was "
+                     ".*prepare the folder again", capsys.readouterr().err)
+    assert not (tmp_path / "run").exists()
+
+
 def test_folds_are_trained_one_after_the_other_and_go_on_after_a_kill(mine, tmp_path, monkeypatch, capsys, runs):
     home, train, killed = tmp_path / "folds", fit.Fit.run, []
 
@@ -160,6 +193,31 @@ def test_a_second_round_starts_each_fold_from_the_one_that_did_not_see_its_cases
         (tmp_path / "first" / f"fold{number}" / "config.json").touch()
     trained(mine, tmp_path / "second", "--folds", "2", "--init-from", str(tmp_path / "first"))
     assert [recipe.init_from for recipe in begun] == [tmp_path / "first" / f"fold{number}" for number in (1, 2)]
+
+
+def test_first_weights_of_other_channels_or_classes_are_refused_and_another_preparation_is_said(mine, tmp_path, capsys):
+    for path in (mine / "scans").iterdir():
+        case = path.name.removesuffix(".nii.gz")
+        shutil.copy(path, path.with_name(f"{case}_T1.nii.gz"))
+        image = np.asarray(nib.load(path).dataobj)
+        nib.save(nib.Nifti1Image(1000 - image, np.diag([*SIDES, 1.0])), path.with_name(f"{case}_FLAIR.nii.gz"))
+        path.unlink()
+
+    def second(*more, channels=("T1", "FLAIR"), names=("left", "right"), start=()):
+        shutil.rmtree(mine / "data")
+        prepare_folder.main(["--images", str(mine / "scans"), "--labels", str(mine / "masks"), "--output",
+                             str(mine / "data"), "--workers", "1", "--channels", *channels, "--class-names", *names,
+                             *more])
+        return trained(mine, tmp_path / ("-".join([*more, "run"])), *start)
+    start = ["--init-from", str(second())]
+    for changes, words in (({"channels": ("FLAIR", "T1")}, "its channels are T1 FLAIR, these FLAIR T1: .*--channels"),
+                           ({"names": ("right", "left")}, "its classes are left right, these right left: .*--label")):
+        with pytest.raises(SystemExit, match="2"):
+            second("--label-map", "1:2", "2:1", start=start, **changes)
+        assert re.search(words, capsys.readouterr().err)
+    second("--normalise", "minmax", "--label-map", "1:2", "2:1", start=start)
+    words = "than these; preprocessing: normalise was zscore, is minmax; preprocessing: labels was {'0': 0, '1': 1, '2'"
+    assert words in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("more", "words"), [
@@ -451,3 +509,21 @@ def test_runs_that_cannot_be_averaged_are_refused(folds, tmp_path, capsys):
     record = json.loads(path.read_text(encoding="utf-8"))
     path.write_text(json.dumps(record | {"normalise": "minmax"}), encoding="utf-8")
     assert "fold2 and " in (error := refused(home)) and "have other preprocessing" in error
+
+
+def test_the_order_of_runs_that_differ_changes_nothing(scans, folds, tmp_path, capsys):
+    one, scan = folds() / "fold1", scans / "scans" / "c6.nii.gz"
+    other = trained(scans, tmp_path / "other", "--normalise", "zscore", "--keep-largest", "2")
+    capsys.readouterr()
+    results = []
+    for runs in ([one, other], [other, one]):
+        files, rows = predicted(runs, scan, tmp_path / f"{len(results)}")
+        assert "on other intensities each" in capsys.readouterr().out and not any(row["intensities"] for row in rows)
+        results.append((files, [row | {"made_from": ""} for row in rows]))
+        with pytest.raises(SystemExit, match="2"):
+            predict.main(["--run", *map(str, runs), "--input", str(scan), "--output", str(tmp_path / "out")])
+        assert re.search("keep the largest component of other classes .*--keep-largest", capsys.readouterr().err)
+    (files, rows), (turned, others) = results
+    assert rows == others and files.keys() == turned.keys()
+    assert all(np.array_equal(files[what], turned[what]) for what in ("", "_probabilities"))
+    assert np.allclose(files["_disagreement"], turned["_disagreement"], atol=1e-4)      # sums of four views

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from dataloaders.scans import read_check_sum
 from imaging.cases import IGNORED
 from imaging.preprocess import read_preprocessing
 from runtime.errors import InputError, counted
@@ -95,6 +96,7 @@ class Material:
             f"{role} scan {name}": content for role, scans in self.content.cases.items()
             for name, content in scans.items()}})
         self._check_validation(data, ranks)
+        self._check_twins(data, split.test)
         if earlier:
             self._check_test(earlier, data, split.test)
 
@@ -105,6 +107,18 @@ class Material:
             roles = ranks.gather([(scan.name, role_of(scan)) for scan in scans])
             if trained := [case for case, role in roles if role == "labelled"]:
                 raise InputError(f"{name} case {trained[0]}: has the voxels of a labelled case, and would be validated "
+                                 "on what was trained on; take one of the two out of the lists")
+
+    def _check_twins(self, data, names):
+        """InputError where the file of a test case says that it has a labelled one's voxels."""
+        labelled = {image: case for case, (_, image, _) in self.content.cases["labelled"].items()}
+        for name in names:
+            try:
+                twin = labelled.get(read_check_sum(data.path_of(name)))
+            except InputError:      # the test may take place elsewhere
+                continue
+            if twin:
+                raise InputError(f"test case {name}: has the voxels of the labelled case {twin}, and would be tested "
                                  "on what was trained on; take one of the two out of the lists")
 
     @staticmethod

@@ -10,6 +10,7 @@ from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
+from imaging.preprocess import read_preprocessing
 from runtime.errors import InputError
 from runtime.files import ROOT, make_folder, write_text
 from runtime.locks import LOCK, locked
@@ -83,7 +84,27 @@ class RunFolder:
                 raise InputError(f"--init-from {self.recipe.init_from}: is a run of another method or network; its "
                                  f"{name} is {other}, this one's {own}: choose --{name} {other}, or leave --init-from "
                                  "out")
+        self._compare_scans(first)
         return read_content(self.recipe.init_from)
+
+    def _compare_scans(self, first):
+        """InputError where the run of the recipe `first`, which this one starts from, had other channels or classes;
+        what else is different of the scans is said.
+        """
+        recipe, start = self.recipe, f"--init-from {self.recipe.init_from}"
+        records = [read_preprocessing(folder) for folder in (recipe.init_from, recipe.data_dir)]
+        channels = [record.modalities if all(records) and recipe.in_channels > 1 else () for record in records]
+        classes = tuple(first.get("class_names", ())), recipe.class_names
+        for what, way, was, now in (("channels", "--channels", *channels),
+                                    ("classes", "--label-map, --class-names", *classes)):
+            if was and now and was != now:
+                raise InputError(f"{start}: its {what} are {' '.join(was)}, these {' '.join(now)}: prepare these scans "
+                                 f"with the same ones in one order ({way}), or leave --init-from out")
+        made = [record.to_dict() if all(records) else {} for record in records]
+        how = first.get("normalise", recipe.normalise), recipe.normalise
+        one, two = (Content({**values, "--normalise": value}, {}) for values, value in zip(made, how, strict=True))
+        if words := one.differences(two):
+            Ranks().say(f"{start}: its scans were prepared in another way than these; {'; '.join(words)}")
 
     def _check_recipe(self):
         if (self.path / "config.json").exists():

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import h5py
 import nibabel as nib
@@ -614,7 +615,37 @@ def test_a_hold_out_stays_when_labels_and_scans_join(tmp_path):
     correct(tmp_path / "labels/a.nii.gz")
     assert lists("--holdout", 1) == (["a", "b", "d"], ["c", "z"])       # none moves back into training
     folder_case(tmp_path, "d")
-    assert lists("--holdout", 1, "--force") == (["a", "b", "c", "d"], ["z"])
+    assert lists("--holdout", 1, "--force") == (["a", "b", "d"], ["c", "z"])
+
+
+def test_a_test_case_that_is_bad_or_gone_leaves_the_list_and_comes_back_for_testing(tmp_path, capsys):
+    for name in ("a", "b2", "c33", "d444", "e5555"):     # whose lengths make them different scans
+        folder_case(tmp_path, name)
+    train, test, val = (tmp_path / "out" / name for name in ("train.list", "test.list", "val.list"))
+
+    def lists(*args, code=0):
+        assert prepare_mine(tmp_path, *args) == code
+        return [path.read_text(encoding="utf-8").split() if path.exists() else [] for path in (train, test)]
+    assert lists("--holdout", 2) == [["a", "b2", "c33"], ["d444", "e5555"]]
+    good = (tmp_path / "labels/d444.nii.gz").read_bytes()
+    image, label = volume((13, 11, 9), 3)
+    label[0, 0, 0] = 7
+    nifti(tmp_path / "labels/d444.nii.gz", label)
+    for kind in ("images", "labels"):
+        (tmp_path / kind / "e5555.nii.gz").rename(tmp_path / f"{kind}_e5555.nii.gz")
+    val.write_text("b2\ne5555\n", encoding="utf-8")
+    capsys.readouterr()
+    for _ in range(2):      # no other case takes their places
+        assert lists("--holdout", 2, "--num-classes", 3, code=2) == [["a", "c33"], []]
+    captured = capsys.readouterr()
+    assert "test.list: 2 cases of before left out, bad now or not among these scans: d444, e5555" in captured.out
+    assert "val.list: 1 case to be taken out by hand, bad now or not among these scans: e5555" in captured.out
+    val.unlink()
+    (tmp_path / "labels/d444.nii.gz").write_bytes(good)
+    assert lists() == [["a", "b2", "c33"], ["d444"]]
+    for kind in ("images", "labels"):
+        (tmp_path / f"{kind}_e5555.nii.gz").rename(tmp_path / kind / "e5555.nii.gz")
+    assert lists() == lists("--holdout", 1) == [["a", "b2", "c33"], ["d444", "e5555"]]
 
 
 def test_a_changed_label_is_prepared_again_and_said(tmp_path, capsys):
@@ -662,9 +693,18 @@ def test_a_scan_or_label_that_was_replaced_is_noticed_though_both_have_one_name(
     for name in ("a", "b"):
         folder_case(tmp_path, name)
     assert prepare_mine(tmp_path) == 0
+    folder_case(tmp_path, "c")
+    assert prepare_mine(tmp_path, "--holdout", 1) == 0
     nifti(tmp_path / "images/a.nii.gz", volume((13, 11, 9), seed=5)[0], LPS)
-    assert prepare_mine(tmp_path) == 2
-    assert "bad case a: " in capsys.readouterr().err
+    folder_case(tmp_path, "d")
+    for _ in range(2):
+        assert prepare_mine(tmp_path, "--holdout", 1) == 2
+        [case] = re.findall(r"bad case a: (\S+): exists already, .*; remove it to prepare", capsys.readouterr().err)
+    Path(case).unlink()
+    for more in ((), ("--force",)):
+        assert prepare_mine(tmp_path, "--holdout", 1, *more) == 0
+        assert (tmp_path / "out/test.list").read_text(encoding="utf-8") == "c\n"
+        assert (tmp_path / "out/train.list").read_text(encoding="utf-8") == "a\nb\nd\n"
 
 
 def test_without_a_labelled_case_no_list_is_written_and_nothing_advised(tmp_path, capsys):

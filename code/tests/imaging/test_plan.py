@@ -1,6 +1,7 @@
 """plan.json: what follows from what is seen of somebody's scans, and that an edited plan is obeyed."""
 import itertools
 import json
+import re
 import tempfile
 from pathlib import Path
 
@@ -250,6 +251,26 @@ def test_an_edited_plan_is_obeyed(folder, tmp_path, capsys):
     assert own_recipe(tmp_path / "other").patch_size == (32, 16, 16)
 
 
+def test_what_is_advised_of_an_edited_plan_keeps_it_and_the_test_cases(folder, tmp_path, capsys):
+    command, out = [*folder(kidneys(3)), "--holdout", "1"], tmp_path / "out"
+    assert prepare_folder.main(command) == 0
+    values = json.loads((out / "plan.json").read_text(encoding="utf-8"))
+    for name, value in {"spacing": [2, 2, 2], "keep_largest": [], "class_names": ["a", "b"]}.items():
+        values["plan"][name]["value"] = value
+    (out / "plan.json").write_text(json.dumps(values), encoding="utf-8")
+    edited = (out / "plan.json").read_bytes()
+    with pytest.raises(SystemExit, match="2"):
+        prepare_folder.main(command)
+    [way] = re.findall(r"way \(spacing was None, now \(2.0, 2.0, 2.0\)\); (--plan \S+ --output) OTHER .*--force",
+                       capsys.readouterr().err)
+    for more, there in (([*way.split(), str(tmp_path / "other")], tmp_path / "other"), (["--force"], out)):
+        assert prepare_folder.main([*folder(kidneys(3 + (there == out))), "--holdout", "1", *more]) == 0
+        assert (there / "plan.json").read_bytes() == edited and own_recipe(there).class_names == ("a", "b")
+        assert (there / "test.list").read_text(encoding="utf-8") == "c2\n"
+        with h5py.File(there / "c0" / "mri_norm2.h5") as file:
+            assert file["image"].shape == (24, 20, 14)
+
+
 @pytest.mark.parametrize(("name", "value", "words"), [
     ("patch_size", [40, 40, 40], "multiples of 16"), ("patch_size", [32, 32], "expected 3 multiples"),
     ("flips", [3], "axes from 0 to 2"), ("flips", [1, 1], "one of them twice"),
@@ -279,6 +300,24 @@ def test_stacks_are_prepared_with_their_slices_first(folder, tmp_path, axis):
     recipe = own_recipe(tmp_path / "out")
     assert recipe.network == "unet" and recipe.patch_size == (48, 48) and recipe.like == "ACDC"
     assert len(recipe.flips) == 1       # the other axis of the plane tells the classes apart
+
+
+@pytest.mark.parametrize("axis", "xyz")
+def test_a_first_call_that_was_killed_before_the_plan_is_continued(folder, tmp_path, monkeypatch, capsys, axis):
+    shape, sides = [40, 40, 40], [1, 2, 3]
+    shape["xyz".index(axis)], sides["xyz".index(axis)] = 9, 15
+    labels = kidneys(3, shape=tuple(shape), axis=("xyz".index(axis) + 1) % 3)
+    command = [*folder(labels, affine=sides), "--spacing", *map(str, sides)]
+    with monkeypatch.context() as patch, pytest.raises(SystemExit, match="130"):
+        patch.setattr(own_folder, "write_lists", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        prepare_folder.main(command)
+    assert not (tmp_path / "out" / "plan.json").exists()
+    for more in (command[:-4], command):
+        capsys.readouterr()
+        assert prepare_folder.main(more) == 0 and "0 prepared, 3 skipped" in capsys.readouterr().out
+        plan, _ = read_plan(tmp_path / "out" / "plan.json")
+        assert plan.slices == axis and plan.spacing == tuple(sides)
+        (tmp_path / "out" / "plan.json").unlink()
 
 
 def test_a_ct_scan_is_windowed_as_the_record_says(folder, tmp_path):
