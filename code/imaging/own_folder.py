@@ -8,7 +8,7 @@ from imaging.case_files import is_other, told
 from imaging.cases import LAYOUT, Case, has_gpu, in_shell, listed, shown
 from imaging.dicom import is_dicom
 from imaging.folders import Found, find
-from imaging.label_values import label_values, tell_regions
+from imaging.label_values import label_values, segment_values, tell_regions
 from imaging.labelling import TESTS, Sources, source_files
 from imaging.own_lists import TEST, TRAIN, VAL, OurFiles, write_lists
 from imaging.plan import PLAN, PREPARED, REMEDY, Choice, Plan, plan_preparation, plan_text, plan_training, read_plan
@@ -198,6 +198,8 @@ def prepare(found, options) -> int:
     seen, lines, fixed = preparation(found, read_as(classes, ignore), segments, options)
     plan = from_record(Plan, {name: lines[name].value for name in PREPARED}, PLAN, REMEDY)
     called = planned_names(options.plan or options.output / PLAN, max(classes.values()), options) if fixed else names
+    if called and called != names:      # segments go by an edited plan's names, as by --class-names
+        segments = segment_values(called, read_as(classes, ignore))
     preprocessing = Preprocessing("folder", plan.orientation, plan.normalise, spacing=plan.prepared_spacing,
                                   labels=classes, modalities=found.channels or PLAIN, class_names=called,
                                   windows=plan.windows, ignore=ignore)

@@ -1,4 +1,6 @@
 """3D Slicer's .seg.nrrd as labels: cropped boxes, layers and names, in the fields that Slicer writes."""
+import json
+
 import h5py
 import nibabel as nib
 import nrrd
@@ -229,3 +231,18 @@ def test_segments_are_read_again_where_the_names_of_the_classes_are_others(tmp_p
     assert "1 with another label than before, prepared again: a" in capsys.readouterr().out
     np.testing.assert_array_equal(prepared(tmp_path, "a"), drawn())
     assert prepare_folder.main(options + NAMED) == 0 and "0 prepared, 1 skipped" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("by", ["plan", "option"])
+def test_names_that_come_later_say_which_segment_is_which_class(tmp_path, by):
+    """At first the values in the files were the classes."""
+    options = folder_of(tmp_path, {"a": TURNED, "b": TURNED})
+    assert prepare_folder.main(options) == 0
+    assert np.array_equal(prepared(tmp_path, "a"), TURNED[0][0])
+    if by == "plan":
+        plan = tmp_path / "out/plan.json"
+        content = json.loads(plan.read_text(encoding="utf-8"))
+        content["plan"]["class_names"]["value"] = NAMED[1:]
+        plan.write_text(json.dumps(content), encoding="utf-8")
+    assert prepare_folder.main(options + NAMED * (by == "option")) == 0
+    assert np.array_equal(prepared(tmp_path, "a"), drawn())
