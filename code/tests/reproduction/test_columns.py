@@ -282,7 +282,7 @@ def test_the_order_of_results_is_worth_what_is_said(run, split, name):
     for column in ("score", "entropy"):
         values = np.nan_to_num([float(row[column]) for row in rows])    # of an empty map, no entropy
         left = dice[np.argsort(-values)]
-        means = [left[len(left) * tenth // 10:].mean() for tenth in (1, 2, 3)]
+        means = [left[round(len(left) * tenth / 10):].mean() for tenth in (1, 2, 3)]
         cells.append("−{:.2f}: {:.1f}, {:.1f}, {:.1f}".format(-spearmanr(values, dice)[0], *means))
     line = f"| {name} | {dice.mean():.1f} | {' | '.join(cells)} |\n"
     assert line in (ROOT / "docs/own_data.md").read_text(encoding="utf-8")
