@@ -84,7 +84,9 @@ class Trained(NamedTuple):
         return self.content and self.content.preprocessing or self._published
 
     def has_papers_data(self):
-        """Whether the run was trained on scans prepared as published, with the labels of the published cases."""
+        """Whether the run was trained on scans prepared as published: with the labels of the published cases and, where
+        its method reads them, all the other published cases without theirs.
+        """
         if self._published is None or any(self._made.get(key) != value for key, value in self._published.items()
                                           if key not in ANYHOW):
             return False
@@ -93,7 +95,9 @@ class Trained(NamedTuple):
         names = published_list(self.data.dataset, self.data.lists["train"])
         patients = list(dict.fromkeys(map(self.data.patient_of, names)))[:self.recipe.labeled]
         labelled = [name for name in names if self.data.patient_of(name) in patients]
-        return [*self.content.cases.get("labelled", ())] == labelled
+        others = self.content.cases.get("unlabelled", ())
+        return ([*self.content.cases.get("labelled", ())] == labelled
+                and (not others or {*others} == {*names} - {*labelled}))
 
     def chose(self, names, split):
         """Whether validation on some of these cases, of the list `split`, chose the run's best.pt and pretrained.pt."""

@@ -226,11 +226,14 @@ def test_another_crop_is_said_and_what_changes_no_scan_is_not(with_record, capsy
 
 def test_the_papers_row_stands_beside_the_papers_cases_and_preparation_alone(with_record):
     trained, _ = with_record
-    names = read_list(ROOT / "data" / "LA" / "train.list")[:trained.recipe.labeled]
+    published = read_list(ROOT / "data" / "LA" / "train.list")
+    names, others = published[:trained.recipe.labeled], published[trained.recipe.labeled:]
     made = PUBLISHED["LA"].to_dict()
 
-    def of(preprocessing, cases):
-        return trained._replace(content=Content(preprocessing, {"labelled": dict.fromkeys(cases)})).has_papers_data()
+    def of(preprocessing, cases, unlabelled=()):
+        return trained._replace(content=Content(preprocessing, {
+            "labelled": dict.fromkeys(cases), "unlabelled": dict.fromkeys(unlabelled)})).has_papers_data()
     assert of(made, names) and of(None, names) and of(made | {"seed": 4, "geometry": "sform"}, names)
+    assert of(made, names, others[::-1]) and not of(made, names, others[:4])
     assert not of(made | {"crop": "none"}, names) and not of(made, names[::-1]) and not of(made, names[1:])
     assert not trained.has_papers_data()        # phantoms
