@@ -3,8 +3,10 @@ import csv
 import json
 import shlex
 import shutil
+from dataclasses import asdict
 from types import SimpleNamespace
 
+import h5py
 import nibabel as nib
 import nrrd
 import numpy as np
@@ -18,7 +20,8 @@ import take_labels
 import train_own
 from evaluation.selection import appearance, farthest_first
 from imaging.grids import ScanFile
-from imaging.labelling import Places
+from imaging.labelling import Handed, Places, Round
+from imaging.preprocess import Preprocessing, read_preprocessing
 from imaging.scan_files import mark_of
 from runtime.errors import InputError
 
@@ -327,6 +330,42 @@ def test_bad_options_are_one_line(first, capsys):
 def test_scans_that_have_moved_are_found(first):
     moved = first.scans.rename(first.home / "elsewhere")
     assert choose(first, "--images", str(moved), "--by", "random") == 0 and len(handed(first.out)) == 5
+
+
+# ---- what is taken from a round --------------------------------------------------------------------------------------
+
+
+def by_hand(home, cases, **record):
+    """A round in home/to_label of scans, {case: proposal or None} -> options of take_labels.py."""
+    out, given = home / "to_label", {}
+    for number, (name, proposal) in enumerate(cases.items()):
+        save(home / "scans" / f"{name}.nii.gz", phantom(number)[0])
+        save(out / name / f"{name}.nii.gz", phantom(number)[0])
+        if proposal is not None:
+            save(out / "proposals" / f"{name}.nii.gz", proposal)
+        given[name] = asdict(Handed((str(home / "scans" / f"{name}.nii.gz"),), (f"{name}.nii.gz",),
+                                    None if proposal is None else f"proposals/{name}.nii.gz"))
+    Round(**record, cases=given).write(out)
+    return ["--input", str(out), "--labels", str(home / "masks")]
+
+
+@pytest.mark.parametrize(("pairs", "values"), [
+    (["2:1", "3:2"], {0: 0, 1: 1, 2: 1, 3: 2}), (["2:1", "3:1"], {0: 0, 2: 1, 3: 1})])
+def test_a_proposal_has_values_that_are_read_as_its_classes(tmp_path, pairs, values):
+    """Where several values became one class, too: kidney 1, tumour 2 and cyst 3 of files are 1, 1 and 2."""
+    kept = Preprocessing("mine", "RAS", "zscore", labels=values)
+    assert [values[value] for value in kept.values.tolist()] == list(range(kept.num_classes))
+    there, classes = np.resize(sorted(values), SHAPE), np.resize(range(kept.num_classes), SHAPE)
+    save(tmp_path / "scans" / "a.nii.gz", phantom(9)[0])
+    save(tmp_path / "masks" / "a.nii.gz", there.astype(np.uint8))
+    assert take_labels.main([*by_hand(tmp_path, {"p": kept.values[classes]}, labels=values), "--accept", "p"]) == 0
+    assert prepare_folder.main(["--images", str(tmp_path / "scans"), "--labels", str(tmp_path / "masks"), "--output",
+                                str(tmp_path / "data"), "--workers", "1", "--label-map", *pairs]) == 0
+    assert read_preprocessing(tmp_path / "data").labels == values
+    with h5py.File(tmp_path / "data" / "p" / "mri_norm2.h5") as file:
+        label = file["label"][()]
+    turned = nib.orientations.ornt_transform(nib.io_orientation(AFFINE), nib.orientations.axcodes2ornt("RAS"))
+    assert np.array_equal(label, nib.apply_orientation(classes, turned))
 
 
 # ---- how scans and labels lie ------------------------------------------------------------------------------------
