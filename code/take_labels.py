@@ -39,6 +39,7 @@ from imaging.scan_files import (
     save_on_grid,
     segment_names,
     suffix,
+    tells_values,
     values_in,
 )
 from runtime.command_line import parsed
@@ -113,16 +114,16 @@ def main(args=None):
 def with_classes(record, cases, options):
     """The record with --class-names, where it has none, and --same-voxels; InputError where segments tell no class."""
     names, labels = options.class_names, record.labels
+    count = len({label for label in labels.values() if label % IGNORED}) if labels else None
     check_class_names(names)
     record = replace(record, same_voxels=record.same_voxels or options.same_voxels)
     if not names:
         if not record.class_names:
             files = [path for name, case in cases.items() for path in labels_beside(name, case, options.input)]
-            check_segments(files, labels and 1)     # beside proposals, values are those of the label files
+            check_segments(files, count, kept=False)
         return record
     if labels is None:
-        labels = {value: value for value in range(len(names) + 1)}
-    count = len({label for label in labels.values() if label % IGNORED})
+        labels, count = {value: value for value in range(len(names) + 1)}, len(names)
     if record.class_names or len(names) != count:
         known = f"their names, {' '.join(record.class_names)}" if record.class_names else f"{count} of them"
         raise InputError(f"--class-names {' '.join(names)}: the run that chose these cases knows its classes, {known}; "
@@ -189,11 +190,14 @@ def values_of(path, scan, record):
     if len(values) > 256:
         raise InputError(f"{path}: has {len(values)} different values, expected a label map, 256 at most; this looks "
                          "like an image: save the segmentation there")
-    segments, remedy = None, "those are the values of the label files that were prepared; correct the file"
-    if segment_names(path) and not record.class_names:
+    names, segments = segment_names(path), None
+    remedy = "those are the values of the label files that were prepared; correct the file"
+    if names and not record.class_names:
         remedy += ", or say with --class-names which class each segment is"
-    if record.class_names and (names := segment_names(path)) and set(names) & set(record.class_names):
-        segments = segment_values(record.class_names, record.labels)
+    elif names:
+        known = segment_values(record.class_names, record.labels)
+        if set(names) & set(known) or (len(record.class_names) > 1 and not tells_values(path)):
+            segments = known
     indices = read_label(path, scan, {value: index for index, value in enumerate(values.tolist())},
                          not record.same_voxels, allow_empty=True, geometry=record.geometry, segments=segments,
                          remedy=remedy)

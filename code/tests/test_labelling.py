@@ -368,6 +368,28 @@ def test_a_proposal_has_values_that_are_read_as_its_classes(tmp_path, pairs, val
     assert np.array_equal(label, nib.apply_orientation(classes, turned))
 
 
+@pytest.mark.parametrize("named", ((), ("left", "right")))
+def test_segments_that_are_drawn_in_another_order_later_do_not_swap_the_classes(tmp_path, capsys, named):
+    """Whether the data that the run was trained on have names or not."""
+    options = by_hand(tmp_path, {"p": np.zeros(SHAPE, np.uint8)}, run="run", labels={0: 0, 1: 1, 2: 2},
+                      class_names=named)
+    label, drawn = phantom(0)[1], tmp_path / "to_label" / "p" / "Segmentation.seg.nrrd"
+    write_seg(drawn, label, {"right": 2, "left": 1})
+    if not named:
+        before = by_hand(tmp_path / "before", {"p": None})      # any run
+        shutil.copy(drawn, tmp_path / "before" / "to_label" / "p")
+        assert "which is which is unknown: name the classes" in refused(capsys, take_labels.main, *before)
+        assert "which is which is unknown: name the classes" in refused(capsys, take_labels.main, *options)
+        options += ["--class-names", *VALUES]
+    assert take_labels.main(options) == 0 and np.array_equal(load(tmp_path / "masks" / "p.nii.gz"), label)
+    write_seg(drawn, label, {"R": 2, "L": 1})
+    assert take_labels.main([*options, "--replace"]) == 2
+    assert "has the segment R, expected only left, right; rename" in capsys.readouterr().err
+    write_seg(drawn, label, {"Segment_1": 1, "Segment_2": 2})
+    assert take_labels.main(options if named else options[:4]) == 0
+    assert np.array_equal(load(tmp_path / "masks" / "p.nii.gz"), label)
+
+
 # ---- how scans and labels lie ------------------------------------------------------------------------------------
 
 
