@@ -96,7 +96,6 @@ def main(args=None):
             match attempt(partial(take, name, case, record, options, places), "use a machine with more memory"):
                 case Taken(words):
                     taken.append(name)
-                    add_tests(options.labels, [name] * case.test)       # at once: a kill makes it no training case
                     print(f"{name}: {words}")
                 case None:
                     left.append(name)
@@ -163,7 +162,7 @@ def take(name, case, record, options, places):
     if not first.any() and not options.allow_empty:
         raise InputError(f"{next(iter(changed), proposal) or options.input / name}: nothing is drawn there, all voxels "
                          "are background; draw the label or, where the scan is a healthy case, use --allow-empty")
-    written = write(name, first, scan, record, options)
+    written = write(name, first, scan, record, options, [name] * case.test)
     return Taken(f"{written}; {differences(before, first, record) if changed else 'as proposed'}")
 
 
@@ -204,8 +203,9 @@ def values_of(path, scan, record):
     return values[indices]
 
 
-def write(name, values, scan, record, options):
-    """The label map in the folder of labels -> its path and what became of an earlier one, in words."""
+def write(name, values, scan, record, options, tests):
+    """The label map in the folder of labels, once its `tests` are noted -> its path and what became of an earlier one.
+    """
     files = files_in(options.labels, is_label)
     nested = bool(files) and files[0].parent != options.labels      # a folder per case, as those that are there
     there = [path for case, path in case_of_each(files, {name}) if case == name
@@ -213,10 +213,12 @@ def write(name, values, scan, record, options):
     folder, mark = options.labels / name if nested else options.labels, "_seg" * (nested or record.beside_scans)
     target = folder / f"{name}{mark}{WRITERS[format_of(scan.path).out][0]}"
     make_folder(folder)
-    if len(there) == 1 and (values_of(there[0], scan, record) == values).all():
-        return f"{shown(there[0])} is there already, the same"
-    if there and not options.replace:
+    same = len(there) == 1 and (values_of(there[0], scan, record) == values).all()
+    if there and not same and not options.replace:
         raise InputError(f"{there[0]}: is there already, another label of this case; --replace takes its place")
+    add_tests(options.labels, tests)        # before the label: a kill makes it no training case
+    if same:
+        return f"{shown(there[0])} is there already, the same"
     save_on_grid(target, values.astype(np.promote_types(*map(np.min_scalar_type, (values.min(), values.max())))), scan)
     for path in there:
         if path != target:

@@ -335,7 +335,7 @@ def test_scans_that_have_moved_are_found(first):
 # ---- what is taken from a round --------------------------------------------------------------------------------------
 
 
-def by_hand(home, cases, **record):
+def by_hand(home, cases, tests=(), **record):
     """A round in home/to_label of scans, {case: proposal or None} -> options of take_labels.py."""
     out, given = home / "to_label", {}
     for number, (name, proposal) in enumerate(cases.items()):
@@ -344,7 +344,7 @@ def by_hand(home, cases, **record):
         if proposal is not None:
             save(out / "proposals" / f"{name}.nii.gz", proposal)
         given[name] = asdict(Handed((str(home / "scans" / f"{name}.nii.gz"),), (f"{name}.nii.gz",),
-                                    None if proposal is None else f"proposals/{name}.nii.gz"))
+                                    None if proposal is None else f"proposals/{name}.nii.gz", name in tests))
     Round(**record, cases=given).write(out)
     return ["--input", str(out), "--labels", str(home / "masks")]
 
@@ -388,6 +388,23 @@ def test_segments_that_are_drawn_in_another_order_later_do_not_swap_the_classes(
     write_seg(drawn, label, {"Segment_1": 1, "Segment_2": 2})
     assert take_labels.main(options if named else options[:4]) == 0
     assert np.array_equal(load(tmp_path / "masks" / "p.nii.gz"), label)
+
+
+def test_a_kill_after_a_label_makes_no_training_case_of_a_test_case(tmp_path, monkeypatch):
+    options = by_hand(tmp_path, {"p": None, "q": None}, tests=["q"])
+    for number, name in enumerate("pq"):
+        save(tmp_path / "to_label" / name / "drawn.nii.gz", phantom(number)[1])
+
+    def killed(path, *_):
+        if path.name == "q.nii.gz":
+            save(path, phantom(1)[1])
+            raise KeyboardInterrupt
+        save(path, phantom(0)[1])
+    with monkeypatch.context() as patch, pytest.raises(SystemExit, match="130"):
+        patch.setattr(take_labels, "save_on_grid", killed)
+        take_labels.main(options)
+    prepare(tmp_path)
+    assert listed(tmp_path / "data" / "train.list") == ["p"] and listed(tmp_path / "data" / "test.list") == ["q"]
 
 
 # ---- how scans and labels lie ------------------------------------------------------------------------------------
