@@ -34,8 +34,8 @@ from imaging.scan_files import (
     format_of,
     is_label,
     is_scan,
+    read_channels,
     read_label,
-    read_scan_file,
     save_on_grid,
     segment_names,
     suffix,
@@ -145,7 +145,8 @@ def next_command(record, options):
 
 def take(name, case, record, options, places):
     """Write a case's label -> Taken; None where there is nothing to take."""
-    scan = read_scan_file(original(name, case, options, places), record.geometry)
+    scan, *_ = read_channels(original(name, case, options, places), record.geometry,
+                             record.channels if len(case.copies) == 1 else 1)
     proposal = options.input / case.proposal if case.proposal else None
     if proposal and case.proposed not in (None, checksum(proposal)):
         raise InputError(f"{proposal}: is not what label_next.py wrote there; corrections belong beside the scan: move "

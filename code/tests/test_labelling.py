@@ -441,6 +441,28 @@ def test_labels_are_written_as_those_that_are_there_lie(tmp_path, capsys, lying)
     assert set(listed(data / "train.list")) == set(names)
 
 
+def test_channels_in_one_file_are_labelled_as_one_scan(tmp_path, capsys):
+    """The Decathlon's 4D files."""
+    home, data, out = tmp_path / "in", tmp_path / "data", tmp_path / "to_label"
+    for number in range(3):
+        image, label = phantom(number)
+        save(home / "imagesTr" / f"p{number}.nii.gz", np.stack([image, 900 - image], -1))
+        if number < 2:
+            save(home / "labelsTr" / f"p{number}.nii.gz", label)
+    (home / "dataset.json").write_text(json.dumps({
+        "labels": {"0": "background", "1": "left", "2": "right"}, "modality": {"0": "T1", "1": "T2"},
+        "training": [f"imagesTr/p{number}.nii.gz" for number in range(3)]}), encoding="utf-8")
+    assert prepare_folder.main(["--images", str(home), "--output", str(data), "--workers", "1"]) == 0
+    run = train_own.main([*TINY, "--data-dir", str(data), "--out", str(tmp_path / "run")])
+    capsys.readouterr()
+    assert label_next.main(["--run", str(run), "--output", str(out), "--count", "1", "--device", "cpu"]) == 0
+    save(out / "p2" / "drawn.nii.gz", phantom(2)[1])
+    assert take_labels.main(printed(capsys, "take_labels.py")) == 0
+    assert np.array_equal(load(home / "labelsTr" / "p2.nii.gz"), phantom(2)[1])
+    assert prepare_folder.main(printed(capsys, "prepare_folder.py")) == 0
+    assert "3 labelled cases" in capsys.readouterr().out
+
+
 def printed(capsys, script):
     """The options of the command that is printed last, which is of this script."""
     [line] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("next: ")]
