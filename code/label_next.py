@@ -236,7 +236,7 @@ def spread(run, data_dir, device, labelled, names):
 
 
 def without_run(options, by):
-    cases, bad, _ = scans_to_segment(options.images, options.channels or PLAIN)
+    cases, bad, _ = scans_to_segment(options.images, options.channels or PLAIN, trained=False)
     tests, pool = drawn_for_testing(list(cases), [], options)
     if by == "random":
         ranked = shuffled(pool, options.seed + 1)

@@ -500,6 +500,17 @@ def test_channels_that_no_scan_has_are_said_beside_the_scans_there_are(tmp_path,
     assert "no scan there can be read by --channels 3 5, of c0_s3, c1_s3" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("ends", (("0000", "0001"), ("flair", "t1")))
+def test_scans_named_as_channels_ask_for_the_option_once(tmp_path, capsys, ends):
+    for name in ("p0", "p1"):
+        for end in ends:
+            save(tmp_path / "scans" / f"{name}_{end}.nii.gz", phantom(0)[0])
+    options = ["--labeled", "0", "--images", tmp_path / "scans", "--output", tmp_path / "to_label", "--workers", "1"]
+    assert (f"p0_{ends[0]}.nii.gz: is one of 4 files that are channels by their names: say so with --channels "
+            f"{' '.join(ends)}, or rename") in refused(capsys, label_next.main, *options)
+    assert label_next.main([*map(str, options), "--channels", *ends]) == 0
+
+
 def test_segments_that_were_drawn_in_any_order_before_any_label_are_known_by_their_names(tmp_path, capsys):
     for number in range(3):
         save(tmp_path / "my scans" / f"c{number}.nii.gz", phantom(number)[0])
