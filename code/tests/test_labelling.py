@@ -463,6 +463,41 @@ def test_channels_in_one_file_are_labelled_as_one_scan(tmp_path, capsys):
     assert "3 labelled cases" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("end", (".mha", ".nii"))
+@pytest.mark.parametrize("listed_too", (True, False))
+def test_labels_of_another_file_ending_than_the_scans_are_prepared(tmp_path, end, listed_too):
+    """Those that take_labels.py writes: new ones, and one in place of an older one."""
+    home, out, cases = tmp_path / "in", tmp_path / "to_label", {}
+
+    def put(folder, name, array):
+        (home / folder).mkdir(parents=True, exist_ok=True)
+        path = home / folder / f"{name}{end}"
+        if end == ".nii":
+            save(path, array, np.eye(4))
+        else:
+            sitk.WriteImage(sitk.GetImageFromArray(array.transpose(2, 1, 0)), str(path))
+        return path
+    for number in range(3):
+        image, label = phantom(number)
+        scan = put("imagesTr", name := f"p{number}", image)
+        if number < 2:
+            put("labelsTr", name, np.where(label == 2, 0, label))
+        if number:
+            save(out / name / "drawn.nii.gz", label, np.eye(4) if end == ".nii" else np.diag([-1.0, -1, 1, 1]))
+            cases[name] = asdict(Handed((str(scan),), (scan.name,)))
+    training = [{"image": f"imagesTr/p{number}{end}"} | ({"label": f"labelsTr/p{number}{end}"} if number < 2 else {})
+                for number in range(3)]
+    (home / "dataset.json").write_text(json.dumps({
+        "labels": {"background": 0, "left": 1, "right": 2}, "file_ending": end} | ({"training": training} if listed_too
+                                                                                   else {})), encoding="utf-8")
+    Round(labels={0: 0, 1: 1, 2: 2}, cases=cases).write(out)
+    assert take_labels.main(["--input", str(out), "--labels", str(home / "labelsTr"), "--replace"]) == 0
+    assert prepare_folder.main(["--images", str(home), "--output", str(tmp_path / "data"), "--workers", "1"]) == 0
+    for number in range(3):
+        with h5py.File(tmp_path / "data" / f"p{number}" / "mri_norm2.h5") as file:
+            assert set(np.unique(file["label"])) == ({0, 1, 2} if number else {0, 1})
+
+
 def printed(capsys, script):
     """The options of the command that is printed last, which is of this script."""
     [line] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("next: ")]
