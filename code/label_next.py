@@ -140,7 +140,7 @@ def with_run(options, by):
     sources, data = read_sources(recipe.data_dir), Own(recipe)
     record = Round(run_of(options), with_output(sources.command, recipe.data_dir),
                    read_as(prepared.labels, prepared.ignore), prepared.class_names, prepared.geometry,
-                   "--same-voxels" in sources.command)
+                   "--same-voxels" in sources.command, len(prepared.modalities))
     if record.option("--images"):
         check_outside(options.output, record.option("--images"))
     names = data.listed("train")
@@ -236,7 +236,7 @@ def spread(run, data_dir, device, labelled, names):
 
 
 def without_run(options, by):
-    cases, bad, _ = scans_to_segment(options.images, options.channels or PLAIN)
+    cases, bad, _ = scans_to_segment(options.images, options.channels or PLAIN, trained=False)
     tests, pool = drawn_for_testing(list(cases), [], options)
     if by == "random":
         ranked = shuffled(pool, options.seed + 1)
@@ -262,7 +262,7 @@ def without_run(options, by):
     print(told_tests(tests), end="")
     handed, command = {}, ["--images", str(options.images.resolve())]
     command += ["--channels", *options.channels] if options.channels else []
-    begin(options, record := Round(command=tuple(command)))
+    begin(options, record := Round(command=tuple(command), channels=len(options.channels) or 1))
     for name, test in chosen.items():
         copies = placed_beside(name, cases[name], options.channels, options.output, copied)
         handed[name] = Handed(source_files(cases[name]), tuple(copies), None, test)

@@ -34,11 +34,12 @@ from imaging.scan_files import (
     format_of,
     is_label,
     is_scan,
+    read_channels,
     read_label,
-    read_scan_file,
     save_on_grid,
     segment_names,
     suffix,
+    tells_values,
     values_in,
 )
 from runtime.command_line import parsed
@@ -95,7 +96,6 @@ def main(args=None):
             match attempt(partial(take, name, case, record, options, places), "use a machine with more memory"):
                 case Taken(words):
                     taken.append(name)
-                    add_tests(options.labels, [name] * case.test)       # at once: a kill makes it no training case
                     print(f"{name}: {words}")
                 case None:
                     left.append(name)
@@ -113,16 +113,16 @@ def main(args=None):
 def with_classes(record, cases, options):
     """The record with --class-names, where it has none, and --same-voxels; InputError where segments tell no class."""
     names, labels = options.class_names, record.labels
+    count = len({label for label in labels.values() if label % IGNORED}) if labels else None
     check_class_names(names)
     record = replace(record, same_voxels=record.same_voxels or options.same_voxels)
     if not names:
         if not record.class_names:
             files = [path for name, case in cases.items() for path in labels_beside(name, case, options.input)]
-            check_segments(files, labels and 1)     # beside proposals, values are those of the label files
+            check_segments(files, count, kept=False)
         return record
     if labels is None:
-        labels = {value: value for value in range(len(names) + 1)}
-    count = len({label for label in labels.values() if label % IGNORED})
+        labels, count = {value: value for value in range(len(names) + 1)}, len(names)
     if record.class_names or len(names) != count:
         known = f"their names, {' '.join(record.class_names)}" if record.class_names else f"{count} of them"
         raise InputError(f"--class-names {' '.join(names)}: the run that chose these cases knows its classes, {known}; "
@@ -145,7 +145,8 @@ def next_command(record, options):
 
 def take(name, case, record, options, places):
     """Write a case's label -> Taken; None where there is nothing to take."""
-    scan = read_scan_file(original(name, case, options, places), record.geometry)
+    scan, *_ = read_channels(original(name, case, options, places), record.geometry,
+                             record.channels if len(case.copies) == 1 else 1)
     proposal = options.input / case.proposal if case.proposal else None
     if proposal and case.proposed not in (None, checksum(proposal)):
         raise InputError(f"{proposal}: is not what label_next.py wrote there; corrections belong beside the scan: move "
@@ -162,7 +163,7 @@ def take(name, case, record, options, places):
     if not first.any() and not options.allow_empty:
         raise InputError(f"{next(iter(changed), proposal) or options.input / name}: nothing is drawn there, all voxels "
                          "are background; draw the label or, where the scan is a healthy case, use --allow-empty")
-    written = write(name, first, scan, record, options)
+    written = write(name, first, scan, record, options, [name] * case.test)
     return Taken(f"{written}; {differences(before, first, record) if changed else 'as proposed'}")
 
 
@@ -189,19 +190,23 @@ def values_of(path, scan, record):
     if len(values) > 256:
         raise InputError(f"{path}: has {len(values)} different values, expected a label map, 256 at most; this looks "
                          "like an image: save the segmentation there")
-    segments, remedy = None, "those are the values of the label files that were prepared; correct the file"
-    if segment_names(path) and not record.class_names:
+    names, segments = segment_names(path), None
+    remedy = "those are the values of the label files that were prepared; correct the file"
+    if names and not record.class_names:
         remedy += ", or say with --class-names which class each segment is"
-    if record.class_names and (names := segment_names(path)) and set(names) & set(record.class_names):
-        segments = segment_values(record.class_names, record.labels)
+    elif names:
+        known = segment_values(record.class_names, record.labels)
+        if set(names) & set(known) or (len(record.class_names) > 1 and not tells_values(path)):
+            segments = known
     indices = read_label(path, scan, {value: index for index, value in enumerate(values.tolist())},
                          not record.same_voxels, allow_empty=True, geometry=record.geometry, segments=segments,
                          remedy=remedy)
     return values[indices]
 
 
-def write(name, values, scan, record, options):
-    """The label map in the folder of labels -> its path and what became of an earlier one, in words."""
+def write(name, values, scan, record, options, tests):
+    """The label map in the folder of labels, once its `tests` are noted -> its path and what became of an earlier one.
+    """
     files = files_in(options.labels, is_label)
     nested = bool(files) and files[0].parent != options.labels      # a folder per case, as those that are there
     there = [path for case, path in case_of_each(files, {name}) if case == name
@@ -209,10 +214,12 @@ def write(name, values, scan, record, options):
     folder, mark = options.labels / name if nested else options.labels, "_seg" * (nested or record.beside_scans)
     target = folder / f"{name}{mark}{WRITERS[format_of(scan.path).out][0]}"
     make_folder(folder)
-    if len(there) == 1 and (values_of(there[0], scan, record) == values).all():
-        return f"{shown(there[0])} is there already, the same"
-    if there and not options.replace:
+    same = len(there) == 1 and (values_of(there[0], scan, record) == values).all()
+    if there and not same and not options.replace:
         raise InputError(f"{there[0]}: is there already, another label of this case; --replace takes its place")
+    add_tests(options.labels, tests)        # before the label: a kill makes it no training case
+    if same:
+        return f"{shown(there[0])} is there already, the same"
     save_on_grid(target, values.astype(np.promote_types(*map(np.min_scalar_type, (values.min(), values.max())))), scan)
     for path in there:
         if path != target:

@@ -158,13 +158,14 @@ def series_among(files: Sequence[Path], folder: Path) -> tuple[dicom_series.Foun
 # ---- new scans -------------------------------------------------------------------------------------------------------
 
 
-def scans_to_segment(path: Path, modalities: Sequence[str]
+def scans_to_segment(path: Path, modalities: Sequence[str], trained: bool = True
                      ) -> tuple[dict[str, tuple[Path, ...]], dict[str, str], list[Path]]:
     """A scan file, or a folder of scans, of one folder per case, or of DICOM series of any depth -> ({case: its files,
     one per modality, or the one that holds them all}, {case: what is wrong with it}, files left aside).
 
     Roles are those that the training set had, `modalities`, where any file has one. Else each scan is a case, but for
-    label maps and for other channels by their names. Raises InputError where there is no scan.
+    label maps and for other channels by their names. Raises InputError where there is no scan, and for channels where
+    no network was `trained`.
     """
     if not path.exists():
         raise InputError(f"--input {path} does not exist: give a scan ({', '.join(SUFFIXES)}) or a folder of scans")
@@ -202,7 +203,12 @@ def scans_to_segment(path: Path, modalities: Sequence[str]
         cases, bad, rest = grouped(rest + channels, modalities)
     if not cases and not bad:
         alone, bad = one_case_each(case_of_each(rest))
-        bad |= other_channels(alone, modalities)
+        others = other_channels(alone, modalities)
+        if others and not trained:
+            ends = sorted({re.split("[_.-]", name)[-1] for name in others})
+            raise InputError(f"{alone[min(others)]}: is one of {len(others)} files that are channels by their names: "
+                             f"say so with --channels {' '.join(ends)}, or rename them if each is a scan of its own")
+        bad |= others
         cases = {name: (file,) for name, file in alone.items() if name not in bad}
         rest = []
     cases = {one.name: (one,) for one in series.series} | cases

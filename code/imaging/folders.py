@@ -177,8 +177,11 @@ def _described(description, asked, test_images):
     if description.training is None:
         images, foreign = _of_ending(description, files_in(folder / "imagesTr"))
         labels, more = _of_ending(description, files_in(folder / "labelsTr", is_label))
+        wanted = {name for path in images for name in (case_name(path), NUMBER.sub("", case_name(path)))}
+        wanted -= set(map(case_name, labels))
+        labels += [path for path in more if case_name(path) in wanted]      # such as take_labels.py writes
         found = _paired(images + tests, labels, _channels_of(images + tests, labels, count, asked))
-        others += foreign + more
+        others += foreign + [path for path in more if path not in labels]
     else:
         found = _listed(description, asked, tests)
     found.aside |= _filled({f"dataset.json says {description.ending} (file_ending)": others})

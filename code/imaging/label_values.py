@@ -40,8 +40,15 @@ def label_values(found: Found, options) -> LabelValues:
 
 
 def segment_values(names: Sequence[str], labels: Mapping[int, int]) -> dict[str, int]:
-    """{segment of a .seg.nrrd: its value} by the foreground classes' names; labels: value -> class or IGNORED."""
-    return {IGNORE if label == IGNORED else names[label - 1]: value for value, label in labels.items() if label}
+    """{segment of a .seg.nrrd: its value} by the foreground classes' names; labels: value -> class or IGNORED.
+
+    Of several values of a class, it is the smallest, as in `Preprocessing.values`.
+    """
+    values = {}
+    for value, label in sorted(labels.items()):
+        if label:
+            values.setdefault(IGNORE if label == IGNORED else names[label - 1], value)
+    return values
 
 
 def label_classes(found: Found, label_map: Sequence[str], num_classes: int | None, workers: int,

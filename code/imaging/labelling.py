@@ -66,6 +66,7 @@ class Round:
     class_names: tuple[str, ...] = ()
     geometry: str = "itk"
     same_voxels: bool = False
+    channels: int = 1               # of a scan that is one file
     cases: dict[str, dict] = field(default_factory=dict)
 
     def option(self, name: str) -> str | None:

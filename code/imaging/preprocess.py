@@ -89,14 +89,16 @@ class Preprocessing:
 
     @property
     def values(self) -> np.ndarray:
-        """Of each class, its value in the label files; the classes themselves where several values became one.
+        """Of each class, the smallest value in label files that is read as it; of the background 0, where it can be.
 
-        The background is 0 whatever else was called background.
+        A class that the files have no value for has one that is none of theirs.
         """
-        kept = {value: label for value, label in self.labels.items() if label or not value or self.labels.get(0) != 0}
-        files = {label: value for value, label in kept.items()}
-        one_to_one = len(files) == len(kept) and len(files) == self.num_classes
-        values = [files[label] for label in range(self.num_classes)] if one_to_one else range(self.num_classes)
+        free = max(*self.labels, self.ignore or 0) + 1
+        files = {label: free + label for label in range(self.num_classes)}
+        files |= {label: value for value, label in sorted(self.labels.items(), reverse=True)}
+        if self.labels.get(0) == 0:
+            files[0] = 0
+        values = [files[label] for label in range(self.num_classes)]
         return np.array(values, np.promote_types(np.min_scalar_type(min(values)), np.min_scalar_type(max(values))))
 
     def to_dict(self) -> dict:

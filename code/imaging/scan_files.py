@@ -189,20 +189,28 @@ def segment_names(path: Path) -> tuple[str, ...]:
     return tuple(_whole(path, "segmentation", segmentations.segments))
 
 
-def check_segments(paths: Iterable[Path], classes: int | None = 1) -> None:
+def tells_values(path: Path) -> bool:
+    """Whether all segments of a .seg.nrrd are called by their values, such as Segment_1: drawn in whatever order."""
+    return all(name.endswith(f"_{value}") for name, (_, _, value)
+               in _whole(path, "segmentation", segmentations.segments).items())
+
+
+def check_segments(paths: Iterable[Path], classes: int | None = 1, kept: bool = True) -> None:
     """InputError where a segment's name has one value in one .seg.nrrd and another in another, or where label maps of
     other formats are there, too, whose values nobody has named, and there are several foreground `classes`, None
-    for as many as segments' names.
+    for as many as segments' names. Where names are not `kept`, labels taken earlier or later are such label maps.
     """
     met, other_format = {}, None
     for path in sorted(paths):
         if suffix(path).lower() != segmentations.SEG_NRRD:
-            other_format = path
+            other_format = path.name if kept else other_format
             continue
         try:
             found = _whole(path, "segmentation", segmentations.segments)
         except InputError:      # is said when its case is prepared
             continue
+        if not kept and not tells_values(path):
+            other_format = "a label that was taken"
         for name, (_, _, value) in found.items():
             other, file = met.setdefault(name, (value, path))
             if other != value:
@@ -210,7 +218,7 @@ def check_segments(paths: Iterable[Path], classes: int | None = 1) -> None:
                                  f"{file.name}; name the classes (--class-names), or give it one value in all files")
     if met and other_format and (classes or len(met)) > 1:
         file = next(iter(met.values()))[1]
-        raise InputError(f"{file}: has segments with names, and {other_format.name} has values alone, so that which is "
+        raise InputError(f"{file}: has segments with names, and {other_format} has values alone, so that which is "
                          "which is unknown: name the classes in the order of the values, as the segments are called: "
                          f"--class-names {shlex.join(sorted(met, key=lambda name: met[name][0]))}, if that is theirs")
 

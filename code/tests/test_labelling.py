@@ -3,8 +3,10 @@ import csv
 import json
 import shlex
 import shutil
+from dataclasses import asdict
 from types import SimpleNamespace
 
+import h5py
 import nibabel as nib
 import nrrd
 import numpy as np
@@ -18,7 +20,8 @@ import take_labels
 import train_own
 from evaluation.selection import appearance, farthest_first
 from imaging.grids import ScanFile
-from imaging.labelling import Places
+from imaging.labelling import Handed, Places, Round
+from imaging.preprocess import Preprocessing, read_preprocessing
 from imaging.scan_files import mark_of
 from runtime.errors import InputError
 
@@ -329,6 +332,81 @@ def test_scans_that_have_moved_are_found(first):
     assert choose(first, "--images", str(moved), "--by", "random") == 0 and len(handed(first.out)) == 5
 
 
+# ---- what is taken from a round --------------------------------------------------------------------------------------
+
+
+def by_hand(home, cases, tests=(), **record):
+    """A round in home/to_label of scans, {case: proposal or None} -> options of take_labels.py."""
+    out, given = home / "to_label", {}
+    for number, (name, proposal) in enumerate(cases.items()):
+        save(home / "scans" / f"{name}.nii.gz", phantom(number)[0])
+        save(out / name / f"{name}.nii.gz", phantom(number)[0])
+        if proposal is not None:
+            save(out / "proposals" / f"{name}.nii.gz", proposal)
+        given[name] = asdict(Handed((str(home / "scans" / f"{name}.nii.gz"),), (f"{name}.nii.gz",),
+                                    None if proposal is None else f"proposals/{name}.nii.gz", name in tests))
+    Round(**record, cases=given).write(out)
+    return ["--input", str(out), "--labels", str(home / "masks")]
+
+
+@pytest.mark.parametrize(("pairs", "values"), [
+    (["2:1", "3:2"], {0: 0, 1: 1, 2: 1, 3: 2}), (["2:1", "3:1"], {0: 0, 2: 1, 3: 1})])
+def test_a_proposal_has_values_that_are_read_as_its_classes(tmp_path, pairs, values):
+    """Where several values became one class, too: kidney 1, tumour 2 and cyst 3 of files are 1, 1 and 2."""
+    kept = Preprocessing("mine", "RAS", "zscore", labels=values)
+    assert [values[value] for value in kept.values.tolist()] == list(range(kept.num_classes))
+    there, classes = np.resize(sorted(values), SHAPE), np.resize(range(kept.num_classes), SHAPE)
+    save(tmp_path / "scans" / "a.nii.gz", phantom(9)[0])
+    save(tmp_path / "masks" / "a.nii.gz", there.astype(np.uint8))
+    assert take_labels.main([*by_hand(tmp_path, {"p": kept.values[classes]}, labels=values), "--accept", "p"]) == 0
+    assert prepare_folder.main(["--images", str(tmp_path / "scans"), "--labels", str(tmp_path / "masks"), "--output",
+                                str(tmp_path / "data"), "--workers", "1", "--label-map", *pairs]) == 0
+    assert read_preprocessing(tmp_path / "data").labels == values
+    with h5py.File(tmp_path / "data" / "p" / "mri_norm2.h5") as file:
+        label = file["label"][()]
+    turned = nib.orientations.ornt_transform(nib.io_orientation(AFFINE), nib.orientations.axcodes2ornt("RAS"))
+    assert np.array_equal(label, nib.apply_orientation(classes, turned))
+
+
+@pytest.mark.parametrize("named", ((), ("left", "right")))
+def test_segments_that_are_drawn_in_another_order_later_do_not_swap_the_classes(tmp_path, capsys, named):
+    """Whether the data that the run was trained on have names or not."""
+    options = by_hand(tmp_path, {"p": np.zeros(SHAPE, np.uint8)}, run="run", labels={0: 0, 1: 1, 2: 2},
+                      class_names=named)
+    label, drawn = phantom(0)[1], tmp_path / "to_label" / "p" / "Segmentation.seg.nrrd"
+    write_seg(drawn, label, {"right": 2, "left": 1})
+    if not named:
+        before = by_hand(tmp_path / "before", {"p": None})      # any run
+        shutil.copy(drawn, tmp_path / "before" / "to_label" / "p")
+        assert "which is which is unknown: name the classes" in refused(capsys, take_labels.main, *before)
+        assert "which is which is unknown: name the classes" in refused(capsys, take_labels.main, *options)
+        options += ["--class-names", *VALUES]
+    assert take_labels.main(options) == 0 and np.array_equal(load(tmp_path / "masks" / "p.nii.gz"), label)
+    write_seg(drawn, label, {"R": 2, "L": 1})
+    assert take_labels.main([*options, "--replace"]) == 2
+    assert "has the segment R, expected only left, right; rename" in capsys.readouterr().err
+    write_seg(drawn, label, {"Segment_1": 1, "Segment_2": 2})
+    assert take_labels.main(options if named else options[:4]) == 0
+    assert np.array_equal(load(tmp_path / "masks" / "p.nii.gz"), label)
+
+
+def test_a_kill_after_a_label_makes_no_training_case_of_a_test_case(tmp_path, monkeypatch):
+    options = by_hand(tmp_path, {"p": None, "q": None}, tests=["q"])
+    for number, name in enumerate("pq"):
+        save(tmp_path / "to_label" / name / "drawn.nii.gz", phantom(number)[1])
+
+    def killed(path, *_):
+        if path.name == "q.nii.gz":
+            save(path, phantom(1)[1])
+            raise KeyboardInterrupt
+        save(path, phantom(0)[1])
+    with monkeypatch.context() as patch, pytest.raises(SystemExit, match="130"):
+        patch.setattr(take_labels, "save_on_grid", killed)
+        take_labels.main(options)
+    prepare(tmp_path)
+    assert listed(tmp_path / "data" / "train.list") == ["p"] and listed(tmp_path / "data" / "test.list") == ["q"]
+
+
 # ---- how scans and labels lie ------------------------------------------------------------------------------------
 
 
@@ -361,6 +439,63 @@ def test_labels_are_written_as_those_that_are_there_lie(tmp_path, capsys, lying)
     told = capsys.readouterr().out
     assert "train.list: 3 labelled cases and 1 unlabelled" in told and "1 prepared, 3 skipped" in told
     assert set(listed(data / "train.list")) == set(names)
+
+
+def test_channels_in_one_file_are_labelled_as_one_scan(tmp_path, capsys):
+    """The Decathlon's 4D files."""
+    home, data, out = tmp_path / "in", tmp_path / "data", tmp_path / "to_label"
+    for number in range(3):
+        image, label = phantom(number)
+        save(home / "imagesTr" / f"p{number}.nii.gz", np.stack([image, 900 - image], -1))
+        if number < 2:
+            save(home / "labelsTr" / f"p{number}.nii.gz", label)
+    (home / "dataset.json").write_text(json.dumps({
+        "labels": {"0": "background", "1": "left", "2": "right"}, "modality": {"0": "T1", "1": "T2"},
+        "training": [f"imagesTr/p{number}.nii.gz" for number in range(3)]}), encoding="utf-8")
+    assert prepare_folder.main(["--images", str(home), "--output", str(data), "--workers", "1"]) == 0
+    run = train_own.main([*TINY, "--data-dir", str(data), "--out", str(tmp_path / "run")])
+    capsys.readouterr()
+    assert label_next.main(["--run", str(run), "--output", str(out), "--count", "1", "--device", "cpu"]) == 0
+    save(out / "p2" / "drawn.nii.gz", phantom(2)[1])
+    assert take_labels.main(printed(capsys, "take_labels.py")) == 0
+    assert np.array_equal(load(home / "labelsTr" / "p2.nii.gz"), phantom(2)[1])
+    assert prepare_folder.main(printed(capsys, "prepare_folder.py")) == 0
+    assert "3 labelled cases" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("end", (".mha", ".nii"))
+@pytest.mark.parametrize("listed_too", (True, False))
+def test_labels_of_another_file_ending_than_the_scans_are_prepared(tmp_path, end, listed_too):
+    """Those that take_labels.py writes: new ones, and one in place of an older one."""
+    home, out, cases = tmp_path / "in", tmp_path / "to_label", {}
+
+    def put(folder, name, array):
+        (home / folder).mkdir(parents=True, exist_ok=True)
+        path = home / folder / f"{name}{end}"
+        if end == ".nii":
+            save(path, array, np.eye(4))
+        else:
+            sitk.WriteImage(sitk.GetImageFromArray(array.transpose(2, 1, 0)), str(path))
+        return path
+    for number in range(3):
+        image, label = phantom(number)
+        scan = put("imagesTr", name := f"p{number}", image)
+        if number < 2:
+            put("labelsTr", name, np.where(label == 2, 0, label))
+        if number:
+            save(out / name / "drawn.nii.gz", label, np.eye(4) if end == ".nii" else np.diag([-1.0, -1, 1, 1]))
+            cases[name] = asdict(Handed((str(scan),), (scan.name,)))
+    training = [{"image": f"imagesTr/p{number}{end}"} | ({"label": f"labelsTr/p{number}{end}"} if number < 2 else {})
+                for number in range(3)]
+    (home / "dataset.json").write_text(json.dumps({
+        "labels": {"background": 0, "left": 1, "right": 2}, "file_ending": end} | ({"training": training} if listed_too
+                                                                                   else {})), encoding="utf-8")
+    Round(labels={0: 0, 1: 1, 2: 2}, cases=cases).write(out)
+    assert take_labels.main(["--input", str(out), "--labels", str(home / "labelsTr"), "--replace"]) == 0
+    assert prepare_folder.main(["--images", str(home), "--output", str(tmp_path / "data"), "--workers", "1"]) == 0
+    for number in range(3):
+        with h5py.File(tmp_path / "data" / f"p{number}" / "mri_norm2.h5") as file:
+            assert set(np.unique(file["label"])) == ({0, 1, 2} if number else {0, 1})
 
 
 def printed(capsys, script):
@@ -398,6 +533,17 @@ def test_channels_that_no_scan_has_are_said_beside_the_scans_there_are(tmp_path,
         label_next.main(["--labeled", "0", "--images", str(tmp_path / "scans"), "--output", str(tmp_path / "to_label"),
                          "--channels", "3", "5", "--workers", "1"])
     assert "no scan there can be read by --channels 3 5, of c0_s3, c1_s3" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("ends", (("0000", "0001"), ("flair", "t1")))
+def test_scans_named_as_channels_ask_for_the_option_once(tmp_path, capsys, ends):
+    for name in ("p0", "p1"):
+        for end in ends:
+            save(tmp_path / "scans" / f"{name}_{end}.nii.gz", phantom(0)[0])
+    options = ["--labeled", "0", "--images", tmp_path / "scans", "--output", tmp_path / "to_label", "--workers", "1"]
+    assert (f"p0_{ends[0]}.nii.gz: is one of 4 files that are channels by their names: say so with --channels "
+            f"{' '.join(ends)}, or rename") in refused(capsys, label_next.main, *options)
+    assert label_next.main([*map(str, options), "--channels", *ends]) == 0
 
 
 def test_segments_that_were_drawn_in_any_order_before_any_label_are_known_by_their_names(tmp_path, capsys):
