@@ -177,7 +177,7 @@ def _described(description, asked, test_images):
     if description.training is None:
         images, foreign = _of_ending(description, files_in(folder / "imagesTr"))
         labels, more = _of_ending(description, files_in(folder / "labelsTr", is_label))
-        wanted = {name for path in images for name in (case_name(path), NUMBER.sub("", case_name(path)))}
+        wanted = {name for path in images + tests for name in (case_name(path), NUMBER.sub("", case_name(path)))}
         wanted -= set(map(case_name, labels))
         labels += [path for path in more if case_name(path) in wanted]      # such as take_labels.py writes
         found = _paired(images + tests, labels, _channels_of(images + tests, labels, count, asked))

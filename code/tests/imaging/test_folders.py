@@ -228,6 +228,17 @@ def test_the_file_ending_decides_between_formats(tmp_path):
     assert prepared(tmp_path / "out") == {"a": [0, 1], "b": [0, 1]}
 
 
+def test_the_label_of_a_test_scan_may_have_another_ending_too(tmp_path):
+    """As take_labels.py writes it."""
+    folder = tmp_path / "in"
+    for place, name in (("imagesTr", "a"), ("imagesTs", "t")):
+        image(folder / place / f"{name}.nii", 3)
+        label(folder / "labelsTr" / (f"{name}.nii" if name == "a" else f"{name}.nii.gz"))
+    decathlon(folder, "", file_ending=".nii")
+    assert prepare("--images", folder, "--output", tmp_path / "out", "--test-images") == 0
+    assert prepared(tmp_path / "out") == {"a": [0, 1], "t": [0, 1]}
+
+
 # ---- folders ---------------------------------------------------------------------------------------------------------
 
 
