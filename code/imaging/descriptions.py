@@ -124,7 +124,8 @@ def scan_files_of(path: Path) -> list[Path]:
 
 def resolved(case: Listed, channels: Sequence[str], where: Path) -> Listed:
     """The case with files that are there: nnU-Net lists <case>.nii.gz for <case>_0000.nii.gz, <case>_0001.nii.gz ...,
-    and a case whose label is not listed, or not there, has the one of its name in labelsTr, if there is one.
+    a case that is listed without a label has the one of its name in labelsTr, if there is one, and one whose label is
+    not there that of its name with another ending.
 
     InputError names the first file that is missing, or the name that cannot be a case's.
     """
@@ -136,9 +137,9 @@ def resolved(case: Listed, channels: Sequence[str], where: Path) -> Listed:
         found = [find_scan(stem) for stem in stems]
         if any(found):
             images = tuple(file or Path(f"{stem}{suffix(images[0])}") for file, stem in zip(found, stems, strict=True))
-    label = case.label
-    if not (label and label.is_file()):
-        label = find_scan(where.parent / "labelsTr" / case.name) or label
+    label = case.label or find_scan(where.parent / "labelsTr" / case.name)
+    if label and not label.is_file():       # replaced under another ending
+        label = find_scan(label.parent / case.name) or label
     for file in (*images, *([label] if label else [])):
         if not file.is_file():
             raise InputError(f"{file}: is missing, {where.name} lists it; copy it there, or take it off that list")

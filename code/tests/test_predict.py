@@ -390,8 +390,9 @@ def model(x):
 
 model.pair = None
 job = predict.Job(model, recipe, Preprocessing("any", "LPS", "zscore"),
-                  predict.Options(run=folder, input=folder, output=folder), {"stride": (64, 64, 64)}, False, (),
-                  np.arange(14, dtype=np.uint8), 0, None, None)
+                  predict.Options(run=folder, input=folder, output=folder),
+                  {"stride": (64, 64, 64), "weights": "uniform"}, False, (), np.arange(14, dtype=np.uint8), 0, None,
+                  None)
 for edge in (64, 224):
     scan = np.random.default_rng(0).normal(size=(edge,) * 3).astype(np.float32)
     nibabel.save(nibabel.Nifti1Image(scan, np.eye(4)), folder / "scan.nii")

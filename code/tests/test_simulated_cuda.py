@@ -295,7 +295,8 @@ def test_a_checkpoint_of_a_cpu_is_taken_over(gpu, loop_of, tmp_path, monkeypatch
     for parameter in method.trained_parameters():
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
-    checkpoints.Checkpoints(tmp_path, method, optimizer, [40_000], {}).save(stage=0, step=7, best=0.5, last_dice=None)
+    checkpoints.Checkpoints(tmp_path, method, optimizer, [40_000], recipe.fields()).save(
+        stage=0, step=7, best=0.5, last_dice=None)
     loop = loop_of(recipe)
 
     def really_read(*arguments, read=checkpoints.load_tensors):

@@ -42,7 +42,8 @@ class Checkpoints:
     def __init__(self, path, method, optimizer, lengths, recipe):
         self.path, self.method, self.optimizer, self.ranks = path, method, optimizer, Ranks()
         self.lengths = lengths
-        self.recipe = zlib.crc32(json.dumps(recipe, default=str, sort_keys=True).encode())
+        equal = json.loads(json.dumps(recipe, default=str), parse_int=float)     # 1 is 1.0, as RunFolder compares them
+        self.recipe = zlib.crc32(json.dumps(equal, sort_keys=True).encode())
 
     def save_weights(self, name, step, optimizer=False):
         """The method's state, and the optimiser's if asked, as `name`; step: since the start of training."""

@@ -35,7 +35,7 @@ def saved(tmp_path):
 def test_another_runs_checkpoint_is_not_gone_on_from(saved, tmp_path):
     own = saved()
     assert own.load()["step"] == 3
-    for recipe, taken in (({"box": [1, 2], "seed": 1337}, True), ({"seed": 7, "box": (1, 2)}, False)):
+    for recipe, taken in (({"box": [1, 2.0], "seed": 1337}, True), ({"seed": 7, "box": (1, 2)}, False)):
         other = Checkpoints(tmp_path, own.method, own.optimizer, LENGTHS, recipe)
         if taken:
             assert other.load()["step"] == 3
