@@ -54,8 +54,9 @@ from imaging.preprocess import PLAIN, RECORD, read_as, read_preprocessing
 from imaging.scan_files import checksum, find_scan, read_scans, suffix
 from runtime import job
 from runtime.command_line import parsed
+from runtime.csv_table import Table
 from runtime.errors import DEBUG, InputError, counted
-from runtime.files import ROOT, Table, expanded, make_folder, write_aside
+from runtime.files import ROOT, expanded, make_folder, write_aside
 from runtime.locks import LOCK, locked
 from training import datasets
 from training.recipe import load_recipe

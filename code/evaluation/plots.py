@@ -9,7 +9,8 @@ from nibabel.orientations import apply_orientation, axcodes2ornt, ornt_transform
 
 from evaluation.tables import views_of_validation
 from imaging.cases import IGNORED
-from runtime.files import Table, write_aside
+from runtime.csv_table import Table
+from runtime.files import write_aside
 
 # Of classes 1, 2, ...; told apart without red and green
 COLOURS = np.array([to_rgb(name) for name in ("#e69f00", "#56b4e9", "#cc79a7", "#f0e442", "#0072b2", "#009e73",

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from evaluation import trust
 from evaluation.calibration import estimated
+from runtime.csv_table import Table
 from runtime.errors import InputError
-from runtime.files import Table
 
 FILE = "predictions.csv"
 NOTED = ".predictions_{}.csv"       # of one process, until all are put together

@@ -37,11 +37,11 @@ def prepare_cases(cases: Sequence[Case], bad: dict[str, str], preprocessing: Pre
                   options: Options, layout: str, instead: str | None = None, **label_checks) -> Outcome:
     """Prepare all cases in parallel with a progress bar, print the summary, return what became of each.
 
-    `layout` names the HDF5 files below options.output: "data/{case}.h5"; `instead` is the way out where these are
-    prepared in another way. `bad` are cases already found unfit;
-    `label_checks` go to `read_label`. Finished cases are skipped, bad ones listed at the end. Raises
-    InputError if no case is there or none could be prepared, if a worker was killed, or if the output folder holds
-    data prepared in another way and there is no --force. The caller holds the folder's lock.
+    `layout` names the HDF5 files below options.output: "data/{case}.h5"; `instead` is the way out where these were
+    prepared in another way. `bad` are cases already found unfit; `label_checks` go to `read_label`. Finished cases
+    are skipped, bad ones listed at the end. Raises InputError if no case is there or none could be prepared, if a
+    worker was killed, or if the output folder holds data prepared in another way and there is no --force. The caller
+    holds the folder's lock.
     """
     if options.workers < 1:
         raise InputError(f"--workers {options.workers}: must be 1 or more")

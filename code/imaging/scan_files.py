@@ -219,10 +219,10 @@ def check_segments(paths: Iterable[Path], classes: int | None = 1, kept: bool = 
     if met and other_format and (classes or len(met)) > 1:
         file = next(iter(met.values()))[1]
         names = shlex.join(sorted(met, key=lambda name: met[name][0] if kept else name))
+        way = (f"in the order of the values, as the segments are called: --class-names {names}, if that is theirs"
+               if kept else f"by --class-names with {names}, in the order of the values that labels taken before have")
         raise InputError(f"{file}: has segments with names, and {other_format} has values alone, so that which is "
-                         "which is unknown: name the classes in the order of the values, as the segments are called: "
-                         + (f"--class-names {names}, if that is theirs" if kept else "--class-names with "
-                            f"{names}, in the order that labels taken before have, whatever it is here"))
+                         f"which is unknown: name the classes {way}")
 
 
 def read_label(path: Path, scan: ScanFile, labels: dict[int, int], same_affine: bool = True,

@@ -18,8 +18,9 @@ from evaluation.selection import farthest_first
 from reproduction.experiments import SEEDS, Experiment
 from reproduction.results import RESULTS, Kept
 from reproduction.runs import MODEL, Run, hours
+from runtime.csv_table import Table
 from runtime.errors import InputError
-from runtime.files import Table, make_folder, write_text
+from runtime.files import make_folder, write_text
 from runtime.locks import locked
 from training.datasets import DATASETS
 from training.trained import load_run

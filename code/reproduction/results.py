@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from evaluation import tables
+from runtime.csv_table import Table
 from runtime.errors import InputError, one_line
-from runtime.files import ROOT, Table, inside, is_case_name, read_text, write_text
+from runtime.files import ROOT, inside, is_case_name, read_text, write_text
 from training.recipe import read_config
 
 # Where results are kept: the first is written to, all are read

@@ -1,5 +1,4 @@
 """Files that survive a kill: written aside, flushed to disk, renamed."""
-import csv
 import io
 import os
 import pickle
@@ -239,69 +238,3 @@ def load_weights(module, state, path):
         module.load_state_dict(state)
     except (AttributeError, KeyError, TypeError, ValueError) as error:      # of a module's extra state
         raise InputError(f"{path} does not fit the method ({one_line(error)}): {RESTORE}") from error
-
-
-class Table:
-    """A CSV file that grows by rows; columns may join later. InputError for a damaged one."""
-
-    def __init__(self, path):
-        self.path = Path(path)
-        self.file = None
-        self.columns = next(self._lines(), [])
-
-    def _lines(self):
-        """Cells of each line, the heading's first; a half-written last line is left out."""
-        if not self.path.exists():
-            return
-        check_readable(self.path)
-        try:
-            with self.path.open(newline="", encoding="utf-8") as file:
-                yield from csv.reader(line for line in file if line.endswith("\n"))
-        except (OSError, UnicodeDecodeError, csv.Error) as error:
-            raise InputError(f"{self.path} is damaged ({one_line(error)}): restore it from a copy, or delete it and go "
-                             "on without its rows") from error
-
-    def rows(self):
-        """Rows as dicts of strings; a half-written last line is left out."""
-        heading, *lines = list(self._lines()) or [[]]
-        for number, line in enumerate(lines, 2):
-            if len(line) != len(heading):
-                raise InputError(f"{self.path} is damaged (line {number} has {len(line)} cells, expected "
-                                 f"{len(heading)}): restore it from a copy, or delete it and go on without its rows")
-        return [dict(zip(heading, line, strict=True)) for line in lines]
-
-    def append(self, row):
-        new = [column for column in row if column not in self.columns]
-        if new:
-            self.write(self.rows(), [*self.columns, *new])
-        if self.file is None and self._ends_half_written():
-            self.write(self.rows())     # or the next row would be the end of that one
-        with writing(self.path):
-            if self.file is None:
-                self.file = self.path.open("a", newline="", buffering=1, encoding="utf-8")
-            csv.DictWriter(self.file, self.columns).writerow(row)
-
-    def _ends_half_written(self):
-        if not self.path.exists() or not self.path.stat().st_size:
-            return False
-        with self.path.open("rb") as file:
-            file.seek(-1, os.SEEK_END)
-            return file.read() != b"\n"
-
-    def write(self, rows, columns=None):
-        """Replace the whole file."""
-        self.close()
-        self.columns = list(columns or self.columns)
-        text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, self.columns, restval="")
-        writer.writeheader()
-        writer.writerows(rows)
-        write_text(self.path, text.getvalue())
-
-    def close(self):
-        """Flush to disk."""
-        if self.file is not None:
-            with writing(self.path):
-                os.fsync(self.file.fileno())
-                self.file.close()
-            self.file = None

@@ -22,6 +22,7 @@ import predict
 import prepare_folder
 import test_own as testing_own
 import train_own
+from evaluation import scan_maps
 from evaluation.inference import segment
 from imaging.preprocess import PUBLISHED, apply
 from imaging.scan_files import read_scan_file
@@ -196,14 +197,14 @@ def test_every_result_is_measured_beside_the_labelled_cases_whatever_was_skipped
     scans.mkdir()
     for name, sides in {"a": (1, 1, 1), "b": (1, 1, 2), "c": (3, 1, 1)}.items():
         nib.save(nib.Nifti1Image(volume + len(name), np.diag([*sides, 1])), scans / f"{name}.nii.gz")
-    calls, original = [], predict.segment_case
+    calls, original = [], scan_maps.segment_case
 
     def counted(job, paths):
         calls.append(paths[0].name[0])
         if calls[-1] == "c" and len(calls) == 3:
             raise KeyboardInterrupt
         return original(job, paths)
-    monkeypatch.setattr(predict, "segment_case", counted)
+    monkeypatch.setattr(scan_maps, "segment_case", counted)
     with pytest.raises(SystemExit, match="130"):
         predicted(run, scans, out)
     assert not (out / "predictions.csv").exists()       # what was measured is noted beside it, case by case
@@ -307,7 +308,7 @@ def test_scans_that_cannot_be_segmented_do_not_end_the_batch(run, volume, tmp_pa
     content = bytearray((scans / "huge.nii").read_bytes())
     content[42:48] = np.array([30_000] * 3, np.int16).tobytes()         # dim[1] to dim[3]
     (scans / "huge.nii").write_bytes(content)
-    original = predict.segment_case
+    original = scan_maps.segment_case
 
     def failing(job, paths):
         if paths[0].stem == "full":
@@ -315,7 +316,7 @@ def test_scans_that_cannot_be_segmented_do_not_end_the_batch(run, volume, tmp_pa
         if paths[0].stem == "odd":
             raise KeyError("ours")
         return original(job, paths)
-    monkeypatch.setattr(predict, "segment_case", failing)
+    monkeypatch.setattr(scan_maps, "segment_case", failing)
     code, labels = predicted(run, scans, tmp_path / "out")
     error = capsys.readouterr().err
     assert code == 2 and set(labels) == {"a.nii.gz"}
@@ -332,7 +333,7 @@ def test_an_output_that_fails_never_costs_the_label_map(run, volume, tmp_path, c
             patch.setattr("evaluation.plots.overlay", lambda *_: 1 / 0)
             words = "division by zero"
         else:
-            patch.setattr(predict, "restore", lambda *_: {}["ours"])
+            patch.setattr(scan_maps, "restore", lambda *_: {}["ours"])
         asked = {"--overlay", "--probabilities"} if kind == "overlay" else {f"--{kind}", "--overlay"}
         code, labels = predicted(run, tmp_path / "scan.nii.gz", tmp_path / "out", *asked)
     assert code == 2 and words in capsys.readouterr().err and "scan.nii.gz" in labels
@@ -376,6 +377,7 @@ import numpy as np
 import torch
 
 import predict
+from evaluation import scan_maps
 from imaging.preprocess import Preprocessing
 from runtime.device import Device
 
@@ -389,7 +391,7 @@ def model(x):
     return {"fused": scores, "subnet0": scores, "subnet1": scores}
 
 model.pair = None
-job = predict.Job(model, recipe, Preprocessing("any", "LPS", "zscore"),
+job = scan_maps.Job(model, recipe, Preprocessing("any", "LPS", "zscore"),
                   predict.Options(run=folder, input=folder, output=folder),
                   {"stride": (64, 64, 64), "weights": "uniform"}, False, (), np.arange(14, dtype=np.uint8), 0, None,
                   None)
@@ -397,8 +399,8 @@ for edge in (64, 224):
     scan = np.random.default_rng(0).normal(size=(edge,) * 3).astype(np.float32)
     nibabel.save(nibabel.Nifti1Image(scan, np.eye(4)), folder / "scan.nii")
     del scan
-    result = predict.segment_case(job, [folder / "scan.nii"])
-    predict.write_case(job, {"labels": folder / "labels.nii"}, "", *result[:3])
+    result = scan_maps.segment_case(job, [folder / "scan.nii"])
+    scan_maps.write_case(job, {"labels": folder / "labels.nii"}, "", *result[:3])
     print(1024 * int(re.search(r"VmHWM:\\s*(\\d+)", Path("/proc/self/status").read_text(encoding="utf-8"))[1]))
 """
 
@@ -422,8 +424,9 @@ def test_what_a_scan_needs_is_said_before_it_is_segmented():
     image, scan = [SimpleNamespace(size=voxels)], SimpleNamespace(array=SimpleNamespace(size=voxels))
 
     def needed(views=(), probabilities=False):
-        return predict.memory(SimpleNamespace(recipe=SimpleNamespace(num_classes=14), views=views, others=(),
-                                              options=SimpleNamespace(probabilities=probabilities)), image, scan)
+        options = SimpleNamespace(probabilities=probabilities)
+        job = SimpleNamespace(recipe=SimpleNamespace(num_classes=14), views=views, others=(), options=options)
+        return scan_maps.memory(job, image, scan)
     assert 11 * 2 ** 30 < needed() < 14 * 2 ** 30
     assert needed(("subnet0", "subnet1")) - needed() == 2 * 4 * 14 * voxels
     assert needed(probabilities=True) - needed() == 3 * 4 * 14 * voxels
@@ -440,7 +443,7 @@ def test_a_picture_is_cut_along_the_coarsest_axis_or_the_bodys(tmp_path, shape, 
     affine[3, 3] = 1
     nib.save(nib.Nifti1Image(np.zeros(shape, np.float32), affine), tmp_path / "scan.nii")
     scan = read_scan_file(tmp_path / "scan.nii")
-    assert predict.body_axes(scan) == axes and predict.depth_axis(scan) == depth
+    assert scan_maps.body_axes(scan) == axes and scan_maps.depth_axis(scan) == depth
 
 
 @pytest.mark.parametrize("shape", [(40, 36, 1), (1, 36, 34), (1, 1, 1)])

@@ -43,7 +43,7 @@ class Checkpoints:
         self.path, self.method, self.optimizer, self.ranks = path, method, optimizer, Ranks()
         self.lengths = lengths
         equal = json.loads(json.dumps(recipe, default=str), parse_int=float)     # 1 is 1.0, as RunFolder compares them
-        self.recipe = zlib.crc32(json.dumps(equal, sort_keys=True).encode())
+        self.recipe_sum = zlib.crc32(json.dumps(equal, sort_keys=True).encode())
 
     def save_weights(self, name, step, optimizer=False):
         """The method's state, and the optimiser's if asked, as `name`; step: since the start of training."""
@@ -79,7 +79,7 @@ class Checkpoints:
             return
         current, aside = self.path / "checkpoint.pt", self.path / "checkpoint_new.pt"
         save_tensors(aside, {"method": self.method.state_dict(), "optimizer": self.optimizer.state_dict(),
-                             "recipe": self.recipe, **progress})
+                             "recipe": self.recipe_sum, **progress})
         with writing(current):
             if current.exists():
                 current.replace(self.path / "checkpoint_prev.pt")
@@ -97,7 +97,7 @@ class Checkpoints:
                 except InputError as error:
                     warnings.warn(f"{error}; going on from an earlier checkpoint, or from the start", stacklevel=2)
                     continue
-                if state.get("recipe", self.recipe) != self.recipe:
+                if state.get("recipe", self.recipe_sum) != self.recipe_sum:
                     raise InputError(f"{self.path / name} is of another run, whose recipe differs from this folder's "
                                      f"config.json: {RESTORE}")
                 self._take_over(state, name)

@@ -5,8 +5,8 @@ import time
 from tqdm import tqdm
 
 from evaluation import plots
+from runtime.csv_table import Table
 from runtime.errors import InputError, hours_in_words, one_line
-from runtime.files import Table
 from runtime.ranks import Ranks
 from training.board import Board
 

@@ -16,8 +16,9 @@ from evaluation import tables
 from evaluation.inference import segment
 from evaluation.metrics import of_classes_there, overlap_of_classes
 from methods import registry
+from runtime.csv_table import Table
 from runtime.errors import InputError
-from runtime.files import Table, load_tensors, save_tensors
+from runtime.files import load_tensors, save_tensors
 from training.trained import load_run
 
 

@@ -9,8 +9,8 @@ from dataloaders.acdc import ACDC
 from evaluation import evidence, selection, trust
 from reproduction import active, document
 from reproduction.active import NAME, ActiveRun
+from runtime.csv_table import Table
 from runtime.errors import InputError
-from runtime.files import Table
 from training import fit
 from training.run_folder import read_content
 

@@ -14,8 +14,9 @@ from evaluation.report import write_rows
 from evaluation.tables import read_rows
 from reproduction import columns, document, figures, passes, runs
 from reproduction.experiments import APPEARANCE, PLACES
+from runtime.csv_table import Table
 from runtime.errors import InputError
-from runtime.files import ROOT, Table
+from runtime.files import ROOT
 
 
 def cells(name, results):

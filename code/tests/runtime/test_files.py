@@ -15,8 +15,9 @@ import torch
 
 from imaging.preparation import write_case
 from imaging.scan_files import ScanFile, save_on_grid
+from runtime.csv_table import Table
 from runtime.errors import Denied, InputError, counted
-from runtime.files import HOST, Table, inside, is_case_name, load_tensors, load_weights, save_tensors, write_text
+from runtime.files import HOST, inside, is_case_name, load_tensors, load_weights, save_tensors, write_text
 from training.checkpoints import Checkpoints, is_finished
 
 
