@@ -2,6 +2,7 @@
 import contextlib
 import dataclasses
 import math
+import os
 import sys
 import zlib
 from dataclasses import dataclass
@@ -166,6 +167,8 @@ class Recipe:
             del values["drop_every"]        # nothing drops
         if self.init_from is None:
             del values["init_from"]
+        elif self.out:      # both may move together
+            values["init_from"] = os.path.relpath(self.init_from, self.out)
         return values | {f"hyper.{name}": value for name, value in vars(registry.hyper_of(self)).items()}
 
     def folder(self, presets, untold=()):
