@@ -226,7 +226,7 @@ def report(row, options):
         return print_table(["demo (s)", options.against, "now", "share", "target", ""],
                            start.demo_lines(options.against, options.quick))
     if row == "windows":
-        return print_table(["windows of an LA volume", "windows", "CPU time (s)", "times faster"],
+        return print_table(["windows of an LA volume", "windows", "CPU time (s)", "times faster", "target", ""],
                            predicting.window_lines(options))
     if row == "memory":
         return print_table([f"a scan of {predicting.CLASSES} classes", "bytes per voxel",

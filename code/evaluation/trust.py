@@ -4,9 +4,11 @@ There is a row per case and class. Its flags, in words: a volume below half the 
 labelled one; more components than any labelled case, or large ones that post-processing took away; touching the scan's
 border where no labelled case does; of the whole scan, two classes alike in shape that lie the other way round than in
 all labelled cases, intensities further from training than its scans are from each other, and voxels of another size;
-views that agree little; high entropy. A case's *score* is the number of its flags, a volume's counted twice, plus its
-uncertainty, which is below 1: the mean of 1 - agreement and of entropy, over the classes. The case with the highest
-score is the one to look at first. Agreement alone would not do: two views whose maps are empty agree [O].
+views that agree little; high entropy. A case's *score* is the number of its flags, a volume's counted twice and that of
+its components not at all, plus its uncertainty, which is below 1: the mean of 1 - agreement and of entropy, over the
+classes. The case with the highest score is the one to look at first. Agreement alone would not do: two views whose maps
+are empty agree. Components are said and do not count, since with few labelled cases good maps have more of them, too
+(chosen on ACDC's validation patients) [O].
 
 Shapes: C classes, *S spatial. Volumes are in ml where voxel sizes are known, else in voxels.
 """
@@ -102,21 +104,24 @@ class TrainingCases:
     quantiles: dict[str, tuple[tuple[float, ...], ...]] = field(default_factory=dict)   # of each channel, all cases
     voxel_sizes: dict[str, tuple[float, ...]] = field(default_factory=dict)     # mm along the prepared axes, all cases
     pairs: dict[str, tuple[tuple[int, ...], ...]] = field(default_factory=dict)     # survey.alike_pairs, labelled cases
+    patients: dict[str, str] = field(default_factory=dict)      # of volumes; one that is missing is a patient's only one
 
     def distance(self, own):
-        """Of a scan's quantiles from the nearest training scan, in the largest such distance of a training scan.
+        """Of a scan's quantiles from the nearest training scan, in the largest such distance of a training scan from
+        those of other patients.
 
         A distance is the mean over LEVELS of the difference, of several channels the largest one's. NaN with less than
-        two training scans, or where these are alike.
+        two patients, or where their scans are alike.
         """
         known = np.array(list(self.quantiles.values()))
         own = np.array(own)
-        if len(known) < 2 or known.shape[1:] != own.shape:
+        if not len(known) or known.shape[1:] != own.shape:
             return math.nan
+        patients = np.array([self.patients.get(name, name) for name in self.quantiles])
         between = np.abs(known[:, None] - known[None]).mean(-1).max(-1)
-        np.fill_diagonal(between, np.inf)
+        between[patients[:, None] == patients] = np.inf         # scans of one patient are nearer
         usual = between.min(1).max()
-        return float(np.abs(known - own).mean(-1).max(-1).min() / usual) if usual > 0 else math.nan
+        return float(np.abs(known - own).mean(-1).max(-1).min() / usual) if 0 < usual < np.inf else math.nan
 
     def turned_round(self, middles):
         """Pairs of classes, from 1, that lie the other way round than in all labelled cases; middles: see `middles`."""
@@ -145,7 +150,7 @@ def training_cases(data, recipe, labelled, unlabelled):
         scans.sort(key=lambda scan: (len(scan.name), scan.name))        # slices in their order
         flat = len(scans[0].image.shape) == 3
         image = np.concatenate([scan.image.numpy().reshape(len(scan.image), -1) for scan in scans], 1)
-        record.quantiles[name] = quantiles(image)
+        record.quantiles[name], record.patients[name] = quantiles(image), data.patient_of(name)
         try:
             geometry = read_geometry(data.path_of(name))
         except InputError:      # slices without their volume
@@ -228,10 +233,10 @@ def case_rows(case, names, found, evidence, training=None, voxel_ml=None, voxel_
     rows, score, doubts = [], len(of_scan), []
     for index, (name, (voxels, components, border)) in enumerate(zip(names, found, strict=True)):
         volume = voxels * (voxel_ml or math.nan) if training.unit == "ml" else voxels
-        outside, flags = _volume_flags(name, volume, index, training), []
+        outside, flags, told = _volume_flags(name, volume, index, training), [], []
         most = max((known[index] for known in training.components.values()), default=math.inf)
         if components > most:
-            flags.append(f"{name} in {components} parts, labelled cases have {most} at most")
+            told.append(f"{name} in {components} parts, labelled cases have {most} at most")
         if taken and taken[index] > REMOVED * voxels:
             flags.append(f"other parts of {name}, {100 * taken[index] / voxels:.0f} % of the largest one, were removed")
         if border and training.border and not any(known[index] for known in training.border.values()):
@@ -245,7 +250,7 @@ def case_rows(case, names, found, evidence, training=None, voxel_ml=None, voxel_
         rows.append({"case": case, "class": index + 1, "name": name, "voxels": voxels,
                      "ml": voxels * (voxel_ml or math.nan), "components": components, "border": int(border),
                      "agreement": agreement[index], "entropy": evidence.entropy[index], "intensities": apart,
-                     "voxel_size": factor, "flags": "; ".join([*outside, *flags, *of_scan])})
+                     "voxel_size": factor, "flags": "; ".join([*outside, *told, *flags, *of_scan])})
     doubts = [doubt for doubt in doubts if not math.isnan(doubt)]
     score += min(float(np.mean(doubts)), 0.999) if doubts else 0
     return [row | {"score": score} for row in rows]

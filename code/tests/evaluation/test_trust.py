@@ -54,7 +54,7 @@ def test_a_case_like_the_labelled_ones_has_no_flags_and_its_uncertainty_for_scor
     ([(34_000, 1, False), GOOD[1]], {}, 2.1, "atrium 34 ml"),
     ([(36_000, 1, False), GOOD[1]], {}, 0.1, ""),
     ([GOOD[0], (18_100, 1, True)], {}, 2.1, "vessel 18 ml, labelled cases have 5 to 9"),
-    ([(100_000, 2, False), GOOD[1]], {}, 1.1, "atrium in 2 parts, labelled cases have 1 at most"),
+    ([(100_000, 2, False), GOOD[1]], {}, 0.1, "atrium in 2 parts, labelled cases have 1 at most"),
     ([(100_000, 1, True), GOOD[1]], {}, 1.1, "atrium touches the border"),
     (GOOD, {"own": CERTAIN._replace(quantiles=[list(np.linspace(1, -1, 9))])}, 1.1, "as far from training"),
     (GOOD, {"own": CERTAIN._replace(quantiles=[list(np.linspace(-1, 1, 9) - 0.15)])}, 0.1, ""),
@@ -72,9 +72,19 @@ def test_each_fault_has_its_flag_and_no_other(found, more, score, words):
 
 def test_the_uncertainty_never_outweighs_a_flag():
     blind = trust.Evidence([0.49, math.nan], 0.49, [0.7, 0.7], CERTAIN.quantiles)
-    assert 0.3 < rows_of(GOOD, blind)[0]["score"] < 1 < rows_of([(100_000, 2, False), GOOD[1]])[0]["score"]
+    assert 0.3 < rows_of(GOOD, blind)[0]["score"] < 1 < rows_of([(100_000, 1, True), GOOD[1]])[0]["score"]
     alone = CERTAIN._replace(agreement=None, entropy=[math.nan, math.nan])
     assert rows_of(GOOD, alone)[0]["score"] == 0 and math.isnan(rows_of(GOOD, alone)[0]["agreement"])
+
+
+def test_scans_of_one_patient_do_not_make_training_scans_look_alike():
+    shifts = {"a_1": 0, "a_2": 0.01, "b_1": 0.2, "b_2": 0.21}
+    own = [list(np.linspace(-1, 1, 9) + 0.35)]
+    record = {name: [list(np.linspace(-1, 1, 9) + shift)] for name, shift in shifts.items()}
+    alone, known = (trust.TrainingCases(quantiles=record, patients=patients)
+                    for patients in ({}, {name: name[0] for name in shifts}))
+    assert alone.distance(own) == pytest.approx(0.14 / 0.01) and known.distance(own) == pytest.approx(0.14 / 0.2)
+    assert math.isnan(trust.TrainingCases(quantiles=record, patients=dict.fromkeys(shifts, "a")).distance(own))
 
 
 def test_without_a_record_nothing_is_compared():
@@ -203,6 +213,7 @@ def test_a_run_records_what_its_labelled_cases_have(recipe, runs, dataset, chang
     volumes = list(dict.fromkeys(map(data.volume_of, split.labelled)))
     assert record.unit == "voxels" and list(record.volumes) == list(record.components) == volumes
     assert set(record.quantiles) == {*volumes, *map(data.volume_of, split.unlabelled)} and not record.voxel_sizes
+    assert record.patients == {name: name.split("_")[0] if dataset == "ACDC" else name for name in record.quantiles}
     for name in volumes:
         parts = [part for part in split.labelled if data.volume_of(part) == name]
         label = np.stack([stored(data, part)[1] for part in sorted(parts, key=lambda part: (len(part), part))])
