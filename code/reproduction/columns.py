@@ -26,6 +26,7 @@ class Line(NamedTuple):
     row: Row
     runs: dict          # seed -> Kept
     tested: tuple       # (list, weights) of the headline
+    plain: dict         # seed -> Kept of the same experiment with the paper's augmentation; none where it is that one
 
     def cases(self, run, tested=None):
         """Rows of the test CSV of one of the runs, the headline's or that of `tested`; views as the row has them."""
@@ -47,9 +48,10 @@ def lines_of(place, preset=None, results=RESULTS, seeds=SEEDS):
     lines, preset = {}, place.at(preset)
     for row in place.rows:
         if has_preset(row.experiment, preset):
-            runs = [Run(row.experiment, preset, seed) for seed in seeds]
-            there = {run.seed: found for run in runs if (found := kept(run, results))}
-            lines[row.title] = Line(row, there, runs[0].tested[0])
+            there, plain = ({seed: found for seed in seeds if experiment
+                             and (found := kept(Run(experiment, preset, seed), results))}
+                            for experiment in (row.experiment, row.experiment.plainly_augmented()))
+            lines[row.title] = Line(row, there, Run(row.experiment, preset, seeds[0]).tested[0], plain)
     for dataset in {line.row.experiment.dataset for line in lines.values()}:
         check_tested_alike([line for line in lines.values() if line.row.experiment.dataset == dataset])
     return lines
@@ -130,19 +132,23 @@ def against(title, heading="Δ to {} (p)", tested=None):
 
     heading: with a place for the title; `tested` as `means` takes it.
     """
-    def cell(line, lines):
-        other = lines[title]
-        shared = [seed for seed in line.runs if seed in other.runs]
-        if not shared or title == line.row.title:
-            return ""
-        rows, baseline = ([row for seed in shared for row in one.cases(one.runs[seed], tested)]
-                          for one in (line, other))
-        if not rows or not baseline:
-            return ""
-        patient_of = DATASETS[line.row.experiment.dataset].data.patient_of
-        points, p = tables.paired(rows, baseline, patient_of, (line.row.title, title))
-        return f"{points:+.2f} ({p:.2g})"
-    return Column(heading.format(title), cell)
+    return Column(heading.format(title), lambda line, lines: "" if title == line.row.title else
+                  _gain(line, lines[title], tested))
+
+
+def augmented(heading="Δ to the paper's augmentation (p)", tested=None):
+    """As `against`, to the same experiment with the paper's augmentation."""
+    return Column(heading, lambda line, _: _gain(line, line._replace(runs=line.plain), tested))
+
+
+def _gain(line, other, tested):
+    shared = [seed for seed in line.runs if seed in other.runs]
+    rows, baseline = ([row for seed in shared for row in one.cases(one.runs[seed], tested)] for one in (line, other))
+    if not rows or not baseline:
+        return ""
+    patient_of = DATASETS[line.row.experiment.dataset].data.patient_of
+    points, p = tables.paired(rows, baseline, patient_of, (line.row.title, other.row.title))
+    return f"{points:+.2f} ({p:.2g})"
 
 
 def between(key, heading, scale, digits):
@@ -174,12 +180,18 @@ def agreement():
 
 # ---- layouts -----------------------------------------------------------------------------------------------------
 
+
+def _compared(place):
+    return [seeds(), *map(metric, tables.METRICS), empty(), *map(against, place.baselines), validation(),
+            *(against(title, "validation: Δ to {} (p)", VALIDATION) for title in place.baselines)]
+
+
 LAYOUTS = {
     "paper": lambda place: [seeds(), *(column for name, (heading, _) in METRICS.items() for column in (
         metric(name, heading), paper(name), difference(name)))],
-    "short": lambda place: [seeds(), *map(metric, tables.METRICS), empty(), *map(against, place.baselines),
-                            validation(), *(against(title, "validation: Δ to {} (p)", VALIDATION)
-                                            for title in place.baselines), *subnets(), *agreement()],
+    "short": lambda place: [*_compared(place), *subnets(), *agreement()],
+    "augmented": lambda place: [*_compared(place), augmented(),
+                                augmented("validation: Δ to the paper's augmentation (p)", VALIDATION)],
     "mini": lambda place: [seeds(), *map(metric, tables.METRICS), empty(), *map(against, place.baselines), *subnets(),
                            settled(), metric("dice", "`best`: Dice", tested=("val", "best")),
                            metric("hd95", "`best`: 95HD", tested=("val", "best")), *agreement()],

@@ -16,6 +16,11 @@ class Experiment(NamedTuple):
     labeled: int                # labelled cases; all where the preset has fewer
     changes: tuple = ()         # ((field of the recipe, or hyper.NAME, value), ...) on top of the preset
 
+    def plainly_augmented(self):
+        """It with the paper's augmentation; None where it has that."""
+        changes = tuple(change for change in self.changes if change[0] != "augment")
+        return self._replace(changes=changes) if changes != self.changes else None
+
 
 class Row(NamedTuple):
     """An experiment's line in a table."""
@@ -174,7 +179,7 @@ PLACES = {
         *(of(method, "ACDC", 3, 1 if method == "supervised" else 2, augment="strong")
           for method in ("supervised", "cps", "bcp", "cml", "cml_plus")),
         of("cml_plus", "ACDC", 3, title="CML+ without perturbed", augment="strong", hyper__perturbed=False)),
-        "short", "short", ("supervised", "CPS")),
+        "short", "augmented", ("supervised", "CPS")),
     "short_terms": Place("ACDC, terms of CML's objective (Table 4), 3 labelled patients", _terms("ACDC", 3), "short",
                          "short", ("labelled",)),
     "short_beta": Place("ACDC, β (Figure 5c), 3 labelled patients", _sensitivity("ACDC", 3, ("beta",)), "short",

@@ -251,23 +251,29 @@ def test_what_is_said_without_numbers_holds():
     assert cosines["CPS"].startswith("0.29") and cosines["CML"].startswith("-0.01") and cosines["CML+ (ours)"] == "–"
 
 
-def test_what_strong_augmentation_does_to_the_gain_of_cml_holds():
+def test_what_strong_augmentation_does_to_the_gain_of_cps_and_cml_holds():
     text = " ".join((ROOT / "docs/results.md").read_text(encoding="utf-8").split())
-    strong, paper = (columns.lines_of(PLACES[place]) for place in ("short_strong", "short_acdc3"))
-    paper = paper | {"CML": paper["CML"]._replace(runs={1337: paper["CML"].runs[1337]})}
-    dice = {tested: [[np.mean(columns.means(lines[title], tested=tested)) for title in ("CML", "supervised")]
-                     for lines in (strong, paper)] for tested in (VALIDATION, HEADLINE)}
-    gains = [one - base for pairs in dice.values() for one, base in pairs]
-    assert ("{:.1f} points instead of {:.1f} on the validation patients, {:.1f} instead of {:.1f} on the test patients"
-            .format(*gains) in text)
-    for tested, words in ((VALIDATION, "level with and without it ({:.1f} and {:.1f} %, p {})"),
-                          (HEADLINE, "behind with it ({:.1f} and {:.1f} %, p {})")):
-        lines = {"with": strong["CML"], "without": paper["CML"]}
-        p = columns.against("without", tested=tested).cell(lines["with"], lines).split("(")[1].strip(")")
-        assert words.format(*(one for one, _ in dice[tested]), p) in text
-    (with_it, _), (without, _) = dice[HEADLINE]
+    lines, dice = columns.lines_of(PLACES["short_strong"], seeds=(1337,)), {}
+    for title in ("supervised", "CPS", "CML"):
+        both = lines[title], lines[title]._replace(runs=lines[title].plain)
+        dice[title] = np.array([[columns.means(line, tested=tested)[0] for line in both]
+                                for tested in (VALIDATION, HEADLINE)])
+    words = "CPS gains {:.1f} points instead of {:.1f} on the validation patients and {:.1f} instead of {:.1f} on"
+    assert words.format(*(dice["CPS"] - dice["supervised"]).ravel()) in text
+    assert "CML {:.1f} instead of {:.1f} and {:.1f} instead of {:.1f}".format(
+        *(dice["CML"] - dice["supervised"]).ravel()) in text
+    table = {(title, tested): columns.augmented(tested=tested).cell(lines[title], lines)
+             for title in ("CPS", "CML") for tested in (VALIDATION, HEADLINE)}
+    significant = {key for key, cell in table.items() if float(cell.split("(")[1].strip(")")) < 0.05}
+    assert significant == {("CML", HEADLINE)} and table["CML", HEADLINE].startswith("-6.79")
+    level = [word for tested in (VALIDATION, HEADLINE) for word in (
+        *(f"{columns.means(lines[title], tested=tested)[0]:.1f}" for title in ("CPS", "CML")),
+        columns.against("CPS", tested=tested).cell(lines["CML"], lines).split("(")[1].strip(")"))]
+    assert "(validation {} and {} %, p {}; test {} and {} %, p {})".format(*level) in text
+    with_it, without = dice["CML"][1]
     assert f"CML from {without:.1f} to {with_it:.1f} % (one seed)" in (ROOT / "README.md").read_text(encoding="utf-8")
-    lost = sorted(by_patient(paper["CML"])[patient] - dice for patient, dice in by_patient(strong["CML"]).items())
+    paper = by_patient(lines["CML"]._replace(runs=lines["CML"].plain))
+    lost = sorted(paper[patient] - dice for patient, dice in by_patient(lines["CML"]).items())
     assert [round(loss) for loss in lost[-3:]] == [27, 32, 33] and lost[-4] < 9 and len(lost) == 20
 
 
@@ -276,6 +282,10 @@ def test_what_strong_augmentation_does_to_the_gain_of_cml_holds():
     ("ACDC/supervised_3_seed1337_short_augmentstrong", "test", "supervised, test"),
     ("ACDC/cml_3_seed1337_short_augmentstrong", "val", "CML, validation"),
     ("ACDC/cml_3_seed1337_short_augmentstrong", "test", "CML, test"),
+    ("ACDC/supervised_3_seed1337_short_augmentgeometry", "val", "supervised, geometry alone, validation"),
+    ("ACDC/supervised_3_seed1337_short_augmentgeometry", "test", "supervised, geometry alone, test"),
+    ("ACDC/cps_3_seed1337_short_augmentstrong", "val", "CPS, validation"),
+    ("ACDC/cps_3_seed1337_short_augmentstrong", "test", "CPS, test"),
     ("mended/LA/supervised_8_seed1337_short", "test", "supervised, LA")])
 def test_the_order_of_results_is_worth_what_is_said(run, split, name):
     rows = Table(ROOT / f"model/results/{run}/trust_{split}_last.csv").rows()
