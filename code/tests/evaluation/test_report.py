@@ -246,6 +246,15 @@ def test_a_class_that_one_run_or_view_predicts_counts_in_all_that_it_is_compared
     assert tables.absent_classes(of_view) == set() and tables.statistics(of_view)["dice"][0] == pytest.approx(95)
 
 
+def test_methods_with_other_views_are_compared_where_a_case_lacks_a_class():
+    one = [flagged(case, label, 0.9, int(case == "a" and label == 2), int(case == "a")) for case in "abc"
+           for label in (1, 2, 3)]
+    other = [{key.replace("other_", "network_"): value for key, value in r.items()} | {"dice": 0.8} for r in one]
+    for pair in ({"one": one, "other": other}, {"other": other, "one": one}):
+        assert [line[-2] for line in tables.compare_lines(pair)] == ["–", "-10.00" if "one" in [*pair][0] else "+10.00"]
+    assert tables.absent_classes([*one, *({k: v for k, v in r.items() if "empty" not in k} for r in other)]) == set()
+
+
 def test_rows_of_earlier_versions_without_flags_count_in_full():
     assert tables.absent_classes(ROWS) == set() and tables.absent_classes([]) == set()
 
