@@ -113,10 +113,14 @@ def fold_runs(folder, split="test"):
 
 
 def check_same_recipe(recipes):
-    """InputError where runs {name: recipe} are not the same but for their fold and the labels that it leaves."""
+    """InputError where runs {name: recipe} are not the same but for their fold, the labels that it leaves, and the
+    steps that fitted into the same --hours.
+    """
     (first, reference), *others = recipes.items()
-    free = {"fold", "labeled", "hours", "init_from"}
     for name, recipe in others:
+        free = {"fold", "labeled", "hours", "init_from"}
+        if reference.hours is not None and recipe.hours == reference.hours:
+            free |= {"pre_steps", "self_steps"}
         if differing := [key for key, value in reference.fields().items()
                          if key not in free and recipe.fields().get(key) != value]:
             raise InputError(f"{name} and {first} are runs of different recipes ({', '.join(differing)}) and make no "

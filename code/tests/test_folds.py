@@ -4,6 +4,7 @@ import itertools
 import json
 import re
 import shutil
+from dataclasses import replace
 from types import SimpleNamespace
 
 import h5py
@@ -24,7 +25,7 @@ from evaluation import pooled, report, tables, windows
 from evaluation.evidence import examined_together
 from method import Method
 from runtime.errors import InputError
-from training import cross_validation, fit
+from training import budget, cross_validation, fit, hours
 from training.run_folder import read_content
 
 pytestmark = pytest.mark.usefixtures("narrow", "no_curves")
@@ -172,6 +173,33 @@ def test_folds_are_trained_one_after_the_other_and_go_on_after_a_kill(mine, tmp_
         assert list(roles["unlabelled"]) == ["c6"]
     assert trained(mine, tmp_path / "one", "--fold", "2/2") == tmp_path / "one" / "fold2"       # on another machine
     runs.assert_same(home / "fold2", tmp_path / "one" / "fold2")
+
+
+def test_hours_hold_for_the_slowest_method_and_are_told(mine, tmp_path, monkeypatch, capsys):
+    """Supervised steps take a second, CML+'s two: in 80 seconds both take as many as CML+ has time for, 35 of 100."""
+    done = []
+    for module in (cross_validation, hours):
+        monkeypatch.setattr(module, "stage_seconds", lambda recipe, _: [
+            (recipe.pre_steps + recipe.self_steps, 1 + (recipe.method == "cml_plus"))])
+    monkeypatch.setattr(cross_validation, "train", lambda recipe, _: done.append(
+        (recipe.method, recipe.pre_steps, recipe.self_steps)))
+    monkeypatch.setattr(budget, "results_of", lambda *_: [])
+    monkeypatch.setattr(budget, "present_budget", lambda *_: None)
+    options = ["--folds", "2", "--pre-steps", "20", "--self-steps", "80"]
+    trained(mine, tmp_path / "budget", *options, "--budget", "2", "--hours", "0.0222")
+    assert done == [(method, 7, 28) for method in ("supervised", "cml_plus") for _ in range(2)]
+    assert "the others take about 3.5 minutes" in capsys.readouterr().out
+    trained(mine, tmp_path / "folds", *options, "--hours", "10")
+    assert done[4:] == [("cml_plus", 20, 80)] * 2 and "about 6.7 minutes" in capsys.readouterr().out    # not 20 hours
+
+
+def test_folds_on_several_machines_take_as_many_steps_as_each_has_time_for():
+    recipes = {"fold1": replace(train_own.PRESETS["mini"], hours=2.0, fold="1/2", pre_steps=90, self_steps=360)}
+    recipes["fold2"] = replace(recipes["fold1"], fold="2/2", pre_steps=100, self_steps=400)
+    pooled.check_same_recipe(recipes)
+    for other in (None, 3.0):
+        with pytest.raises(InputError, match=r"fold2 and fold1 are runs of different recipes \(pre_steps, self_steps"):
+            pooled.check_same_recipe(recipes | {"fold2": replace(recipes["fold2"], hours=other)})
 
 
 def test_a_case_labelled_later_joins_a_fold(mine, tmp_path, monkeypatch):
