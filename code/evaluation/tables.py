@@ -150,7 +150,8 @@ def read_rows(path, columns=("case", "class", *METRICS)):
     SETTINGS that a file of an earlier version lacks are filled in: in voxels, the rest as the run's config.json has it.
     """
     if not Path(path).exists():
-        raise InputError(f"{path} does not exist: test that run first, with the same --split and --checkpoint")
+        raise InputError(f"{path} does not exist: test that run first, with the same --split, --checkpoint and "
+                         "--spacing")
     check_readable(path)
     try:
         with open(path, newline="", encoding="utf-8") as file:

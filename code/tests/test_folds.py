@@ -18,6 +18,7 @@ from scipy import ndimage
 
 import predict
 import prepare_folder
+import reproduce
 import test_own as testing_own
 import train_own
 from dataloaders.folds import divided, fold_number, write_folds
@@ -27,6 +28,7 @@ from method import Method
 from runtime.errors import InputError
 from training import budget, cross_validation, fit, hours
 from training.run_folder import read_content
+from training.trained import Trained
 
 pytestmark = pytest.mark.usefixtures("narrow", "no_curves")
 TINY = ["--patch-size", "32", "32", "--labeled-batch", "2", "--unlabeled-batch", "2", "--pre-steps", "1",
@@ -321,6 +323,49 @@ def test_folds_that_do_not_belong_together_are_refused(folds, tmp_path, capsys):
     path.write_text(json.dumps(config), encoding="utf-8")
     (home / "fold2" / "last.pt").unlink()
     assert "fold 2 of 2 is not trained to its end" in refused()
+
+
+def test_cases_of_another_data_folder_are_of_no_fold(scans, folds, tmp_path, capsys):
+    home, other = shutil.copytree(folds(), tmp_path / "tiny_folds"), tmp_path / "other"
+    shutil.copytree(scans / "data", other, ignore=shutil.ignore_patterns("folds.json"))
+    for lists in (("train.list", "test.list"), ("test.list",)):
+        (other / "train.list").unlink() if len(lists) == 1 else None
+        for call in (lambda *more: testing_own.main(["--run", str(home), *more]),
+                     lambda *more: reproduce.main(["trust", str(home), *more])):
+            with pytest.raises(SystemExit, match="2"):
+                call("--device", "cpu", "--data-dir", str(other))
+            assert "has no folds.json, so none of its cases is out of any fold" in capsys.readouterr().err
+        rows = testing_own.main(["--run", str(home / "fold1"), "--data-dir", str(other), "--device", "cpu", "--force"])
+        assert {row["case"] for row in rows} == {"c5"}      # its test.list
+    assert not (home / "calibration.json").exists() and not (home / "test_test_last_mm.csv").exists()
+
+
+def test_results_of_folds_are_compared_in_mm_and_not_replaced_by_those_of_other_cases(folds, tmp_path, capsys):
+    homes = [shutil.copytree(folds(), tmp_path / name) for name in ("one_folds", "other_folds")]
+    rows = [{"case": case, "fold": "fold1", "class": 1, "name": "left", "dice": 0.8, "jaccard": 0.7, "hd95": 2.0,
+             "asd": 1.0, "list": "out-of-fold", "weights": "last", "unit": "mm"} for case in ("c0", "c9")]
+    for home in homes:
+        report.write_rows(home / "test_test_last_mm.csv", rows)
+    lines = testing_own.main(["--compare", *map(str, homes)])
+    assert [line[1] for line in lines] == ["80.00 ± 0.00"] * 2 and "95HD (mm)" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="2"):
+        testing_own.main(["--run", str(homes[0]), "--device", "cpu"])
+    assert "is the result of 2 other cases, and these are 5; --force replaces it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("checkpoint", "words"), [
+    ("best", "of 2 folds; CHOSEN ON THESE TEST CASES"),
+    ("last", "of 2 folds; THE WEIGHTS THAT SELF-TRAINING STARTED FROM WERE CHOSEN ON THESE TEST CASES")])
+def test_folds_whose_cases_chose_their_weights_say_so(folds, tmp_path, monkeypatch, capsys, checkpoint, words):
+    home = shutil.copytree(folds(), tmp_path / "tiny_folds")
+    for number in (1, 2):
+        shutil.copy(home / f"fold{number}" / "last.pt", home / f"fold{number}" / "best.pt")
+    monkeypatch.setattr(Trained, "chose", lambda self, names, split: self.run.name == "fold2")
+    rows = [{"case": "c0", "class": 1, "name": "left", "dice": 0.8, "jaccard": 0.7, "hd95": 2.0, "asd": 1.0,
+             "unit": "mm", "surface_dice": 1.0, "error_ml": 0.0, "tolerance": "2 mm"}]
+    monkeypatch.setattr(report, "measure", lambda *_: rows)
+    testing_own.main(["--run", str(home), "--device", "cpu", "--checkpoint", checkpoint])
+    assert words in capsys.readouterr().out
 
 
 def test_the_interval_of_the_mean_dice():

@@ -3,6 +3,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from dataloaders.folds import FOLDS
 from dataloaders.scans import published_list, read_list
 from imaging.preprocess import PUBLISHED, read_preprocessing
 from methods import registry
@@ -29,9 +30,10 @@ class Trained(NamedTuple):
     content: Content | None     # data.json; None for runs made before this file existed
 
     def names(self, split):
-        """The cases of a list; a folder with scans to test alone needs that list and no other."""
+        """The cases of a list; a folder with scans to test alone, or without the run's folds, needs no other list."""
         folder, lists = self.recipe.data_dir, self.data.lists
-        if split in lists and not (folder / lists["train"]).exists():
+        foldless = getattr(self.recipe, "fold", None) and not (folder / FOLDS).exists()
+        if split in lists and (foldless or not (folder / lists["train"]).exists()):
             if (folder / lists[split]).exists():
                 return read_list(folder / lists[split])
             if not published_list(self.data.dataset, lists["train"]):
