@@ -17,7 +17,7 @@ from evaluation.pooled import case_dice
 from evaluation.selection import farthest_first
 from reproduction.experiments import SEEDS, Experiment
 from reproduction.results import RESULTS, Kept
-from reproduction.runs import MODEL, Run, hours
+from reproduction.runs import MODEL, Run, check_scans, hours
 from runtime.csv_table import Table
 from runtime.errors import InputError
 from runtime.files import make_folder, write_text
@@ -87,6 +87,7 @@ def make_missing(results, model=MODEL, data_dir=None, device="auto", seeds=None)
     """
     home = Path(model) / "ACDC" / NAME
     scans = Path(data_dir) / "ACDC" if data_dir else DATASETS["ACDC"].presets["mini"].data_dir
+    check_scans(scans, "ACDC")
     slices = read_lists(scans, "ACDC", ACDC.lists)["train"]
     everybody = list(dict.fromkeys(map(ACDC.patient_of, slices)))
     make_folder(results)

@@ -89,8 +89,7 @@ class Trained(NamedTuple):
         """Whether the run was trained on scans prepared as published: with the labels of the published cases and, where
         its method reads them, all the other published cases without theirs.
         """
-        if self._published is None or any(self._made.get(key) != value for key, value in self._published.items()
-                                          if key not in ANYHOW):
+        if self._published is None or prepared_otherwise(self._made, self.data.dataset):
             return False
         if self.content is None:
             return True
@@ -107,6 +106,12 @@ class Trained(NamedTuple):
             return self.recipe.select_on == split
         patients = set(map(self.data.patient_of, names))
         return any(self.data.patient_of(name) in patients for name in self.content.cases.get("validation", ()))
+
+
+def prepared_otherwise(made, dataset):
+    """How a record of preprocessing, `Preprocessing.to_dict`, differs from the published scans', in words."""
+    return [f"{key} is {made.get(key, 'not said')}, not {value}" for key, value in PUBLISHED[dataset].to_dict().items()
+            if made.get(key) != value and key not in ANYHOW]
 
 
 def load_run(run, checkpoint="last", device="auto", data_dir=None, dataset=None):
