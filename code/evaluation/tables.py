@@ -65,9 +65,9 @@ def statistics(rows, prefix="", empty_as=math.nan, absent=None, metrics=METRICS)
     """{metric: (mean, std)} of the rows of one or several classes; the numbers of `cases` and of undefined distances,
     `empty`.
 
-    Mean over the defined cases of each class, then over the classes; std over the cases' means. Overlaps and surface
-    Dice in percent. `empty_as`: what an undefined distance counts as, 0 in the authors' release; `absent`: classes that
-    are left out, by default `absent_classes` of the rows.
+    Mean over the defined cases of each class, then over the classes; std over the cases' means, NaN of a single one.
+    Overlaps and surface Dice in percent. `empty_as`: what an undefined distance counts as, 0 in the authors' release;
+    `absent`: classes that are left out, by default `absent_classes` of the rows.
     """
     absent = absent_classes(rows) if absent is None else absent
     rows = [row for row in rows if row["class"] not in absent]
@@ -78,7 +78,7 @@ def statistics(rows, prefix="", empty_as=math.nan, absent=None, metrics=METRICS)
         grid[np.isnan(grid)] = empty_as
         means = [column[~np.isnan(column)].mean() for column in grid.T if not np.isnan(column).all()]
         spread = [line[~np.isnan(line)].mean() for line in grid if not np.isnan(line).all()]
-        pair = (np.mean(means), np.std(spread)) if means else (math.nan, math.nan)
+        pair = (np.mean(means), np.std(spread) if len(spread) > 1 else math.nan) if means else (math.nan, math.nan)
         result[metric] = tuple(percent(metric) * float(value) for value in pair)
     return result
 
@@ -98,9 +98,9 @@ def line(title, stats):
 
 
 def cell(stats, metric):
-    """Mean ± std of `statistics`, of one case the value alone; – where no case defines it."""
+    """Mean ± std of `statistics`; where one case defines it the value alone, where none does –."""
     mean, std = stats[metric]
-    return "–" if math.isnan(mean) else f"{mean:.2f}" + f" ± {std:.2f}" * (stats["cases"] > 1)
+    return "–" if math.isnan(mean) else f"{mean:.2f}" + f" ± {std:.2f}" * (not math.isnan(std))
 
 
 def markdown(lines, headings=(*HEADINGS, "empty")):

@@ -61,9 +61,9 @@ def test_the_order_of_the_rows_does_not_matter():
 
 def test_a_view_is_read_by_its_prefix():
     rows = [row("a", 1, 0.5, 0.3, 2.0, 1.0) | row("a", 1, 0.9, 0.8, NAN, NAN, "subnet0_")]
-    assert tables.statistics(rows)["dice"] == pytest.approx((50, 0))
+    assert tables.statistics(rows)["dice"] == pytest.approx((50, NAN), nan_ok=True)
     stats = tables.statistics(rows, "subnet0_")
-    assert stats["dice"] == pytest.approx((90, 0)) and stats["empty"] == 1
+    assert stats["dice"] == pytest.approx((90, NAN), nan_ok=True) and stats["empty"] == 1
     assert all(math.isnan(value) for value in (*stats["hd95"], *stats["asd"]))
 
 
@@ -262,6 +262,9 @@ def test_rows_of_earlier_versions_without_flags_count_in_full():
 def test_a_single_case_has_no_deviation():
     lines = tables.run_lines(with_views([r for r in ROWS if r["case"] == "b"]), ["RV", "MYO"])
     assert lines[0][1] == "60.00" and not any("±" in cell for line in lines for cell in line)
+    [_, dice, _, hd95, *_] = tables.line("a distance in one of three cases", tables.statistics(
+        [r | {"hd95": NAN} if r["case"] != "b" else r for r in ROWS]))
+    assert dice == "35.00 ± 18.71" and hd95 == "6.00"
 
 
 # ---- how a result was made ---------------------------------------------------------------------------------------
