@@ -136,7 +136,7 @@ class Fit:
                            + ("the network does not learn it; is --num-classes right?" if name == "labelled" else
                               "the mean Dice leaves it out as long as nothing predicts it either"))
         self.checkpoints = Checkpoints(folder.path, self.method, self.optimizer,
-                                       [stage.steps for stage in self.stages], recipe.fields())
+                                       [stage.steps for stage in self.stages], folder.fields())
         if recipe.init_from and not self.checkpoints.there and not folder.finished:     # refused before all work
             self.checkpoints.start_from(recipe.init_from)
         self.stage, self.step, self.best = 0, 0, -math.inf
