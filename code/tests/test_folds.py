@@ -264,6 +264,17 @@ def test_what_cannot_be_divided_is_refused_before_anything_is_trained(mine, tmp_
     assert not (tmp_path / "folds").exists()
 
 
+@pytest.mark.parametrize("more", [["--folds", "2"], ["--fold", "1/2"], ["--budget", "2"]])
+def test_folds_are_not_trained_in_the_folder_of_a_single_run(mine, tmp_path, capsys, more):
+    home = tmp_path / ("run/supervised_2" if more[0] == "--budget" else "run")
+    home.mkdir(parents=True)
+    (home / "config.json").touch()
+    with pytest.raises(SystemExit, match="2"):
+        trained(mine, tmp_path / "run", *more)
+    assert f"{home}: is the folder of a single run" in capsys.readouterr().err
+    assert not (mine / "data" / "folds.json").exists()
+
+
 # ---- how good is it ------------------------------------------------------------------------------------------------
 
 

@@ -35,6 +35,10 @@ def of_folds(recipe, labels=None):
 
     labels: of each fold; by default as many as the recipe asks for, or all that the fold leaves.
     """
+    home = recipe.out.parent if recipe.fold else recipe.out
+    if (home / "config.json").exists():
+        raise InputError(f"{home}: is the folder of a single run, and test_own.py would test that one; give the folds "
+                         "another --out")
     data = Own(recipe)
     labelled = data.labelled(data.listed("train"))
     count = recipe.folds or fold_number(recipe.fold)[1]
