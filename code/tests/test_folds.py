@@ -24,9 +24,11 @@ import train_own
 from dataloaders.folds import divided, fold_number, write_folds
 from evaluation import pooled, report, tables, windows
 from evaluation.evidence import examined_together
+from imaging.plan import read_plan
 from method import Method
+from runtime.device import Device
 from runtime.errors import InputError
-from training import budget, cross_validation, fit, hours
+from training import budget, cross_validation, fit, hours, run_folder
 from training.run_folder import read_content
 from training.trained import Trained
 
@@ -248,6 +250,22 @@ def test_first_weights_of_other_channels_or_classes_are_refused_and_another_prep
     second("--normalise", "minmax", "--label-map", "1:2", "2:1", start=start)
     words = "than these; preprocessing: normalise was zscore, is minmax; preprocessing: labels was {'0': 0, '1': 1, '2'"
     assert words in capsys.readouterr().out
+
+
+def test_a_run_that_is_repeated_on_other_data_has_their_classes(mine, tmp_path, monkeypatch):
+    monkeypatch.setattr(cross_validation, "start", lambda recipe: recipe)
+    shutil.copytree(mine / "data", tmp_path / "moved")
+    first = trained(mine, tmp_path / "run", "--flips", "1", "--keep-largest", "1")
+    run_folder.RunFolder(first.out, first.complete()).open(Device("cpu"))
+    shutil.rmtree(mine / "data")
+    prepare_folder.main(["--images", str(mine / "scans"), "--labels", str(mine / "masks"), "--output",
+                         str(mine / "data"), "--workers", "1", "--class-names", "LV", "RV"])
+    again, other = (train_own.main(["--from-config", str(first.out), "--data-dir", str(folder), "--out", str(folder)])
+                    for folder in (tmp_path / "moved", shutil.move(mine / "data", tmp_path / "hearts")))
+    assert (again.class_names, again.flips, again.keep_largest) == (("left", "right"), (1,), (1,))
+    plan, _ = read_plan(tmp_path / "hearts" / "plan.json")
+    assert other.class_names == ("LV", "RV") and (other.flips, other.keep_largest) == (plan.flips, plan.keep_largest)
+    assert (other.pre_steps, other.patch_size) == (first.pre_steps, first.patch_size)
 
 
 @pytest.mark.parametrize(("more", "words"), [
