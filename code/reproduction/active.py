@@ -99,6 +99,8 @@ def make_missing(results, model=MODEL, data_dir=None, device="auto", seeds=None)
                 patients = everybody[:START]
                 if before:
                     patients = kept[before][0]
+                    if (data := home / before.folder / "data").is_dir():
+                        link_scans(data, scans)
                     patients = patients + more_patients(cell, home / before.folder / "run", everybody, patients, device)
                 run = trained(cell, home / cell.folder, scans, slices, patients, device)
                 dice = 100 * float(np.mean(list(case_dice(Kept(run).tested("val", "last")).values())))
@@ -123,9 +125,7 @@ def trained(cell, folder, scans, slices, patients, device):
     order = {patient: place for place, patient in enumerate(patients)}
     ordered = sorted(slices, key=lambda name: order.get(ACDC.patient_of(name), len(order)))
     write_text(data / ACDC.lists["train"], "".join(f"{name}\n" for name in ordered))
-    for path in scans.iterdir():        # the scans stay where they are
-        if path.name != ACDC.lists["train"] and not (data / path.name).is_symlink():
-            os.symlink(path.resolve(), data / path.name)
+    link_scans(data, scans)
     modules, where = DATASETS["ACDC"], ["--data-dir", str(data), "--device", device]
     if not (run / "last.pt").exists():
         modules.train.main.__wrapped__([*OPTIONS, "--labeled", str(len(patients)), "--seed", str(cell.seed), "--out",
@@ -133,6 +133,17 @@ def trained(cell, folder, scans, slices, patients, device):
     if not (run / "test_val_last.csv").exists():
         modules.test.main.__wrapped__(["--run", str(run), "--split", "val", *where])
     return run
+
+
+def link_scans(data, scans):
+    """Links in a cell's data folder to what is in the folder of scans, but its train list; moved ones are linked anew.
+    """
+    for path in scans.iterdir():
+        link = data / path.name
+        if path.name != ACDC.lists["train"] and not (link.is_symlink() and link.resolve() == path.resolve()):
+            if link.is_symlink():
+                link.unlink()
+            os.symlink(path.resolve(), link)
 
 
 # ---- choosing ----------------------------------------------------------------------------------------------------
