@@ -237,6 +237,8 @@ def trust(folders: Folders, split: Literal["test", "val"] = "test",
         folds, rows = pooled.fold_runs(folder, split) if pooled.is_folds(folder) else [], []
         trained = {run.name: load_run(run, checkpoint, device, data_dir) for run in folds or [folder]}
         pooled.check_same_recipe({name: one.recipe for name, one in trained.items()})
+        if folds:
+            pooled.check_folds_there(next(iter(trained.values())).recipe.data_dir, folder)
         paths = {name: one.run / f"trust_{split}_{checkpoint}.csv" for name, one in trained.items()}
         for path in [*paths.values(), *[folder / calibration.CALIBRATION] * bool(folds)]:
             check_writable(path)

@@ -16,7 +16,7 @@ from runtime.script import reported
 
 from dataloaders.own import Own
 from evaluation import pooled, scored
-from evaluation.report import tested
+from evaluation.report import result_path, tested
 from imaging.cases import in_shell
 from runtime.command_line import parsed
 from runtime.errors import DEBUG, InputError
@@ -39,7 +39,9 @@ def main(args=None):
         Ranks().say(f"{options.run}, {options.checkpoint}.pt of every fold: PyTorch is loading")
         rows = pooled.test_folds(options, load_run, Own.dataset)
     else:
-        rows = tested(replace(options, spacing=options.spacing or "voxel"), Own, load_run)
+        there = [unit for unit in ("voxel", "mm") if all(       # of folds mm where known
+            result_path(run, replace(options, spacing=unit)).exists() for run in options.compare)]
+        rows = tested(replace(options, spacing=options.spacing or (there or ["voxel"])[0]), Own, load_run)
     if options.run:
         Ranks().say(f"next: python code/predict.py --run {in_shell(options.run)} --input new_scans --output maps")
     return rows

@@ -131,6 +131,14 @@ class OwnRecipe(Recipe):
             unlabeled_batch=batch, foreground=plan.foreground, flips=plan.flips, quarter_turns=plan.quarter_turns,
             components=plan.components, keep_largest=plan.keep_largest)
 
+    def repeated(self):
+        """Where those are of other classes or channels, what follows from them is theirs."""
+        now, scans = replace(self, plan=None).planned(), ("num_classes", "in_channels", "class_names")
+        if all(getattr(now, name) == getattr(self, name) for name in scans):
+            return self
+        return replace(self, plan=None, **{name: getattr(now, name) for name in (
+            *scans, "flips", "quarter_turns", "components", "keep_largest")})
+
     def reasons(self):
         path = self.plan or self.data_dir / PLAN
         if not path.exists():

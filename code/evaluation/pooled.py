@@ -8,10 +8,10 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from dataloaders.folds import fold_number
+from dataloaders.folds import FOLDS, fold_number
 from evaluation import report, tables
 from runtime.errors import InputError
-from runtime.files import RESTORE, check_writable
+from runtime.files import RESTORE
 from runtime.ranks import Ranks
 from runtime.records import read_json
 
@@ -113,14 +113,26 @@ def fold_runs(folder, split="test"):
 
 
 def check_same_recipe(recipes):
-    """InputError where runs {name: recipe} are not the same but for their fold and the labels that it leaves."""
+    """InputError where runs {name: recipe} are not the same but for their fold, the labels that it leaves, and the
+    steps that fitted into the same --hours.
+    """
     (first, reference), *others = recipes.items()
-    free = {"fold", "labeled", "hours", "init_from"}
     for name, recipe in others:
+        free = {"fold", "labeled", "hours", "init_from"}
+        if reference.hours is not None and recipe.hours == reference.hours:
+            free |= {"pre_steps", "self_steps"}
         if differing := [key for key, value in reference.fields().items()
                          if key not in free and recipe.fields().get(key) != value]:
             raise InputError(f"{name} and {first} are runs of different recipes ({', '.join(differing)}) and make no "
                              "table together; train one of them again")
+
+
+def check_folds_there(folder, runs):
+    """InputError where nothing says which fold the cases of a data folder are in."""
+    if not (folder / FOLDS).exists():
+        raise InputError(f"{folder}: has no {FOLDS}, so none of its cases is out of any fold of {runs}; test one of "
+                         "the runs on its test.list, or score what predict.py makes with all of them by --predictions "
+                         "and --labels")
 
 
 def test_folds(options, load, dataset):
@@ -128,6 +140,7 @@ def test_folds(options, load, dataset):
     runs = fold_runs(options.run, options.split)
     trained = {run.name: load(run, options.checkpoint, options.device, options.data_dir, dataset) for run in runs}
     check_same_recipe({name: one.recipe for name, one in trained.items()})
+    check_folds_there(next(iter(trained.values())).recipe.data_dir, options.run)
     names = {fold: one.names("test") for fold, one in trained.items()}
     every = [name for some in names.values() for name in some]
     data = next(iter(trained.values())).data
@@ -136,7 +149,7 @@ def test_folds(options, load, dataset):
         options = replace(options, spacing="mm" if known else "voxel")
     path, ranks = report.result_path(options.run, options), Ranks()
     if ranks.main:
-        check_writable(path)
+        report.check_result(path, every, options)
     ranks.wait()
     for fold, one in trained.items():
         one.check_cases(names[fold])
@@ -146,8 +159,9 @@ def test_folds(options, load, dataset):
         rows += [{"case": row["case"], "fold": fold} | row for row in report.measure(one, names[fold], how)]
     rows = worst_first([row | {"list": "out-of-fold", "data": tables.check_sum(every)} for row in rows])
     if ranks.main:
+        chosen = max(report.chosen_here(one, names[fold], options) for fold, one in trained.items())
         present_cases(rows, path, f"{options.run.name}: {options.checkpoint}.pt on {len(every)} out-of-fold cases "
-                                  f"of {len(runs)} folds")
+                                  f"of {len(runs)} folds{chosen}")
     ranks.wait()
     return rows
 

@@ -242,13 +242,17 @@ def result_path(run, options):
 
 def _warning(rows, trained, options):
     """Say when the weights were chosen on the very cases they are tested on, or the paper's protocol is another one."""
-    recipe = trained.recipe
-    words = "" if recipe.preset == "paper" else f"; the {recipe.preset} protocol is not comparable with the paper's"
-    if trained.chose({row["case"] for row in rows}, options.split):
-        stages = trained.method.stages(recipe.pre_steps, recipe.self_steps)
-        chosen = f"CHOSEN ON THESE {options.split.upper()} CASES{words}"
+    preset = trained.recipe.preset
+    return chosen_here(trained, {row["case"] for row in rows}, options) + (
+        "" if preset == "paper" else f"; the {preset} protocol is not comparable with the paper's")
+
+
+def chosen_here(trained, names, options):
+    """Words, "" where validation on none of these cases chose the weights, or those that self-training started from."""
+    recipe, chosen = trained.recipe, f"CHOSEN ON THESE {options.split.upper()} CASES"
+    if trained.chose(names, options.split):
         if options.checkpoint != "last":
             return f"; {chosen}"
-        if any(stage.name == "pre" for stage in stages):
+        if any(stage.name == "pre" for stage in trained.method.stages(recipe.pre_steps, recipe.self_steps)):
             return f"; THE WEIGHTS THAT SELF-TRAINING STARTED FROM WERE {chosen}"
-    return words
+    return ""

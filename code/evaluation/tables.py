@@ -46,9 +46,12 @@ def check_sum(cases):
 
 def absent_classes(rows):
     """Classes that neither the reference nor any view's prediction has in any of the rows' cases."""
-    flags = [key for key in rows[0] if key.endswith(("empty_pred", "empty_ref"))] if rows else []
-    there = {row["class"] for row in rows if not all(row[flag] for flag in flags)}
-    return {row["class"] for row in rows} - there if flags else set()
+    there = set()
+    for row in rows:        # of runs of several methods, whose views have other names
+        empty = [value for key, value in row.items() if key.endswith(("empty_pred", "empty_ref"))]
+        if not (empty and all(empty)):
+            there.add(row["class"])
+    return {row["class"] for row in rows} - there
 
 
 def left_out(rows):
@@ -62,9 +65,9 @@ def statistics(rows, prefix="", empty_as=math.nan, absent=None, metrics=METRICS)
     """{metric: (mean, std)} of the rows of one or several classes; the numbers of `cases` and of undefined distances,
     `empty`.
 
-    Mean over the defined cases of each class, then over the classes; std over the cases' means. Overlaps and surface
-    Dice in percent. `empty_as`: what an undefined distance counts as, 0 in the authors' release; `absent`: classes that
-    are left out, by default `absent_classes` of the rows.
+    Mean over the defined cases of each class, then over the classes; std over the cases' means, NaN of a single one.
+    Overlaps and surface Dice in percent. `empty_as`: what an undefined distance counts as, 0 in the authors' release;
+    `absent`: classes that are left out, by default `absent_classes` of the rows.
     """
     absent = absent_classes(rows) if absent is None else absent
     rows = [row for row in rows if row["class"] not in absent]
@@ -75,7 +78,7 @@ def statistics(rows, prefix="", empty_as=math.nan, absent=None, metrics=METRICS)
         grid[np.isnan(grid)] = empty_as
         means = [column[~np.isnan(column)].mean() for column in grid.T if not np.isnan(column).all()]
         spread = [line[~np.isnan(line)].mean() for line in grid if not np.isnan(line).all()]
-        pair = (np.mean(means), np.std(spread)) if means else (math.nan, math.nan)
+        pair = (np.mean(means), np.std(spread) if len(spread) > 1 else math.nan) if means else (math.nan, math.nan)
         result[metric] = tuple(percent(metric) * float(value) for value in pair)
     return result
 
@@ -95,9 +98,9 @@ def line(title, stats):
 
 
 def cell(stats, metric):
-    """Mean ± std of `statistics`, of one case the value alone; – where no case defines it."""
+    """Mean ± std of `statistics`; where one case defines it the value alone, where none does –."""
     mean, std = stats[metric]
-    return "–" if math.isnan(mean) else f"{mean:.2f}" + f" ± {std:.2f}" * (stats["cases"] > 1)
+    return "–" if math.isnan(mean) else f"{mean:.2f}" + f" ± {std:.2f}" * (not math.isnan(std))
 
 
 def markdown(lines, headings=(*HEADINGS, "empty")):
@@ -147,7 +150,8 @@ def read_rows(path, columns=("case", "class", *METRICS)):
     SETTINGS that a file of an earlier version lacks are filled in: in voxels, the rest as the run's config.json has it.
     """
     if not Path(path).exists():
-        raise InputError(f"{path} does not exist: test that run first, with the same --split and --checkpoint")
+        raise InputError(f"{path} does not exist: test that run first, with the same --split, --checkpoint and "
+                         "--spacing")
     check_readable(path)
     try:
         with open(path, newline="", encoding="utf-8") as file:

@@ -17,7 +17,7 @@ from evaluation.pooled import case_dice
 from evaluation.selection import farthest_first
 from reproduction.experiments import SEEDS, Experiment
 from reproduction.results import RESULTS, Kept
-from reproduction.runs import MODEL, Run, hours
+from reproduction.runs import MODEL, Run, check_scans, hours
 from runtime.csv_table import Table
 from runtime.errors import InputError
 from runtime.files import make_folder, write_text
@@ -87,6 +87,7 @@ def make_missing(results, model=MODEL, data_dir=None, device="auto", seeds=None)
     """
     home = Path(model) / "ACDC" / NAME
     scans = Path(data_dir) / "ACDC" if data_dir else DATASETS["ACDC"].presets["mini"].data_dir
+    check_scans(scans, "ACDC")
     slices = read_lists(scans, "ACDC", ACDC.lists)["train"]
     everybody = list(dict.fromkeys(map(ACDC.patient_of, slices)))
     make_folder(results)
@@ -98,6 +99,8 @@ def make_missing(results, model=MODEL, data_dir=None, device="auto", seeds=None)
                 patients = everybody[:START]
                 if before:
                     patients = kept[before][0]
+                    if (data := home / before.folder / "data").is_dir():
+                        link_scans(data, scans)
                     patients = patients + more_patients(cell, home / before.folder / "run", everybody, patients, device)
                 run = trained(cell, home / cell.folder, scans, slices, patients, device)
                 dice = 100 * float(np.mean(list(case_dice(Kept(run).tested("val", "last")).values())))
@@ -122,9 +125,7 @@ def trained(cell, folder, scans, slices, patients, device):
     order = {patient: place for place, patient in enumerate(patients)}
     ordered = sorted(slices, key=lambda name: order.get(ACDC.patient_of(name), len(order)))
     write_text(data / ACDC.lists["train"], "".join(f"{name}\n" for name in ordered))
-    for path in scans.iterdir():        # the scans stay where they are
-        if path.name != ACDC.lists["train"] and not (data / path.name).is_symlink():
-            os.symlink(path.resolve(), data / path.name)
+    link_scans(data, scans)
     modules, where = DATASETS["ACDC"], ["--data-dir", str(data), "--device", device]
     if not (run / "last.pt").exists():
         modules.train.main.__wrapped__([*OPTIONS, "--labeled", str(len(patients)), "--seed", str(cell.seed), "--out",
@@ -132,6 +133,17 @@ def trained(cell, folder, scans, slices, patients, device):
     if not (run / "test_val_last.csv").exists():
         modules.test.main.__wrapped__(["--run", str(run), "--split", "val", *where])
     return run
+
+
+def link_scans(data, scans):
+    """Links in a cell's data folder to what is in the folder of scans, but its train list; moved ones are linked anew.
+    """
+    for path in scans.iterdir():
+        link = data / path.name
+        if path.name != ACDC.lists["train"] and not (link.is_symlink() and link.resolve() == path.resolve()):
+            if link.is_symlink():
+                link.unlink()
+            os.symlink(path.resolve(), link)
 
 
 # ---- choosing ----------------------------------------------------------------------------------------------------

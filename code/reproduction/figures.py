@@ -17,7 +17,7 @@ from reproduction.experiments import APPEARANCE, FIGURE4, PLACES, SEEDS, STEPS, 
 from reproduction.results import RESULTS
 from reproduction.runs import MODEL, Run, has_preset
 from reproduction.segmentations import has_weights, ranked, segmented
-from runtime.errors import counted
+from runtime.errors import InputError, counted
 from runtime.files import make_folder
 from training.recipe import read_config
 
@@ -151,9 +151,12 @@ def segmentations(columns, device="auto", data_dir=None, cases=()):
     A row of slices with contours and, of volumes with one class, a row of surfaces. The case is one of `cases`, or the
     one of median Dice of the last run.
     """
-    rows = []
+    rows, listed = [], {dataset: list(ranked(list(runs.values())[-1])[1]) for dataset, runs in columns.items()}
+    if unknown := [case for case in cases if not any(case in names for names in listed.values())]:
+        raise InputError(f"--cases {unknown[0]}: the last run of no data set was tested on it; choose of "
+                         f"{', '.join(sum(listed.values(), [])[:5])}, ...")
     for dataset, runs in columns.items():
-        names = list(ranked(list(runs.values())[-1])[1])
+        names = listed[dataset]
         name = next((case for case in cases if case in names), names[len(names) // 2])
         shown = {title: next(segmented(folder, [name], device, data_dir)) for title, folder in runs.items()}
         rows.append((dataset, shown, False))

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from evaluation import published
-from evaluation.metrics import overlap_metrics
+from evaluation.metrics import overlap_of_classes
 from evaluation.plots import upright
 from evaluation.sprites import COLOURS, LIMIT, box_around, greys, image_sprite, rendered, sprite, uri
 from methods import registry
@@ -125,7 +125,7 @@ def _browser(folders, count, device, data_dir):
         for rank, case in enumerate(segmented(folder, list(names)[:count], device, data_dir)):
             group = segmentations.setdefault(_identity(config["dataset"], case), [rank, []])
             group[0] = min(group[0], rank)
-            group[1].append((listed[-1], case))
+            group[1].append((listed[-1], case, round(100 * names[case.name], 1)))
     images, size = {}, 0
     for key, (_, group) in sorted(segmentations.items(), key=lambda item: item[1][0]):
         image, entries = _sprites(group)
@@ -147,9 +147,11 @@ def _identity(dataset, case):
 
 
 def _sprites(group):
-    """Of one case and the runs that segmented it: the image, and a run's label maps, slices below each other."""
+    """Of one case and the runs that segmented it, its Dice in their tests beside: the image, and a run's label maps,
+    slices below each other.
+    """
     first = group[0][1]
-    marked = np.any([first.reference > 0, *(view > 0 for _, case in group for view in case.views.values())], axis=0)
+    marked = np.any([first.reference > 0, *(view > 0 for _, case, _ in group for view in case.views.values())], axis=0)
     box = box_around(marked, [axis for axis in range(3) if axis != first.depth_axis])
 
     def cut(array):
@@ -157,13 +159,12 @@ def _sprites(group):
 
     image = image_sprite(greys(cut(first.image)))
     entries = []
-    for run, case in group:
-        classes = range(1, max(int(case.reference.max()), 1) + 1)
+    for run, case, dice in group:
         layers = {"reference": case.reference, **case.views}
         entry = {"name": case.name, "layers": {name: sprite(cut(labels), FILLED) for name, labels in layers.items()},
-                 "views": {name: [round(100 * overlap_metrics(labels == label, case.reference == label)["dice"], 1)
-                                  for label in classes] for name, labels in case.views.items()}}
-        entry["dice"] = round(float(np.mean(next(iter(entry["views"].values())))), 1)
+                 "views": {name: [None if math.isnan(one) else round(100 * one, 1) for one in
+                                  overlap_of_classes(labels, case.reference, len(run["classes"]) + 1)]
+                           for name, labels in case.views.items()}, "dice": dice}
         if run["pair"]:
             one, other = (case.views[name] for name in run["pair"])
             entry["layers"]["disagreement"] = sprite(cut((one != other).astype(np.uint8)), [(255, 255, 255, 255)])

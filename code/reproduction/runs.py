@@ -12,6 +12,7 @@ import numpy as np
 
 from evaluation import published
 from evaluation.report import write_rows
+from imaging.preprocess import read_preprocessing
 from methods import registry
 from reproduction.experiments import PLACES, SEEDS, Experiment, fraction, places_of
 from reproduction.results import RESULTS, Kept, publish, say, why_not
@@ -20,7 +21,7 @@ from runtime.files import ROOT
 from runtime.locks import locked
 from training.datasets import DATASETS
 from training.recipe import read_config
-from training.trained import load_run
+from training.trained import load_run, prepared_otherwise
 
 MODEL = ROOT / "model"
 # (data set, preset) -> (list, weights) that are tested, the headline first; presets that are not named as `paper`
@@ -158,6 +159,7 @@ def carry_out(run, results, model=MODEL, data_dir=None, device="auto"):
             raise InputError(f"{place} is not the run that its name stands for ({words}): rename it, or name other "
                              "folders with --out and --results")
     where = ["--device", device] + (["--data-dir", str(Path(data_dir) / run.dataset)] if data_dir else [])
+    check_scans(Path(data_dir) / run.dataset if data_dir else run.recipe.data_dir, run.dataset)
     with locked(folder, "run, or --out"):
         if not (folder / "last.pt").exists():
             modules.train.main.__wrapped__([*run.options, "--out", str(folder), *where])
@@ -171,6 +173,14 @@ def carry_out(run, results, model=MODEL, data_dir=None, device="auto"):
             write_rows(measured, agreement(
                 load_run(folder, weights, device, data_dir and Path(data_dir) / run.dataset), split))
         return publish(folder, results)
+
+
+def check_scans(folder, dataset):
+    """InputError for scans that were not prepared as the published ones: no table mixes them."""
+    if (record := read_preprocessing(folder)) and (words := prepared_otherwise(record.to_dict(), dataset)):
+        raise InputError(f"{folder}: these scans were prepared in another way than the published ones "
+                         f"({'; '.join(words)}), and no table mixes their results: prepare them as published, or train "
+                         f"with {DATASETS[dataset].train.__name__}.py alone")
 
 
 def is_newer(table, weights):

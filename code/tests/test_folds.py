@@ -4,6 +4,7 @@ import itertools
 import json
 import re
 import shutil
+from dataclasses import replace
 from types import SimpleNamespace
 
 import h5py
@@ -17,15 +18,19 @@ from scipy import ndimage
 
 import predict
 import prepare_folder
+import reproduce
 import test_own as testing_own
 import train_own
 from dataloaders.folds import divided, fold_number, write_folds
 from evaluation import pooled, report, tables, windows
 from evaluation.evidence import examined_together
+from imaging.plan import read_plan
 from method import Method
+from runtime.device import Device
 from runtime.errors import InputError
-from training import cross_validation, fit
+from training import budget, cross_validation, fit, hours, run_folder
 from training.run_folder import read_content
+from training.trained import Trained
 
 pytestmark = pytest.mark.usefixtures("narrow", "no_curves")
 TINY = ["--patch-size", "32", "32", "--labeled-batch", "2", "--unlabeled-batch", "2", "--pre-steps", "1",
@@ -174,6 +179,33 @@ def test_folds_are_trained_one_after_the_other_and_go_on_after_a_kill(mine, tmp_
     runs.assert_same(home / "fold2", tmp_path / "one" / "fold2")
 
 
+def test_hours_hold_for_the_slowest_method_and_are_told(mine, tmp_path, monkeypatch, capsys):
+    """Supervised steps take a second, CML+'s two: in 80 seconds both take as many as CML+ has time for, 35 of 100."""
+    done = []
+    for module in (cross_validation, hours):
+        monkeypatch.setattr(module, "stage_seconds", lambda recipe, _: [
+            (recipe.pre_steps + recipe.self_steps, 1 + (recipe.method == "cml_plus"))])
+    monkeypatch.setattr(cross_validation, "train", lambda recipe, _: done.append(
+        (recipe.method, recipe.pre_steps, recipe.self_steps)))
+    monkeypatch.setattr(budget, "results_of", lambda *_: [])
+    monkeypatch.setattr(budget, "present_budget", lambda *_: None)
+    options = ["--folds", "2", "--pre-steps", "20", "--self-steps", "80"]
+    trained(mine, tmp_path / "budget", *options, "--budget", "2", "--hours", "0.0222")
+    assert done == [(method, 7, 28) for method in ("supervised", "cml_plus") for _ in range(2)]
+    assert "the others take about 3.5 minutes" in capsys.readouterr().out
+    trained(mine, tmp_path / "folds", *options, "--hours", "10")
+    assert done[4:] == [("cml_plus", 20, 80)] * 2 and "about 6.7 minutes" in capsys.readouterr().out    # not 20 hours
+
+
+def test_folds_on_several_machines_take_as_many_steps_as_each_has_time_for():
+    recipes = {"fold1": replace(train_own.PRESETS["mini"], hours=2.0, fold="1/2", pre_steps=90, self_steps=360)}
+    recipes["fold2"] = replace(recipes["fold1"], fold="2/2", pre_steps=100, self_steps=400)
+    pooled.check_same_recipe(recipes)
+    for other in (None, 3.0):
+        with pytest.raises(InputError, match=r"fold2 and fold1 are runs of different recipes \(pre_steps, self_steps"):
+            pooled.check_same_recipe(recipes | {"fold2": replace(recipes["fold2"], hours=other)})
+
+
 def test_a_case_labelled_later_joins_a_fold(mine, tmp_path, monkeypatch):
     monkeypatch.setattr(cross_validation, "train_in_turn", lambda recipes: None)
     trained(mine, tmp_path / "folds", "--folds", "2")
@@ -220,6 +252,22 @@ def test_first_weights_of_other_channels_or_classes_are_refused_and_another_prep
     assert words in capsys.readouterr().out
 
 
+def test_a_run_that_is_repeated_on_other_data_has_their_classes(mine, tmp_path, monkeypatch):
+    monkeypatch.setattr(cross_validation, "start", lambda recipe: recipe)
+    shutil.copytree(mine / "data", tmp_path / "moved")
+    first = trained(mine, tmp_path / "run", "--flips", "1", "--keep-largest", "1")
+    run_folder.RunFolder(first.out, first.complete()).open(Device("cpu"))
+    shutil.rmtree(mine / "data")
+    prepare_folder.main(["--images", str(mine / "scans"), "--labels", str(mine / "masks"), "--output",
+                         str(mine / "data"), "--workers", "1", "--class-names", "LV", "RV"])
+    again, other = (train_own.main(["--from-config", str(first.out), "--data-dir", str(folder), "--out", str(folder)])
+                    for folder in (tmp_path / "moved", shutil.move(mine / "data", tmp_path / "hearts")))
+    assert (again.class_names, again.flips, again.keep_largest) == (("left", "right"), (1,), (1,))
+    plan, _ = read_plan(tmp_path / "hearts" / "plan.json")
+    assert other.class_names == ("LV", "RV") and (other.flips, other.keep_largest) == (plan.flips, plan.keep_largest)
+    assert (other.pre_steps, other.patch_size) == (first.pre_steps, first.patch_size)
+
+
 @pytest.mark.parametrize(("more", "words"), [
     (["--folds", "1"], "--folds 1: must be 2 or more"), (["--folds", "9"], "choose fewer folds"),
     (["--folds", "2", "--fold", "1/2"], "--fold 1/2: is one run; leave it out, or --folds"),
@@ -232,6 +280,17 @@ def test_what_cannot_be_divided_is_refused_before_anything_is_trained(mine, tmp_
     error = capsys.readouterr().err
     assert words in error and error.startswith("error: ") and error.count("\n") == 1
     assert not (tmp_path / "folds").exists()
+
+
+@pytest.mark.parametrize("more", [["--folds", "2"], ["--fold", "1/2"], ["--budget", "2"]])
+def test_folds_are_not_trained_in_the_folder_of_a_single_run(mine, tmp_path, capsys, more):
+    home = tmp_path / ("run/supervised_2" if more[0] == "--budget" else "run")
+    home.mkdir(parents=True)
+    (home / "config.json").touch()
+    with pytest.raises(SystemExit, match="2"):
+        trained(mine, tmp_path / "run", *more)
+    assert f"{home}: is the folder of a single run" in capsys.readouterr().err
+    assert not (mine / "data" / "folds.json").exists()
 
 
 # ---- how good is it ------------------------------------------------------------------------------------------------
@@ -293,6 +352,49 @@ def test_folds_that_do_not_belong_together_are_refused(folds, tmp_path, capsys):
     path.write_text(json.dumps(config), encoding="utf-8")
     (home / "fold2" / "last.pt").unlink()
     assert "fold 2 of 2 is not trained to its end" in refused()
+
+
+def test_cases_of_another_data_folder_are_of_no_fold(scans, folds, tmp_path, capsys):
+    home, other = shutil.copytree(folds(), tmp_path / "tiny_folds"), tmp_path / "other"
+    shutil.copytree(scans / "data", other, ignore=shutil.ignore_patterns("folds.json"))
+    for lists in (("train.list", "test.list"), ("test.list",)):
+        (other / "train.list").unlink() if len(lists) == 1 else None
+        for call in (lambda *more: testing_own.main(["--run", str(home), *more]),
+                     lambda *more: reproduce.main(["trust", str(home), *more])):
+            with pytest.raises(SystemExit, match="2"):
+                call("--device", "cpu", "--data-dir", str(other))
+            assert "has no folds.json, so none of its cases is out of any fold" in capsys.readouterr().err
+        rows = testing_own.main(["--run", str(home / "fold1"), "--data-dir", str(other), "--device", "cpu", "--force"])
+        assert {row["case"] for row in rows} == {"c5"}      # its test.list
+    assert not (home / "calibration.json").exists() and not (home / "test_test_last_mm.csv").exists()
+
+
+def test_results_of_folds_are_compared_in_mm_and_not_replaced_by_those_of_other_cases(folds, tmp_path, capsys):
+    homes = [shutil.copytree(folds(), tmp_path / name) for name in ("one_folds", "other_folds")]
+    rows = [{"case": case, "fold": "fold1", "class": 1, "name": "left", "dice": 0.8, "jaccard": 0.7, "hd95": 2.0,
+             "asd": 1.0, "list": "out-of-fold", "weights": "last", "unit": "mm"} for case in ("c0", "c9")]
+    for home in homes:
+        report.write_rows(home / "test_test_last_mm.csv", rows)
+    lines = testing_own.main(["--compare", *map(str, homes)])
+    assert [line[1] for line in lines] == ["80.00 ± 0.00"] * 2 and "95HD (mm)" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="2"):
+        testing_own.main(["--run", str(homes[0]), "--device", "cpu"])
+    assert "is the result of 2 other cases, and these are 5; --force replaces it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("checkpoint", "words"), [
+    ("best", "of 2 folds; CHOSEN ON THESE TEST CASES"),
+    ("last", "of 2 folds; THE WEIGHTS THAT SELF-TRAINING STARTED FROM WERE CHOSEN ON THESE TEST CASES")])
+def test_folds_whose_cases_chose_their_weights_say_so(folds, tmp_path, monkeypatch, capsys, checkpoint, words):
+    home = shutil.copytree(folds(), tmp_path / "tiny_folds")
+    for number in (1, 2):
+        shutil.copy(home / f"fold{number}" / "last.pt", home / f"fold{number}" / "best.pt")
+    monkeypatch.setattr(Trained, "chose", lambda self, names, split: self.run.name == "fold2")
+    rows = [{"case": "c0", "class": 1, "name": "left", "dice": 0.8, "jaccard": 0.7, "hd95": 2.0, "asd": 1.0,
+             "unit": "mm", "surface_dice": 1.0, "error_ml": 0.0, "tolerance": "2 mm"}]
+    monkeypatch.setattr(report, "measure", lambda *_: rows)
+    testing_own.main(["--run", str(home), "--device", "cpu", "--checkpoint", checkpoint])
+    assert words in capsys.readouterr().out
 
 
 def test_the_interval_of_the_mean_dice():

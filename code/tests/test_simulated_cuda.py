@@ -121,8 +121,8 @@ def loop_of(gpu, monkeypatch, tmp_path):
     monkeypatch.setattr(fit, "device_of", device_of)
     monkeypatch.setattr(fit, "Material", lambda *_: SimpleNamespace(content=None, absent_classes=lambda n: {}))
     monkeypatch.setattr(Device, "__str__", lambda self: "a simulated GPU")
-    folder = SimpleNamespace(path=tmp_path, earlier=lambda: None, check_data=lambda content: None, finished=False)
-    return lambda recipe: fit.Fit(recipe, None, folder)
+    return lambda recipe: fit.Fit(recipe, None, SimpleNamespace(
+        path=tmp_path, earlier=lambda: None, check_data=lambda content: None, finished=False, fields=recipe.fields))
 
 
 def recipe_of(dataset, method, **changes):

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from dataloaders.own import Own
 from evaluation import plots, pooled, tables
+from runtime.errors import counted
 from runtime.files import write_text
 from runtime.ranks import Ranks
 from training.cross_validation import of_folds, train_in_turn
@@ -59,7 +60,7 @@ def present_budget(results, recipe):
             line += [f"{points:+.2f}", f"{p:.3g}"]
         else:
             line += ["–", "–"]
-        lines.append([f"{labels} labels", *line])
+        lines.append([counted(labels, "label"), *line])
     text = tables.markdown(lines, [f"{BASELINE}, Dice (%)", f"{recipe.method}, Dice (%)", "Δ", "p (Wilcoxon)"])
     cases = len({row["case"] for rows in results.values() for row in rows})
     note = (f"{cases} cases, each by the one of {recipe.folds} folds that was not trained on it; preset "

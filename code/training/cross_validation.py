@@ -35,6 +35,10 @@ def of_folds(recipe, labels=None):
 
     labels: of each fold; by default as many as the recipe asks for, or all that the fold leaves.
     """
+    home = recipe.out.parent if recipe.fold else recipe.out
+    if (home / "config.json").exists():
+        raise InputError(f"{home}: is the folder of a single run, and test_own.py would test that one; give the folds "
+                         "another --out")
     data = Own(recipe)
     labelled = data.labelled(data.listed("train"))
     count = recipe.folds or fold_number(recipe.fold)[1]
@@ -72,20 +76,31 @@ def check_twins(data, numbers):
 
 
 def train_in_turn(recipes):
-    """Train each; all take as many steps as the first, where --hours shortens it."""
-    ranks, first = Ranks(), None
+    """Train each, one after the other; --hours is the time of each."""
+    if recipes[0].hours is not None:
+        recipes = equally_long(recipes)
     if len(recipes) > 1:
         tell_hours(recipes)
     for place, recipe in enumerate(recipes, 1):
         if len(recipes) > 1:
-            ranks.say(f"\nrun {place} of {len(recipes)}")
-        data = Own(recipe)
-        if recipe.hours is not None and first and not (recipe.out / "config.json").exists():
-            recipe = replace(recipe, pre_steps=first.pre_steps, self_steps=first.self_steps)
-        else:
-            recipe = fitted(recipe, data)
-        first = first or recipe
-        train(recipe, data)
+            Ranks().say(f"\nrun {place} of {len(recipes)}")
+        train(recipe, Own(recipe))
+
+
+def equally_long(recipes):
+    """The recipes with the steps of one that has begun, or with those that the slowest method has time for."""
+    begun = {recipe.out: fitted(recipe, Own(recipe)) for recipe in recipes if (recipe.out / "config.json").exists()}
+    first, *others = begun.values() or {recipe.method: recipe for recipe in recipes}.values()
+    if not begun:
+        slowest = max([first, *others], key=seconds_of_run) if others else first
+        first = fitted(slowest, Own(slowest))
+    return [begun.get(recipe.out) or replace(recipe, pre_steps=first.pre_steps, self_steps=first.self_steps)
+            for recipe in recipes]
+
+
+def seconds_of_run(recipe):
+    """How long all steps of a run take, by three timed ones of each stage."""
+    return sum(map(math.prod, stage_seconds(recipe, Own(recipe))))
 
 
 def tell_hours(recipes):
@@ -93,8 +108,7 @@ def tell_hours(recipes):
     left, seconds = [recipe for recipe in recipes if not is_finished(recipe.out)], {}
     for recipe in left:
         if recipe.method not in seconds:
-            seconds[recipe.method] = (
-                3600 * recipe.hours if recipe.hours else sum(map(math.prod, stage_seconds(recipe, Own(recipe)))))
+            seconds[recipe.method] = seconds_of_run(recipe)
     hours = sum(seconds[recipe.method] for recipe in left) / 3600
     Ranks().say(f"{len(recipes)} runs, {len(recipes) - len(left)} of them finished"
                 + (f"; the others take about {hours_in_words(hours)} without validation" if left else ""))

@@ -136,7 +136,7 @@ class Fit:
                            + ("the network does not learn it; is --num-classes right?" if name == "labelled" else
                               "the mean Dice leaves it out as long as nothing predicts it either"))
         self.checkpoints = Checkpoints(folder.path, self.method, self.optimizer,
-                                       [stage.steps for stage in self.stages], recipe.fields())
+                                       [stage.steps for stage in self.stages], folder.fields())
         if recipe.init_from and not self.checkpoints.there and not folder.finished:     # refused before all work
             self.checkpoints.start_from(recipe.init_from)
         self.stage, self.step, self.best = 0, 0, -math.inf
@@ -180,6 +180,8 @@ class Fit:
             self.checkpoints.save_weights("last.pt", self.total_steps)
         self.logbook.close()
         self.ranks.say(f"finished: {self.folder.path}")
+        if stop := max(self.ranks.gather([self.noted_signal])):     # since the last step: no other run begins
+            self._leave(stop, "after its last step")
         self.ranks.wait()
 
     @property
@@ -209,7 +211,8 @@ class Fit:
                 self.saved_at, self.save_due = time.monotonic(), False
             if self.stop_signal:
                 bar.close()
-                self._leave(stage)
+                self.logbook.close()
+                self._leave(self.stop_signal, f"after step {self.step} of stage {stage.name}")
             begun = time.monotonic()
         if stage.name == "pre" and self.best == -math.inf:      # no validation cases chose it
             self.checkpoints.save_weights("pretrained.pt", self.total_steps, optimizer=True)
@@ -324,10 +327,8 @@ class Fit:
             for number, handler in previous.items():
                 signal.signal(number, handler)
 
-    def _leave(self, stage):
-        self.logbook.close()
-        self.ranks.say(f"\n{signal.Signals(self.stop_signal).name}: saved after step {self.step} of stage "
-                       f"{stage.name}; go on with\n"
+    def _leave(self, number, where):
+        self.ranks.say(f"\n{signal.Signals(number).name}: saved {where}; go on with\n"
                        f"    {shlex.join([*self.ranks.launcher, *sys.argv])}")
         self.ranks.wait()       # torchrun ends the others when one leaves
-        sys.exit(128 + self.stop_signal)
+        sys.exit(128 + number)

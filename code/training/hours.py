@@ -22,8 +22,9 @@ def fitted(recipe, data):
     stages = stage_seconds(recipe, data)
     share = min(1, SHARE * 3600 * recipe.hours / sum(map(math.prod, stages)))
     pre, later = (max(int(share * steps), min(steps, 1)) for steps in (recipe.pre_steps, recipe.self_steps))
-    Ranks().say(f"--hours {recipe.hours:g}: a step takes {', '.join(f'{one:.2g}' for _, one in stages)} s; "
-              f"{pre} + {later} of {recipe.pre_steps} + {recipe.self_steps} steps are taken")
+    seconds = ", ".join(f"{one:.2g}" for _, one in stages)
+    Ranks().say(f"--hours {recipe.hours:g}: a step of {recipe.method} takes {seconds} s; "
+                f"{pre} + {later} of {recipe.pre_steps} + {recipe.self_steps} steps are taken")
     return replace(recipe, pre_steps=pre, self_steps=later)
 
 

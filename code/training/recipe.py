@@ -151,6 +151,10 @@ class Recipe:
         check_published(self.data_dir, self.dataset)
         return self
 
+    def repeated(self):
+        """The recipe of a run for the data in another folder; InputError as `planned`."""
+        return self.planned()
+
     def reasons(self):
         """{field: why its default is what it is} where `planned` chose it."""
         return {}
@@ -240,11 +244,14 @@ def command_line(presets, description, args=None):
         if default.preset not in presets:
             raise InputError(f"{config_path(source)}: preset is {default.preset!r}, expected one of "
                              f"{', '.join(presets)}: {RESTORE}")
-    else:
-        default = _given(default, args)
+    given = _given(default, args)
+    elsewhere, default = given.data_dir != default.data_dir, default if source else given
     reasons = {}
     with contextlib.suppress(InputError) if {"-h", "--help"} & set(args) else contextlib.nullcontext():
-        default = default if source else default.planned()
+        if not source:
+            default = default.planned()
+        elif elsewhere:
+            default = given.repeated()
         reasons = default.reasons()
     planned = "".join(f"\n\n{_option(name, getattr(default, name))}: by the plan, {reason}"
                       for name, reason in reasons.items())

@@ -54,6 +54,14 @@ class RunFolder:
         if content is not None and not self.knows_data:
             write_text(self.path / DATA, json.dumps(asdict(content)) + "\n")
 
+    def fields(self):
+        """The recipe's fields, as the record has them: without an option that is younger than the run."""
+        if not (self.path / "config.json").exists():
+            return self.recipe.fields()
+        recipe = read_config(self.path)["recipe"]
+        known = {*recipe, *(f"hyper.{name}" for name in recipe.get("hyper") or ())}
+        return {name: value for name, value in self.recipe.fields().items() if name in known}
+
     @property
     def knows_data(self):
         """Whether there is a record of the data; runs of earlier versions have none."""

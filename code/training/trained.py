@@ -3,6 +3,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from dataloaders.folds import FOLDS
 from dataloaders.scans import published_list, read_list
 from imaging.preprocess import PUBLISHED, read_preprocessing
 from methods import registry
@@ -29,9 +30,10 @@ class Trained(NamedTuple):
     content: Content | None     # data.json; None for runs made before this file existed
 
     def names(self, split):
-        """The cases of a list; a folder with scans to test alone needs that list and no other."""
+        """The cases of a list; a folder with scans to test alone, or without the run's folds, needs no other list."""
         folder, lists = self.recipe.data_dir, self.data.lists
-        if split in lists and not (folder / lists["train"]).exists():
+        foldless = getattr(self.recipe, "fold", None) and not (folder / FOLDS).exists()
+        if split in lists and (foldless or not (folder / lists["train"]).exists()):
             if (folder / lists[split]).exists():
                 return read_list(folder / lists[split])
             if not published_list(self.data.dataset, lists["train"]):
@@ -87,8 +89,7 @@ class Trained(NamedTuple):
         """Whether the run was trained on scans prepared as published: with the labels of the published cases and, where
         its method reads them, all the other published cases without theirs.
         """
-        if self._published is None or any(self._made.get(key) != value for key, value in self._published.items()
-                                          if key not in ANYHOW):
+        if self._published is None or prepared_otherwise(self._made, self.data.dataset):
             return False
         if self.content is None:
             return True
@@ -105,6 +106,12 @@ class Trained(NamedTuple):
             return self.recipe.select_on == split
         patients = set(map(self.data.patient_of, names))
         return any(self.data.patient_of(name) in patients for name in self.content.cases.get("validation", ()))
+
+
+def prepared_otherwise(made, dataset):
+    """How a record of preprocessing, `Preprocessing.to_dict`, differs from the published scans', in words."""
+    return [f"{key} is {made.get(key, 'not said')}, not {value}" for key, value in PUBLISHED[dataset].to_dict().items()
+            if made.get(key) != value and key not in ANYHOW]
 
 
 def load_run(run, checkpoint="last", device="auto", data_dir=None, dataset=None):

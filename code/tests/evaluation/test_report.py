@@ -61,9 +61,9 @@ def test_the_order_of_the_rows_does_not_matter():
 
 def test_a_view_is_read_by_its_prefix():
     rows = [row("a", 1, 0.5, 0.3, 2.0, 1.0) | row("a", 1, 0.9, 0.8, NAN, NAN, "subnet0_")]
-    assert tables.statistics(rows)["dice"] == pytest.approx((50, 0))
+    assert tables.statistics(rows)["dice"] == pytest.approx((50, NAN), nan_ok=True)
     stats = tables.statistics(rows, "subnet0_")
-    assert stats["dice"] == pytest.approx((90, 0)) and stats["empty"] == 1
+    assert stats["dice"] == pytest.approx((90, NAN), nan_ok=True) and stats["empty"] == 1
     assert all(math.isnan(value) for value in (*stats["hd95"], *stats["asd"]))
 
 
@@ -246,6 +246,15 @@ def test_a_class_that_one_run_or_view_predicts_counts_in_all_that_it_is_compared
     assert tables.absent_classes(of_view) == set() and tables.statistics(of_view)["dice"][0] == pytest.approx(95)
 
 
+def test_methods_with_other_views_are_compared_where_a_case_lacks_a_class():
+    one = [flagged(case, label, 0.9, int(case == "a" and label == 2), int(case == "a")) for case in "abc"
+           for label in (1, 2, 3)]
+    other = [{key.replace("other_", "network_"): value for key, value in r.items()} | {"dice": 0.8} for r in one]
+    for pair in ({"one": one, "other": other}, {"other": other, "one": one}):
+        assert [line[-2] for line in tables.compare_lines(pair)] == ["–", "-10.00" if "one" in [*pair][0] else "+10.00"]
+    assert tables.absent_classes([*one, *({k: v for k, v in r.items() if "empty" not in k} for r in other)]) == set()
+
+
 def test_rows_of_earlier_versions_without_flags_count_in_full():
     assert tables.absent_classes(ROWS) == set() and tables.absent_classes([]) == set()
 
@@ -253,6 +262,9 @@ def test_rows_of_earlier_versions_without_flags_count_in_full():
 def test_a_single_case_has_no_deviation():
     lines = tables.run_lines(with_views([r for r in ROWS if r["case"] == "b"]), ["RV", "MYO"])
     assert lines[0][1] == "60.00" and not any("±" in cell for line in lines for cell in line)
+    [_, dice, _, hd95, *_] = tables.line("a distance in one of three cases", tables.statistics(
+        [r | {"hd95": NAN} if r["case"] != "b" else r for r in ROWS]))
+    assert dice == "35.00 ± 18.71" and hd95 == "6.00"
 
 
 # ---- how a result was made ---------------------------------------------------------------------------------------

@@ -82,6 +82,18 @@ def test_a_network_chooses_among_those_without_a_label(monkeypatch, by, expected
     assert set(chosen) == expected
 
 
+def test_scans_that_moved_are_linked_anew(tmp_path):
+    data, scans = tmp_path / "data", tmp_path / "scans"
+    (scans / "data").mkdir(parents=True)
+    (scans / "train_slices.list").write_text("patient001_frame01_slice_1\n", encoding="utf-8")
+    data.mkdir()
+    for place in (scans, scans, tmp_path / "moved"):
+        if not place.exists():
+            scans.rename(place)
+        active.link_scans(data, place)
+        assert [path.name for path in data.iterdir()] == ["data"] and (data / "data").resolve() == place / "data"
+
+
 def test_random_choices_are_seeded_and_differ_from_draw_to_draw():
     everybody = [f"p{number}" for number in range(60)]
     first, other = (active.more_patients(ActiveRun(1337, "random", draw, 1), None, everybody, everybody[:3], "cpu")

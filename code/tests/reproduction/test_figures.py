@@ -7,6 +7,7 @@ import reproduce
 from reproduction import figures
 from reproduction.columns import lines_of
 from reproduction.experiments import APPEARANCE, PLACES
+from runtime.errors import InputError
 
 VAL = "stage,step,split,fused,subnet0,subnet1\npre,2,val,0.1,0.1,0.1\nself,1,val,0.5,0.4,0.3\nself,2,val,0.7,0.6,0.5\n"
 
@@ -75,6 +76,8 @@ def test_figure_4_shows_reference_and_runs_side_by_side(dataset, recipe, runs, n
         runs.trained(own)
         {"LA": test_LA, "ACDC": test_ACDC}[dataset].main(["--run", str(own.out), "--device", "cpu"])
         folders[method] = own.out
+    with pytest.raises(InputError, match="--cases nobody: the last run of no data set was tested on it; choose of "):
+        figures.segmentations(figures.weights_of(folders.values()), "cpu", cases=("nobody",))
     drawn = figures.segmentations(figures.weights_of(folders.values()), "cpu")
     titles = [axes.get_title() for axes in drawn.axes]
     rows = [[f"{dataset}: reference", "CPS", "CML"]] * (2 if dataset == "LA" else 1)     # slices; surfaces of LA

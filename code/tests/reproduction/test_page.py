@@ -86,6 +86,16 @@ def test_the_browser_has_the_cases_as_they_were_segmented(report, tmp_path, runs
             200 * (ours & reference).sum() / (ours.sum() + reference.sum()), abs=0.06)
 
 
+def test_a_case_has_its_dice_in_the_test_where_its_reference_lacks_a_class():
+    reference, image = np.zeros((3, 20, 20), np.uint8), np.ones((3, 20, 20), np.float32)
+    reference[1, 4:8, 4:8] = 1
+    false = reference.copy()
+    false[1, 12:16, 4:8] = 2
+    run = {"pair": None, "classes": ["left", "right", "other"]}
+    _, [(_, entry)] = page._sprites([(run, Segmented("a", image, reference, {"network": false}, 0), 66.7)])
+    assert entry["dice"] == 66.7 and entry["views"] == {"network": [100.0, 0.0, None]}
+
+
 @pytest.mark.slow
 def test_cases_beyond_the_limit_are_left_out(report, monkeypatch, tmp_path, results, narrow):
     monkeypatch.setattr(page, "LIMIT", 1)

@@ -13,6 +13,7 @@ import pytest
 
 import reproduce
 import train_ACDC
+from imaging.preprocess import PUBLISHED, write_preprocessing
 from reproduction import runs
 from reproduction.experiments import PLACES, Experiment, Place, Row
 from runtime.errors import InputError
@@ -276,6 +277,18 @@ def test_a_finished_run_of_another_recipe_is_refused_before_work(place, argument
         reproduce.main(arguments)
     line = next(line for line in capsys.readouterr().err.splitlines() if line.startswith("not done: "))
     assert str(folder) in line and "labeled is 1, not 2; self_steps is 6, not 2" in line
+
+
+def test_scans_that_were_prepared_in_another_way_make_no_table(place, arguments, tmp_path, capsys, monkeypatch):
+    place(tiny())
+    monkeypatch.setattr(train_ACDC, "main", None)
+    (tmp_path / "data/ACDC").unlink()
+    (tmp_path / "data/ACDC").mkdir()
+    write_preprocessing(tmp_path / "data/ACDC", replace(PUBLISHED["ACDC"], normalise="zscore"))
+    with pytest.raises(SystemExit):
+        reproduce.main([*arguments, "tiny", "active_acdc"])
+    words = "in another way than the published ones (normalise is zscore, not minmax)"
+    assert capsys.readouterr().err.count(words) == 2
 
 
 # ---- publish -------------------------------------------------------------------------------------------------------

@@ -188,6 +188,22 @@ def test_a_polite_stop_saves_first_and_says_how_to_go_on(recipe, runs, reference
 
 
 @unpainted
+def test_a_stop_after_the_last_step_ends_the_process_too(recipe, runs, monkeypatch, capsys):
+    """While the finished run is validated, say: no other fold or run begins."""
+    own, validate = recipe(), fit.Fit._validate
+
+    def signalled(self, stage):
+        if (stage.name, self.step) == ("self", stage.steps):
+            os.kill(os.getpid(), signal.SIGTERM)
+        return validate(self, stage)
+    monkeypatch.setattr(fit.Fit, "_validate", signalled)
+    with pytest.raises(SystemExit) as stopped:
+        runs.train(own)
+    assert stopped.value.code == 128 + signal.SIGTERM and (own.out / "last.pt").exists()
+    assert "SIGTERM: saved after its last step; go on with" in capsys.readouterr().out
+
+
+@unpainted
 def test_a_finished_run_says_so_and_is_left_alone(recipe, runs, capsys):
     own = recipe()
     folder = runs.trained(own)

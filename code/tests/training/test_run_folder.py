@@ -139,6 +139,13 @@ def test_a_run_of_an_earlier_version_goes_on_and_then_knows_its_data(unfinished,
         runs.train(unfinished)
 
 
+def test_a_run_goes_on_with_code_that_has_more_options(unfinished, runs):
+    later = dataclasses.make_dataclass("Later", [("more", float, 0.5)], bases=(type(unfinished),), kw_only=True)
+    with pytest.raises(InputError, match=r"another recipe \(more was 0.5, is 0.7\)"):
+        runs.train(later(**vars(unfinished), more=0.7))
+    assert (runs.train(later(**vars(unfinished))) / "last.pt").exists()
+
+
 def test_config_says_who_trained_and_who_went_on_with_the_run(recipe, runs, monkeypatch):
     own = recipe(pre_steps=1, self_steps=2)
 
