@@ -104,7 +104,7 @@ class TrainingCases:
     quantiles: dict[str, tuple[tuple[float, ...], ...]] = field(default_factory=dict)   # of each channel, all cases
     voxel_sizes: dict[str, tuple[float, ...]] = field(default_factory=dict)     # mm along the prepared axes, all cases
     pairs: dict[str, tuple[tuple[int, ...], ...]] = field(default_factory=dict)     # survey.alike_pairs, labelled cases
-    patients: dict[str, str] = field(default_factory=dict)      # of volumes; one that is missing is a patient's only one
+    patients: dict[str, str] = field(default_factory=dict)      # of volumes; one not there is its patient's only one
 
     def distance(self, own):
         """Of a scan's quantiles from the nearest training scan, in the largest such distance of a training scan from
