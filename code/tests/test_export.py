@@ -279,6 +279,11 @@ def test_what_an_exported_network_made_is_no_scan_and_no_label(run_of, tmp_path,
     path, _ = scan(tmp_path, "scan.nii.gz")
     assert read_alone(folder, tmp_path / "labels.nii.gz", path).returncode == 0
     assert is_prediction(tmp_path / "labels.nii.gz") and not is_prediction(path)
+    image = nib.load(tmp_path / "labels.nii.gz")
+    corrected = np.asarray(image.dataobj).copy()
+    corrected[0, 0, :2] = 1 - corrected[0, 0, :2]
+    nib.save(nib.Nifti1Image(corrected, image.affine, image.header), tmp_path / "labels.nii.gz")
+    assert not is_prediction(tmp_path / "labels.nii.gz")
 
 
 def test_a_scan_of_which_preparation_leaves_one_value_is_refused(run_of, tmp_path):
