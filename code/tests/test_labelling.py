@@ -280,6 +280,7 @@ def test_a_correction_of_the_proposal_in_its_own_folder_is_no_reason_to_take_the
     assert take(first) == 2 and not (first.masks / f"{name}.nii.gz").exists()
     assert f"corrections belong beside the scan: move the file to {first.out / name}" in capsys.readouterr().err
     proposal.rename(first.out / name / "mine.nii.gz")
+    assert take(first) == 2 and f"{proposal}: is no longer there" in capsys.readouterr().err
     assert choose(first, "--by", "random", "--count", "2") == 0 and proposal.exists()
     assert take(first) == 0 and np.array_equal(load(first.masks / f"{name}.nii.gz"), label)
 
