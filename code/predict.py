@@ -265,7 +265,7 @@ def segment_scans(options, cases=None):
     if ranks.main:
         tell_notes(notes for notes in done if notes is not None)
         report_bad(bad)
-        print("\n".join(job.predictions.told(cases.keys() - bad.keys())))
+        print(*(f"{line}\n" for line in job.predictions.told(cases.keys() - bad.keys())), sep="", end="")
         if options.report:
             write_report(job, {name: paths for name, paths in cases.items() if name not in bad})
     ranks.wait()
