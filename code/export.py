@@ -23,6 +23,7 @@ from runtime.script import reported
 
 import numpy as np
 
+from evaluation.pooled import is_folds
 from evaluation.windows import windows_of
 from imaging.cases import in_shell
 from imaging.plan import PLAN, read_plan
@@ -115,6 +116,9 @@ def main(args=None):
     if options.output.exists():
         raise InputError(f"--output {options.output}: is there already, expected a folder to be made; name another "
                          "one, or remove it")
+    if is_folds(options.run):
+        raise InputError(f"--run {options.run}: is a folder of folds, and one network is exported; give one of them, "
+                         f"such as {options.run / 'fold1'}, or a run on all labelled cases")
     dataset = datasets.of_run(options.run)
     record = read_preprocessing(options.run)
     preprocessing = record or PUBLISHED[dataset.data.dataset]

@@ -154,6 +154,9 @@ def with_run(options, by):
         raise InputError(f"{recipe.data_dir / SOURCES}: does not say where the scans of "
                          f"{', '.join(unknown[:3])} are; prepare the folder again")
     tests, pool = drawn_for_testing(others, listed(recipe.data_dir / TESTS), options)
+    if not (tests or pool):
+        raise InputError(f"--count {options.count}: all {counted(len(others), 'case')} without a label are kept for "
+                         f"testing, and one of every {TESTED} chosen ones is: expected {TESTED} or more")
     add_tests(recipe.data_dir, tests)
     count = options.count - len(tests)
     pool = shuffled(pool, options.seed + 1)[:count] if by == "random" else pool
@@ -208,10 +211,12 @@ def propose(options, scans, channels):
     """Label maps of scans, and predictions.csv, in the folder of proposals -> predict.py's exit code."""
     import predict  # here: options are read without what it needs
     with tempfile.TemporaryDirectory() as links:
+        links, cases = Path(links), {}      # whatever they are called: a case may be case_0000, or p1_t2
         for name, files in scans.items():
-            placed_beside(name, files, channels, Path(links), lambda file, link: link.symlink_to(file.resolve()))
-        return predict.segment_scans(predict.Options(run=(options.run,), input=Path(links), device=options.device,
-                                                     output=options.output / PROPOSALS))
+            placed = placed_beside(name, files, channels, links, lambda file, link: link.symlink_to(file.resolve()))
+            cases[name] = tuple(links / name / file for file in placed)
+        return predict.segment_scans(predict.Options(run=(options.run,), input=links, device=options.device,
+                                                     output=options.output / PROPOSALS), cases)
 
 
 def flags_by_look(options):

@@ -185,8 +185,10 @@ def waits_for_labels(run):
         return False
 
 
-def segment_scans(options):
-    """Segment what the options name -> the exit code: 0, or 2 where a scan is bad."""
+def segment_scans(options, cases=None):
+    """Segment what the options name, or `cases`, {name: files}, below --input -> the exit code: 0, or 2 where a scan is
+    bad.
+    """
     runs = runs_of(options)
     run, *_ = runs
     if options.codes and options.format not in OBJECTS:
@@ -208,7 +210,7 @@ def segment_scans(options):
     values = written_values(read_preprocessing(run), recipe.num_classes)
     windows, *others = [windows_of(one.recipe, options.stride, options.weights, fast=True) for one in trained]
     kept = components.asked_for(options.keep_largest, recipe.keep_largest, recipe.classes)
-    cases, bad, aside = scans_to_segment(options.input, preprocessing.modalities)
+    cases, bad, aside = (cases, {}, []) if cases else scans_to_segment(options.input, preprocessing.modalities)
     codes = []
     if options.format == "dicom-seg":
         dicom_segmentations.writer()    # said before the work, where it is missing
@@ -263,7 +265,7 @@ def segment_scans(options):
     if ranks.main:
         tell_notes(notes for notes in done if notes is not None)
         report_bad(bad)
-        print("\n".join(job.predictions.told(cases.keys() - bad.keys())))
+        print(*(f"{line}\n" for line in job.predictions.told(cases.keys() - bad.keys())), sep="", end="")
         if options.report:
             write_report(job, {name: paths for name, paths in cases.items() if name not in bad})
     ranks.wait()

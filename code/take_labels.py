@@ -148,6 +148,9 @@ def take(name, case, record, options, places):
     scan, *_ = read_channels(original(name, case, options, places), record.geometry,
                              record.channels if len(case.copies) == 1 else 1)
     proposal = options.input / case.proposal if case.proposal else None
+    if proposal and not proposal.exists():
+        raise InputError(f"{proposal}: is no longer there, and what was corrected of it cannot be told; restore it, or "
+                         "run label_next.py again, which proposes anew and keeps what lies beside the scan")
     if proposal and case.proposed not in (None, checksum(proposal)):
         raise InputError(f"{proposal}: is not what label_next.py wrote there; corrections belong beside the scan: move "
                          f"the file to {options.input / name}, and run label_next.py again, which proposes anew")

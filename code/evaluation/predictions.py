@@ -89,12 +89,12 @@ class Predictions:
         return row
 
     def told(self, cases):
-        """Lines that say which of these cases to look at first."""
+        """Lines that say which of these cases to look at first; none of no cases."""
         flagged = [(case, trust.flags_of(rows)) for case, rows in self.cases.items() if case in cases]
         flagged = [(case, flags) for case, flags in flagged if flags]
         lines = [f"look at {case}: {'; '.join(flags)}" for case, flags in flagged[:SHOWN]]
         if not flagged:
-            return [f"no case is flagged; {self.path} has them ranked"]
+            return bool(cases) * [f"no case is flagged; {self.path} has them ranked"]
         return [*lines, (f"and {len(flagged) - SHOWN} more with flags; " if len(flagged) > SHOWN else "")
                 + f"{self.path} has all cases ranked"]
 

@@ -167,8 +167,9 @@ def scans_to_segment(path: Path, modalities: Sequence[str], trained: bool = True
     label maps and for other channels by their names. Raises InputError where there is no scan, and for channels where
     no network was `trained`.
     """
+    option = "--input" if trained else "--images"
     if not path.exists():
-        raise InputError(f"--input {path} does not exist: give a scan ({', '.join(SUFFIXES)}) or a folder of scans")
+        raise InputError(f"{option} {path} does not exist: give a scan ({', '.join(SUFFIXES)}) or a folder of scans")
     if path.name == dicom_series.INDEX:
         path = path.parent
     files = [path]
@@ -178,19 +179,19 @@ def scans_to_segment(path: Path, modalities: Sequence[str], trained: bool = True
                  and (role_of(case_name(file), modalities) or [None])[0] == match[0]]
     elif path.is_dir():
         if folders := [name for name in ("imagesTs", "imagesTr") if (path / name).is_dir()]:
-            raise InputError(f"--input {path}: holds a whole data set, {' and '.join(folders)}, labels maybe; give the "
-                             f"folder of the scans that are to be segmented, such as {path / folders[0]}")
+            raise InputError(f"{option} {path}: holds a whole data set, {' and '.join(folders)}, labels maybe; give "
+                             f"the folder of the scans that are to be segmented, such as {path / folders[0]}")
         files = visible(path)
     series, files = series_among(files, path if path.is_dir() else path.parent)
     if path.is_file() and any(len(one.frames) == 1 for one in series.series):
         beside, _ = series_among(sorted(path.parent.iterdir()), path.parent)
         if whole := next((one for one in beside.series if len(one.files) > 1 and path in one.files), None):
-            raise InputError(f"--input {path}: is one of the {len(whole.files)} slices of a series; give its folder")
+            raise InputError(f"{option} {path}: is one of the {len(whole.files)} slices of a series; give its folder")
     scans, predicted = without_predictions(filter(is_scan, files))
     if path in predicted:
-        raise InputError(f"--input {path}: was made by predict.py and is no scan; give the scan that it is of")
+        raise InputError(f"{option} {path}: was made by predict.py and is no scan; give the scan that it is of")
     if path in files and not scans:
-        raise InputError(f"--input {path}: has no scan by its name, expected {TAKEN}")
+        raise InputError(f"{option} {path}: has no scan by its name, expected {TAKEN}")
     labels = {file for file in scans if role_of(case_name(file), LABELS | ASIDE)}
     rest = [file for file in scans if file not in labels]
     cases, bad = {}, {}
@@ -222,7 +223,7 @@ def scans_to_segment(path: Path, modalities: Sequence[str], trained: bool = True
         bad = {case_name(file): f"{file}: is a label map by its name; rename it if it is a scan" for file in labels}
     if not cases and not bad:
         what = f"it holds {told(aside)}; taken are {TAKEN}" if aside else contents(path)
-        raise InputError(f"--input {path} has no scan; {what}")
+        raise InputError(f"{option} {path} has no scan; {what}")
     return dict(sorted(cases.items())), bad, aside
 
 

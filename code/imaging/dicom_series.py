@@ -42,6 +42,10 @@ class Header(NamedTuple):
     when: tuple[str, ...]
     kind: str                   # "original", "derived" or "localiser"
 
+    @property
+    def study_of_modality(self) -> tuple:
+        return self.patient, self.study, self.modality
+
 
 class Aside(NamedTuple):
     """A file that is left aside, and what it is."""
@@ -77,17 +81,19 @@ def find(files: Iterable[Path], root: Path) -> FoundSeries:
             if frames != INDEX:
                 found.aside.append(Aside(path, frames))
             continue
-        headers.setdefault(header.series, header)
-        series[header.series].append((header, frames))
+        key = header.series, header.patient         # some anonymisers give every patient the same UIDs
+        headers.setdefault(key, header)
+        series[key].append((header, frames))
         for folder in itertools.takewhile(lambda folder: folder != root, path.parents):
             folders[folder].add(header.patient)
-    originals = {(header.study, header.modality) for content in series.values() for header, _ in content
+    originals = {header.study_of_modality for content in series.values() for header, _ in content
                  if header.kind == "original"}
     named = defaultdict(list)
     for uid, content in series.items():
         taken = []
         for header, frames in content:
-            if header.kind == "localiser" or header.kind == "derived" and (header.study, header.modality) in originals:
+            if header.kind == "localiser" or (
+                    header.kind == "derived" and header.study_of_modality in originals):
                 found.aside.append(Aside(frames[0].path, f"DICOM {header.kind} images"))
             else:
                 taken += frames

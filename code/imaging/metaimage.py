@@ -26,7 +26,7 @@ def read_header(path: Path) -> tuple[dict[str, str], int]:
     fields, place = {}, 0
     while "ElementDataFile" not in fields:
         end = start.index(b"\n", place)
-        key, value = start[place:end].decode().split("=", 1)
+        key, _, value = start[place:end].decode(errors="replace").partition("=")     # of DICOM, in any encoding
         fields[key.strip()] = value.strip()
         place = end + 1
     return fields, place

@@ -36,7 +36,7 @@ def read_header(path: Path) -> tuple[dict, int]:
     """The fields of a file, and the bytes that they take."""
     with path.open("rb") as file:
         start = io.BytesIO(file.read(HEADER))
-    return nrrd.read_header(start), start.tell()
+    return nrrd.read_header(line.decode(errors="replace") for line in start), start.tell()      # pynrrd: ASCII alone
 
 
 def spatial(header: dict) -> list[int]:
@@ -149,7 +149,8 @@ def encoded(array: np.ndarray, affine: np.ndarray, source: Path | None, mark: st
     if source:
         own, _ = read_header(source)
         axes = spatial(own)[:3]
-        header = {key: value for key, value in own.items() if key in PLACE or keep_header and key not in STORAGE}
+        header = {_ascii(key): _ascii(value) for key, value in own.items()
+                  if key in PLACE or keep_header and key not in STORAGE}
         header |= {key: np.asarray(value)[axes] for key, value in header.items() if key in PER_AXIS}
     if array.ndim == 4:
         array = np.moveaxis(array, -1, 0)
@@ -161,6 +162,13 @@ def encoded(array: np.ndarray, affine: np.ndarray, source: Path | None, mark: st
     content = io.BytesIO()
     nrrd.write(content, np.asfortranarray(array), header, compression_level=1)
     return content.getvalue()
+
+
+def _ascii(value):
+    """A field, or its name, as pynrrd can write it."""
+    if isinstance(value, list):
+        return [_ascii(one) for one in value]
+    return value.replace("µ", "u").encode("ascii", "ignore").decode() if isinstance(value, str) else value
 
 
 def mark_of(path: Path) -> tuple[str, bool]:

@@ -48,7 +48,7 @@ class Plan:
     @property
     def made(self) -> tuple:
         """How scans are prepared by it, as `Preprocessing.made` has it."""
-        return self.orientation, self.prepared_spacing, self.normalise, self.windows
+        return self.orientation, self.prepared_spacing, self.normalise, self.windows * (self.normalise == "ct")
 
     @property
     def prepared_spacing(self) -> tuple[float, ...] | None:
@@ -78,6 +78,13 @@ def read_plan(path: Path) -> tuple[Plan, dict[str, str]]:
     if len(plan.patch_size) != axes or not all(side > 0 and side % 16 == 0 for side in plan.patch_size):
         raise InputError(f"{path}: patch_size is {list(plan.patch_size)}, expected {axes} multiples of 16 where slices "
                          f"is {plan.slices!r}: {REMEDY}")
+    if plan.spacing is not None and len(plan.spacing) != 3:
+        raise InputError(f"{path}: spacing is {list(plan.spacing)}, expected mm along x, y and z, of slices, too: "
+                         f"{REMEDY}")
+    if plan.normalise == "ct" and not plan.windows:
+        raise InputError(f"{path}: windows is empty, expected lowest, highest, mean and deviation of each channel "
+                         "where normalise is ct; write them there, or prepare_folder.py --normalise ct with another "
+                         "--output measures them")
     if not set(plan.flips) <= set(range(axes)) or not 0 <= plan.foreground <= 1:
         raise InputError(f"{path}: flips {list(plan.flips)}, foreground {plan.foreground:g}: expected axes from 0 to "
                          f"{axes - 1}, and a share from 0 to 1: {REMEDY}")

@@ -228,6 +228,15 @@ def test_bad_input_is_one_line(run_of, tmp_path, capsys, monkeypatch, change, wo
     assert words in error and error.count("\n") == 1 and not (tmp_path / "exported").exists()
 
 
+def test_of_a_folder_of_folds_one_is_asked_for(tmp_path, capsys):
+    (tmp_path / "folds" / "fold1").mkdir(parents=True)
+    (tmp_path / "folds" / "fold1" / "config.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(SystemExit, match="2"):
+        exported(tmp_path / "folds", tmp_path / "exported")
+    assert f"is a folder of folds, and one network is exported; give one of them, such as {tmp_path}" in (
+        capsys.readouterr().err)
+
+
 def test_missing_packages_and_preprocessing_without_a_reader_are_said(run_of, tmp_path, capsys, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(SystemExit, match="2"):
         patch.setattr(export, "find_spec", lambda name: None)
@@ -279,6 +288,11 @@ def test_what_an_exported_network_made_is_no_scan_and_no_label(run_of, tmp_path,
     path, _ = scan(tmp_path, "scan.nii.gz")
     assert read_alone(folder, tmp_path / "labels.nii.gz", path).returncode == 0
     assert is_prediction(tmp_path / "labels.nii.gz") and not is_prediction(path)
+    image = nib.load(tmp_path / "labels.nii.gz")
+    corrected = np.asarray(image.dataobj).copy()
+    corrected[0, 0, :2] = 1 - corrected[0, 0, :2]
+    nib.save(nib.Nifti1Image(corrected, image.affine, image.header), tmp_path / "labels.nii.gz")
+    assert not is_prediction(tmp_path / "labels.nii.gz")
 
 
 def test_a_scan_of_which_preparation_leaves_one_value_is_refused(run_of, tmp_path):

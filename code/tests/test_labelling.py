@@ -120,6 +120,23 @@ def refused(capsys, main, *args):
     return line
 
 
+def test_cases_are_proposed_for_whatever_they_are_called(first):
+    """Also where predict.py would take such names for channels or label maps."""
+    scans = {name: [first.scans / f"c{number:02d}.nii.gz"] for number, name in enumerate(
+        ("case_0000", "case_0001", "p1_t1", "p1_t2", "lung_mask"))}
+    options = label_next.Options(run=first.run, output=first.out, device="cpu")
+    assert label_next.propose(options, scans, ()) == 0
+    assert {path.name.partition(".")[0] for path in (first.out / "proposals").glob("*.nii.gz")} == set(scans)
+
+
+def test_where_all_others_wait_to_be_tested_on_more_are_to_be_asked_for(first, capsys):
+    (first.data / "to_test.list").write_text("".join(f"c{number:02d}\n" for number in range(3, 12)), encoding="utf-8")
+    with pytest.raises(SystemExit, match="2"):
+        choose(first, "--count", "4")
+    assert "--count 4: all 9 cases without a label are kept for testing" in capsys.readouterr().err
+    assert choose(first, "--count", "5", "--by", "random") == 0
+
+
 def test_from_a_run_over_corrections_to_a_second_run(first, capsys):
     before = {path: path.read_bytes() for path in first.scans.iterdir()}
     capsys.readouterr()
@@ -263,6 +280,7 @@ def test_a_correction_of_the_proposal_in_its_own_folder_is_no_reason_to_take_the
     assert take(first) == 2 and not (first.masks / f"{name}.nii.gz").exists()
     assert f"corrections belong beside the scan: move the file to {first.out / name}" in capsys.readouterr().err
     proposal.rename(first.out / name / "mine.nii.gz")
+    assert take(first) == 2 and f"{proposal}: is no longer there" in capsys.readouterr().err
     assert choose(first, "--by", "random", "--count", "2") == 0 and proposal.exists()
     assert take(first) == 0 and np.array_equal(load(first.masks / f"{name}.nii.gz"), label)
 

@@ -6,6 +6,7 @@ Needs numpy, scipy, nibabel, onnxruntime. Exit code: 0, or 2 with one line on wh
 """
 import json
 import sys
+import zlib
 from pathlib import Path
 
 import nibabel as nib
@@ -63,8 +64,7 @@ def to_input(scans, affine):
 
 def windowed(network, image):
     """Image (channels, *S) -> class probabilities (C, *S), the weighted mean over windows."""
-    sizes = np.array(image.shape[1:])
-    pads = (EDGES - sizes).clip(0)
+    pads = (EDGES - (sizes := np.array(image.shape[1:]))).clip(0)
     whole = np.pad(image, [(0, 0), *((pad // 2, pad - pad // 2) for pad in pads)])
     starts = map(lambda far, step: np.minimum(range(0, far + step, step), far), (sizes - EDGES).clip(0), NET["stride"])
     places = ((2 * np.indices(EDGES).T - EDGES + 1) * (4 / EDGES)).T * (NET["weights"] == "gaussian")
@@ -106,11 +106,11 @@ def main(target, *paths):
     for kept in NET["keep_largest"]:
         parts = ndimage.label(labels == kept, np.ones((3, 3, 3)))[0]
         labels[(parts > 0) & (parts != np.bincount(parts[parts > 0], minlength=1).argmax())] = 0
-    header = nib.Nifti1Header()
-    header["intent_name"] = f"{labels.size:08x}{np.count_nonzero(labels):08x}"      # told from what somebody drew
+    labels = np.array(NET["values"], NET["dtype"])[apply_orientation(labels, back)]
+    header, total = nib.Nifti1Header(), f"{zlib.crc32(np.ascontiguousarray(labels, '<i4')):08x}"
+    header["intent_name"], header["aux_file"] = 2 * total, total      # told from what somebody drew
     for key in filter(lambda key: key[:4] in {"sfor", "qfor", "xyzt", "srow", "quat", "qoff", "pixd"}, header):
         header[key] = headers[0][key]
-    labels = np.array(NET["values"], NET["dtype"])[apply_orientation(labels, back)]
     nib.save(nib.Nifti1Image(labels, None, header, dtype=labels.dtype), target)
 
 

@@ -296,6 +296,7 @@ def test_the_table_has_the_cases_of_all_processes_and_of_killed_ones(tmp_path):
     assert first.told({*"abc"}) == ["look at b: odd; odder", "look at c: odd; odder",
                                    f"{tmp_path / 'predictions.csv'} has all cases ranked"]
     assert first.told({"a"}) == [f"no case is flagged; {tmp_path / 'predictions.csv'} has them ranked"]
+    assert first.told(set()) == []      # all were bad
     assert Predictions(tmp_path).finish() and "estimated_dice" not in Predictions(tmp_path).cases["a"][0]
 
 

@@ -149,3 +149,5 @@ def test_of_a_whole_data_set_the_folder_of_scans_is_asked_for(tmp_path, names, c
     folder = touched(tmp_path / "Task02", "dataset.json", *names)
     with pytest.raises(InputError, match=f"holds a whole data set.*such as .*Task02/{names[len(names) > 1][:8]}$"):
         scans_to_segment(folder, channels)
+    with pytest.raises(InputError, match="^--images "):     # as label_next.py calls it
+        scans_to_segment(folder, channels, trained=False)

@@ -170,6 +170,14 @@ def test_cases_are_named_by_folder_and_series_never_by_the_patient(tmp_path, dic
     assert not any(word in name.lower() for name in names - {"HOSP-4711_s7"} for word in ("doe", "jane", "4711"))
 
 
+def test_patients_whom_an_anonymiser_gave_the_same_uids_are_no_phases_of_one(tmp_path, dicom):
+    for number, kind in enumerate(("ORIGINAL", "ORIGINAL", "DERIVED"), 1):
+        dicom.series(tmp_path / f"p{number}", volume(), dicom.affine(), PatientID=f"anonymous{number}",
+                     SeriesInstanceUID="1.2.3", AcquisitionTime=f"1{number}0000", ImageType=[kind, "PRIMARY"])
+    scans, bad, _ = found(tmp_path)
+    assert list(scans) == ["p1_s7", "p2_s7", "p3_s7"] and not bad
+
+
 def test_series_are_channels_where_their_numbers_are_asked_for(tmp_path, dicom):
     for number, (patient, series) in enumerate(itertools.product(("p1", "p2", "p3"), (7, 8))):
         if (patient, series) != ("p3", 8):

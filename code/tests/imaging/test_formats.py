@@ -326,3 +326,17 @@ def test_a_map_whose_voxels_were_changed_is_no_longer_what_was_written(tmp_path,
             voxels[1, 2, 3] += change
             nib.save(nib.Nifti1Image(voxels, image.affine, image.header), again)
         assert mark_of(path) == "0123456789abcdef" and mark_of(again) == ("" if change else "0123456789abcdef")
+
+
+@pytest.mark.parametrize("end", ("mha", "mhd", "nrrd"))
+def test_names_in_a_header_are_in_any_encoding(tmp_path, end):
+    """SimpleITK copies what a DICOM file says of its patient, byte for byte."""
+    path, image = tmp_path / f"a.{end}", itk_image(volume(), GRIDS["oblique"])
+    for key, text in (("0010|0010", "Mueller"), ("0010|4000", "first\nsecond: third")):
+        image.SetMetaData(key, text)
+    sitk.WriteImage(image, str(path))
+    path.write_bytes(path.read_bytes().replace(b"Mueller", "Müller".encode("latin-1")))
+    scan = read_scan_file(path)
+    np.testing.assert_array_equal(scan.array, volume())
+    save_on_grid(tmp_path / "kept.nrrd", scan.array, scan, keep_header=True)
+    np.testing.assert_allclose(read_scan_file(tmp_path / "kept.nrrd").affine, scan.affine)

@@ -13,7 +13,7 @@ from scipy.spatial.transform import Rotation
 import prepare_ACDC
 import prepare_folder
 from imaging.preprocess import Preprocessing, apply
-from imaging.scan_files import read_label, read_scan_file
+from imaging.scan_files import read_label, read_scan_file, save_on_grid
 from runtime.errors import InputError
 
 SHAPE = 6, 5, 4
@@ -231,6 +231,18 @@ def test_space_units_of_an_nrrd_count(tmp_path, unit, factor):
     scan = read_scan_file(tmp_path / "a.nrrd")
     np.testing.assert_allclose(scan.affine, np.diag([-1, -1, 1, 1]) @ S)
     assert ("unit" in scan.notes) == (factor != 1)
+
+
+def test_micrometres_with_their_sign_are_no_metres(tmp_path):
+    path, copy = tmp_path / "a.nrrd", tmp_path / "b.nrrd"
+    nrrd.write(str(path), np.arange(120, dtype=np.int16).reshape(SHAPE), {
+        "space": "LPS", "space directions": S[:3, :3].T * 1000, "space origin": S[:3, 3] * 1000,
+        "space units": ["um"] * 3})
+    path.write_bytes(path.read_bytes().replace(b"um", "µm".encode()))
+    scan = read_scan_file(path)
+    np.testing.assert_allclose(scan.affine, np.diag([-1, -1, 1, 1]) @ S)
+    save_on_grid(copy, scan.array, scan)
+    np.testing.assert_allclose(read_scan_file(copy).affine, scan.affine)
 
 
 # ---- the sizes that the scripts use ----------------------------------------------------------------------------------

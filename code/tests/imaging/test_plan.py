@@ -275,7 +275,8 @@ def test_what_is_advised_of_an_edited_plan_keeps_it_and_the_test_cases(folder, t
     ("patch_size", [40, 40, 40], "multiples of 16"), ("patch_size", [32, 32], "expected 3 multiples"),
     ("flips", [3], "axes from 0 to 2"), ("flips", [1, 1], "one of them twice"),
     ("class_names", ["left", "left"], "one of them twice"), ("normalise", "log", "normalise"),
-    ("foreground", 2, "a share"), ("slices", "q", "slices"), ("spacing", "wide", "spacing")])
+    ("foreground", 2, "a share"), ("slices", "q", "slices"), ("spacing", "wide", "spacing"),
+    ("spacing", [1, 1], "x, y and z"), ("normalise", "ct", "windows is empty")])
 def test_a_plan_that_cannot_be_followed_is_refused(folder, tmp_path, name, value, words):
     assert prepare_folder.main(folder(kidneys(2))) == 0
     path = tmp_path / "out" / "plan.json"
@@ -330,6 +331,16 @@ def test_a_ct_scan_is_windowed_as_the_record_says(folder, tmp_path):
         image = file["image"][()]
     source = nib.load(tmp_path / "images" / "c2.nii.gz").get_fdata()
     assert image == pytest.approx((source.clip(low, high) - mean) / deviation, abs=1e-4)
+
+
+def test_a_plan_for_ct_is_edited_to_other_intensities_by_one_line(folder, tmp_path):
+    command = folder(kidneys(3), labelled=2, scan=lambda label, seed: scan_of(label, seed, -1300.0))
+    assert prepare_folder.main(command) == 0
+    edited, values = tmp_path / "edited.json", json.loads((tmp_path / "out" / "plan.json").read_text(encoding="utf-8"))
+    values["plan"]["normalise"]["value"] = "zscore"
+    edited.write_text(json.dumps(values), encoding="utf-8")
+    assert prepare_folder.main([*command, "--plan", str(edited), "--output", str(tmp_path / "other")]) == 0
+    assert read_preprocessing(tmp_path / "other").windows == () and own_recipe(tmp_path / "other").method == "cml_plus"
 
 
 def test_scans_are_looked_through_once_for_the_window_that_is_asked_for(folder, tmp_path, monkeypatch):

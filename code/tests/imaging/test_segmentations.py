@@ -90,6 +90,14 @@ def test_files_before_slicer_4_11_have_a_layer_per_segment_and_no_values(scan, t
     np.testing.assert_array_equal(read_label(path, scan, LABELS), np.where(drawn() < 3, drawn(), 0))
 
 
+def test_segments_have_names_in_any_script(scan, tmp_path):
+    path = write(tmp_path / "a.seg.nrrd", drawn()[None], [("one", 0, 3), ("two", 0, 2), ("three", 0, 1)])
+    for ascii_name, name in {b"one": "左心房", b"two": "右心房", b"three": "Münze"}.items():
+        path.write_bytes(path.read_bytes().replace(b"Name:=" + ascii_name, f"Name:={name}".encode()))
+    values = {"Münze": 1, "右心房": 2, "左心房": 3}
+    np.testing.assert_array_equal(read_label(path, scan, LABELS, segments=values), drawn())
+
+
 def test_values_by_name_do_not_depend_on_the_files_order(scan, tmp_path):
     one = write(tmp_path / "a.seg.nrrd", drawn()[None], [("x", 0, 1), ("y", 0, 2), ("z", 0, 3)])
     swapped = np.choose(drawn(), [0, 3, 1, 2]).astype(np.uint8)
