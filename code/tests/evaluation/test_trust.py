@@ -15,6 +15,7 @@ from scipy.stats import spearmanr
 import reproduce
 import train_own
 from dataloaders.components import largest_component
+from dataloaders.folds import write_folds
 from dataloaders.own import Own
 from evaluation import calibration, evidence, trust
 from evaluation.metrics import overlap_metrics
@@ -368,6 +369,7 @@ def write_config(run, **recipe):
 
 def test_reproduce_says_what_the_order_is_worth_and_calibrates_on_folds(planted, tmp_path, monkeypatch, capsys):
     folds, lr = tmp_path / "mine_folds", {"fold1": 0.01, "fold2": 0.01}
+    write_folds(tmp_path / "data", {"good1": 1}, 2)
     for number in (1, 2):
         run = shutil.copytree(planted.run, folds / f"fold{number}")
         (run / "last.pt").touch()

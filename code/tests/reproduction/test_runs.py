@@ -29,13 +29,15 @@ def tiny(title="CML", method="cml", **changes):
 
 
 @pytest.fixture
-def place(monkeypatch):
+def place():
     """place(*rows): the only place there is, called tiny, of preset mini."""
     def make(*rows):
-        for name in list(PLACES):
-            monkeypatch.delitem(PLACES, name)
-        monkeypatch.setitem(PLACES, "tiny", Place("tiny", rows, "mini", "mini"))
-    return make
+        PLACES.clear()
+        PLACES["tiny"] = Place("tiny", rows, "mini", "mini")
+    there = dict(PLACES)
+    yield make
+    PLACES.clear()
+    PLACES.update(there)        # in their order
 
 
 @pytest.fixture
