@@ -92,8 +92,7 @@ def find(files: Iterable[Path], root: Path) -> FoundSeries:
     for uid, content in series.items():
         taken = []
         for header, frames in content:
-            if header.kind == "localiser" or (
-                    header.kind == "derived" and header.study_of_modality in originals):
+            if header.kind == "localiser" or header.kind == "derived" and header.study_of_modality in originals:
                 found.aside.append(Aside(frames[0].path, f"DICOM {header.kind} images"))
             else:
                 taken += frames

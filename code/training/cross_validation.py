@@ -90,9 +90,11 @@ def train_in_turn(recipes):
 def equally_long(recipes):
     """The recipes with the steps of one that has begun, or with those that the slowest method has time for."""
     begun = {recipe.out: fitted(recipe, Own(recipe)) for recipe in recipes if (recipe.out / "config.json").exists()}
-    first, *others = begun.values() or {recipe.method: recipe for recipe in recipes}.values()
-    if not begun:
-        slowest = max([first, *others], key=seconds_of_run) if others else first
+    if begun:
+        first = next(iter(begun.values()))
+    else:
+        methods = list({recipe.method: recipe for recipe in recipes}.values())
+        slowest = max(methods, key=seconds_of_run) if len(methods) > 1 else methods[0]
         first = fitted(slowest, Own(slowest))
     return [begun.get(recipe.out) or replace(recipe, pre_steps=first.pre_steps, self_steps=first.self_steps)
             for recipe in recipes]

@@ -244,9 +244,10 @@ def command_line(presets, description, args=None):
         if default.preset not in presets:
             raise InputError(f"{config_path(source)}: preset is {default.preset!r}, expected one of "
                              f"{', '.join(presets)}: {RESTORE}")
-    given = _given(default, args)
-    elsewhere, default = given.data_dir != default.data_dir, default if source else given
-    reasons = {}
+    given, reasons = _given(default, args), {}
+    elsewhere = given.data_dir != default.data_dir
+    if not source:
+        default = given
     with contextlib.suppress(InputError) if {"-h", "--help"} & set(args) else contextlib.nullcontext():
         if not source:
             default = default.planned()
