@@ -49,6 +49,7 @@ from imaging.labelling import (
     scan_of,
     source_files,
 )
+from imaging.patients import Patients
 from imaging.preparation import in_parallel, report_bad
 from imaging.preprocess import PLAIN, RECORD, read_as, read_preprocessing
 from imaging.scan_files import checksum, find_scan, read_scans, suffix
@@ -153,7 +154,7 @@ def with_run(options, by):
     if unknown := [name for name in others if name not in sources.cases]:
         raise InputError(f"{recipe.data_dir / SOURCES}: does not say where the scans of "
                          f"{', '.join(unknown[:3])} are; prepare the folder again")
-    tests, pool = drawn_for_testing(others, listed(recipe.data_dir / TESTS), options)
+    tests, pool = drawn_for_testing(others, listed(recipe.data_dir / TESTS), data.patients, labelled, options)
     if not (tests or pool):
         raise InputError(f"--count {options.count}: all {counted(len(others), 'case')} without a label are kept for "
                          f"testing, and one of every {TESTED} chosen ones is: expected {TESTED} or more")
@@ -173,7 +174,7 @@ def with_run(options, by):
           f"by {by}:")
     for name, test in chosen.items():
         print(f"  {name}: {'drawn at random, kept for testing' if test else flags[name] or 'no flags'}")
-    print(told_tests(tests), end="", flush=True)
+    print(told_tests(tests, options), end="", flush=True)
     copies = {name: placed_beside(name, scans[name], sources.channels, options.output, copied) for name in chosen}
     handed = {}
     for name, test in chosen.items():
@@ -243,7 +244,7 @@ def spread(run, data_dir, device, labelled, names):
 
 def without_run(options, by):
     cases, bad, _ = scans_to_segment(options.images, options.channels or PLAIN, trained=False)
-    tests, pool = drawn_for_testing(list(cases), [], options)
+    tests, pool = drawn_for_testing(list(cases), [], Patients(), [], options)
     if by == "random":
         ranked = shuffled(pool, options.seed + 1)
     else:
@@ -265,7 +266,7 @@ def without_run(options, by):
         raise InputError(f"--images {options.images}: no scan there can be read{asked}")
     print(f"{counted(len(cases), 'scan')}; {counted(len(chosen), 'case')} to label, by {by}: "
           + ", ".join(name + " (drawn at random, kept for testing)" * test for name, test in chosen.items()))
-    print(told_tests(tests), end="")
+    print(told_tests(tests, options), end="")
     handed, command = {}, ["--images", str(options.images.resolve())]
     command += ["--channels", *options.channels] if options.channels else []
     begin(options, record := Round(command=tuple(command), channels=len(options.channels) or 1))
@@ -283,15 +284,20 @@ def seen(case, channels):
 # ---- both --------------------------------------------------------------------------------------------------------
 
 
-def drawn_for_testing(names, waiting, options):
-    """(cases for testing, the others): one of every TESTED, those first that were drawn before and wait for labels."""
+def drawn_for_testing(names, waiting, patients, labelled, options):
+    """(cases for testing, those to choose from): one of every TESTED, those first that were drawn before and wait for
+    labels. Of patients that are trained on none is drawn, and of those drawn none is chosen for training.
+    """
     waiting = [name for name in waiting if name in names]
     if (options.output / ROUND).exists():
         before = read_round(options.output).handed(options.output / ROUND)
         waiting += [name for name in names if name in before and before[name].test and name not in waiting]
+    trained = set(map(patients.of, labelled))
     pool = [name for name in sorted(names) if name not in waiting]
-    drawn = [*waiting, *shuffled(pool, options.seed)][:options.count // TESTED]
-    return drawn, [name for name in pool if name not in drawn]
+    free = [name for name in pool if patients.of(name) not in trained]
+    drawn = [*waiting, *shuffled(free, options.seed)][:options.count // TESTED]
+    tested = set(map(patients.of, {*waiting, *drawn}))
+    return drawn, [name for name in pool if patients.of(name) not in tested]
 
 
 def shuffled(names, seed):
@@ -299,8 +305,9 @@ def shuffled(names, seed):
     return random.Random(seed).sample(sorted(names), len(names))
 
 
-def told_tests(tests):
-    return "" if tests else f"none of them is for testing, since --count is less than {TESTED}\n"
+def told_tests(tests, options):
+    why = f"since --count is less than {TESTED}" if options.count < TESTED else "labelled cases have all the patients"
+    return "" if tests else f"none of them is for testing, {why}\n"
 
 
 def copied(source, target):

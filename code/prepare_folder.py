@@ -48,6 +48,9 @@ class FolderOptions(Options):
     test_images: bool = False   # take imagesTs, too, as unlabelled scans
     # labelled cases, the last ones, that are in test.list instead of train.list; those that are there stay
     holdout: int | None = None
+    # regular expression of what in a case's name is the patient, such as 'p\d+' of p01_before and p01_after: scans of
+    # one patient are trained on together or tested together; by default each case is a patient
+    patients: str | None = None
 
 
 @reported

@@ -3,9 +3,11 @@
 A fold is written 2/4, the second of four.
 """
 import json
+from collections import Counter
 from dataclasses import dataclass
 
-from runtime.errors import InputError
+from imaging.patients import PATIENTS, read_patients
+from runtime.errors import InputError, counted
 from runtime.files import write_text
 from runtime.records import from_record, read_json
 
@@ -19,6 +21,12 @@ class Folds:
 
     folds: int                  # how many there are
     cases: dict[str, int]       # name of a case -> number of its fold, from 1
+
+
+def read_folds(folder):
+    """Folds of folds.json, or None where it does not exist."""
+    path = folder / FOLDS
+    return from_record(Folds, read_json(path, REMEDY), path, REMEDY) if path.exists() else None
 
 
 def fold_number(text):
@@ -35,28 +43,34 @@ def fold_folder(text):
 
 
 def divided(folder, labelled, count):
-    """{case: number of its fold} of the labelled cases: as folds.json has them, and each new one in the fold that is
-    smallest by then, the first of equals.
+    """{case: number of its fold} of the labelled cases: as folds.json has them, each new one in the fold of its
+    patient's others or, with these, in the fold that is smallest by then, the first of equals.
     """
-    path, there = folder / FOLDS, {}
-    if not labelled or count > len(labelled):
-        raise InputError(f"--folds {count}: {folder} has {len(labelled)} labelled cases to train on, and each fold "
-                         "needs one; choose fewer folds")
-    if path.exists():
-        record = from_record(Folds, read_json(path, REMEDY), path, REMEDY)
+    path, there, patients = folder / FOLDS, {}, read_patients(folder)
+    people = len(set(map(patients.of, labelled)))
+    if not labelled or count > people:
+        whose = f" of {counted(people, 'patient')}" * (people < len(labelled))
+        raise InputError(f"--folds {count}: {folder} has {len(labelled)} labelled cases{whose} to train on, and each "
+                         f"fold needs one{' patient' * bool(whose)}; choose fewer folds")
+    if record := read_folds(folder):
         if record.folds != count:
             raise InputError(f"{path}: divides the cases into {record.folds} folds, not {count}; choose --folds "
                              f"{record.folds}, or remove the file: the cases are then divided anew")
         if odd := [name for name, number in record.cases.items() if not 1 <= number <= count]:
             raise InputError(f"{path}: has {odd[0]} in fold {record.cases[odd[0]]} of {count}: {REMEDY}")
         there = record.cases
-    numbers = {name: there[name] for name in labelled if name in there}
-    sizes = {number: list(numbers.values()).count(number) for number in range(1, count + 1)}
-    for name in labelled:
-        if name not in numbers:
-            numbers[name] = min(sizes, key=sizes.get)
-            sizes[numbers[name]] += 1
-    return numbers
+    fold_of, first = {}, {}     # by patients
+    for name, number in there.items():
+        patient = patients.of(name)
+        if fold_of.setdefault(patient, number) != number:
+            raise InputError(f"{path}: {name} is in fold {number} and {first[patient]} in fold {fold_of[patient]}, two "
+                             f"scans of {patient} by {PATIENTS}: {REMEDY}")
+        first.setdefault(patient, name)
+    sizes = Counter(there[name] for name in labelled if name in there)
+    for patient, scans in Counter(patients.of(name) for name in labelled if name not in there).items():
+        number = fold_of.setdefault(patient, min(range(1, count + 1), key=lambda fold: sizes[fold]))
+        sizes[number] += scans
+    return {name: fold_of[patients.of(name)] for name in labelled}
 
 
 def write_folds(folder, numbers, count):

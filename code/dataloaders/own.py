@@ -7,6 +7,7 @@ from dataloaders.folds import divided, fold_number
 from dataloaders.scans import Split, drawn, has_label, read_list
 from dataloaders.volumes import Volumes
 from imaging.cases import IGNORED, LAYOUT
+from imaging.patients import PATIENTS, read_patients
 from runtime.errors import InputError
 
 PLACES = 10_000     # voxels remembered of each class and scan, for patches that hold one
@@ -21,6 +22,8 @@ class Own(Volumes):
     def __init__(self, recipe):
         super().__init__(recipe)
         self.depth_axis = 0 if len(recipe.patch_size) == 2 else 2
+        self.patients = read_patients(recipe.data_dir)
+        self.patient_of = self.patients.of
         self.places = {}        # name of a labelled scan -> voxels (n, 3) of each of its foreground classes
         self.learnt = {}        # ... of which voxels are ignored -> some (n, 3) of the others
 
@@ -30,10 +33,18 @@ class Own(Volumes):
     def split(self):
         """Training cases with labels, of which --labeled many are used, all other training cases, and the lists.
 
-        The labelled cases of a --fold are its test cases, and are not trained on, not even without their labels.
+        The labelled cases of a --fold are its test cases; no case of their patients is trained on, not even without
+        its label.
         """
         recipe = self.recipe
         lists = {role: self.listed(role) for role in self.lists}
+        trained = {self.patient_of(name): name for name in lists["train"]}
+        for role in ("val", "test"):
+            for name in lists[role]:
+                if (other := trained.get(self.patient_of(name), name)) != name:
+                    raise InputError(f"{recipe.data_dir / self.lists[role]}: {name} is a scan of "
+                                     f"{self.patient_of(name)}, as {other} of {self.lists['train']} is by {PATIENTS}; "
+                                     "a patient belongs to one list: remove one of the two")
         labelled, held = self.labelled(lists["train"]), []
         where = recipe.data_dir / self.lists["train"]
         if recipe.fold:
@@ -46,7 +57,8 @@ class Own(Volumes):
             raise InputError(f"--labeled {recipe.labeled}: {len(labelled)} cases of {where} have a label; choose no "
                              "more than that")
         chosen = drawn(labelled, recipe.labeled_draw)[:recipe.labeled]
-        others = [name for name in lists["train"] if name not in {*chosen, *held}]
+        away = set(map(self.patient_of, held))
+        others = [name for name in lists["train"] if name not in chosen and self.patient_of(name) not in away]
         return Split(chosen, others, lists["val"], lists["test"])
 
     def listed(self, role):

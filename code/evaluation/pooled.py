@@ -47,15 +47,27 @@ class Interval(NamedTuple):
         return f"{self.mean:.2f}" + (f" [{self.low:.2f}, {self.high:.2f}]" if np.isfinite(self.low) else "")
 
 
-def dice_interval(values):
-    """Dice of cases -> Interval of their mean: percentiles of the means of resampled cases, the same at every call."""
+def dice_interval(values, patients=None):
+    """Dice of cases -> Interval of their mean: percentiles of the means of resampled patients, the same at every call.
+
+    patients: whose scan each case is; by default each is of another patient.
+    """
     values = 100 * np.asarray(values, float)
-    if len(values) < 2:
+    _, whose = np.unique(np.arange(len(values)) if patients is None else patients, return_inverse=True)
+    sums, counts = np.bincount(whose, values), np.bincount(whose)
+    if len(counts) < 2:
         return Interval(float(values.mean()), np.nan, np.nan)
     from scipy.stats import bootstrap  # here: it takes as long as the rest of --help
-    found = bootstrap((values,), np.mean, n_resamples=RESAMPLES, confidence_level=CONFIDENCE, method="percentile",
+    found = bootstrap((sums, counts), lambda total, count, axis: total.sum(axis) / count.sum(axis), paired=True,
+                      n_resamples=RESAMPLES, confidence_level=CONFIDENCE, method="percentile",
                       rng=np.random.default_rng(SEED)).confidence_interval
     return Interval(float(values.mean()), float(found.low), float(found.high))
+
+
+def mean_dice(rows):
+    """Interval of the rows' mean Dice over cases."""
+    dice, whose = case_dice(rows), {row["case"]: row.get("patient") or row["case"] for row in rows}
+    return dice_interval(list(dice.values()), [whose[case] for case in dice])
 
 
 def case_dice(rows):
@@ -194,7 +206,7 @@ def table_lines(rows):
 
 def _line(title, rows, absent):
     stats = tables.statistics(rows, absent=absent, metrics=COLUMNS)
-    dice = str(dice_interval(list(case_dice(rows).values()))) if stats["cases"] else "–"
+    dice = str(mean_dice(rows)) if stats["cases"] else "–"
     return [title, dice, *(tables.cell(stats, metric) for metric in COLUMNS[1:]), str(stats["empty"])]
 
 
@@ -220,8 +232,9 @@ def present_cases(rows, path, title):
     """Print the table and the worst cases; write the rows, and both as Markdown, the table as LaTeX."""
     table, unit = table_lines(rows), rows[0]["unit"]
     worst = tables.markdown(worst_lines(rows), ["fold", "Dice (%)", "of the classes", f"95HD ({unit})", "error (ml)"])
+    whom = "patients with all their cases" if rows[0].get("patient") else "cases"
     notes = [f"Dice: mean over the cases and its {100 * CONFIDENCE:.0f} % interval by {RESAMPLES:,} bootstrap samples "
-             "of cases (scipy, seeded); other columns: mean ± std over the cases in which they are defined. Surface "
+             f"of {whom} (scipy, seeded); other columns: mean ± std over the cases in which they are defined. Surface "
              f"Dice: share of both surfaces' voxels within {rows[0]['tolerance']} of the other surface. Volume error: "
              "prediction minus reference. empty: results whose distances are undefined, since prediction or reference "
              "has no voxel of the class.", *tables.left_out(rows)]

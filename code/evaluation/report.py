@@ -13,6 +13,7 @@ from dataloaders.scans import published_list
 from evaluation import components, published, tables
 from evaluation.saved_maps import PREDICTIONS, prediction_marks, save_prediction
 from evaluation.windows import WEIGHTS, windows_of
+from imaging.patients import Patients
 from runtime.command_line import parsed
 from runtime.errors import DEBUG, InputError, counted
 from runtime.files import check_writable, write_text
@@ -62,6 +63,7 @@ def _measured(trained, names, options, marks=None):
     from evaluation.metrics import class_metrics, volume_metrics
     ranks, cases, recipe, data = Ranks(), [], trained.recipe, trained.data
     windows, how = windows_of(recipe, options.stride, options.weights), settings(trained, names, options)
+    patients = getattr(data, "patients", Patients())
     for name in tqdm(ranks.shard(names), "test", unit="case", disable=not ranks.main):
         [scan] = data.cases([name])
         ref = scan.label.numpy()
@@ -70,11 +72,12 @@ def _measured(trained, names, options, marks=None):
         metrics = {view: class_metrics(labels, ref, recipe.num_classes, spacing, options.tolerance)
                    for view, labels in maps.items()}
         headline, rows = next(iter(maps)), []
+        whose = {"patient": patients.of(name)} if patients.cases else {}
         volumes = [{}] * recipe.num_classes if options.tolerance is None else volume_metrics(
             maps[headline], ref, recipe.num_classes, voxel_ml(data, name))
         for index in range(recipe.num_classes - 1):
-            row = {"case": name, "class": index + 1, "name": recipe.classes[index], **metrics[headline][index],
-                   **volumes[index]}
+            row = {"case": name, **whose, "class": index + 1, "name": recipe.classes[index],
+                   **metrics[headline][index], **volumes[index]}
             for view in maps:
                 row |= {f"{view}_{key}": value for key, value in metrics[view][index].items() if key != "class"}
             rows.append(row | how)

@@ -19,7 +19,7 @@ METRICS = ("dice", "jaccard", "hd95", "asd")
 SETTINGS = {"list": "list of cases", "weights": "weights", "unit": "unit of distances", "windows": "windows",
             "largest_component": "classes reduced to their largest component", "data": "cases",
             "tolerance": "tolerance of the surface Dice"}
-TEXT = "case", "name", "fold"       # columns that hold words, beside the SETTINGS
+TEXT = "case", "patient", "name", "fold"        # columns that hold words, beside the SETTINGS
 HEADINGS = ("Dice (%) ↑", "Jaccard (%) ↑", "95HD (voxel) ↓", "ASD (voxel) ↓")
 
 
@@ -259,8 +259,8 @@ def signed_rank(differences):
 
 
 def _patient_dice(rows, patient_of, absent):
-    """{patient: mean Dice over scans and those classes that are not absent}."""
+    """{patient: mean Dice over scans and those classes that are not absent}; rows may say whose scan a case is."""
     values = {}
     for row in (row for row in rows if row["class"] not in absent):
-        values.setdefault(patient_of(row["case"]), []).append(row["dice"])
+        values.setdefault(row.get("patient") or patient_of(row["case"]), []).append(row["dice"])
     return {patient: float(np.mean(dice)) for patient, dice in values.items()}

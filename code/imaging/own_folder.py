@@ -4,13 +4,15 @@ from dataclasses import fields
 from functools import partial
 from pathlib import Path
 
+from dataloaders.folds import FOLDS, read_folds
 from imaging.case_files import is_other, told
 from imaging.cases import LAYOUT, Case, has_gpu, in_shell, listed, shown
 from imaging.dicom import is_dicom
 from imaging.folders import Found, find
 from imaging.label_values import label_values, segment_values, tell_regions
 from imaging.labelling import TESTS, Sources, source_files
-from imaging.own_lists import TEST, TRAIN, VAL, OurFiles, write_lists
+from imaging.own_lists import TEST, TRAIN, VAL, OurFiles, last_patients, write_lists, write_patients
+from imaging.patients import PATIENTS, Patients
 from imaging.plan import PLAN, PREPARED, REMEDY, Choice, Plan, plan_preparation, plan_text, plan_training, read_plan
 from imaging.preparation import in_parallel, prepare_cases, voxels_of
 from imaging.preprocess import COARSEST, EXPECTED, FINEST, PLAIN, Preprocessing, read_as, read_preprocessing
@@ -49,7 +51,8 @@ def for_testing(found: Found, options) -> set[str]:
 # ---- the plan --------------------------------------------------------------------------------------------------
 
 
-def preparation(found: Found, classes, segments, options) -> tuple[dict, dict[str, Choice], str | None]:
+def preparation(found: Found, classes, segments, patients: Patients,
+                options) -> tuple[dict, dict[str, Choice], str | None]:
     """What was seen, the plan's lines by which scans are prepared, and the text of a plan that stands as it is.
 
     They come from --plan, from the plan or the record of the data that are there, or from the scans, as with --force
@@ -65,20 +68,20 @@ def preparation(found: Found, classes, segments, options) -> tuple[dict, dict[st
         if options.plan or edited:
             fixed = path.read_text(encoding="utf-8")
     elif before is not None:
-        (seen, lines), why = look(found, classes, segments, options), "as the data there were prepared"
+        (seen, lines), why = look(found, classes, segments, patients, options), "as the data there were prepared"
         slices = next((axis for axis in (lines["slices"].value, *"yz")
                        if Plan(slices=axis).orientation == before.orientation), "none")
         spacing = before.spacing and [before.spacing[before.orientation.index(side)] for side in "RAS"]
         lines = {"slices": Choice(slices, why), "spacing": Choice(spacing, why),
                  "normalise": Choice(before.normalise, why), "windows": Choice(before.windows, why)}
     else:
-        seen, lines = look(found, classes, segments, options, ct=options.normalise == "ct" or None)
+        seen, lines = look(found, classes, segments, patients, options, ct=options.normalise == "ct" or None)
     asked = {name: value for name in ("spacing", "normalise") if (value := getattr(options, name)) is not None}
     if fixed:
         check_same_as_plan({name: value for name, value in asked.items() if value != lines[name].value}, path)
     lines |= {name: Choice(value, f"--{name}") for name, value in asked.items()}
     if asked.get("normalise") == "ct" and not lines["windows"].value:
-        lines["windows"] = look(found, classes, segments, options, ct=True)[1]["windows"]
+        lines["windows"] = look(found, classes, segments, patients, options, ct=True)[1]["windows"]
     if lines["normalise"].value != "ct":
         lines["windows"] = Choice((), "for CT alone")
     return seen, lines, fixed
@@ -101,14 +104,15 @@ def planned_names(path: Path, count: int, options) -> tuple[str, ...]:
     return names
 
 
-def look(found: Found, classes, segments, options, ct=None) -> tuple[dict, dict[str, Choice]]:
+def look(found: Found, classes, segments, patients: Patients, options, ct=None) -> tuple[dict, dict[str, Choice]]:
     """What is seen of the labelled scans, without those held out, and some others; the plan's lines that follow."""
     others, labelled = [case for case in found.cases if case.label is None], found.labelled
     held = listed(options.output / TEST)
-    kept = {*held, *listed(options.output / VAL), *for_testing(found, options)}
-    labelled = [case for case in labelled if case.name not in kept]
-    more = max((options.holdout or 0) - len(held), 0)
-    chosen = labelled[:len(labelled) - more or None] + others[::-(-len(others) // UNLABELLED) or 1]
+    kept = set(map(patients.of, {*held, *listed(options.output / VAL), *for_testing(found, options)}))
+    labelled = [case for case in labelled if patients.of(case.name) not in kept]
+    kept = last_patients([case.name for case in labelled], max((options.holdout or 0) - len(held), 0), patients)
+    trained = [case for case in labelled if case.name not in kept] or labelled
+    chosen = trained + others[::-(-len(others) // UNLABELLED) or 1]
     work = partial(look_at_scan, channels=max(len(found.channels), 1), labels=classes, geometry=options.geometry,
                    same_affine=not options.same_voxels, allow_empty=True, segments=segments)
     scans = {case.name: scan for case, scan in in_parallel(work, chosen, options.workers) if isinstance(scan, dict)}
@@ -172,16 +176,20 @@ def prepare_folder(options) -> int:
 def tell_twins(good: dict[str, dict], output: Path, tests: Collection[str]) -> None:
     """Say which cases are one scan under several names: one may be trained on, and another one test the result.
 
-    InputError where one of the lists in `output`, or of `tests`, is gone and here under a new name.
+    InputError where one of the lists in `output`, of its folds or of `tests` is gone and here under a new name.
     """
-    twins = {}
-    held = {*listed(output / TEST), *listed(output / VAL), *tests}
-    gone = {voxels_of(output / LAYOUT.format(case=name)): name for name in sorted(held - good.keys())}
-    for name in good.keys() - {*held, *listed(output / TRAIN)}:
+    twins, folds = {}, read_folds(output)
+    places = dict.fromkeys(folds.cases if folds else (), FOLDS)
+    places |= dict.fromkeys([*listed(output / TEST), *tests], TEST)
+    places |= dict.fromkeys(listed(output / VAL), VAL)
+    gone = {voxels_of(output / LAYOUT.format(case=name)): name for name in sorted(places.keys() - good.keys())}
+    for name in good.keys() - {*places, *listed(output / TRAIN)}:
         if known := gone.get((good[name]["shape"], good[name]["voxels"])):
-            raise InputError(f"{name}: is the held-out case {known} under a new name, voxel by voxel, and would be "
-                             f"trained on; name it {known} again, or write {name} instead of {known} into "
-                             f"{VAL if known in listed(output / VAL) else TEST}; the lists are as they were")
+            in_fold = places[known] == FOLDS
+            raise InputError(f"{name}: is the {'' if in_fold else 'held-out '}case {known} under a new name, voxel by "
+                             f"voxel, and would {'join another fold' if in_fold else 'be trained on'}; name it {known} "
+                             f"again, or write {name} instead of {known} into {places[known]}; the lists are as they "
+                             "were")
     for name, case in good.items():
         twins.setdefault((case["shape"], case["voxels"]), []).append(name)
     for (_, voxels), names in twins.items():
@@ -195,7 +203,8 @@ def prepare(found, options) -> int:
     if options.spacing and not all(FINEST <= side <= COARSEST for side in options.spacing):
         raise InputError(f"--spacing {' '.join(map(str, options.spacing))}: expected {EXPECTED['spacing']}")
     classes, names, ignore, segments = label_values(found, options)
-    seen, lines, fixed = preparation(found, read_as(classes, ignore), segments, options)
+    patients = write_patients([case.name for case in found.cases], options)
+    seen, lines, fixed = preparation(found, read_as(classes, ignore), segments, patients, options)
     plan = from_record(Plan, {name: lines[name].value for name in PREPARED}, PLAN, REMEDY)
     called = planned_names(options.plan or options.output / PLAN, max(classes.values()), options) if fixed else names
     if called and called != names:      # segments go by an edited plan's names, as by --class-names
@@ -211,7 +220,10 @@ def prepare(found, options) -> int:
     tests = for_testing(found, options)
     tell_twins(outcome.good, options.output, tests)
     sources_of(found, options).write(options.output)
-    labelled, unlabelled, test = write_lists(outcome.good, options, tests)
+    labelled, unlabelled, test = write_lists(outcome.good, options, tests, patients)
+    if patients.cases:
+        count = len(set(map(patients.of, outcome.good)))
+        print(f"{PATIENTS}: the {counted(len(outcome.good), 'case')} are of {counted(count, 'patient')}")
     tested = f"; {TEST}: {counted(test, 'labelled case')}" if test else ""
     print(f"{TRAIN}: {counted(labelled, 'labelled case')} and {unlabelled} unlabelled{tested}")
     if not labelled:

@@ -1,11 +1,13 @@
 """Lists and plan of a folder of own data: which cases are for what, and which files somebody has edited since."""
 import json
 import zlib
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from imaging.cases import listed, shown
 from imaging.labelling import add_tests
+from imaging.patients import PATIENTS, Patients, read_patients, told_by
 from runtime.errors import InputError, counted
 from runtime.files import check_readable, write_text
 from runtime.records import read_json
@@ -47,15 +49,42 @@ class OurFiles:
         self._note(path, new)
 
 
-def write_lists(good: dict[str, dict], options, tests: Collection[str] = ()) -> tuple[int, int, int]:
+def write_patients(names: Sequence[str], options) -> Patients:
+    """patients.json by --patients, or by the pattern that it has -> which patient's scan each case is.
+
+    What was written there by hand stays without --force.
+    """
+    path, ours, there = options.output / PATIENTS, OurFiles(options.output), read_patients(options.output)
+    pattern = options.patients or there.pattern
+    if not pattern:
+        return there
+    by_hand = path.exists() and not options.force and not ours.holds(path)
+    patients = Patients(pattern, told_by(pattern, names) | (there.cases if by_hand else {}))
+    if patients != there:
+        text = json.dumps(asdict(patients), indent=1) + "\n"
+        write_text(path, text) if by_hand else ours.write(path, text)
+    return patients
+
+
+def last_patients(names: Sequence[str], count: int, patients: Patients) -> list[str]:
+    """The last `count` cases, and more where a patient has others: all of a patient's together."""
+    chosen: set[str] = set()
+    for name in reversed(names):
+        if sum(patients.of(one) in chosen for one in names) < count:
+            chosen.add(patients.of(name))
+    return [name for name in names if patients.of(name) in chosen]
+
+
+def write_lists(good: dict[str, dict], options, tests: Collection[str], patients: Patients) -> tuple[int, int, int]:
     """train.list, labelled cases first, and test.list if asked for; returns how many cases of train.list have a label,
     how many have none, and how many are in test.list.
 
     The cases of a test.list that is there stay in it and are not trained on, and `tests`, which were drawn for testing,
     join them with their labels; a larger --holdout adds the last labelled ones, --holdout 0 removes all but the drawn
-    ones. The cases of a val.list are in neither list. A list that was written by hand, or edited since, is kept as it
-    is without --force. A case that is not good leaves the others; one of test.list is noted as drawn for testing, which
-    it is again when it is back.
+    ones. Other cases of their patients join them where they have a label, and are in no list where they have none. The
+    cases of a val.list, and others of their patients, are in neither list. A list that was written by hand, or edited
+    since, is kept as it is without --force. A case that is not good leaves the others; one of test.list is noted as
+    drawn for testing, which it is again when it is back.
     """
     ours = OurFiles(options.output)
     train, val, test = (options.output / name for name in (TRAIN, VAL, TEST))
@@ -64,16 +93,24 @@ def write_lists(good: dict[str, dict], options, tests: Collection[str] = ()) -> 
     away = {*before, *tests} - good.keys()
     held = [name for name in before if name in good or test in kept]
     held += [name for name, case in good.items() if name in tests and name not in held and case["classes"] is not None]
-    free = {name: case["classes"] for name, case in good.items() if name not in {*held, *listed(val)}}
-    labelled = [name for name, classes in free.items() if classes is not None]
-    unlabelled = [name for name, classes in free.items() if classes is None]
-    if not labelled:
+    validated, measured = (set(map(patients.of, names)) for names in (listed(val), {*held, *away}))
+    has_label = [name for name, case in good.items() if case["classes"] is not None]
+    if test not in kept:
+        held += [name for name in has_label if name not in held and patients.of(name) in measured - validated]
+    free = [name for name in has_label if patients.of(name) not in measured | validated]
+    if not free:
         raise InputError("no case with a label is left to train on, one is needed at least; no list was written")
     more = max((options.holdout or 0) - len({*held, *away}), 0) if test not in kept else 0
-    if more >= len(labelled):
-        raise InputError(f"--holdout {options.holdout}: there are {len(labelled) + len(held)} labelled cases, and one "
-                         "must be left to train on")
-    cut = len(labelled) - more
+    new = last_patients(free, more, patients)
+    if len(new) == len(free):
+        raise InputError(f"--holdout {options.holdout}: there are {len(free) + len(held)} labelled cases, and one "
+                         f"{'patient ' if patients.cases else ''}must be left to train on")
+    apart = measured | validated | set(map(patients.of, new))
+    labelled = [name for name in free if name not in new]
+    unlabelled = [name for name in good if name not in has_label and patients.of(name) not in apart]
+    if nowhere := good.keys() - {*held, *new, *labelled, *unlabelled, *listed(val)}:
+        print(f"{counted(len(nowhere), 'case')} in no list, of patients that are tested or validated on: "
+              f"{', '.join(sorted(nowhere)[:5])}{', ...' * (len(nowhere) > 5)}")
     for path in (train, val, test):
         if gone := [name for name in listed(path) if name not in good]:
             what = "to be taken out by hand" if path in (*kept, val) else "of before left out"
@@ -81,7 +118,7 @@ def write_lists(good: dict[str, dict], options, tests: Collection[str] = ()) -> 
                   f"{', '.join(gone[:5])}{', ...' * (len(gone) > 5)}")
     if test not in kept:
         add_tests(options.output, [name for name in before if name in away])
-    for path, names in {train: labelled[:cut] + unlabelled, test: held + labelled[cut:]}.items():
+    for path, names in {train: labelled + unlabelled, test: held + new}.items():
         if path in kept:
             if names and names != listed(path):
                 print(f"{path.name}: the one in {shown(options.output)} was written by hand, and is kept; --force "

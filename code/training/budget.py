@@ -51,7 +51,7 @@ def results_of(folds, device):
 
 def present_budget(results, recipe):
     """One table and one picture of {(method, labels): rows}."""
-    cells = {key: pooled.dice_interval(list(pooled.case_dice(rows).values())) for key, rows in results.items()}
+    cells = {key: pooled.mean_dice(rows) for key, rows in results.items()}
     lines = []
     for labels in recipe.budget:
         line = [str(cells.get((method, labels), "–")) for method in (BASELINE, recipe.method)]
@@ -62,10 +62,11 @@ def present_budget(results, recipe):
             line += ["–", "–"]
         lines.append([counted(labels, "label"), *line])
     text = tables.markdown(lines, [f"{BASELINE}, Dice (%)", f"{recipe.method}, Dice (%)", "Δ", "p (Wilcoxon)"])
+    whom = "patients" if any(row.get("patient") for rows in results.values() for row in rows) else "cases"
     cases = len({row["case"] for rows in results.values() for row in rows})
     note = (f"{cases} cases, each by the one of {recipe.folds} folds that was not trained on it; preset "
-            f"{recipe.preset}, {100 * pooled.CONFIDENCE:.0f} % bootstrap intervals over cases, one seed; p is paired "
-            "over cases.")
+            f"{recipe.preset}, {100 * pooled.CONFIDENCE:.0f} % bootstrap intervals over {whom}, one seed; p is paired "
+            f"over {whom}.")
     write_text(recipe.out / "budget.md", f"{text}\n\n{note}\n")
     rows = ["method,labels,cases,dice,low,high"] + [
         f"{method},{labels},{len(pooled.case_dice(results[method, labels]))},"

@@ -1,0 +1,48 @@
+"""Whose scans the cases of own data are: patients.json. A case that it does not name is its patient's only one."""
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from runtime.errors import InputError, counted
+from runtime.records import from_record, read_json
+
+PATIENTS = "patients.json"      # in a data folder
+REMEDY = "correct it, or remove it and prepare the folder again with --patients"
+
+
+@dataclass(frozen=True)
+class Patients:
+    """patients.json."""
+
+    pattern: str = ""       # regular expression; what it finds in a case's name is the patient
+    cases: dict[str, str] = field(default_factory=dict)     # name of a case -> its patient
+
+    def of(self, case: str) -> str:
+        return self.cases.get(case, case)
+
+
+def read_patients(folder: Path) -> Patients:
+    path = folder / PATIENTS
+    return from_record(Patients, read_json(path, REMEDY), path, REMEDY) if path.exists() else Patients()
+
+
+def told_by(pattern: str, cases: Sequence[str]) -> dict[str, str]:
+    """{case: patient} of the names in which the pattern finds one: its first group, or all that it matches.
+
+    InputError for what is no regular expression, finds nothing, or the same patient in all of several names.
+    """
+    try:
+        found = {case: match for case in cases if (match := re.search(pattern, case))}
+    except re.error as error:
+        raise InputError(f"--patients {pattern}: is no regular expression ({error}); for names such as p01_before, "
+                         r"'p\d+' is one") from error
+    patients = {case: match[1 if match.re.groups else 0] for case, match in found.items()}
+    patients = {case: patient for case, patient in patients.items() if patient}
+    if len(cases) > 1 and len({patients.get(case, case) for case in cases}) == 1:
+        raise InputError(f"--patients {pattern}: makes all {len(cases)} cases, {cases[0]} and others, one patient, "
+                         f"{patients[cases[0]]}; it should match what tells the patients apart")
+    if not patients:
+        raise InputError(f"--patients {pattern}: finds no patient in the {counted(len(cases), 'name')}, such as "
+                         f"{cases[0]}; for names such as p01_before, 'p\\d+' does")
+    return patients
