@@ -24,7 +24,7 @@ import numpy as np
 import tyro
 
 from evaluation import published
-from evaluation.report import write_rows
+from evaluation.report import check_result, write_rows
 from reproduction import active, columns, document, runs
 from reproduction.experiments import PLACES
 from runtime.command_line import run_command
@@ -199,12 +199,15 @@ def write_page(output: Path = ROOT / "report.html", runs: tuple[Path, ...] = (),
 
 def agreement(folders: Folders, split: Literal["test", "val"] = "test",
               checkpoint: Literal["last", "best", "pretrained"] = "last", data_dir: Path | None = None,
-              device: str = "auto"):
-    """RUN/agreement_<split>_<checkpoint>.csv: Dice between the subnets, cosine of their features, one row per case."""
+              device: str = "auto", force: bool = False):
+    """RUN/agreement_<split>_<checkpoint>.csv: Dice between the subnets, cosine of their features, one row per case.
+
+    force: replace the result of other cases.
+    """
     from evaluation.agreement import agreement as measured
     for folder in folders:
         trained, path = load_run(folder, checkpoint, device, data_dir), folder / f"agreement_{split}_{checkpoint}.csv"
-        check_writable(path)
+        check_result(path, trained.names(split), force, ("case", "dice", "cosine"))
         write_rows(path, rows := measured(trained, split))
         dice, cosine = (np.mean([row[key] for row in rows]) for key in ("dice", "cosine"))
         print(f"{folder.name}: Dice between the subnets {100 * dice:.2f} %, cosine of their features {cosine:.3f}")
@@ -225,11 +228,11 @@ def pseudo_labels(folders: Folders, data_dir: Path | None = None, device: str = 
 
 def trust(folders: Folders, split: Literal["test", "val"] = "test",
           checkpoint: Literal["last", "best", "pretrained"] = "last", data_dir: Path | None = None,
-          device: str = "auto"):
+          device: str = "auto", force: bool = False):
     """RUN/trust_<split>_<checkpoint>.csv: score, true Dice and entropy, one row per case; what the score is worth.
 
     Of a folder of folds (train_own.py --folds), the cases of all folds together; its calibration.json is written, with
-    which predict.py estimates the Dice of new scans.
+    which predict.py estimates the Dice of new scans. force: replace the result of other cases.
     """
     from evaluation import calibration, pooled
     from evaluation.evidence import examined_cases
@@ -240,8 +243,10 @@ def trust(folders: Folders, split: Literal["test", "val"] = "test",
         if folds:
             pooled.check_folds_there(next(iter(trained.values())).recipe.data_dir, folder)
         paths = {name: one.run / f"trust_{split}_{checkpoint}.csv" for name, one in trained.items()}
-        for path in [*paths.values(), *[folder / calibration.CALIBRATION] * bool(folds)]:
-            check_writable(path)
+        for name, path in paths.items():
+            check_result(path, trained[name].names(split), force, ("case", "dice", "score"))
+        if folds:
+            check_writable(folder / calibration.CALIBRATION)
         for name, one in trained.items():
             rows += (own := examined_cases(one, split))
             write_rows(paths[name], own)

@@ -161,7 +161,7 @@ def test_folds(options, load, dataset):
         options = replace(options, spacing="mm" if known else "voxel")
     path, ranks = report.result_path(options.run, options), Ranks()
     if ranks.main:
-        report.check_result(path, every, options)
+        report.check_result(path, every, options.force)
     ranks.wait()
     for fold, one in trained.items():
         one.check_cases(names[fold])

@@ -153,7 +153,7 @@ def tested(options, dataset_class, load):
                          f"{'val' if options.split == 'test' else 'test'}, or add a list to the data folder")
     ranks = Ranks()
     if ranks.main:
-        check_result(result_path(options.run, options), names, options)
+        check_result(result_path(options.run, options), names, options.force)
     ranks.wait()
     trained.check_cases(names)
     rows = measure(trained, names, options)
@@ -166,17 +166,20 @@ def tested(options, dataset_class, load):
     return rows
 
 
-def check_result(path, names, options):
-    """InputError, before the hour of measuring, where the result could not be kept or would replace other cases'."""
+def check_result(path, names, force=False, columns=tables.COLUMNS):
+    """InputError, before the hour of measuring, where the result could not be kept or would replace other cases'.
+
+    columns: that the result has, at least.
+    """
     check_writable(path)
-    if path.exists() and not options.force:
+    if path.exists() and not force:
         try:
-            there = {row["case"] for row in tables.read_rows(path)}
+            there = {row["case"] for row in tables.read_rows(path, columns)}
         except InputError as error:
             raise InputError(f"{error}, with --force, which replaces it, or move it away") from error
-        if there and tables.check_sum(there) != tables.check_sum(names):
-            raise InputError(f"{path}: is the result of {len(there)} other cases, and these are {len(names)}; --force "
-                             "replaces it, or move it away")
+        if there and names and tables.check_sum(there) != tables.check_sum(names):
+            raise InputError(f"{path}: is the result of {counted(len(there), 'other case')}, and these are "
+                             f"{len(names)}; --force replaces it, or move it away")
 
 
 def paper_row(recipe, names, published_names):

@@ -15,11 +15,12 @@ from runtime.errors import InputError
 from runtime.files import check_readable, is_case_name, read_text
 
 METRICS = ("dice", "jaccard", "hd95", "asd")
+COLUMNS = ("case", "class", *METRICS)       # that every result has
 # column -> its words; `data` is the check sum of the cases' names
 SETTINGS = {"list": "list of cases", "weights": "weights", "unit": "unit of distances", "windows": "windows",
             "largest_component": "classes reduced to their largest component", "data": "cases",
             "tolerance": "tolerance of the surface Dice"}
-TEXT = "case", "patient", "name", "fold"        # columns that hold words, beside the SETTINGS
+TEXT = "case", "patient", "name", "fold", "flags"       # columns that hold words, beside the SETTINGS
 HEADINGS = ("Dice (%) ↑", "Jaccard (%) ↑", "95HD (voxel) ↓", "ASD (voxel) ↓")
 
 
@@ -144,7 +145,7 @@ def run_lines(rows, class_names, reference=None):
     return lines
 
 
-def read_rows(path, columns=("case", "class", *METRICS)):
+def read_rows(path, columns=COLUMNS):
     """The CSV that a test script wrote -> rows with numbers; InputError if it is missing or lacks a column.
 
     SETTINGS that a file of an earlier version lacks are filled in: in voxels, the rest as the run's config.json has it.

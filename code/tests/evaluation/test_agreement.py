@@ -182,6 +182,21 @@ def test_classes_that_nobody_has_count_in_no_mean():
     assert np.array_equal(of_classes_there([[np.nan, np.nan]]), [[1, 1]])
 
 
+@pytest.mark.parametrize(("command", "column"), [("agreement", "cosine"), ("trust", "score")])
+def test_the_result_of_other_cases_is_not_replaced(untrained, capsys, command, column):
+    own, _ = untrained()
+    path = own.out / f"{command}_val_last.csv"
+    path.write_text(f"case,dice,{column},flags\nelsewhere,0.5,0.5,few parts\n", encoding="utf-8")
+    before = path.read_bytes()
+    with pytest.raises(SystemExit, match="2"):
+        reproduce.main([command, str(own.out), "--split", "val", "--device", "cpu"])
+    assert "is the result of 1 other case, and these are" in capsys.readouterr().err and path.read_bytes() == before
+    path.write_text("case;dice\n", encoding="utf-8")
+    (path.parent / "training_cases.json").write_text(json.dumps({"unit": "voxels"}), encoding="utf-8")
+    reproduce.main([command, str(own.out), "--split", "val", "--device", "cpu", "--force"])
+    assert "elsewhere" not in path.read_text(encoding="utf-8") and column in path.read_text(encoding="utf-8")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("command", ("agreement", "trust"))
 def test_a_run_with_classes_that_nobody_has_is_measured_by_those_that_are_there(

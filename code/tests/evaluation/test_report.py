@@ -319,8 +319,8 @@ def test_a_result_that_is_damaged_is_replaced_by_force(tmp_path):
     path = tmp_path / "test_test_last.csv"
     path.write_text("case;dice\na;0,5\n", encoding="utf-8")
     with pytest.raises(InputError, match="test that run again, with --force, which replaces it"):
-        report.check_result(path, ["a"], SimpleNamespace(force=False))
-    report.check_result(path, ["a"], SimpleNamespace(force=True))
+        report.check_result(path, ["a"])
+    report.check_result(path, ["a"], force=True)
 
 
 def test_names_of_classes_break_no_table():
