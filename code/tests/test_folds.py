@@ -28,7 +28,9 @@ from imaging.plan import read_plan
 from method import Method
 from runtime.device import Device
 from runtime.errors import InputError
+from runtime.files import save_tensors
 from training import budget, cross_validation, fit, hours, run_folder
+from training.checkpoints import place_of
 from training.run_folder import read_content
 from training.trained import Trained
 
@@ -195,6 +197,16 @@ def test_hours_hold_for_the_slowest_method_and_are_told(mine, tmp_path, monkeypa
     assert "the others take about 3.5 minutes" in capsys.readouterr().out
     trained(mine, tmp_path / "folds", *options, "--hours", "10")
     assert done[4:] == [("cml_plus", 20, 80)] * 2 and "about 6.7 minutes" in capsys.readouterr().out    # not 20 hours
+
+
+def test_the_hours_of_folds_that_go_on_leave_out_the_steps_that_are_taken(tmp_path):
+    stages = [(20, 1.0), (80, 2.0)]
+    left = [cross_validation.seconds_left(stages, *place) for place in ((0, 0), (0, 5), (1, 0), (1, 30), (2, 0))]
+    assert left == [180, 175, 160, 100, 0]
+    for content, place in (({"stage": 1, "step": 30}, (1, 30)), ({"method": {}}, (0, 0))):
+        save_tensors(tmp_path / "checkpoint.pt", content)
+        assert place_of(tmp_path) == place
+    assert place_of(tmp_path / "none") == (0, 0)
 
 
 def test_folds_on_several_machines_take_as_many_steps_as_each_has_time_for():

@@ -12,6 +12,17 @@ CONTENT = ("method", "optimizer", "stage", "step", "best", "last_dice")     # of
 NAMES = ("checkpoint_new.pt", "checkpoint.pt", "checkpoint_prev.pt")    # newest first; a kill may leave a new one
 
 
+def place_of(run):
+    """(stage, step) of the newest checkpoint in a run folder; (0, 0) where none can be read, as training says then."""
+    for name in NAMES:
+        try:
+            state = load_tensors(run / name, ["stage", "step"])
+            return int(state["stage"]), int(state["step"])
+        except (InputError, TypeError, ValueError):
+            continue
+    return 0, 0
+
+
 def is_finished(run):
     """Whether RUN/last.pt is there and whole; a damaged one is named, and made again from the last checkpoint.
 

@@ -9,7 +9,7 @@ from evaluation.pooled import is_folds
 from imaging.cases import in_shell
 from runtime.errors import InputError, hours_in_words
 from runtime.ranks import Ranks
-from training.checkpoints import is_finished
+from training.checkpoints import is_finished, place_of
 from training.fit import train
 from training.hours import fitted, stage_seconds
 
@@ -107,10 +107,15 @@ def seconds_of_run(recipe):
 
 def tell_hours(recipes):
     """Say before the first of several runs starts how long those take that are not finished, by three timed steps."""
-    left, seconds = [recipe for recipe in recipes if not is_finished(recipe.out)], {}
+    left, stages, hours = [recipe for recipe in recipes if not is_finished(recipe.out)], {}, 0
     for recipe in left:
-        if recipe.method not in seconds:
-            seconds[recipe.method] = seconds_of_run(recipe)
-    hours = sum(seconds[recipe.method] for recipe in left) / 3600
+        if recipe.method not in stages:
+            stages[recipe.method] = stage_seconds(recipe, Own(recipe))
+        hours += seconds_left(stages[recipe.method], *place_of(recipe.out)) / 3600
     Ranks().say(f"{len(recipes)} runs, {len(recipes) - len(left)} of them finished"
                 + (f"; the others take about {hours_in_words(hours)} without validation" if left else ""))
+
+
+def seconds_left(stages, stage, step):
+    """What the stages [(steps, seconds per step)] of a run still take that has come to this step of that stage."""
+    return sum(map(math.prod, stages[stage:])) - (step * stages[stage][1] if stage < len(stages) else 0)
