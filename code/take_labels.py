@@ -24,7 +24,7 @@ import numpy as np
 from imaging.case_files import LABELS, case_of_each, files_in, plain_name, role_of
 from imaging.cases import IGNORED, existing_folder, shown
 from imaging.label_values import check_class_names, segment_values
-from imaging.labelling import ROUND, Places, add_tests, read_round
+from imaging.labelling import ROUND, Places, add_tests, read_round, read_segments, write_segments
 from imaging.preparation import attempt, report_bad
 from imaging.scan_files import (
     WRITERS,
@@ -88,10 +88,11 @@ def main(args=None):
     record = read_round(options.input)
     cases = record.handed(options.input / ROUND)
     check(options, record, cases)
-    record = with_classes(record, cases, options)
+    record, segments = with_classes(record, cases, options)
     places = Places(options.images)
     taken, left, bad = [], [], {}
     with locked(options.labels, "--labels"):
+        write_segments(options.labels, segments)        # before the labels: a kill leaves none whose names are unknown
         for name, case in cases.items():
             match attempt(partial(take, name, case, record, options, places), "use a machine with more memory"):
                 case Taken(words):
@@ -111,23 +112,30 @@ def main(args=None):
 
 
 def with_classes(record, cases, options):
-    """The record with --class-names, where it has none, and --same-voxels; InputError where segments tell no class."""
-    names, labels = options.class_names, record.labels
+    """The record with --class-names, where it has none, and --same-voxels, and {segment's name: value} so far.
+
+    InputError where segments tell no class, or another one than in labels that were taken before.
+    """
+    names, labels, segments = options.class_names, record.labels, read_segments(options.labels)
     count = len({label for label in labels.values() if label % IGNORED}) if labels else None
     check_class_names(names)
     record = replace(record, same_voxels=record.same_voxels or options.same_voxels)
     if not names:
         if not record.class_names:
             files = [path for name, case in cases.items() for path in labels_beside(name, case, options.input)]
-            check_segments(files, count, kept=False)
-        return record
+            segments = check_segments(files, count, kept=False, known=segments)
+        return record, segments
+    if moved := [name for name in names if segments.get(name, names.index(name) + 1) != names.index(name) + 1]:
+        raise InputError(f"--class-names {' '.join(names)}: would make {moved[0]} class {names.index(moved[0]) + 1}, "
+                         f"and labels that are in {options.labels} have it as {segments[moved[0]]}; name them in that "
+                         "order")
     if labels is None:
         labels, count = {value: value for value in range(len(names) + 1)}, len(names)
     if record.class_names or len(names) != count:
         known = f"their names, {' '.join(record.class_names)}" if record.class_names else f"{count} of them"
         raise InputError(f"--class-names {' '.join(names)}: the run that chose these cases knows its classes, {known}; "
                          "leave the option out, or name them all")
-    return replace(record, labels=labels, class_names=names)
+    return replace(record, labels=labels, class_names=names), segments
 
 
 def next_command(record, options):

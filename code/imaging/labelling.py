@@ -21,6 +21,7 @@ from runtime.records import from_record, read_json
 SOURCES = "sources.json"        # in a data folder
 ROUND = "label_next.json"       # in a folder of scans to label
 TESTS = "to_test.list"          # in a data folder and in a folder of labels: cases that are for testing once labelled
+SEGMENTS = "segments.json"      # in a folder of labels: {segment's name: value} where labels were taken by them alone
 PROPOSALS = "proposals"         # folder of what the network said, as it said it
 
 
@@ -101,6 +102,20 @@ def add_tests(folder: Path, names: Sequence[str]) -> None:
     known = listed(folder / TESTS)
     if new := [name for name in names if name not in known]:
         write_text(folder / TESTS, "".join(f"{name}\n" for name in [*known, *new]))
+
+
+def read_segments(folder: Path) -> dict[str, int]:
+    """{segment's name: its value in the label maps that are there}; empty where no names were met."""
+    path, remedy = folder / SEGMENTS, "restore the file, or remove it"
+    values = read_json(path, remedy) if path.exists() else {}
+    if strange := [name for name, value in values.items() if type(value) is not int]:
+        raise InputError(f"{path}: {strange[0]} is {values[strange[0]]!r}, expected a whole number: {remedy}")
+    return values
+
+
+def write_segments(folder: Path, values: dict[str, int]) -> None:
+    if values and values != read_segments(folder):
+        write_text(folder / SEGMENTS, json.dumps(values, ensure_ascii=False, indent=1) + "\n")
 
 
 def source_files(images: Sequence[Path | dicom.Series]) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from imaging.cases import LAYOUT, Case, has_gpu, in_shell, listed, shown
 from imaging.dicom import is_dicom
 from imaging.folders import Found, find
 from imaging.label_values import label_values, segment_values, tell_regions
-from imaging.labelling import TESTS, Sources, source_files
+from imaging.labelling import SEGMENTS, TESTS, Sources, source_files
 from imaging.own_lists import TEST, TRAIN, VAL, OurFiles, last_patients, write_lists, write_patients
 from imaging.patients import PATIENTS, Patients
 from imaging.plan import PLAN, PREPARED, REMEDY, Choice, Plan, plan_preparation, plan_text, plan_training, read_plan
@@ -165,7 +165,7 @@ def prepare_folder(options) -> int:
           f"{f'; channels: {chr(32).join(found.channels)}' if found.channels else ''}")
     folders = {path.parent for case in found.cases for path in (*case.images, case.label) if path}
     others = [path for folder in sorted(folders) for path in sorted(folder.iterdir())
-              if is_other(path) and not is_dicom(path) and path.name != TESTS]
+              if is_other(path) and not is_dicom(path) and path.name not in (TESTS, SEGMENTS)]
     if others := found.images_aside + others:
         print(f"{counted(len(others), 'file')} left aside, which are no scans: {told(others)}")
     tell_regions(found.description)

@@ -589,6 +589,34 @@ def test_segments_that_were_drawn_in_any_order_before_any_label_are_known_by_the
     assert options[-3:] == ["--class-names", "left", "right"] and str(tmp_path / "my scans") in options
 
 
+def test_a_structure_of_a_later_round_does_not_become_the_class_of_an_earlier_ones(tmp_path, capsys):
+    """Each round draws one segment, which has the value 1 in its file: the second one is another structure."""
+    for number in range(4):
+        save(tmp_path / "scans" / f"c{number}.nii.gz", phantom(number)[0])
+    masks, cases = tmp_path / "masks", {}
+    for name, value, where in (("left", 1, "one"), ("Left", 1, "two"), ("right", 2, "three")):
+        out = tmp_path / where
+        assert label_next.main(["--labeled", "0", "--images", str(tmp_path / "scans"), "--output", str(out), "--count",
+                                "1", "--by", "random", "--seed", str(len(cases)), "--workers", "1"]) == 0
+        [case] = cases[where] = handed(out)
+        write_seg(out / case / "Segmentation.seg.nrrd", (phantom(int(case[1:]))[1] == value) * np.uint8(1), {name: 1})
+    options = ["--images", str(tmp_path / "scans"), "--labels", str(masks), "--replace"]
+    for where in ("one", "two"):
+        assert take_labels.main(["--input", str(tmp_path / where), *options]) == 0
+    assert json.loads((masks / "segments.json").read_text(encoding="utf-8")) == {"left": 1, "Left": 1}
+    error = refused(capsys, take_labels.main, "--input", tmp_path / "three", *options)
+    assert "the segment right has the value 1, as Left has in labels taken before; where these are two str" in error
+    third = ["--input", tmp_path / "three", *options]
+    error = refused(capsys, take_labels.main, *third, "--class-names", "right", "left")
+    assert "would make left class 2, and labels that are in" in error and "have it as 1" in error
+    assert take_labels.main([*map(str, third), "--class-names", "left", "right"]) == 0
+    [case] = cases["three"]
+    assert set(np.unique(load(masks / f"{case}.nii.gz"))) == {0, 2}
+    assert prepare_folder.main(["--images", str(tmp_path / "scans"), "--labels", str(masks), "--output",
+                                str(tmp_path / "data"), "--class-names", "left", "right", "--workers", "1"]) == 0
+    assert "segments.json" not in capsys.readouterr().out
+
+
 def test_where_files_are_is_known_by_the_ends_of_their_paths(tmp_path):
     for folder in ("a/p1", "b/p1", "a/p2"):
         (tmp_path / folder).mkdir(parents=True)

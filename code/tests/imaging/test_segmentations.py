@@ -112,6 +112,19 @@ def test_values_by_name_do_not_depend_on_the_files_order(scan, tmp_path):
         read_label(one, scan, LABELS, segments={"x": 1, "y": 2})
 
 
+def test_one_value_is_one_structure_in_all_files(tmp_path):
+    def named(file, *names):
+        return write(tmp_path / file, drawn()[None], [(name, 0, value) for value, name in enumerate(names, 1)])
+
+    check_segments([named("a.seg.nrrd", "Liver"), named("b.seg.nrrd", "liver "), named("c.seg.nrrd", "Segment_1")])
+    with pytest.raises(InputError, match=r"d.seg.nrrd: the segment spleen has the value 1, as Liver has in a.seg.nrrd; "
+                                         "where these are two structures, name the classes"):
+        check_segments([tmp_path / "a.seg.nrrd", named("d.seg.nrrd", "spleen")])
+    assert check_segments([tmp_path / "a.seg.nrrd"], known={"LIVER": 1}) == {"LIVER": 1, "Liver": 1}
+    with pytest.raises(InputError, match="as spleen has in labels taken before"):
+        check_segments([tmp_path / "a.seg.nrrd"], known={"spleen": 1})
+
+
 def test_what_cannot_be_a_class_map_of_the_scan_is_refused(scan, tmp_path):
     def refused(match, layers, names, box=None, **more):
         with pytest.raises(InputError, match=match):
