@@ -26,6 +26,7 @@ class Series:
     name: str                   # of the case
     parent: Path                # folder of its first file
     frames: tuple[Frame, ...]
+    patient: str = ""           # whose scan it is, by a name that no patient has
 
     def __str__(self) -> str:
         return f"{self.parent} ({self.name})"

@@ -86,9 +86,10 @@ def find(files: Iterable[Path], root: Path) -> FoundSeries:
         series[key].append((header, frames))
         for folder in itertools.takewhile(lambda folder: folder != root, path.parents):
             folders[folder].add(header.patient)
+        folders[root].add(header.patient)
     originals = {header.study_of_modality for content in series.values() for header, _ in content
                  if header.kind == "original"}
-    named = defaultdict(list)
+    named, patients = defaultdict(list), {}
     for uid, content in series.items():
         taken = []
         for header, frames in content:
@@ -97,10 +98,14 @@ def find(files: Iterable[Path], root: Path) -> FoundSeries:
             else:
                 taken += frames
         if taken:
-            place = min(frame.path for frame in taken)
-            named[_name(headers[uid], place, root, folders)].append((headers[uid].when, uid, place.parent, taken))
+            place, header = min(frame.path for frame in taken), headers[uid]
+            folder = _patient_folder(place, root, folders)
+            name = _name(header, folder)
+            key = header.patient if any(header.patient) and len(folders[root]) > 1 else folder
+            patients.setdefault(key, name if name not in patients.values() else f"{name}_{len(patients)}")
+            named[name].append((header.when, uid, place.parent, taken, patients[key]))
     for name, several in named.items():
-        for count, (_, _, parent, frames) in enumerate(sorted(several, key=lambda one: one[:2]), 1):
+        for count, (_, _, parent, frames, patient) in enumerate(sorted(several, key=lambda one: one[:2]), 1):
             case = name if count == 1 else f"{name}_{count}"
             broken = {frame.path.parent for frame in frames} & set(damaged)
             if broken:
@@ -114,7 +119,7 @@ def find(files: Iterable[Path], root: Path) -> FoundSeries:
             for number, phase in enumerate(phases, 1):
                 this = case if len(phases) == 1 else f"{case}_phase{number}"
                 try:
-                    found.series.append(Series(this, parent, tuple(stacked(phase)[0])))
+                    found.series.append(Series(this, parent, tuple(stacked(phase)[0]), patient))
                 except InputError as error:
                     found.bad[this] = f"{parent}: {error}"
     used = {frame.path.parent for one in found.series for frame in one.frames}
@@ -219,10 +224,14 @@ def _plain(name):
     return re.sub(r"[^\w-]+", "_", name).strip("_") or "patient"
 
 
-def _name(header, path, root, folders):
-    """<patient folder>_s<series number>; of a study's number where the folder is named by the patient."""
+def _patient_folder(path, root, folders):
+    """The highest folder below the root in which all are one patient's; the lowest there is where none is."""
     below = [folder for folder in reversed(path.parents) if folder != root and folder.is_relative_to(root)]
-    folder = next((folder for folder in below if len(folders[folder]) == 1), below[-1] if below else root.resolve())
+    return next((folder for folder in below if len(folders[folder]) == 1), below[-1] if below else root.resolve())
+
+
+def _name(header, folder):
+    """<patient folder>_s<series number>; of a study's number where the folder is named by the patient."""
     number = _plain(header.number) if header.number else "0"
     if not header.anonymous and _tells(folder.name, *header.patient):
         return f"study{zlib.crc32(header.study.encode()):08x}_s{number}"

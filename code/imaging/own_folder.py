@@ -203,7 +203,7 @@ def prepare(found, options) -> int:
     if options.spacing and not all(FINEST <= side <= COARSEST for side in options.spacing):
         raise InputError(f"--spacing {' '.join(map(str, options.spacing))}: expected {EXPECTED['spacing']}")
     classes, names, ignore, segments = label_values(found, options)
-    patients = write_patients([case.name for case in found.cases], options)
+    patients = write_patients(found.cases, options)
     seen, lines, fixed = preparation(found, read_as(classes, ignore), segments, patients, options)
     plan = from_record(Plan, {name: lines[name].value for name in PREPARED}, PLAN, REMEDY)
     called = planned_names(options.plan or options.output / PLAN, max(classes.values()), options) if fixed else names

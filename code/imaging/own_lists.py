@@ -5,9 +5,9 @@ from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from imaging.cases import listed, shown
+from imaging.cases import Case, listed, shown
 from imaging.labelling import add_tests
-from imaging.patients import PATIENTS, Patients, read_patients, told_by
+from imaging.patients import PATIENTS, Patients, read_patients, told_by, told_by_dicom
 from runtime.errors import InputError, counted
 from runtime.files import check_readable, write_text
 from runtime.records import read_json
@@ -49,17 +49,19 @@ class OurFiles:
         self._note(path, new)
 
 
-def write_patients(names: Sequence[str], options) -> Patients:
-    """patients.json by --patients, or by the pattern that it has -> which patient's scan each case is.
+def write_patients(cases: Sequence[Case], options) -> Patients:
+    """patients.json by --patients, or by the pattern that it has, and of DICOM by folders and headers -> whose scan
+    each case is.
 
     What was written there by hand stays without --force.
     """
     path, ours, there = options.output / PATIENTS, OurFiles(options.output), read_patients(options.output)
     pattern = options.patients or there.pattern
-    if not pattern:
+    told = told_by(pattern, [case.name for case in cases]) if pattern else told_by_dicom(cases)
+    if not told:
         return there
     by_hand = path.exists() and not options.force and not ours.holds(path)
-    patients = Patients(pattern, told_by(pattern, names) | (there.cases if by_hand else {}))
+    patients = Patients(pattern, told | (there.cases if by_hand else {}))
     if patients != there:
         text = json.dumps(asdict(patients), indent=1) + "\n"
         write_text(path, text) if by_hand else ours.write(path, text)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from imaging.cases import Case
 from runtime.errors import InputError, counted
 from runtime.records import from_record, read_json
 
@@ -46,3 +47,9 @@ def told_by(pattern: str, cases: Sequence[str]) -> dict[str, str]:
         raise InputError(f"--patients {pattern}: finds no patient in the {counted(len(cases), 'name')}, such as "
                          f"{cases[0]}; for names such as p01_before, 'p\\d+' does")
     return patients
+
+
+def told_by_dicom(cases: Sequence[Case]) -> dict[str, str]:
+    """{case: patient} of DICOM series, where there are several patients, one of them with several cases."""
+    patients = {case.name: patient for case in cases if (patient := getattr(case.images[0], "patient", ""))}
+    return patients if 1 < len({*patients.values()}) < len(patients) else {}

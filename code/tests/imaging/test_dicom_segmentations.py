@@ -185,3 +185,24 @@ def test_own_data_may_be_dicom(tmp_path, dicom, capsys):
     assert prepare_folder.main(args) == 0 and "0 prepared, 3 skipped" in capsys.readouterr().out
     for path in (tmp_path / "data").rglob("*"):
         assert path.is_dir() or not any(word in path.read_bytes() for word in (b"Doe", b"4711"))
+
+
+@pytest.mark.parametrize("identity", ["own", "alike"])
+def test_dicom_scans_of_one_patient_are_held_out_together(tmp_path, dicom, identity):
+    """By what headers say or, where an anonymiser wrote one name for all, by the folders that they lie in."""
+    images, labels, rng = tmp_path / "images", tmp_path / "labels", np.random.default_rng(0)
+    labels.mkdir()
+    owners = {"p0/a": "0", "p1/a": "1", "p1/b": "1", "later": "0"}
+    for number, (place, owner) in enumerate(owners.items(), 1):
+        array = rng.integers(0, 900, (20, 18, 16)).astype(np.int16)
+        dicom.series(images / place, array, dicom.affine(), SeriesInstanceUID=f"1.2.{number}", SeriesNumber=number,
+                     PatientID=owner if identity == "own" else "ANON")
+        scan = read_scan_file(series_of(images / place))
+        label = nib.Nifti1Image((scan.array > 450).astype(np.uint8), scan.affine)
+        nib.save(label, labels / f"{place.split('/')[0]}_s{number}.nii.gz")
+    args = ["--images", str(images), "--labels", str(labels), "--output", str(tmp_path / "data"), "--workers", "1"]
+    assert prepare_folder.main([*args, "--holdout", "1"]) == 0
+    patients = json.loads((tmp_path / "data" / "patients.json").read_text(encoding="utf-8"))["cases"]
+    assert patients["p1_s2"] == patients["p1_s3"] != patients["p0_s1"]
+    assert (patients["later_s4"] == patients["p0_s1"]) == (identity == "own")
+    assert (tmp_path / "data" / "test.list").read_text(encoding="utf-8").split() == ["p1_s2", "p1_s3"]
