@@ -10,6 +10,7 @@ sys.dont_write_bytecode = False
 import csv
 import dataclasses
 import functools
+import gc
 import importlib
 import re
 import shlex
@@ -62,6 +63,12 @@ def pytest_addoption(parser):
     parser.addoption("--record-golden", action="store_true", help="write the losses that test_golden.py compares with")
 
 
+def pytest_collection_finish():
+    """What PyTorch and the collection leave lasts to the end: it is not looked through for garbage again and again."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 def _seeded():
     """Random weights and inputs are the same in every run of a test."""
@@ -86,6 +93,20 @@ def narrow(monkeypatch):
     for backbone in (unet, vnet, unet3d):
         monkeypatch.setattr(backbone, "WIDTHS", (2, 4, 8, 16, 32))
     monkeypatch.setattr(discriminator, "WIDTHS", (8, 16, 32, 64))
+
+
+@pytest.fixture
+def shallow(narrow, monkeypatch):
+    """And one convolution per stage instead of one to three: where the network itself is not what is tested."""
+    monkeypatch.setattr(vnet, "ENCODER_CONVS", (1,) * 5)
+    monkeypatch.setattr(vnet, "DECODER_CONVS", (1,) * 4)
+    for backbone in (unet, unet3d):     # with dropout, where there is any
+        monkeypatch.setattr(backbone, "block", _first_half(backbone.block))
+
+
+@functools.cache
+def _first_half(block):
+    return lambda *args: (layers := block(*args))[:(len(layers) + 1) // 2]
 
 
 def _nothing(run):
@@ -160,7 +181,8 @@ def runs(_trained, tmp_path_factory):
 
     def trained(recipe):
         """A copy of the recipe's finished run, in its folder; tests that need the same run share one training."""
-        key = (*(repr(value) for name, value in vars(recipe).items() if name != "out"), unet.WIDTHS, plots.curves)
+        key = (*(repr(value) for name, value in vars(recipe).items() if name != "out"), unet.WIDTHS,
+               unet.block, plots.curves)
         if key not in _trained:
             _trained[key] = train(dataclasses.replace(recipe, out=tmp_path_factory.mktemp("trained") / "run"))
         return shutil.copytree(_trained[key], recipe.out)

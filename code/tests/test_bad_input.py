@@ -35,7 +35,7 @@ import train_LA
 from imaging.scan_files import read_scan_file, save_on_grid
 from runtime.files import load_tensors
 
-pytestmark = pytest.mark.usefixtures("narrow", "no_curves")
+pytestmark = pytest.mark.usefixtures("shallow", "no_curves")
 TRAIN = {"LA": train_LA, "ACDC": train_ACDC, "BraTS2019": train_BraTS}
 TINY = ["--labeled", "2", "--labeled-batch", "2", "--unlabeled-batch", "2", "--pre-steps", "1", "--self-steps", "1",
         "--workers", "0", "--device", "cpu"]
@@ -49,7 +49,7 @@ def _trained(tmp_path_factory):
 
 
 @pytest.fixture
-def run(_trained, phantoms, narrow, no_curves, tmp_path):
+def run(_trained, phantoms, shallow, no_curves, tmp_path):
     """A finished run on LA, to be damaged; it is trained once."""
     if not _trained.exists():
         train_LA.main([*TINY, *PATCH["LA"], "--data-dir", str(phantoms("LA")), "--out", str(_trained)])

@@ -34,7 +34,7 @@ from training.checkpoints import place_of
 from training.run_folder import read_content
 from training.trained import Trained
 
-pytestmark = pytest.mark.usefixtures("narrow", "no_curves")
+pytestmark = pytest.mark.usefixtures("shallow", "no_curves")
 TINY = ["--patch-size", "32", "32", "--labeled-batch", "2", "--unlabeled-batch", "2", "--pre-steps", "1",
         "--self-steps", "1", "--workers", "0", "--device", "cpu"]
 SHAPE, SIDES = (34, 32, 4), (1, 1, 6)

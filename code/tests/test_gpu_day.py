@@ -19,7 +19,7 @@ LONG = "ranks", "compiling"     # checks
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-def test_all_of_it_runs_and_what_is_known_is_not_made_again(tmp_path, capsys, monkeypatch, narrow, no_curves):
+def test_all_of_it_runs_and_what_is_known_is_not_made_again(tmp_path, capsys, monkeypatch, shallow, no_curves):
     """Checks, times, trains; then everything is there already. Checks that take long are tested below."""
     monkeypatch.setattr(gpu_timing, "VARIANTS", (gpu_timing.PLAIN, *gpu_timing.VARIANTS[3:4]))
     monkeypatch.setattr(gpu_checks, "CHECKS", {name: check for name, check in gpu_checks.CHECKS.items()
@@ -82,7 +82,7 @@ def test_what_another_card_or_version_found_is_not_taken_over(tmp_path):
     assert json.loads((tmp_path / "time.jsonl").read_text(encoding="utf-8"))["key"]["card"] == "H100"
 
 
-def test_training_stops_when_time_is_over_and_goes_on_next_time(tmp_path, capsys, monkeypatch, narrow, no_curves):
+def test_training_stops_when_time_is_over_and_goes_on_next_time(tmp_path, capsys, monkeypatch, shallow, no_curves):
     """The timer's signal finds the second step of ACDC's self-training; next time, that run is finished first."""
     monkeypatch.setattr(gpu_parts, "ORDER", (("ACDC", 7), ("LA", 8)))
     monkeypatch.setattr(gpu_parts, "tested", lambda *_: None)

@@ -1,5 +1,6 @@
 """The layout: what stands on the porch, and which way imports run."""
 import ast
+import functools
 import subprocess
 import sys
 from pathlib import Path
@@ -26,6 +27,7 @@ def modules():
 MODULES = modules()
 
 
+@functools.cache
 def imported(path):
     """Dotted names of our modules that a file imports anywhere, also inside functions."""
     names = set()

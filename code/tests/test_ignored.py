@@ -86,7 +86,7 @@ def test_signed_distances_are_learnt_of_patches_that_are_drawn_in_full():
 
 
 @pytest.mark.parametrize("name", registry.METHODS)
-def test_no_method_learns_a_patch_without_a_label(name, narrow, recipe):
+def test_no_method_learns_a_patch_without_a_label(name, shallow, recipe):
     """Its supervised terms are 0, and what else it learns is finite."""
     own = recipe(method=name, labeled_batch=2, unlabeled_batch=2)
     method = registry.build(own).train()
@@ -188,7 +188,7 @@ def test_patches_of_a_labelled_scan_hold_voxels_to_learn(data, tmp_path):
     assert all((own.sample(one, rng)[1] != IGNORED).any() for _ in range(60))
 
 
-@pytest.mark.usefixtures("narrow", "no_curves")
+@pytest.mark.usefixtures("shallow", "no_curves")
 def test_it_is_trained_tested_and_predicted(nnunet, data, tmp_path, capsys):
     run = train_own.main(["mini", "--data-dir", str(data), "--patch-size", "32", "32", "16", "--labeled-batch", "2",
                           "--unlabeled-batch", "2", "--pre-steps", "2", "--self-steps", "2", "--workers", "0",

@@ -25,7 +25,7 @@ from imaging.preprocess import Preprocessing, read_preprocessing
 from imaging.scan_files import mark_of
 from runtime.errors import InputError
 
-pytestmark = pytest.mark.usefixtures("narrow", "no_curves")
+pytestmark = pytest.mark.usefixtures("shallow", "no_curves")
 SHAPE = 20, 18, 16
 AFFINE = np.array([[0, -1.2, 0, 31.5], [0.9, 0, 0, -12.25], [0, 0, 2.5, 7.125], [0, 0, 0, 1.0]])
 TINY = ["mini", "--patch-size", "32", "16", "16", "--labeled-batch", "2", "--unlabeled-batch", "2", "--pre-steps", "1",

@@ -21,7 +21,7 @@ from runtime.errors import InputError
 from training import recipe as recipe_module
 from training.recipe import command_line
 
-pytestmark = pytest.mark.usefixtures("narrow", "no_curves")
+pytestmark = pytest.mark.usefixtures("shallow", "no_curves")
 TINY = ["--patch-size", "32", "32", "32", "--labeled-batch", "2",
         "--unlabeled-batch", "2", "--pre-steps", "1", "--self-steps", "1", "--workers", "0", "--device", "cpu"]
 # Orientations, voxel sizes (mm) and shapes along the file's axes: as BraTS has them (1 mm, axes to the left, the back

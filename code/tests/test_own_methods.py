@@ -13,7 +13,7 @@ import test_own as testing_own
 import train_own
 from methods import registry
 
-pytestmark = pytest.mark.usefixtures("narrow", "no_curves")
+pytestmark = pytest.mark.usefixtures("shallow", "no_curves")
 TINY = ["--labeled-batch", "4", "--unlabeled-batch", "4", "--pre-steps", "1", "--self-steps", "1", "--workers", "0",
         "--device", "cpu"]
 KINDS = {"volumes": ((36, 32, 28), (1, 1, 1), ["--patch-size", "32", "32", "16"]),

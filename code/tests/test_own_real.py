@@ -17,7 +17,7 @@ from scipy import ndimage
 from imaging.plan import read_plan
 
 SCANS = Path(os.environ.get("CML_SCANS", "no such folder"))
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("narrow", "no_curves"),
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("shallow", "no_curves"),
               pytest.mark.skipif(not SCANS.is_dir(), reason="needs real scans in the folder CML_SCANS")]
 SIZE = 96, 96, 64       # of patches; windows do not overlap, since whole heads take minutes otherwise
 FEW = ["--pre-steps", 2, "--self-steps", 2, "--labeled-batch", 2, "--unlabeled-batch", 2, "--workers", 0, "--device",

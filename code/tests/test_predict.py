@@ -35,7 +35,7 @@ LPS = np.diag([-1.0, -1.0, 1.0, 1.0])      # the axes of LA's files
 
 
 @pytest.fixture
-def run(recipe, runs, narrow, no_curves):
+def run(recipe, runs, shallow, no_curves):
     """A run on LA, to be changed."""
     return runs.trained(recipe("LA", pre_steps=2, self_steps=2, patch_size=(32, 32, 32)))
 
@@ -447,7 +447,7 @@ def test_a_picture_is_cut_along_the_coarsest_axis_or_the_bodys(tmp_path, shape, 
 
 
 @pytest.mark.parametrize("shape", [(40, 36, 1), (1, 36, 34), (1, 1, 1)])
-def test_a_single_slice_is_segmented_at_half_resolution_with_its_overlay(recipe, runs, narrow, no_curves, tmp_path,
+def test_a_single_slice_is_segmented_at_half_resolution_with_its_overlay(recipe, runs, shallow, no_curves, tmp_path,
                                                                         shape):
     run = runs.trained(recipe("LA", pre_steps=1, self_steps=1, half_resolution=True))
     scan = np.random.default_rng(0).integers(0, 99, shape).astype(np.int16)
@@ -500,7 +500,7 @@ def test_the_record_and_the_network_must_agree_on_the_number_of_channels(run, vo
 
 
 @pytest.mark.slow       # test_own_data.py and test_own_methods.py go the same way
-def test_anybodys_folder_from_scans_to_predictions(phantoms, tmp_path, narrow, no_curves):
+def test_anybodys_folder_from_scans_to_predictions(phantoms, tmp_path, shallow, no_curves):
     images, labels = tmp_path / "images", tmp_path / "labels"
     images.mkdir()
     labels.mkdir()

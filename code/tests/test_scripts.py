@@ -42,7 +42,7 @@ def _runs():
 
 
 @pytest.fixture
-def trained(phantoms, narrow, no_curves, _runs, tmp_path_factory):
+def trained(phantoms, shallow, no_curves, _runs, tmp_path_factory):
     """trained(dataset, *more) -> folder of a run through the train script's main; tests that need the same share it."""
     def train(dataset, *more):
         if (dataset, more) not in _runs:

@@ -198,7 +198,7 @@ def test_stored_intensities_of_slices_are_changed_as_standardised_ones(recipe, r
 
 
 @pytest.mark.parametrize("dataset", ["ACDC", "LA"])
-def test_with_zscore_training_and_test_see_mean_0_and_deviation_1(recipe, runs, narrow, dataset):
+def test_with_zscore_training_and_test_see_mean_0_and_deviation_1(recipe, runs, shallow, dataset):
     own = recipe(dataset, normalise="zscore")
     data, axes = runs.data(own), tuple(range(1, len(own.patch_size) + 1))
     for scan in data.train_scans(data.split().labelled[:3], labelled=True):
@@ -230,14 +230,14 @@ OFTEN = "cml", "dtc", "bcp"      # patches are drawn alike for all; one learns d
 
 @pytest.mark.parametrize("method", [pytest.param(name, marks=() if name in OFTEN else pytest.mark.slow)
                                     for name in registry.METHODS])
-def test_every_method_trains_with_it(recipe, runs, narrow, no_curves, method):
+def test_every_method_trains_with_it(recipe, runs, shallow, no_curves, method):
     run = runs.train(recipe(method=method, augment="strong", normalise="zscore", pre_steps=2, self_steps=2,
                             eval_every=4))
     assert all(np.isfinite(float(row["loss"])) for row in runs.rows(run))
 
 
 @pytest.mark.parametrize("method", ["cml", "cml_plus", "bcp", "mean_teacher", "ua_mt", "ict"])
-def test_passes_that_make_targets_see_clean_patches_and_those_that_learn_do_not(recipe, runs, narrow, method):
+def test_passes_that_make_targets_see_clean_patches_and_those_that_learn_do_not(recipe, runs, shallow, method):
     loop = runs.loop(recipe(method=method, augment="intensity", pre_steps=0, self_steps=4))
     loop.stage, seen = len(loop.stages) - 1, []
     patches = loop.streams()[0]._replace(x_u=torch.full((2, 1, 32, 32), 10.0), clean_u=torch.full((2, 1, 32, 32), 20.0))
@@ -250,7 +250,7 @@ def test_passes_that_make_targets_see_clean_patches_and_those_that_learn_do_not(
 
 
 @pytest.mark.parametrize("workers", [pytest.param(0, marks=pytest.mark.slow), 2])
-def test_a_stopped_run_goes_on_bit_for_bit_with_any_workers(recipe, runs, narrow, no_curves, tmp_path, workers):
+def test_a_stopped_run_goes_on_bit_for_bit_with_any_workers(recipe, runs, shallow, no_curves, tmp_path, workers):
     short = {"augment": "strong", "pre_steps": 1, "self_steps": 4}
     whole = runs.trained(recipe(**short, out=tmp_path / "whole"))
     halved = recipe(**short, out=tmp_path / "parts", workers=workers)

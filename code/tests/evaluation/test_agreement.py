@@ -28,7 +28,7 @@ def pseudo_labels(run):
 
 
 @pytest.fixture
-def untrained(recipe, runs, narrow):
+def untrained(recipe, runs, shallow):
     """untrained(dataset, **changes) -> its recipe and loop; last.pt: large random weights, which see every class."""
     def make(dataset="ACDC", **changes):
         own = recipe(dataset, **changes)
@@ -160,7 +160,7 @@ def test_a_run_without_snapshots_says_how_to_have_some(untrained):
         pseudo_labels(own.out)
 
 
-def test_pseudo_labels_come_from_the_checkpoints_that_training_writes(recipe, runs, narrow, no_curves):
+def test_pseudo_labels_come_from_the_checkpoints_that_training_writes(recipe, runs, shallow, no_curves):
     own = recipe("ACDC", pre_steps=1, self_steps=2, checkpoint_steps=1)
     runs.train(own)
     (own.out / "snapshots").mkdir()
@@ -200,7 +200,7 @@ def test_the_result_of_other_cases_is_not_replaced(untrained, capsys, command, c
 @pytest.mark.slow
 @pytest.mark.parametrize("command", ("agreement", "trust"))
 def test_a_run_with_classes_that_nobody_has_is_measured_by_those_that_are_there(
-        recipe, runs, narrow, no_curves, phantoms, command, tmp_path):
+        recipe, runs, shallow, no_curves, phantoms, command, tmp_path):
     """The same network and data with a second class that neither labels nor predictions have."""
     run = runs.train(own := recipe("LA", pre_steps=1, self_steps=1))
     more = shutil.copytree(run, tmp_path / "more")

@@ -181,7 +181,7 @@ def test_prepare_names_each_bad_series_and_prepares_the_good_ones(folder, dicom,
     assert {path: path.read_bytes() for path in before} == before
 
 
-def test_predict_names_each_bad_series_and_segments_the_good_ones(folder, dicom, recipe, runs, narrow, no_curves,
+def test_predict_names_each_bad_series_and_segments_the_good_ones(folder, dicom, recipe, runs, shallow, no_curves,
                                                                   tmp_path, capfd):
     scans, lines = folder
     run = tmp_path / "run"

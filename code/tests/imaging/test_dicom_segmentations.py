@@ -117,7 +117,7 @@ def test_without_highdicom_it_is_a_line(monkeypatch):
         dicom_segmentations.writer()
 
 
-def test_predict_takes_dicom_and_gives_it_back_and_tells_no_name(recipe, runs, narrow, no_curves, tmp_path, dicom,
+def test_predict_takes_dicom_and_gives_it_back_and_tells_no_name(recipe, runs, shallow, no_curves, tmp_path, dicom,
                                                                  capfd):
     run, rng = tmp_path / "run", np.random.default_rng(0)
     runs.trained(recipe("LA", pre_steps=1, self_steps=1, patch_size=(32, 32, 32), out=run))

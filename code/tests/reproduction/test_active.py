@@ -26,7 +26,7 @@ def small(monkeypatch):
 
 
 @pytest.mark.slow
-def test_rounds_add_to_the_patients_that_are_labelled_and_go_on(small, narrow, no_curves, phantoms, tmp_path,
+def test_rounds_add_to_the_patients_that_are_labelled_and_go_on(small, shallow, no_curves, phantoms, tmp_path,
                                                                 monkeypatch, capsys):
     scans, results, model = tmp_path / "scans", tmp_path / "results", tmp_path / "model"
     scans.mkdir()

@@ -67,7 +67,7 @@ def test_the_methods_have_colours_of_their_own():
 
 
 @pytest.mark.parametrize("dataset", [pytest.param("LA", marks=pytest.mark.slow), "ACDC"])
-def test_figure_4_shows_reference_and_runs_side_by_side(dataset, recipe, runs, narrow, no_curves, tmp_path):
+def test_figure_4_shows_reference_and_runs_side_by_side(dataset, recipe, runs, shallow, no_curves, tmp_path):
     import test_ACDC
     import test_LA
     folders = {}

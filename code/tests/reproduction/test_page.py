@@ -29,7 +29,7 @@ def _made():
 
 
 @pytest.fixture
-def report(_made, results, recipe, runs, narrow, no_curves, tmp_path_factory):
+def report(_made, results, recipe, runs, shallow, no_curves, tmp_path_factory):
     """The page of made-up tables and of the cases of a tiny trained run, `run` beside it; made once."""
     if not _made:
         _made.append(_report(tmp_path_factory.mktemp("report"), results, recipe, runs))
@@ -97,7 +97,7 @@ def test_a_case_has_its_dice_in_the_test_where_its_reference_lacks_a_class():
 
 
 @pytest.mark.slow
-def test_cases_beyond_the_limit_are_left_out(report, monkeypatch, tmp_path, results, narrow):
+def test_cases_beyond_the_limit_are_left_out(report, monkeypatch, tmp_path, results, shallow):
     monkeypatch.setattr(page, "LIMIT", 1)
     reproduce.main(["report", "--output", str(tmp_path / "small.html"), "--runs", str(report.with_name("run")),
                     "--results", str(results), "--device", "cpu"])

@@ -99,7 +99,7 @@ def test_a_job_array_has_a_task_a_run_that_resumes(results, capsys):
     assert subprocess.run(["bash", "-n"], input=script, encoding="utf-8").returncode == 0
 
 
-def test_an_experiment_runs_from_the_scans_to_its_kept_tables(place, arguments, narrow, no_curves, tmp_path, capsys,
+def test_an_experiment_runs_from_the_scans_to_its_kept_tables(place, arguments, shallow, no_curves, tmp_path, capsys,
                                                               monkeypatch):
     place(tiny())
     reproduce.main(arguments)
@@ -114,7 +114,7 @@ def test_an_experiment_runs_from_the_scans_to_its_kept_tables(place, arguments, 
     assert "is there" in capsys.readouterr().out
 
 
-def test_a_failure_is_reported_at_the_end_and_the_others_go_on(place, arguments, narrow, no_curves, tmp_path, capsys,
+def test_a_failure_is_reported_at_the_end_and_the_others_go_on(place, arguments, shallow, no_curves, tmp_path, capsys,
                                                                 monkeypatch):
     place(tiny("refused", labeled_batch=3), tiny("broken", self_steps=3), tiny())
     train = train_ACDC.main.__wrapped__
@@ -135,7 +135,7 @@ def test_a_failure_is_reported_at_the_end_and_the_others_go_on(place, arguments,
     assert len(list((tmp_path / "kept/ACDC").iterdir())) == 1
 
 
-def test_a_test_of_weights_that_were_not_the_final_ones_is_made_again(place, arguments, narrow, no_curves, tmp_path,
+def test_a_test_of_weights_that_were_not_the_final_ones_is_made_again(place, arguments, shallow, no_curves, tmp_path,
                                                                       monkeypatch):
     place(tiny())
     [run] = runs.runs_of(["tiny"])
@@ -150,7 +150,8 @@ def test_a_test_of_weights_that_were_not_the_final_ones_is_made_again(place, arg
     assert {path: path.read_bytes() for path in folder.glob("test_*.csv")} == made
 
 
-def test_the_active_rounds_are_one_run_among_others(place, arguments, narrow, no_curves, tmp_path, capsys, monkeypatch):
+def test_the_active_rounds_are_one_run_among_others(place, arguments, shallow, no_curves, tmp_path, capsys,
+                                                    monkeypatch):
     def held(*_):
         raise InputError("active_acdc: another process holds it")
     monkeypatch.setattr(reproduce.active, "make_missing", held)

@@ -15,7 +15,7 @@ from training.logbook import Logbook
 
 PLAIN = Device.__init__
 
-pytestmark = pytest.mark.usefixtures("narrow", "no_curves")
+pytestmark = pytest.mark.usefixtures("shallow", "no_curves")
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from runtime.files import load_tensors
 from training import datasets, fit
 from training.fit import learning_rate, rate_at
 
-pytestmark = pytest.mark.usefixtures("narrow")
+pytestmark = pytest.mark.usefixtures("shallow")
 unpainted = pytest.mark.usefixtures("no_curves")
 
 

@@ -10,7 +10,7 @@ from runtime.errors import InputError
 from training.recipe import Recipe, load_recipe
 from training.run_folder import read_content
 
-pytestmark = pytest.mark.usefixtures("narrow", "no_curves")
+pytestmark = pytest.mark.usefixtures("shallow", "no_curves")
 SETS = "ACDC", pytest.param("LA", marks=pytest.mark.slow), pytest.param("BraTS2019", marks=pytest.mark.slow)
 
 

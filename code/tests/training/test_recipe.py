@@ -237,7 +237,7 @@ def test_a_switch_needs_no_value():
 
 
 @pytest.mark.parametrize("method", registry.METHODS)
-def test_one_voxel_is_refused_where_batch_norm_would_be_given_one_value_and_nowhere_else(narrow, method):
+def test_one_voxel_is_refused_where_batch_norm_would_be_given_one_value_and_nowhere_else(shallow, method):
     """At 16 x 16, for batches of one, two and four: as much as a step of each stage says."""
     outcomes = set()
     for labelled, unlabelled in itertools.product((1, 2, 4), repeat=2):

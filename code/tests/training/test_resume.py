@@ -15,7 +15,7 @@ from runtime.errors import InputError
 from runtime.files import load_tensors
 from training import checkpoints, fit
 
-pytestmark = pytest.mark.usefixtures("narrow")
+pytestmark = pytest.mark.usefixtures("shallow")
 unpainted = pytest.mark.usefixtures("no_curves")
 
 

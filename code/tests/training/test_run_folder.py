@@ -19,7 +19,7 @@ from training import fit, run_folder
 from training.checkpoints import Checkpoints
 from training.material import Content
 
-pytestmark = pytest.mark.usefixtures("narrow", "no_curves")
+pytestmark = pytest.mark.usefixtures("shallow", "no_curves")
 CODE = Path(fit.__file__).parents[1]
 RECORD = {"dataset": "LA", "orientation": "LPS", "normalise": "zscore"}
 

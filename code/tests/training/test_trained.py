@@ -39,7 +39,7 @@ def test_many_misfits_are_counted():
         load_weights(model, {}, "last.pt")
 
 
-def test_a_run_is_loaded_with_the_weights_of_the_checkpoint(recipe, runs, narrow):
+def test_a_run_is_loaded_with_the_weights_of_the_checkpoint(recipe, runs, shallow):
     own = recipe("ACDC")
     loop = runs.loop(own)
     saved = {key: value.clone() for key, value in loop.method.state_dict().items()}
@@ -60,7 +60,7 @@ def test_a_run_is_loaded_with_the_weights_of_the_checkpoint(recipe, runs, narrow
 
 
 @pytest.fixture
-def run_on(phantoms, recipe, runs, narrow, no_curves, tmp_path):
+def run_on(phantoms, recipe, runs, shallow, no_curves, tmp_path):
     """run_on(dataset) -> (a short run, a copy of its data, which it knows as its own)."""
     def make(dataset):
         data = shutil.copytree(phantoms(dataset), tmp_path / "data")
@@ -139,7 +139,7 @@ def test_a_run_without_a_record_of_its_data_is_tested(swap):
     assert test_LA.main(["--run", str(run), "--device", "cpu"])
 
 
-def test_validation_never_runs_on_the_voxels_of_a_labelled_case(phantoms, recipe, runs, narrow, tmp_path):
+def test_validation_never_runs_on_the_voxels_of_a_labelled_case(phantoms, recipe, runs, shallow, tmp_path):
     data = shutil.copytree(phantoms("LA"), tmp_path / "data")
     names = (data / "train.list").read_text(encoding="utf-8").split()
     folder = data / "2018LA_Seg_Training Set"
@@ -160,7 +160,7 @@ def test_roles_of_scans_by_name_and_by_voxels():
         assert Content(None, cases).finder(lambda name: name.split("_")[0])(scan) == role
 
 
-def test_classes_that_no_label_has_are_said(recipe, runs, narrow, capsys):
+def test_classes_that_no_label_has_are_said(recipe, runs, shallow, capsys):
     runs.loop(recipe("LA", num_classes=4, holdout_val=1))
     said = capsys.readouterr().out
     assert "no labelled case has class 2, 3 of 1 to 3" in said and "no val case has class 2, 3 of 1 to 3" in said
@@ -168,7 +168,7 @@ def test_classes_that_no_label_has_are_said(recipe, runs, narrow, capsys):
     assert "case has class" not in capsys.readouterr().out
 
 
-def test_a_folder_with_scans_to_test_alone_needs_their_list_alone(phantoms, recipe, runs, narrow, no_curves, tmp_path,
+def test_a_folder_with_scans_to_test_alone_needs_their_list_alone(phantoms, recipe, runs, shallow, no_curves, tmp_path,
                                                                   capsys, monkeypatch):
     run = runs.trained(recipe("LA", pre_steps=1, self_steps=1))
     trained, elsewhere = load_run(run, device="cpu"), tmp_path / "elsewhere"
