@@ -20,7 +20,7 @@ from imaging.patients import Patients, told_by
 from runtime.errors import InputError
 from training.run_folder import read_content
 
-pytestmark = pytest.mark.usefixtures("narrow", "no_curves")
+pytestmark = pytest.mark.usefixtures("shallow", "no_curves")
 LABELLED = "p1_a", "p1_b", "p2_a", "p3_a", "p3_b", "p4_a"
 UNLABELLED = "p4_b", "p5_a", "p5_b"
 BY_NAME = ["--patients", r"p\d+"]
