@@ -209,7 +209,12 @@ def test_what_the_reader_cannot_take_is_one_line(run_of, tmp_path):
     apart = nib.Nifti1Image(image.get_fdata(), image.affine)
     apart.set_qform(np.diag([-1, -1, 3, 1.0]), 1)
     nib.save(apart, tmp_path / "apart.nii.gz")
-    for name in ("cut.nii.gz", "scan.nrrd", "series.nii.gz", "apart.nii.gz"):
+    damaged = bytearray(good.read_bytes())
+    damaged[-8] ^= 1        # of the check sum: that of other voxels
+    (tmp_path / "damaged.nii.gz").write_bytes(damaged)
+    damaged[20:40] = bytes(20)      # of the packed voxels
+    (tmp_path / "unpacked.nii.gz").write_bytes(damaged)
+    for name in ("cut.nii.gz", "damaged.nii.gz", "unpacked.nii.gz", "scan.nrrd", "series.nii.gz", "apart.nii.gz"):
         done = read_here(folder, tmp_path / "labels.nii.gz", tmp_path / name)
         assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
         assert not (tmp_path / "labels.nii.gz").exists()
@@ -295,13 +300,16 @@ def test_what_an_exported_network_made_is_no_scan_and_no_label(run_of, tmp_path,
     assert not is_prediction(tmp_path / "labels.nii.gz")
 
 
-def test_a_scan_of_which_preparation_leaves_one_value_is_refused(run_of, tmp_path):
-    """Such as one with voxels of a micrometre, which are resampled to one voxel of the size of training."""
+@pytest.mark.parametrize(("sides", "shape"), [((1e-3,) * 3, (40, 36, 34)), ((1, 1, 0.7), (40, 36, 2))])
+def test_a_scan_of_which_preparation_leaves_one_voxel_is_refused(run_of, tmp_path, capsys, sides, shape):
+    """Such as one with voxels of a micrometre, which are resampled to the size of training, or a thin one."""
     run = shutil.copytree(run_of("LA"), tmp_path / "coarse")
     (run / "preprocessing.json").write_text(json.dumps({"dataset": "folder", "orientation": "RAS", "normalise":
                                                         "zscore", "spacing": [1, 1, 1]}), encoding="utf-8")
     folder = exported(run, tmp_path / "exported")
-    path, _ = scan(tmp_path, "scan.nii.gz", sides=(1e-3,) * 3)
-    done = read_alone(folder, tmp_path / "labels.nii.gz", path)
+    path, _ = scan(tmp_path, "scan.nii.gz", sides=sides, shape=shape)
+    done = read_here(folder, tmp_path / "labels.nii.gz", path)
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "once prepared, is one value" in done.stderr
     assert not (tmp_path / "labels.nii.gz").exists()
+    assert predict.main(["--run", str(run), "--input", str(path), "--output", str(tmp_path / "ours")]) == 2
+    assert "expected 2 an axis" in capsys.readouterr().err
