@@ -217,13 +217,14 @@ def four_axes(folder, count):
     array = np.random.default_rng(0).integers(0, 99, (*SHAPE, count)).astype(np.int16)
     nib.save(nib.Nifti1Image(array, GRIDS["oblique"]), folder / "a.nii.gz")
     joined = sitk.JoinSeries([itk_image(array[..., channel], GRIDS["straight"]) for channel in range(count)])
-    sitk.WriteImage(joined, str(folder / "a.mha"))
+    for name in ("a.mha", "a.nrrd"):
+        sitk.WriteImage(joined, str(folder / name))
     composed = sitk.Compose([itk_image(array[..., channel], GRIDS["oblique"]) for channel in range(count)])
     for name in ("b.mha", "b.nrrd"):
         sitk.WriteImage(composed, str(folder / name))
     by_pynrrd(folder / "c.nrrd", array, GRIDS["oblique"], **{
         "space directions": np.vstack([(LPS @ GRIDS["oblique"])[:3, :3].T, [np.nan] * 3])})
-    return [folder / name for name in ("a.nii.gz", "a.mha", "b.mha", "b.nrrd", "c.nrrd")], array
+    return [folder / name for name in ("a.nii.gz", "a.mha", "a.nrrd", "b.mha", "b.nrrd", "c.nrrd")], array
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
@@ -233,7 +234,12 @@ def test_a_fourth_axis_holds_the_channels(tmp_path, count):
         channels = read_channels(path, "itk", count)
         for channel, scan in enumerate(channels):
             np.testing.assert_array_equal(scan.array, array[..., channel])
-            np.testing.assert_allclose(scan.affine, GRIDS["straight" if path.name == "a.mha" else "oblique"], rtol=1e-5)
+            grid = GRIDS["straight" if path.name in ("a.mha", "a.nrrd") else "oblique"]
+            np.testing.assert_allclose(scan.affine, grid, rtol=1e-5)
+        save_on_grid(tmp_path / "map.nrrd", label_map(), channels[0], keep_header=True)
+        origin = sitk.ReadImage(str(tmp_path / "map.nrrd")).GetOrigin()
+        np.testing.assert_allclose(origin, (LPS @ grid)[:3, 3], rtol=1e-5)
+        np.testing.assert_array_equal(read_label(tmp_path / "map.nrrd", channels[0], {0: 0, 1: 1, 2: 2}), label_map())
         if count == 1:
             np.testing.assert_array_equal(read_scan_file(path).array, array[..., 0])
         with pytest.raises(InputError, match="expected .* channels|expected one 3D volume"):
