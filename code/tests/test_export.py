@@ -218,6 +218,12 @@ def test_what_the_reader_cannot_take_is_one_line(run_of, tmp_path):
         done = read_here(folder, tmp_path / "labels.nii.gz", tmp_path / name)
         assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
         assert not (tmp_path / "labels.nii.gz").exists()
+    run = shutil.copytree(run_of("LA"), tmp_path / "fine")
+    (run / "preprocessing.json").write_text(json.dumps({"dataset": "folder", "orientation": "RAS", "normalise":
+                                                        "zscore", "spacing": [1, 1, 1]}), encoding="utf-8")
+    large, _ = scan(tmp_path, "large.nii.gz", sides=(1e4,) * 3)         # micrometres that say that they are mm
+    done = read_here(exported(run, tmp_path / "of_1_mm"), tmp_path / "labels.nii.gz", large)
+    assert done.returncode == 2 and "Unable to allocate" in done.stderr and done.stderr.count("\n") == 1
     before = good.read_bytes()
     assert read_here(folder, good, good).returncode == 2 and good.read_bytes() == before
 

@@ -116,5 +116,5 @@ def main(target, *paths):
 
 try:
     main(*sys.argv[1:])
-except (ValueError, OSError, TypeError, EOFError, zlib.error, nib.filebasedimages.ImageFileError) as error:
+except (ValueError, OSError, TypeError, EOFError, MemoryError, zlib.error, nib.filebasedimages.ImageFileError) as error:
     sys.exit(print(f"error: {' '.join(str(error).split())}", file=sys.stderr) or 2)
