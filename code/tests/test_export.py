@@ -196,7 +196,7 @@ def test_own_slices_of_two_channels(sliced, tmp_path, capsys):
     assert read_here(folder, backwards, *reversed(cases["a"])).returncode == 0      # channels are known by their names
     assert np.array_equal(nib.load(backwards).dataobj, nib.load(alone).dataobj)
     done = read_here(folder, tmp_path / "one.nii.gz", cases["a"][0])
-    assert done.returncode == 2 and "t2" in done.stderr and done.stderr.count("\n") == 1
+    assert done.returncode == 2 and "each of ['T2', 'ASL']" in done.stderr and done.stderr.count("\n") == 1
 
 
 def test_what_the_reader_cannot_take_is_one_line(run_of, tmp_path):
@@ -225,7 +225,8 @@ def test_what_the_reader_cannot_take_is_one_line(run_of, tmp_path):
     done = read_here(exported(run, tmp_path / "of_1_mm"), tmp_path / "labels.nii.gz", large)
     assert done.returncode == 2 and "Unable to allocate" in done.stderr and done.stderr.count("\n") == 1
     before = good.read_bytes()
-    assert read_here(folder, good, good).returncode == 2 and good.read_bytes() == before
+    done = read_here(folder, good, good)
+    assert done.returncode == 2 and "a NIfTI for each of ['lgemri']" in done.stderr and good.read_bytes() == before
 
 
 @pytest.mark.parametrize(("change", "words"), [
