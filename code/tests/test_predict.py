@@ -222,6 +222,7 @@ def test_every_result_is_measured_beside_the_labelled_cases_whatever_was_skipped
     assert not list(out.glob(".*")) and f"{out / 'predictions.csv'}" in capsys.readouterr().out
 
     before = (out / "predictions.csv").read_bytes()
+    (out / "predictions.csv").write_bytes(b"\xef\xbb\xbf" + before)         # as spreadsheets save it
     assert predicted(run, scans, out)[0] == 0 and predicted(run, scans / "b.nii.gz", out)[0] == 0
     assert (out / "predictions.csv").read_bytes() == before and len(calls) == 4
     nib.save(nib.Nifti1Image(volume[:, :, ::-1], np.eye(4)), scans / "b.nii.gz")

@@ -117,7 +117,7 @@ def test_dcmqi_reads_each_segment_where_its_series_lies(write, tmp_path, dicom):
 
 def test_codes_are_the_file_s_and_tissue_for_classes_that_it_leaves_out(tmp_path):
     path = tmp_path / "codes.json"
-    path.write_text(json.dumps(CODES), encoding="utf-8")
+    path.write_text(json.dumps(CODES), encoding="utf-8-sig")     # as some editors write it
     atrium, wall = dicom_segmentations.read_codes(path, ["atrium", "wall"])
     assert atrium == dicom_segmentations.TISSUE and wall == CODES["wall"]
     for odd in ("[", "[]", '{"liver": {}}', '{"wall": {"kind": ["1", "SCT", "x"]}}', '{"wall": {"type": ["1"]}}',
