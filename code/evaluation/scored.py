@@ -45,14 +45,18 @@ def score_maps(options):
     for name in tqdm(pairs, "reading", unit="case", disable=None):
         values = attempt(partial(_values, pairs[name], options.class_names), "use a machine with more memory")
         (bad if isinstance(values, str) else found)[name] = values
-    values = sorted(set().union(*found.values()) - {0, options.ignore_label})
+    references, maps = (set().union(*(of_each[side] for of_each in found.values())) - {0, options.ignore_label}
+                        for side in (0, 1))
+    values = sorted(references | maps)
     if len(values) > 254:
         raise InputError(f"{options.predictions}, {options.labels}: have {len(values)} values, expected at most 254 "
                          "classes; are these scans?")
     names = options.class_names or tuple(f"class {value}" for value in values)
     if len(names) != len(values):
-        raise InputError(f"--class-names {' '.join(names)}: {len(names)} names for the values "
+        raise InputError(f"--class-names {' '.join(names)}: {counted(len(names), 'name')} for the values "
                          f"{' '.join(map(str, values))}")
+    if not options.class_names:
+        tell_alone(references, maps)
     rows = []
     for name in tqdm(found, "measuring", unit="case", disable=None):
         own = attempt(partial(measured_pair, name, *pairs[name], values, names, options),
@@ -104,8 +108,16 @@ def matched(labels, predictions):
 
 
 def _values(pair, names):
-    """The values of two maps, but of segments that `names` name, whose values those of the other maps are."""
-    return set().union(*(values_in(path) for path in pair if not names or is_scan(path)))
+    """The values of each of two maps, but of segments that `names` name, whose values those of the other maps are."""
+    return [values_in(path) if not names or is_scan(path) else set() for path in pair]
+
+
+def tell_alone(references, predictions):
+    """Say which values the maps of one folder alone have: one class may have two values there."""
+    alone = [f"no {who} has the value {', '.join(map(str, sorted(values)))}" for who, values in
+             (("prediction", references - predictions), ("reference", predictions - references)) if values]
+    if alone:
+        print(f"{'; '.join(alone)}: each value is measured as a class of its own")
 
 
 def measured_pair(case, reference, prediction, values, names, options):

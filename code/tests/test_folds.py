@@ -481,6 +481,20 @@ def test_maps_of_any_program_are_scored_by_name_on_one_grid(maps, capsys):
     assert rows["b_seg"]["class"] == "7" and rows["b_seg"]["name"] == "box"
 
 
+def test_values_that_one_folder_alone_has_are_told(maps, capsys):
+    """255 in the references of a challenge is 1 in the maps of some programs: two classes, and no Dice."""
+    for path, value in ((maps / "masks/a_seg.nii.gz", 255), (maps / "other/a.nii.gz", 1)):
+        nib.save(nib.Nifti1Image(np.minimum(box((12, 10, 6), (2, 8), (2, 8), (1, 5)), 1) * np.uint8(value), np.eye(4)),
+                 path)
+    rows = testing_own.main(["--predictions", str(maps / "other"), "--labels", str(maps / "masks")])
+    assert [(row["class"], row["dice"]) for row in rows] == [(1, 0), (255, 0)]
+    assert ("no prediction has the value 255; no reference has the value 1: each value is measured as a class of its "
+            "own\n") in capsys.readouterr().out
+    shutil.copy(maps / "masks/a_seg.nii.gz", maps / "other/a.nii.gz")
+    testing_own.main(["--predictions", str(maps / "other"), "--labels", str(maps / "masks")])
+    assert "of its own" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("end", [".md", ".tex", ""])
 def test_scores_are_written_under_a_name_of_their_own(maps, capsys, end):
     with pytest.raises(SystemExit, match="2"):
