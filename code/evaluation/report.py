@@ -212,8 +212,8 @@ def explained(rows):
     words = ["Bold: the view that counts, as the method is tested."]
     views = tables.views_of(rows)
     if views[0] == "fused":
-        words.append(f"fused: mean of the probabilities of {views[1]} and {views[2]}, the two subnets, which stand below "
-                     "it.")
+        words.append(f"fused: mean of the probabilities of {views[1]} and {views[2]}, the two subnets, which stand "
+                     "below it.")
     if last := [view for view in views if view.startswith("last_")]:
         words.append(f"{last[0]}, ...: the same of the weights after the last step; tested is their average over the "
                      "steps.")
