@@ -22,7 +22,7 @@ DEFLATED = 47           # zlib's or gzip's header, whichever is there
 def read_header(path: Path) -> tuple[dict[str, str], int]:
     """The fields of a file, and the bytes that they take."""
     with path.open("rb") as file:
-        start = file.read(HEADER)
+        start = file.read(HEADER) + b"\n"       # which the last line may lack
     fields, place = {}, 0
     while "ElementDataFile" not in fields:
         end = start.index(b"\n", place)

@@ -297,6 +297,19 @@ def test_voxels_in_this_very_folder_may_be_named_so(tmp_path):
     np.testing.assert_array_equal(read_scan_file(tmp_path / "a.nhdr").array, volume())
 
 
+@pytest.mark.parametrize("suffix", [".nhdr", ".mhd"])
+@pytest.mark.parametrize("ending", [b"\n", b"\r\n", b""])
+def test_a_header_may_be_written_by_hand(tmp_path, suffix, ending):
+    """In an editor of Windows, or without an end of its last line."""
+    by_simpleitk(tmp_path / f"a{suffix}", volume(), GRIDS["oblique"])
+    before = read_scan_file(tmp_path / f"a{suffix}")
+    lines = (tmp_path / f"a{suffix}").read_bytes().rstrip(b"\n").split(b"\n")
+    (tmp_path / f"a{suffix}").write_bytes((ending or b"\n").join(lines) + ending)
+    scan = read_scan_file(tmp_path / f"a{suffix}")
+    np.testing.assert_array_equal(scan.array, volume())
+    np.testing.assert_array_equal(scan.affine, before.affine)
+
+
 @pytest.mark.parametrize(("suffix", "field"), [(".nhdr", b"data file: a.raw"), (".mhd", b"ElementDataFile = a.raw")])
 @pytest.mark.parametrize("name", ["../a.raw", "/etc/passwd", "sub/a.raw", "LIST", "a%d.raw 1 5 1", "b.raw", "..", ""])
 def test_voxels_are_followed_to_a_file_beside_the_header_alone(tmp_path, suffix, field, name):
