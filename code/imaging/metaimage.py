@@ -77,7 +77,7 @@ def read(path: Path, geometry: str, channels: int):
 
 
 def _says(fields, *names):
-    return any(fields.get(name, "").lower() in ("true", "1") for name in names)
+    return any(fields.get(name, "")[:1] in ("T", "t", "1") for name in names)     # MetaIO looks at no more letters
 
 
 def voxel_file(path: Path, fields: dict[str, str] | None = None) -> Path:
@@ -88,7 +88,7 @@ def voxel_file(path: Path, fields: dict[str, str] | None = None) -> Path:
 
 def _voxels(path, fields, start, count):
     """The `count` bytes of the voxels; ValueError where there are fewer or more."""
-    if not _says(fields, "BinaryData"):
+    if not _says({"BinaryData": "True"} | fields, "BinaryData"):
         raise InputError(f"{path}: its voxels are text, which is not read; export it as binary")
     file = voxel_file(path, fields)
     with file.open("rb") as raw:

@@ -310,6 +310,15 @@ def test_a_header_may_be_written_by_hand(tmp_path, suffix, ending):
     np.testing.assert_array_equal(scan.affine, before.affine)
 
 
+@pytest.mark.parametrize("more", ["", "BinaryData = T\nBinaryDataByteOrderMSB = False\n"])
+def test_a_metaimage_header_of_few_lines_is_read_as_simpleitk_reads_it(tmp_path, more):
+    (tmp_path / "a.raw").write_bytes(volume().tobytes("F"))
+    (tmp_path / "a.mhd").write_text(f"NDims = 3\nDimSize = 7 6 5\nElementSpacing = 1.1 1.3 2.7\n{more}"
+                                    "ElementType = MET_SHORT\nElementDataFile = a.raw", encoding="utf-8")
+    theirs = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "a.mhd")))
+    np.testing.assert_array_equal(read_scan_file(tmp_path / "a.mhd").array, theirs.transpose(2, 1, 0))
+
+
 @pytest.mark.parametrize(("suffix", "field"), [(".nhdr", b"data file: a.raw"), (".mhd", b"ElementDataFile = a.raw")])
 @pytest.mark.parametrize("name", ["../a.raw", "/etc/passwd", "sub/a.raw", "LIST", "a%d.raw 1 5 1", "b.raw", "..", ""])
 def test_voxels_are_followed_to_a_file_beside_the_header_alone(tmp_path, suffix, field, name):
