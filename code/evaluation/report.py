@@ -217,8 +217,12 @@ def explained(rows):
     """What the words of a run's table mean."""
     words = ["Bold: the view that counts, as the method is tested."]
     views = tables.views_of(rows)
-    if {"fused", "subnet0", "subnet1"} <= set(views):
-        words.append("fused: mean of the probabilities of subnet0 and subnet1, the two subnets, which stand below it.")
+    if views[0] == "fused":
+        words.append(f"fused: mean of the probabilities of {views[1]} and {views[2]}, the two subnets, which stand "
+                     "below it.")
+    if last := [view for view in views if view.startswith("last_")]:
+        words.append(f"{last[0]}, ...: the same of the weights after the last step; tested is their average over the "
+                     "steps.")
     words.append("empty: results with an undefined distance, since the prediction or the reference has no voxel of the "
                  "class; 95HD and ASD leave them out, and the `paper` row counts them as 0, as the authors' release.")
     return "\n".join([*words, *tables.left_out(rows)])

@@ -25,8 +25,8 @@ def prediction_marks(trained, names, options):
     for path in () if options.force else sorted((options.run / PREDICTIONS).glob("*.nii")):
         if owners := [name for name in marks if path.name.startswith(f"{name}_")]:
             if mark_of(path) != marks[max(owners, key=len)]:
-                raise InputError(f"{path}: was made with other weights, from another scan or by something else; "
-                                 "--force replaces it, or move the folder away")
+                raise InputError(f"{path}: was made with other weights or windows, from another scan or by something "
+                                 "else; --force replaces it, or move the folder away")
     return marks
 
 

@@ -55,8 +55,8 @@ def is_there(files, mark):
     for path in there:
         check_readable(path)
         if mark not in path.read_bytes().decode("latin-1") if path.suffix == ".png" else mark_of(path) != mark:
-            raise InputError(f"{path}: was made by another run, from another scan or by something else; --force "
-                             "overwrites it, another --output keeps it")
+            raise InputError(f"{path}: was made by another run, with other options, from another scan or by something "
+                             "else; --force overwrites it, another --output keeps it")
     return len(there) == len(files)
 
 

@@ -8,12 +8,12 @@ from tqdm import tqdm
 
 from evaluation import pooled, tables
 from evaluation.metrics import class_metrics, volume_metrics
-from imaging.case_files import case_of_each, contents, files_in, plain_name
+from imaging.case_files import LABELS, case_of_each, contents, files_in, plain_name, role_of, told
 from imaging.cases import one_case_each
 from imaging.label_values import segment_values
 from imaging.preparation import attempt, report_bad
 from imaging.preprocess import read_as
-from imaging.scan_files import check_segments, is_label, is_scan, read_label, read_scan_file, values_in
+from imaging.scan_files import case_name, check_segments, is_label, is_scan, read_label, read_scan_file, values_in
 from runtime.errors import InputError, counted
 from runtime.files import check_writable
 
@@ -23,7 +23,7 @@ def score_maps(options):
     if not (options.predictions and options.labels) or options.run:
         raise InputError("--predictions and --labels belong together, and take the place of --run: give the folder of "
                          "the label maps and that of the references")
-    labels, predictions = maps_in(options.labels), maps_in(options.predictions)
+    labels, predictions = maps_in(options.labels, beside_scans=True), maps_in(options.predictions)
     pairs = matched(labels, predictions)
     if not pairs:
         raise InputError(f"--predictions {options.predictions}: no label map there has the name of one in "
@@ -45,14 +45,18 @@ def score_maps(options):
     for name in tqdm(pairs, "reading", unit="case", disable=None):
         values = attempt(partial(_values, pairs[name], options.class_names), "use a machine with more memory")
         (bad if isinstance(values, str) else found)[name] = values
-    values = sorted(set().union(*found.values()) - {0, options.ignore_label})
+    references, maps = (set().union(*(of_each[side] for of_each in found.values())) - {0, options.ignore_label}
+                        for side in (0, 1))
+    values = sorted(references | maps)
     if len(values) > 254:
         raise InputError(f"{options.predictions}, {options.labels}: have {len(values)} values, expected at most 254 "
                          "classes; are these scans?")
     names = options.class_names or tuple(f"class {value}" for value in values)
     if len(names) != len(values):
-        raise InputError(f"--class-names {' '.join(names)}: {len(names)} names for the values "
+        raise InputError(f"--class-names {' '.join(names)}: {counted(len(names), 'name')} for the values "
                          f"{' '.join(map(str, values))}")
+    if not options.class_names:
+        tell_alone(references, maps)
     rows = []
     for name in tqdm(found, "measuring", unit="case", disable=None):
         own = attempt(partial(measured_pair, name, *pairs[name], values, names, options),
@@ -72,12 +76,22 @@ def score_maps(options):
     return rows
 
 
-def maps_in(folder):
-    """{case: file} of the label maps in a folder, or in the folders below it where it has none itself."""
-    files = files_in(folder, is_label)
+def maps_in(folder, beside_scans=False):
+    """{case: file} of the label maps in a folder, or in the folders below it where it has none itself.
+
+    beside_scans: where a case has a file that is a label map by its name, <case>_seg say, the other one is its scan.
+    """
+    files = list(case_of_each(files_in(folder, is_label)))
     if not files:
         raise InputError(f"{folder}: has no label maps; {contents(folder)}")
-    found, bad = one_case_each(case_of_each(files))
+    if beside_scans:
+        masks = {path for _, path in files if role_of(case_name(path), LABELS) or not is_scan(path)}
+        drawn = {plain_name(name) for name, path in files if path in masks}
+        scans = [(name, path) for name, path in files if name in drawn and path not in masks]
+        if scans:
+            print(f"{counted(len(scans), 'scan')} beside label maps, which stay out: {told(path for _, path in scans)}")
+        files = [file for file in files if file not in scans]
+    found, bad = one_case_each(files)
     if bad:
         raise InputError(bad[min(bad)])
     return found
@@ -94,8 +108,16 @@ def matched(labels, predictions):
 
 
 def _values(pair, names):
-    """The values of two maps, but of segments that `names` name, whose values those of the other maps are."""
-    return set().union(*(values_in(path) for path in pair if not names or is_scan(path)))
+    """The values of each of two maps, but of segments that `names` name, whose values those of the other maps are."""
+    return [values_in(path) if not names or is_scan(path) else set() for path in pair]
+
+
+def tell_alone(references, predictions):
+    """Say which values the maps of one folder alone have: one class may have two values there."""
+    alone = [f"no {who} has the value {', '.join(map(str, sorted(values)))}" for who, values in
+             (("prediction", references - predictions), ("reference", predictions - references)) if values]
+    if alone:
+        print(f"{'; '.join(alone)}: each value is measured as a class of its own")
 
 
 def measured_pair(case, reference, prediction, values, names, options):

@@ -155,7 +155,7 @@ def read_rows(path, columns=COLUMNS):
                          "--spacing")
     check_readable(path)
     try:
-        with open(path, newline="", encoding="utf-8") as file:
+        with open(path, newline="", encoding="utf-8-sig") as file:      # spreadsheets mark it
             rows = [{key: value if key in (*TEXT, *SETTINGS) else float(value) for key, value in row.items()}
                     for row in csv.DictReader(file)]
         if missing := set(columns) - set(*rows[:1]):

@@ -82,9 +82,9 @@ def grouped(files: Iterable[Path | dicom.Series], channels: Sequence[str], remed
     for name, case in found.items():
         if name not in bad and (missing := [channel for channel in channels if channel not in case]):
             there = next(iter(case.values()))
-            role = next(iter(case))
             stem = case_name(there)
-            missed = there.parent / (stem[:len(stem) - len(role)] + missing[0] + suffix(there))
+            before = len(role_of(stem, channels)[0])
+            missed = there.parent / (stem[:before + 1 if before else 0] + missing[0] + suffix(there))
             bad[name] = f"{missed}: is missing; copy it there, or {remedy.format(channel=missing[0])}"
     return {name: tuple(case[channel] for channel in channels) for name, case in found.items() if name not in bad
             }, bad, rest

@@ -83,8 +83,11 @@ def save(path: Path, array: np.ndarray, series: Series, names: Sequence[str], va
             for key in EXPECTED:
                 if key not in source:
                     setattr(source, key, None)
-            source.SpacingBetweenSlices = step      # highdicom takes it from the source, whatever it is given
-            if first.index is not None:
+            # highdicom takes these from the sources, whatever it is given, and wants thickness and one orientation
+            source.SpacingBetweenSlices, source.SliceThickness = step, source.get("SliceThickness") or step
+            if first.index is None:
+                source.ImageOrientationPatient = sources[0].ImageOrientationPatient
+            else:
                 shared = source.setdefault("SharedFunctionalGroupsSequence", [module.Dataset()]).value[0]
                 shared.PixelMeasuresSequence, shared.PlaneOrientationSequence = measures, orientation
         try:

@@ -22,7 +22,7 @@ DEFLATED = 47           # zlib's or gzip's header, whichever is there
 def read_header(path: Path) -> tuple[dict[str, str], int]:
     """The fields of a file, and the bytes that they take."""
     with path.open("rb") as file:
-        start = file.read(HEADER)
+        start = file.read(HEADER) + b"\n"       # which the last line may lack
     fields, place = {}, 0
     while "ElementDataFile" not in fields:
         end = start.index(b"\n", place)
@@ -77,7 +77,7 @@ def read(path: Path, geometry: str, channels: int):
 
 
 def _says(fields, *names):
-    return any(fields.get(name, "").lower() in ("true", "1") for name in names)
+    return any(fields.get(name, "")[:1] in ("T", "t", "1") for name in names)     # MetaIO looks at no more letters
 
 
 def voxel_file(path: Path, fields: dict[str, str] | None = None) -> Path:
@@ -88,7 +88,7 @@ def voxel_file(path: Path, fields: dict[str, str] | None = None) -> Path:
 
 def _voxels(path, fields, start, count):
     """The `count` bytes of the voxels; ValueError where there are fewer or more."""
-    if not _says(fields, "BinaryData"):
+    if not _says({"BinaryData": "True"} | fields, "BinaryData"):
         raise InputError(f"{path}: its voxels are text, which is not read; export it as binary")
     file = voxel_file(path, fields)
     with file.open("rb") as raw:

@@ -6,6 +6,7 @@ the qform's otherwise; without either, the axes go to the left, the back and the
 agree, the sform is taken as it stands. Affines map voxel indices to mm, RAS+.
 """
 import gzip
+import logging
 import math
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from nibabel.affines import voxel_sizes
 from imaging.grids import apart, check_stored, is_near, sides, voxel_sum
 from runtime.errors import InputError
 
+nib.imageglobals.logger.setLevel(logging.CRITICAL)     # of each file again, that a header was corrected
 MM = {1: 1000.0, 2: 1.0, 3: 0.001}      # of xyzt_units: metres, millimetres, micrometres; anything else counts as mm
 SIZES_AGREE = 0.01      # share of a voxel's side by which sform and pixdim may differ
 ORTHOGONAL = 1e-4       # products of the sform's directions, as ITK has it

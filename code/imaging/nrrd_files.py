@@ -53,10 +53,10 @@ def placed(path: Path, header: dict) -> tuple[np.ndarray, dict[str, str]]:
     if space not in TO_RAS:
         raise InputError(f"{path}: its axes are in the space {space!r}, expected {', '.join(list(TO_RAS)[:3])}; "
                          "export it in one of these")
-    axes, affine, notes = spatial(header), np.eye(4), {}
+    axes, affine, notes = spatial(header)[:3], np.eye(4), {}
     if "space directions" in header:
-        affine[:3, :3] = np.asarray(header["space directions"], float)[axes].T
-        affine[:3, 3] = header.get("space origin", np.zeros(3))
+        affine[:3, :3] = np.asarray(header["space directions"], float)[axes, :3].T      # ITK's fourth is time
+        affine[:3, 3] = header.get("space origin", np.zeros(3))[:3]
     else:
         lowest, highest = (_of_axes(header, f"axis {end}", axes) for end in ("mins", "maxs"))
         # an axis minimum is the outer end of the first cell, or the centre of the first node
@@ -146,8 +146,8 @@ def encoded(array: np.ndarray, affine: np.ndarray, source: Path | None, mark: st
     """
     header = {"space": "left-posterior-superior", "space directions": (affine[:3, :3].T * (-1, -1, 1)),
               "space origin": affine[:3, 3] * (-1, -1, 1)}
-    if source:
-        own, _ = read_header(source)
+    own = read_header(source)[0] if source else None
+    if own and own.get("space dimension", 3) == 3:      # 4: the vectors of ITK's files of four axes
         axes = spatial(own)[:3]
         header = {_ascii(key): _ascii(value) for key, value in own.items()
                   if key in PLACE or keep_header and key not in STORAGE}

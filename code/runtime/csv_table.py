@@ -22,7 +22,7 @@ class Table:
             return
         check_readable(self.path)
         try:
-            with self.path.open(newline="", encoding="utf-8") as file:
+            with self.path.open(newline="", encoding="utf-8-sig") as file:      # spreadsheets mark it
                 yield from csv.reader(line for line in file if line.endswith("\n"))
         except (OSError, UnicodeDecodeError, csv.Error) as error:
             raise InputError(f"{self.path} is damaged ({one_line(error)}): restore it from a copy, or delete it and go "

@@ -101,7 +101,7 @@ def read_text(path):
     """The text of a UTF-8 file; InputError where it cannot be read or is in another encoding."""
     check_readable(path)
     try:
-        return Path(path).read_text(encoding="utf-8")
+        return Path(path).read_text(encoding="utf-8-sig")       # some editors mark it
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read as UTF-8 ({one_line(error)}): restore it from a copy, or save it as "
                          "UTF-8") from error

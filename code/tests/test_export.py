@@ -196,7 +196,7 @@ def test_own_slices_of_two_channels(sliced, tmp_path, capsys):
     assert read_here(folder, backwards, *reversed(cases["a"])).returncode == 0      # channels are known by their names
     assert np.array_equal(nib.load(backwards).dataobj, nib.load(alone).dataobj)
     done = read_here(folder, tmp_path / "one.nii.gz", cases["a"][0])
-    assert done.returncode == 2 and "t2" in done.stderr and done.stderr.count("\n") == 1
+    assert done.returncode == 2 and "each of ['T2', 'ASL']" in done.stderr and done.stderr.count("\n") == 1
 
 
 def test_what_the_reader_cannot_take_is_one_line(run_of, tmp_path):
@@ -209,12 +209,24 @@ def test_what_the_reader_cannot_take_is_one_line(run_of, tmp_path):
     apart = nib.Nifti1Image(image.get_fdata(), image.affine)
     apart.set_qform(np.diag([-1, -1, 3, 1.0]), 1)
     nib.save(apart, tmp_path / "apart.nii.gz")
-    for name in ("cut.nii.gz", "scan.nrrd", "series.nii.gz", "apart.nii.gz"):
+    damaged = bytearray(good.read_bytes())
+    damaged[-8] ^= 1        # of the check sum: that of other voxels
+    (tmp_path / "damaged.nii.gz").write_bytes(damaged)
+    damaged[20:40] = bytes(20)      # of the packed voxels
+    (tmp_path / "unpacked.nii.gz").write_bytes(damaged)
+    for name in ("cut.nii.gz", "damaged.nii.gz", "unpacked.nii.gz", "scan.nrrd", "series.nii.gz", "apart.nii.gz"):
         done = read_here(folder, tmp_path / "labels.nii.gz", tmp_path / name)
         assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
         assert not (tmp_path / "labels.nii.gz").exists()
+    run = shutil.copytree(run_of("LA"), tmp_path / "fine")
+    (run / "preprocessing.json").write_text(json.dumps({"dataset": "folder", "orientation": "RAS", "normalise":
+                                                        "zscore", "spacing": [1, 1, 1]}), encoding="utf-8")
+    large, _ = scan(tmp_path, "large.nii.gz", sides=(1e4,) * 3)         # micrometres that say that they are mm
+    done = read_here(exported(run, tmp_path / "of_1_mm"), tmp_path / "labels.nii.gz", large)
+    assert done.returncode == 2 and "Unable to allocate" in done.stderr and done.stderr.count("\n") == 1
     before = good.read_bytes()
-    assert read_here(folder, good, good).returncode == 2 and good.read_bytes() == before
+    done = read_here(folder, good, good)
+    assert done.returncode == 2 and "a NIfTI for each of ['lgemri']" in done.stderr and good.read_bytes() == before
 
 
 @pytest.mark.parametrize(("change", "words"), [
@@ -295,13 +307,16 @@ def test_what_an_exported_network_made_is_no_scan_and_no_label(run_of, tmp_path,
     assert not is_prediction(tmp_path / "labels.nii.gz")
 
 
-def test_a_scan_of_which_preparation_leaves_one_value_is_refused(run_of, tmp_path):
-    """Such as one with voxels of a micrometre, which are resampled to one voxel of the size of training."""
+@pytest.mark.parametrize(("sides", "shape"), [((1e-3,) * 3, (40, 36, 34)), ((1, 1, 0.7), (40, 36, 2))])
+def test_a_scan_of_which_preparation_leaves_one_voxel_is_refused(run_of, tmp_path, capsys, sides, shape):
+    """Such as one with voxels of a micrometre, which are resampled to the size of training, or a thin one."""
     run = shutil.copytree(run_of("LA"), tmp_path / "coarse")
     (run / "preprocessing.json").write_text(json.dumps({"dataset": "folder", "orientation": "RAS", "normalise":
                                                         "zscore", "spacing": [1, 1, 1]}), encoding="utf-8")
     folder = exported(run, tmp_path / "exported")
-    path, _ = scan(tmp_path, "scan.nii.gz", sides=(1e-3,) * 3)
-    done = read_alone(folder, tmp_path / "labels.nii.gz", path)
+    path, _ = scan(tmp_path, "scan.nii.gz", sides=sides, shape=shape)
+    done = read_here(folder, tmp_path / "labels.nii.gz", path)
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "once prepared, is one value" in done.stderr
     assert not (tmp_path / "labels.nii.gz").exists()
+    assert predict.main(["--run", str(run), "--input", str(path), "--output", str(tmp_path / "ours")]) == 2
+    assert "expected 2 an axis" in capsys.readouterr().err

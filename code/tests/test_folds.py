@@ -493,6 +493,20 @@ def test_maps_of_any_program_are_scored_by_name_on_one_grid(maps, capsys):
     assert rows["b_seg"]["class"] == "7" and rows["b_seg"]["name"] == "box"
 
 
+def test_values_that_one_folder_alone_has_are_told(maps, capsys):
+    """255 in the references of a challenge is 1 in the maps of some programs: two classes, and no Dice."""
+    for path, value in ((maps / "masks/a_seg.nii.gz", 255), (maps / "other/a.nii.gz", 1)):
+        nib.save(nib.Nifti1Image(np.minimum(box((12, 10, 6), (2, 8), (2, 8), (1, 5)), 1) * np.uint8(value), np.eye(4)),
+                 path)
+    rows = testing_own.main(["--predictions", str(maps / "other"), "--labels", str(maps / "masks")])
+    assert [(row["class"], row["dice"]) for row in rows] == [(1, 0), (255, 0)]
+    assert ("no prediction has the value 255; no reference has the value 1: each value is measured as a class of its "
+            "own\n") in capsys.readouterr().out
+    shutil.copy(maps / "masks/a_seg.nii.gz", maps / "other/a.nii.gz")
+    testing_own.main(["--predictions", str(maps / "other"), "--labels", str(maps / "masks")])
+    assert "of its own" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("end", [".md", ".tex", ""])
 def test_scores_are_written_under_a_name_of_their_own(maps, capsys, end):
     with pytest.raises(SystemExit, match="2"):
@@ -514,6 +528,20 @@ def test_maps_in_folders_of_their_own_are_reported_by_their_cases(maps, capsys):
     assert [row["case"] for row in rows] == ["patienta_seg", "patientb_seg"]
     assert "2 references without a prediction, which stay out: c_seg, d_seg" in told
     assert "1 prediction without a reference, which stay out: patientx\n" in told
+
+
+@pytest.mark.parametrize(("scan", "mask"), [("{0}.nii.gz", "{0}_seg.nii.gz"), ("{0}/{0}.nii.gz", "{0}/{0}_gt.nii.gz"),
+                                            ("{0}/lgemri.nii.gz", "{0}/laendo.nii.gz")])
+def test_scans_beside_their_references_are_no_references(maps, capsys, scan, mask):
+    """As challenges have them; few of a scan's values look like classes, too."""
+    for name in "ab":
+        for form, source in ((scan, maps / "maps/c.nii.gz"), (mask, maps / f"masks/{name}_seg.nii.gz")):
+            target = maps / "both" / form.format(name)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(source, target)
+    rows = testing_own.main(["--predictions", str(maps / "maps"), "--labels", str(maps / "both")])
+    assert [round(row["dice"], 6) for row in rows] == [0.8, 1] and {row["class"] for row in rows} == {7}
+    assert "2 scans beside label maps, which stay out: 2 .nii.gz such as" in capsys.readouterr().out
 
 
 def test_segments_are_scored_by_their_names_and_unplaced_maps_voxel_by_voxel(tmp_path, capsys):

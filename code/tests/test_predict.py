@@ -174,7 +174,7 @@ def test_each_prediction_knows_its_run_and_its_scan(run, volume, tmp_path, capsy
     for more, name in (([], "scan.nii.gz"), (["--overlay"], "scan.png"), (["--probabilities"], "scan_probabilities")):
         assert predicted(other, source, out, *more)[0] == 2
         error = capsys.readouterr().err
-        assert name in error and "was made by another run, from another scan" in error
+        assert name in error and "was made by another run, with other options, from another scan" in error
     assert {path: path.read_bytes() for path in out.iterdir()} == kept
     assert predicted(other, source, out, "--overlay", "--force")[0] == 0
     assert (out / "scan.nii.gz").read_bytes() != first
@@ -222,6 +222,7 @@ def test_every_result_is_measured_beside_the_labelled_cases_whatever_was_skipped
     assert not list(out.glob(".*")) and f"{out / 'predictions.csv'}" in capsys.readouterr().out
 
     before = (out / "predictions.csv").read_bytes()
+    (out / "predictions.csv").write_bytes(b"\xef\xbb\xbf" + before)         # as spreadsheets save it
     assert predicted(run, scans, out)[0] == 0 and predicted(run, scans / "b.nii.gz", out)[0] == 0
     assert (out / "predictions.csv").read_bytes() == before and len(calls) == 4
     nib.save(nib.Nifti1Image(volume[:, :, ::-1], np.eye(4)), scans / "b.nii.gz")
@@ -354,7 +355,7 @@ def test_windows_and_components_can_be_chosen_and_are_part_of_what_a_prediction_
     assert np.array_equal(maps[0], maps[1]) and not np.allclose(maps[0], maps[2], atol=1e-4)
     capsys.readouterr()
     assert predicted(run, tmp_path / "scan.nii.gz", tmp_path / "out", "--stride", "8", "8", "8")[0] == 2
-    assert "was made by another run" in capsys.readouterr().err
+    assert "was made by another run, with other options, " in capsys.readouterr().err
     for words in (["none"], ["each"], ["1"], ["left atrium"]):
         _, files = predicted(run, tmp_path / "scan.nii.gz", tmp_path / words[0], "--keep-largest", *words)
         parts = connected(np.asarray(files["scan.nii.gz"].dataobj), connectivity=3).max()
@@ -567,7 +568,7 @@ def test_changed_voxels_beside_a_header_are_another_scan(run, volume, tmp_path, 
         content[1000] ^= 1
         voxels.write_bytes(content)
         assert predicted(run, tmp_path / name, tmp_path / "out")[0] == 2
-        assert "was made by another run, from another scan" in capsys.readouterr().err
+        assert "was made by another run, with other options, from another scan" in capsys.readouterr().err
 
 
 def test_a_scan_in_metres_and_its_twin_in_millimetres_have_one_segmentation(run, volume, tmp_path):
@@ -597,4 +598,4 @@ def test_a_map_that_was_corrected_under_its_own_header_is_not_replaced(run, volu
     for more in ([], ["--overlay"]):
         code, _ = predicted(run, tmp_path / "a.nii.gz", tmp_path / "out", *more)
         assert code == 2 and path.read_bytes() == mine
-        assert "was made by another run, from another scan or by something else" in capsys.readouterr().err
+        assert "from another scan or by something else; --force overwrites it" in capsys.readouterr().err

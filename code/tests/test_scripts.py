@@ -294,7 +294,7 @@ def test_predictions_of_other_weights_or_corrected_ones_are_not_replaced_unasked
         with pytest.raises(SystemExit, match="2"):
             test_ACDC.main([*args, *more])
         error = capsys.readouterr().err
-        assert "was made with other weights, from another scan or by something else; --force" in error
+        assert "was made with other weights or windows, from another scan or by something else; --force" in error
     assert first.read_bytes() == mine and not (run / "test_test_best.csv").exists()
     test_ACDC.main([*args, "--checkpoint", "best", "--force"])
     assert first.read_bytes() != mine

@@ -22,8 +22,8 @@ EDGES = np.array(NET["patch_size"])
 
 def read(path):
     """Voxels (*N) float32, affine in mm and header of a NIfTI file; ValueError for what predict.py may still read."""
-    image = nib.load(path)
-    header, shape, array = image.header, image.shape, image.get_fdata(dtype=np.float32)
+    nib.openers.Opener(path).read()     # to the check sum of a .nii.gz, which nibabel stops before
+    header, shape, array = (image := nib.load(path)).header, image.shape, image.get_fdata(dtype=np.float32)
     if "sform_code" not in header or len(shape) < 3 or np.prod(shape[3:]) != 1 or not np.isfinite(array).all():
         raise ValueError(f"{path}: expected a NIfTI file of one volume, of finite numbers")
     sides = np.array(header.get_zooms()[:3], float)
@@ -56,8 +56,8 @@ def to_input(scans, affine):
         low, high, shift, scale = map(np.float32, HOW["windows"][channel]) if HOW["windows"] else map(float, (
             volume.min(), volume.max(), volume.mean(dtype=float), volume.std(dtype=float)))
         shift, scale = (low, high - low) if HOW["normalise"] == "minmax" else (shift, scale)
-        if not 0 < min(scale, np.ptp(volume.clip(low, high))) < np.inf:
-            raise ValueError("the scan, once prepared, is one value: look at its voxels and their size")
+        if min(image[0].shape) < min(2, *scans[0].shape) or not 0 < min(scale, np.ptp(volume.clip(low, high))) < np.inf:
+            raise ValueError("the scan, once prepared, is one value or one voxel thin: look at it and its voxel size")
         image[channel] = (volume.clip(low, high) - shift) / scale
     return image, back
 
@@ -95,7 +95,7 @@ def main(target, *paths):
     ends = [end.lower() for end in HOW["modalities"]] if len(HOW["modalities"]) > 1 else [""]
     found = [path for end in ends for path in paths if path.lower().endswith((f"{end}.nii", f"{end}.nii.gz"))]
     if Path(target).exists() or not target.endswith(".nii.gz") or not len(found) == len(paths) == len(ends):
-        raise ValueError(f"{target} {' '.join(paths)}: expected a new .nii.gz, then a NIfTI for each of {ends}")
+        raise ValueError(f"{target} {' '.join(paths)}: expected a new .nii.gz, a NIfTI for each of {HOW['modalities']}")
     scans, affines, headers = zip(*map(read, found), strict=True)
     if len({scan.shape for scan in scans}) > 1 or not np.allclose(affines, affines[0], atol=0.01):
         raise ValueError(f"{' '.join(paths)}: lie on different grids, expected one; resample them")
@@ -116,5 +116,5 @@ def main(target, *paths):
 
 try:
     main(*sys.argv[1:])
-except (ValueError, OSError, TypeError, EOFError, nib.filebasedimages.ImageFileError) as error:
+except (ValueError, OSError, TypeError, EOFError, MemoryError, zlib.error, nib.filebasedimages.ImageFileError) as error:
     sys.exit(print(f"error: {' '.join(str(error).split())}", file=sys.stderr) or 2)

@@ -141,10 +141,23 @@ def test_runs_tested_on_different_cases_are_not_compared():
 
 def test_written_rows_come_back_as_numbers(tmp_path):
     report.write_rows(tmp_path / "t.csv", ROWS)
+    (tmp_path / "t.csv").write_bytes(b"\xef\xbb\xbf" + (tmp_path / "t.csv").read_bytes())     # by a spreadsheet
     back = tables.read_rows(tmp_path / "t.csv")
     assert [(row["case"], row["class"]) for row in back] == [(row["case"], row["class"]) for row in ROWS]
     for key in tables.METRICS:
         np.testing.assert_allclose([row[key] for row in back], [row[key] for row in ROWS])
+
+
+@pytest.mark.parametrize(("views", "words"), [
+    (("network",), ()), (("fused", "subnet0", "subnet1"), ("fused: mean of the probabilities of subnet0 and subnet1",)),
+    (("fused", "network_a", "network_b"), ("fused: mean of the probabilities of network_a and network_b",)),
+    (("fused", "subnet0", "subnet1", "last_fused", "last_subnet0", "last_subnet1"), ("subnet1", "last_fused, ...: "))])
+def test_every_view_of_a_table_is_explained(views, words):
+    """Of the method that own data are trained with, too."""
+    text = report.explained([{"case": "a", "class": 1} | {f"{view}_{key}": 0 for view in views
+                                                          for key in ("dice", "empty_pred", "empty_ref")}])
+    assert all(word in text for word in words) and ("fused" in text) == (len(views) > 1)
+    assert ("last_" in text) == (len(views) > 3)
 
 
 @pytest.mark.parametrize(("content", "words"), [

@@ -85,6 +85,22 @@ def test_highdicom_reads_a_segmentation_where_its_series_lies(write, axes, tmp_p
     assert file.ReferencedSeriesSequence[0].SeriesInstanceUID == pydicom.dcmread(series.files[0]).SeriesInstanceUID
 
 
+@pytest.mark.parametrize("fields", [{"SliceThickness": None}, {"SliceThickness": ""}, "turned"])
+def test_a_series_without_thickness_or_with_rounded_directions_has_one_too(fields, tmp_path, dicom):
+    """The standard lets a thickness be empty, and two programs round the directions of a slice in two ways."""
+    array, affine = np.random.default_rng(0).integers(0, 900, SHAPE).astype(np.int16), dicom.affine()
+    each = (lambda k: {"ImageOrientationPatient": [1, 1e-4 * (k % 2), 0, 0, 1, 0]}) if fields == "turned" else (
+        lambda k: fields)
+    dicom.series(tmp_path / "in", array, affine, each=each)
+    series, path = series_of(tmp_path / "in"), tmp_path / "a.dcm"
+    dicom_segmentations.save(path, labels(), series, ["atrium", "wall"], [1, 2],
+                             dicom_segmentations.read_codes(None, ["atrium", "wall"]), "CML cml", MARK)
+    volume = highdicom.seg.segread(path).get_volume(combine_segments=True)
+    assert_on(read_scan_file(series), volume.array, np.diag([-1, -1, 1, 1]) @ volume.affine, labels())
+    [measures] = pydicom.dcmread(path).SharedFunctionalGroupsSequence[0].PixelMeasuresSequence
+    assert measures.SliceThickness == (2 if fields == "turned" else 2.5)
+
+
 @pytest.mark.skipif(shutil.which("segimage2itkimage") is None, reason="needs dcmqi")
 @pytest.mark.parametrize("write", [classic, enhanced])
 def test_dcmqi_reads_each_segment_where_its_series_lies(write, tmp_path, dicom):
@@ -101,7 +117,7 @@ def test_dcmqi_reads_each_segment_where_its_series_lies(write, tmp_path, dicom):
 
 def test_codes_are_the_file_s_and_tissue_for_classes_that_it_leaves_out(tmp_path):
     path = tmp_path / "codes.json"
-    path.write_text(json.dumps(CODES), encoding="utf-8")
+    path.write_text(json.dumps(CODES), encoding="utf-8-sig")     # as some editors write it
     atrium, wall = dicom_segmentations.read_codes(path, ["atrium", "wall"])
     assert atrium == dicom_segmentations.TISSUE and wall == CODES["wall"]
     for odd in ("[", "[]", '{"liver": {}}', '{"wall": {"kind": ["1", "SCT", "x"]}}', '{"wall": {"type": ["1"]}}',

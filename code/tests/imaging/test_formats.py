@@ -217,13 +217,14 @@ def four_axes(folder, count):
     array = np.random.default_rng(0).integers(0, 99, (*SHAPE, count)).astype(np.int16)
     nib.save(nib.Nifti1Image(array, GRIDS["oblique"]), folder / "a.nii.gz")
     joined = sitk.JoinSeries([itk_image(array[..., channel], GRIDS["straight"]) for channel in range(count)])
-    sitk.WriteImage(joined, str(folder / "a.mha"))
+    for name in ("a.mha", "a.nrrd"):
+        sitk.WriteImage(joined, str(folder / name))
     composed = sitk.Compose([itk_image(array[..., channel], GRIDS["oblique"]) for channel in range(count)])
     for name in ("b.mha", "b.nrrd"):
         sitk.WriteImage(composed, str(folder / name))
     by_pynrrd(folder / "c.nrrd", array, GRIDS["oblique"], **{
         "space directions": np.vstack([(LPS @ GRIDS["oblique"])[:3, :3].T, [np.nan] * 3])})
-    return [folder / name for name in ("a.nii.gz", "a.mha", "b.mha", "b.nrrd", "c.nrrd")], array
+    return [folder / name for name in ("a.nii.gz", "a.mha", "a.nrrd", "b.mha", "b.nrrd", "c.nrrd")], array
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
@@ -233,7 +234,12 @@ def test_a_fourth_axis_holds_the_channels(tmp_path, count):
         channels = read_channels(path, "itk", count)
         for channel, scan in enumerate(channels):
             np.testing.assert_array_equal(scan.array, array[..., channel])
-            np.testing.assert_allclose(scan.affine, GRIDS["straight" if path.name == "a.mha" else "oblique"], rtol=1e-5)
+            grid = GRIDS["straight" if path.name in ("a.mha", "a.nrrd") else "oblique"]
+            np.testing.assert_allclose(scan.affine, grid, rtol=1e-5)
+        save_on_grid(tmp_path / "map.nrrd", label_map(), channels[0], keep_header=True)
+        origin = sitk.ReadImage(str(tmp_path / "map.nrrd")).GetOrigin()
+        np.testing.assert_allclose(origin, (LPS @ grid)[:3, 3], rtol=1e-5)
+        np.testing.assert_array_equal(read_label(tmp_path / "map.nrrd", channels[0], {0: 0, 1: 1, 2: 2}), label_map())
         if count == 1:
             np.testing.assert_array_equal(read_scan_file(path).array, array[..., 0])
         with pytest.raises(InputError, match="expected .* channels|expected one 3D volume"):
@@ -289,6 +295,28 @@ def test_voxels_in_this_very_folder_may_be_named_so(tmp_path):
     content = (tmp_path / "a.nhdr").read_bytes()
     (tmp_path / "a.nhdr").write_bytes(content.replace(b"data file: a.raw", b"data file: ./a.raw"))
     np.testing.assert_array_equal(read_scan_file(tmp_path / "a.nhdr").array, volume())
+
+
+@pytest.mark.parametrize("suffix", [".nhdr", ".mhd"])
+@pytest.mark.parametrize("ending", [b"\n", b"\r\n", b""])
+def test_a_header_may_be_written_by_hand(tmp_path, suffix, ending):
+    """In an editor of Windows, or without an end of its last line."""
+    by_simpleitk(tmp_path / f"a{suffix}", volume(), GRIDS["oblique"])
+    before = read_scan_file(tmp_path / f"a{suffix}")
+    lines = (tmp_path / f"a{suffix}").read_bytes().rstrip(b"\n").split(b"\n")
+    (tmp_path / f"a{suffix}").write_bytes((ending or b"\n").join(lines) + ending)
+    scan = read_scan_file(tmp_path / f"a{suffix}")
+    np.testing.assert_array_equal(scan.array, volume())
+    np.testing.assert_array_equal(scan.affine, before.affine)
+
+
+@pytest.mark.parametrize("more", ["", "BinaryData = T\nBinaryDataByteOrderMSB = False\n"])
+def test_a_metaimage_header_of_few_lines_is_read_as_simpleitk_reads_it(tmp_path, more):
+    (tmp_path / "a.raw").write_bytes(volume().tobytes("F"))
+    (tmp_path / "a.mhd").write_text(f"NDims = 3\nDimSize = 7 6 5\nElementSpacing = 1.1 1.3 2.7\n{more}"
+                                    "ElementType = MET_SHORT\nElementDataFile = a.raw", encoding="utf-8")
+    theirs = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "a.mhd")))
+    np.testing.assert_array_equal(read_scan_file(tmp_path / "a.mhd").array, theirs.transpose(2, 1, 0))
 
 
 @pytest.mark.parametrize(("suffix", "field"), [(".nhdr", b"data file: a.raw"), (".mhd", b"ElementDataFile = a.raw")])
