@@ -35,19 +35,17 @@ class Demo(NamedTuple):
     recipe: dict
 
 
-VOLUMES = dict(labeled=2, network="narrow_vnet", patch_size=(32, 32, 16), stride=(16, 16, 8), half_resolution=False,
-               holdout_test=0, labeled_batch=4, unlabeled_batch=4, lr=0.05, pre_schedule="constant",
-               self_schedule="poly", eval_every=1_000)
+VOLUMES = dict(labeled=1, network="narrow_vnet", patch_size=(16, 16, 16), stride=(8, 8, 8), half_resolution=False,
+               holdout_test=0, labeled_batch=4, unlabeled_batch=4, pre_steps=150, self_steps=250, lr=0.05,
+               pre_schedule="constant", self_schedule="poly", eval_every=1_000)
 DEMOS = {
-    "ACDC": Demo(DATASETS["ACDC"], dict(train=24, val=1, test=6, size=32, zoom=2.2, clutter=0.3, noise=0.2),
-                 dict(labeled=2, network="narrow_unet", patch_size=(32, 32), labeled_batch=8, unlabeled_batch=8,
+    "ACDC": Demo(DATASETS["ACDC"], dict(train=24, val=1, test=6, size=32, zoom=2.2, clutter=0.25, noise=0.15),
+                 dict(labeled=1, network="narrow_unet", patch_size=(32, 32), labeled_batch=8, unlabeled_batch=8,
                       pre_steps=250, self_steps=450, lr=0.05, self_schedule="poly", normalise="zscore",
                       eval_every=1_000)),
-    "LA": Demo(DATASETS["LA"], dict(train=20, test=6, size=(36, 36, 20), zoom=1.2, clutter=0.4, noise=0.3),
-               dict(VOLUMES, pre_steps=60, self_steps=90)),
-    "BraTS": Demo(DATASETS["BraTS2019"], dict(train=20, val=1, test=6, size=(36, 36, 20), zoom=1.2, clutter=0.4,
-                                              noise=0.3),
-                  dict(VOLUMES, pre_steps=60, self_steps=90)),
+    "LA": Demo(DATASETS["LA"], dict(train=30, test=6, size=(24, 24, 20), zoom=1.3, clutter=0.4, noise=0.3), VOLUMES),
+    "BraTS": Demo(DATASETS["BraTS2019"], dict(train=30, val=1, test=6, size=(24, 24, 20), zoom=1.2, clutter=0.3,
+                                              noise=0.3), VOLUMES),
 }
 
 

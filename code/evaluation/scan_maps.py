@@ -141,8 +141,9 @@ def write_case(job, files, mark, scan, geometry, views):
 
 def disagreement(first, second, geometry):
     """Half the sum over the classes of the difference of two views' probabilities (C, *S) -> (*N), 0 to 1."""
-    return sum(np.abs(np.subtract(*(restore(share.float().cpu().numpy(), geometry) for share in pair)))
-               for pair in zip(first, second, strict=True)) / 2
+    apart = sum(np.abs(np.subtract(*(restore(share.float().cpu().numpy(), geometry) for share in pair)))
+                for pair in zip(first, second, strict=True)) / 2
+    return np.minimum(apart, 1)     # whose rounding errors add up
 
 
 def depth_axis(scan):
