@@ -6,7 +6,7 @@
 # What happens: PydicomReader stacks the frames that are there, one on the next, and divides the way from the first to the last
 # among them. Lesions of three and of nine slices, 2 mm thick, lie at 10 to 14 and at 60 to 76 mm: in MONAI's volume they touch,
 # at slices of 6 mm, and the second one begins 32 mm too low. Of a file with two segments each one takes its share of the frames,
-# and the share of the first is the place of both: lesions 50 mm apart lie in the same slices.
+# and both shares are put into the same slices, though they are 50 mm apart.
 # Whom it hurts: label maps of lesions, of a pair of organs, of all that has gaps: volumes are wrong, and resampled onto the scan by
 # their affine, the labels lie beside the lesions. No word of it.
 set -euo pipefail
@@ -67,7 +67,8 @@ def heights(labels, name):
     read = LoadImage(reader=PydicomReader(), image_only=True, ensure_channel_first=True)(path)
     written = [(2 * np.flatnonzero((labels == n).any((1, 2)))).tolist() for n in range(1, count + 1)]
     affine = read.affine.numpy()
-    found = [(affine[2, 2] * np.flatnonzero(channel.any((0, 1))) + affine[2, 3]).round(1).tolist() for channel in np.asarray(read) > 0]
+    found = [(affine[2, 2] * np.flatnonzero(channel.any((0, 1))) + affine[2, 3]).round(1).tolist()
+             for channel in np.asarray(read) > 0]
     print(f"{name}, {read.shape[-1]} slices by MONAI")
     print("  written at (mm)", *written, "\n  read at (mm)   ", *found)
     return written, found

@@ -5,7 +5,8 @@
 # that counts a volume; rounding may make it a little more or less.
 # What happens: OpenCV's contour joins the centres of the outermost pixels: 4 by 4 mm, 16 mm2, always less and never more. A hole is
 # larger for the same reason. A ring of 231 mm2 has 191; a vessel of 2 by 2 pixels has 1 of 4 mm2; a wall of one pixel has no area
-# at all. Read back by rt-utils the masks are whole, since OpenCV fills a contour with its edge: a test by there and back sees nothing.
+# at all. Read back by rt-utils the masks are whole, since OpenCV fills a contour with its edge: a test by writing and reading sees
+# nothing.
 # Whom it hurts: volumes and dose-volume histograms of predicted structures in planning systems, the more the smaller an organ is
 # (optic nerves, lenses, vessels), and Dice against contours that people drew. No warning.
 set -euo pipefail
