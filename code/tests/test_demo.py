@@ -62,4 +62,4 @@ def test_a_run_can_start_with_each_recipe(dataset):
 def test_cml_segments_the_phantoms_and_is_ahead_of_the_labelled_ones_alone(tmp_path):
     rows = demo.main(["--out", str(tmp_path)])
     cml, supervised = (np.mean([row["dice"] for row in rows[method]]) for method in ("cml", "supervised"))
-    assert cml > 0.65 and cml > supervised + 0.04
+    assert cml > 0.7 and cml > supervised + 0.08

@@ -260,28 +260,34 @@ def test_what_is_said_without_numbers_holds():
     assert cosines["CPS"].startswith("0.29") and cosines["CML"].startswith("-0.01") and cosines["CML+ (ours)"] == "–"
 
 
-def test_what_strong_augmentation_does_to_the_gain_of_cps_and_cml_holds():
+def test_what_strong_augmentation_does_to_the_gain_of_methods_holds():
     text = " ".join((ROOT / "docs/results.md").read_text(encoding="utf-8").split())
     lines, dice = columns.lines_of(PLACES["short_strong"], seeds=(1337,)), {}
-    for title in ("supervised", "CPS", "CML"):
+    for title in ("supervised", "CPS", "CML", "BCP"):
         both = lines[title], lines[title]._replace(runs=lines[title].plain)
         dice[title] = np.array([[columns.means(line, tested=tested)[0] for line in both]
                                 for tested in (VALIDATION, HEADLINE)])
     words = "CPS gains {:.1f} points instead of {:.1f} on the validation patients and {:.1f} instead of {:.1f} on"
     assert words.format(*(dice["CPS"] - dice["supervised"]).ravel()) in text
-    assert "CML {:.1f} instead of {:.1f} and {:.1f} instead of {:.1f}".format(
-        *(dice["CML"] - dice["supervised"]).ravel()) in text
+    for title in ("CML", "BCP"):
+        assert "{} {:.1f} instead of {:.1f} and {:.1f} instead of {:.1f}".format(
+            title, *(dice[title] - dice["supervised"]).ravel()) in text
     table = {(title, tested): columns.augmented(tested=tested).cell(lines[title], lines)
-             for title in ("CPS", "CML") for tested in (VALIDATION, HEADLINE)}
+             for title in ("CPS", "CML", "BCP") for tested in (VALIDATION, HEADLINE)}
     significant = {key for key, cell in table.items() if float(cell.split("(")[1].strip(")")) < 0.05}
-    assert significant == {("CML", HEADLINE)} and table["CML", HEADLINE].startswith("-6.79")
+    assert significant == {("CML", HEADLINE), ("BCP", HEADLINE)} and table["CML", HEADLINE].startswith("-6.79")
+    behind = [word for tested in (VALIDATION, HEADLINE) for word in (
+        f"{columns.means(lines['BCP'], tested=tested)[0]:.1f}",
+        columns.against("CPS", tested=tested).cell(lines["BCP"], lines).split("(")[1].strip(")"))]
+    assert "BCP is behind CPS ({} %, p {}, and {} %, p {})".format(*behind) in text
     level = [word for tested in (VALIDATION, HEADLINE) for word in (
         *(f"{columns.means(lines[title], tested=tested)[0]:.1f}" for title in ("CPS", "CML")),
         columns.against("CPS", tested=tested).cell(lines["CML"], lines).split("(")[1].strip(")"))]
     assert "(validation {} and {} %, p {}; test {} and {} %, p {})".format(*level) in text
-    changes = [dice[title][1][place] for title in dice for place in (1, 0)]
-    assert "alone from {:.1f} to {:.1f} %, CPS from {:.1f} to {:.1f} and CML from {:.1f} to {:.1f} % (one seed)".format(
-        *changes) in " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    changes = [dice[title][1][place] for title in ("supervised", "CPS", "CML", "BCP") for place in (1, 0)]
+    words = ("alone from {:.1f} to {:.1f} %, CPS from {:.1f} to {:.1f}, CML from {:.1f} to {:.1f} and BCP from {:.1f} "
+             "to {:.1f} % (one seed)")
+    assert words.format(*changes) in " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
     paper = by_patient(lines["CML"]._replace(runs=lines["CML"].plain))
     lost = sorted(paper[patient] - dice for patient, dice in by_patient(lines["CML"]).items())
     assert [round(loss) for loss in lost[-3:]] == [27, 32, 33] and lost[-4] < 9 and len(lost) == 20
