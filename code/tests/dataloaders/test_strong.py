@@ -211,11 +211,12 @@ def test_with_zscore_training_and_test_see_mean_0_and_deviation_1(recipe, runs, 
 
 
 @pytest.mark.parametrize("size", [(16, 16), (16, 16, 32)])
-def test_own_data_are_turned_and_scaled_with_their_labels(size):
+def test_own_data_are_turned_and_scaled_with_their_labels(size, tmp_path):
     volume = np.cumsum(np.ones((24, 24, 24), np.float32), 1)        # grows along the second axis, 0 is outside
     scan = Scan("a", torch.tensor(volume[None]), torch.tensor(volume > 12).byte())
     for augment_, moved in (("paper", False), ("geometry", True)):
-        own = Own(SimpleNamespace(patch_size=size, augment=augment_, foreground=0.5, flips=(0,), quarter_turns=False))
+        own = Own(SimpleNamespace(patch_size=size, augment=augment_, foreground=0.5, flips=(0,), quarter_turns=False,
+                                  data_dir=tmp_path))
         rng, kinds = np.random.default_rng(0), set()
         for _ in range(40):
             image, label = own.sample(scan, rng)
