@@ -306,8 +306,8 @@ def shuffled(names, seed):
 
 
 def told_tests(tests, options):
-    why = f"since --count is less than {TESTED}" if options.count < TESTED else "labelled cases have all the patients"
-    return "" if tests else f"none of them is for testing, {why}\n"
+    why = f"--count is less than {TESTED}" if options.count < TESTED else "all patients have a labelled case"
+    return "" if tests else f"none of them is for testing, since {why}\n"
 
 
 def copied(source, target):

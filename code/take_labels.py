@@ -23,13 +23,12 @@ import numpy as np
 
 from imaging.case_files import LABELS, case_of_each, files_in, plain_name, role_of
 from imaging.cases import IGNORED, existing_folder, shown
-from imaging.label_values import check_class_names, segment_values
+from imaging.label_values import check_class_names, check_segments, segment_values, tells_values
 from imaging.labelling import ROUND, Places, add_tests, read_round, read_segments, write_segments
 from imaging.preparation import attempt, report_bad
 from imaging.scan_files import (
     WRITERS,
     case_name,
-    check_segments,
     checksum,
     format_of,
     is_label,
@@ -37,9 +36,8 @@ from imaging.scan_files import (
     read_channels,
     read_label,
     save_on_grid,
-    segment_names,
+    segments_of,
     suffix,
-    tells_values,
     values_in,
 )
 from runtime.command_line import parsed
@@ -201,7 +199,7 @@ def values_of(path, scan, record):
     if len(values) > 256:
         raise InputError(f"{path}: has {len(values)} different values, expected a label map, 256 at most; this looks "
                          "like an image: save the segmentation there")
-    names, segments = segment_names(path), None
+    names, segments = segments_of(path), None
     remedy = "those are the values of the label files that were prepared; correct the file"
     if names and not record.class_names:
         remedy += ", or say with --class-names which class each segment is"

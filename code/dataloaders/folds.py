@@ -59,13 +59,13 @@ def divided(folder, labelled, count):
         if odd := [name for name, number in record.cases.items() if not 1 <= number <= count]:
             raise InputError(f"{path}: has {odd[0]} in fold {record.cases[odd[0]]} of {count}: {REMEDY}")
         there = record.cases
-    fold_of, first = {}, {}     # by patients
+    first = {}      # of each patient, the first case that has its fold
     for name, number in there.items():
-        patient = patients.of(name)
-        if fold_of.setdefault(patient, number) != number:
-            raise InputError(f"{path}: {name} is in fold {number} and {first[patient]} in fold {fold_of[patient]}, two "
-                             f"scans of {patient} by {PATIENTS}: {REMEDY}")
-        first.setdefault(patient, name)
+        other = first.setdefault(patients.of(name), name)
+        if there[other] != number:
+            raise InputError(f"{path}: {name} is in fold {number} and {other} in fold {there[other]}, two scans of "
+                             f"{patients.of(name)} by {PATIENTS}: {REMEDY}")
+    fold_of = {patient: there[name] for patient, name in first.items()}
     sizes = Counter(there[name] for name in labelled if name in there)
     for patient, scans in Counter(patients.of(name) for name in labelled if name not in there).items():
         number = fold_of.setdefault(patient, min(range(1, count + 1), key=lambda fold: sizes[fold]))

@@ -10,10 +10,10 @@ from evaluation import pooled, tables
 from evaluation.metrics import class_metrics, volume_metrics
 from imaging.case_files import LABELS, case_of_each, contents, files_in, plain_name, role_of, told
 from imaging.cases import one_case_each
-from imaging.label_values import segment_values
+from imaging.label_values import check_segments, segment_values
 from imaging.preparation import attempt, report_bad
 from imaging.preprocess import read_as
-from imaging.scan_files import case_name, check_segments, is_label, is_scan, read_label, read_scan_file, values_in
+from imaging.scan_files import case_name, is_label, is_scan, read_label, read_scan_file, values_in
 from runtime.errors import InputError, counted
 from runtime.files import check_writable
 

@@ -1,7 +1,9 @@
 """What the values in somebody's label files are: named classes, voxels that nobody has labelled, segments."""
 import itertools
-from collections.abc import Mapping, Sequence
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 from imaging.cases import IGNORED
@@ -9,8 +11,9 @@ from imaging.descriptions import IGNORE, Description
 from imaging.folders import Found
 from imaging.preparation import in_parallel
 from imaging.preprocess import read_as
-from imaging.scan_files import check_segments, segment_names, values_in
-from runtime.errors import InputError
+from imaging.scan_files import segments_of, suffix, values_in
+from imaging.segmentations import SEG_NRRD
+from runtime.errors import InputError, one_line
 
 
 class LabelValues(NamedTuple):
@@ -105,7 +108,7 @@ def _up_to_gap(met, mapped):
 
 
 def _label_values(case, named):
-    if named and (segments := segment_names(case.label)):
+    if named and (segments := segments_of(case.label)):
         return {0, *(named[segment] for segment in segments if segment in named)}
     return values_in(case.label)
 
@@ -137,3 +140,48 @@ def tell_regions(description: Description | None) -> None:
     if description and description.regions:
         regions = "; ".join(f"{name} is {' '.join(map(str, values))}" for name, values in description.regions.items())
         print(f"regions ({regions}) are trained as the classes that make them up: {', '.join(description.class_names)}")
+
+
+def tells_values(path: Path) -> bool:
+    """Whether all segments of a .seg.nrrd are called by their values, such as Segment_1: drawn in whatever order."""
+    return all(name.endswith(f"_{value}") for name, value in segments_of(path).items())
+
+
+def check_segments(paths: Iterable[Path], classes: int | None = 1, kept: bool = True,
+                   known: dict[str, int] | None = None) -> dict[str, int]:
+    """{name: value} of the segments of all .seg.nrrd files, and of those `known` from before.
+
+    InputError where a name has two values, or a value two names, or where label maps of other formats are there, too,
+    whose values nobody has named, and there are several foreground `classes`, None for as many as segments' names.
+    Where names are not `kept`, labels taken earlier or later are such label maps.
+    """
+    met = {name: (value, Path("labels taken before")) for name, value in (known or {}).items()}
+    called, other_format = {value: name for name, (value, _) in met.items()}, None
+    for path in sorted(paths):
+        if suffix(path).lower() != SEG_NRRD:
+            other_format = path.name if kept else other_format
+            continue
+        try:
+            found = segments_of(path)
+        except InputError:      # is said when its case is prepared
+            continue
+        if not kept and not tells_values(path):
+            other_format = "a label that was taken"
+        for name, value in found.items():
+            other, file = met.setdefault(name, (value, path))
+            if other != value:
+                raise InputError(f"{path}: the segment {one_line(name)} has the value {value}, and {other} in "
+                                 f"{file.name}; name the classes (--class-names), or give it one value in all files")
+            first = name if name.endswith(f"_{value}") else called.setdefault(value, name)
+            if first.strip().casefold() != name.strip().casefold():
+                raise InputError(f"{path}: the segment {one_line(name)} has the value {value}, as {one_line(first)} "
+                                 f"has in {met[first][1].name}; where these are two structures, name the classes "
+                                 "(--class-names), otherwise give both one name")
+    if met and other_format and (classes or len({name.strip().casefold() for name in met})) > 1:
+        file = next(iter(met.values()))[1]
+        names = shlex.join(sorted(met, key=lambda name: met[name][0] if kept else name))
+        way = (f"in the order of the values, as the segments are called: --class-names {names}, if that is theirs"
+               if kept else f"by --class-names with {names}, in the order of the values that labels taken before have")
+        raise InputError(f"{file}: has segments with names, and {other_format} has values alone, so that which is "
+                         f"which is unknown: name the classes {way}")
+    return {name: value for name, (value, _) in met.items()}

@@ -42,7 +42,7 @@ def told_by(pattern: str, cases: Sequence[str]) -> dict[str, str]:
     patients = {case: patient for case, patient in patients.items() if patient}
     if len(cases) > 1 and len({patients.get(case, case) for case in cases}) == 1:
         raise InputError(f"--patients {pattern}: makes all {len(cases)} cases, {cases[0]} and others, one patient, "
-                         f"{patients[cases[0]]}; it should match what tells the patients apart")
+                         f"{patients.get(cases[0], cases[0])}; it should match what tells the patients apart")
     if not patients:
         raise InputError(f"--patients {pattern}: finds no patient in the {counted(len(cases), 'name')}, such as "
                          f"{cases[0]}; for names such as p01_before, 'p\\d+' does")

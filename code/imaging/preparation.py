@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from imaging.cases import IGNORED, Case, Options, shown
 from imaging.preprocess import RECORD, Preprocessing, apply, read_as, read_preprocessing, write_preprocessing
-from imaging.scan_files import checksums, is_prediction, read_label, read_scans, segment_names, tell_notes
+from imaging.scan_files import checksums, is_prediction, read_label, read_scans, segments_of, tell_notes
 from runtime.errors import InputError, held_by_another, is_out_of_memory, one_line, printable
 from runtime.files import check_readable, inside, make_folder, write_aside
 from runtime.workers import end_with_parent
@@ -167,7 +167,7 @@ def _label_source(path, segments):
     """What a label is made of: check sums of its files and, of a segmentation, the values that its segments get."""
     if path is None:
         return {}
-    return _checksums([path]) | ({"segments": segments} if segments and segment_names(path) else {})
+    return _checksums([path]) | ({"segments": segments} if segments and segments_of(path) else {})
 
 
 def _summary(shape, label, geometry, voxels):

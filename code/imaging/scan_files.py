@@ -6,7 +6,6 @@ stored in its file, C classes. Spacings are in mm; affines map voxel indices to 
 import glob
 import gzip
 import re
-import shlex
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -178,61 +177,15 @@ def tell_notes(scans: Iterable[tuple[Path, dict[str, str]]]) -> None:
 def values_in(path: Path) -> set[int]:
     """The values that a label file has."""
     if suffix(path).lower() == segmentations.SEG_NRRD:
-        return {0, *(value for _, _, value in _whole(path, "segmentation", segmentations.segments).values())}
+        return {0, *segments_of(path).values()}
     return set(np.unique(np.rint(read_scan_file(path).array).astype(int)).tolist())
 
 
-def segment_names(path: Path) -> tuple[str, ...]:
-    """Names of the segments of a .seg.nrrd; none of any other file."""
+def segments_of(path: Path) -> dict[str, int]:
+    """{name: value} of the segments of a .seg.nrrd; empty of any other file."""
     if suffix(path).lower() != segmentations.SEG_NRRD:
-        return ()
-    return tuple(_whole(path, "segmentation", segmentations.segments))
-
-
-def tells_values(path: Path) -> bool:
-    """Whether all segments of a .seg.nrrd are called by their values, such as Segment_1: drawn in whatever order."""
-    return all(name.endswith(f"_{value}") for name, (_, _, value)
-               in _whole(path, "segmentation", segmentations.segments).items())
-
-
-def check_segments(paths: Iterable[Path], classes: int | None = 1, kept: bool = True,
-                   known: dict[str, int] | None = None) -> dict[str, int]:
-    """{name: value} of the segments of all .seg.nrrd files, and of those `known` from before.
-
-    InputError where a name has two values, or a value two names, or where label maps of other formats are there, too,
-    whose values nobody has named, and there are several foreground `classes`, None for as many as segments' names.
-    Where names are not `kept`, labels taken earlier or later are such label maps.
-    """
-    met = {name: (value, Path("labels taken before")) for name, value in (known or {}).items()}
-    called, other_format = {value: name for name, (value, _) in met.items()}, None
-    for path in sorted(paths):
-        if suffix(path).lower() != segmentations.SEG_NRRD:
-            other_format = path.name if kept else other_format
-            continue
-        try:
-            found = _whole(path, "segmentation", segmentations.segments)
-        except InputError:      # is said when its case is prepared
-            continue
-        if not kept and not tells_values(path):
-            other_format = "a label that was taken"
-        for name, (_, _, value) in found.items():
-            other, file = met.setdefault(name, (value, path))
-            if other != value:
-                raise InputError(f"{path}: the segment {one_line(name)} has the value {value}, and {other} in "
-                                 f"{file.name}; name the classes (--class-names), or give it one value in all files")
-            first = name if name.endswith(f"_{value}") else called.setdefault(value, name)
-            if first.strip().casefold() != name.strip().casefold():
-                raise InputError(f"{path}: the segment {one_line(name)} has the value {value}, as {one_line(first)} "
-                                 f"has in {met[first][1].name}; where these are two structures, name the classes "
-                                 "(--class-names), otherwise give both one name")
-    if met and other_format and (classes or len({name.strip().casefold() for name in met})) > 1:
-        file = next(iter(met.values()))[1]
-        names = shlex.join(sorted(met, key=lambda name: met[name][0] if kept else name))
-        way = (f"in the order of the values, as the segments are called: --class-names {names}, if that is theirs"
-               if kept else f"by --class-names with {names}, in the order of the values that labels taken before have")
-        raise InputError(f"{file}: has segments with names, and {other_format} has values alone, so that which is "
-                         f"which is unknown: name the classes {way}")
-    return {name: value for name, (value, _) in met.items()}
+        return {}
+    return {name: value for name, (_, _, value) in _whole(path, "segmentation", segmentations.segments).items()}
 
 
 def read_label(path: Path, scan: ScanFile, labels: dict[int, int], same_affine: bool = True,

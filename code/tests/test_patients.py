@@ -214,8 +214,8 @@ def test_patients_that_are_trained_on_are_not_drawn_for_testing(tmp_path):
     assert "p4_b" in pool and not {name[:2] for name in tests} & {name[:2] for name in pool}
     tests, pool = label_next.drawn_for_testing(["p4_b"], [], patients, LABELLED, options)
     assert (tests, pool) == ([], ["p4_b"])
-    assert label_next.told_tests(tests, options) == ("none of them is for testing, labelled cases have all the "
-                                                     "patients\n")
+    told = label_next.told_tests(tests, options)
+    assert told == "none of them is for testing, since all patients have a labelled case\n"
 
 
 def test_means_are_resampled_and_compared_by_patients():

@@ -9,8 +9,9 @@ import pytest
 
 import prepare_folder
 from imaging.grids import ScanFile
+from imaging.label_values import check_segments
 from imaging.preprocess import read_preprocessing
-from imaging.scan_files import check_segments, read_label, read_scan_file, values_in
+from imaging.scan_files import read_label, read_scan_file, values_in
 from imaging.segmentations import segments
 from runtime.errors import InputError
 
