@@ -31,7 +31,7 @@ def main(args=None):
         raise InputError(f"--tolerance {options.tolerance:g}: must be 0 or more")
     if options.predictions or options.labels:
         return scored.score_maps(options)
-    for name in ("output", "class_names", "ignore_label"):
+    for name in ("output", "class_names", "label_map", "ignore_label", "geometry"):
         if getattr(options, name) not in (None, ()):
             raise InputError(f"--{name.replace('_', '-')}: belongs to --predictions and --labels; a run's result is in "
                              "its own folder, with the names and labels that it was trained with")

@@ -32,7 +32,9 @@ class OwnOptions(report.ReportOptions):
     labels: Path | None = None      # with --predictions: the folder of the reference label maps, cases by their names
     class_names: tuple[str, ...] = ()   # with --predictions: of the label values but 0, in rising order
     ignore_label: int | None = None     # with --predictions: reference voxels of this value are not measured
+    label_map: tuple[str, ...] = ()     # with --predictions: value there:value in the references, such as 255:1
     same_voxels: bool = False       # with --predictions: the maps belong together voxel by voxel, whatever headers say
+    geometry: Literal["itk", "sform"] | None = None     # with --predictions: as in prepare_folder.py, by default itk
     output: Path | None = None      # with --predictions: CSV to write; by default <predictions>_scores.csv beside it
 
 

@@ -10,10 +10,10 @@ from evaluation import pooled, tables
 from evaluation.metrics import class_metrics, volume_metrics
 from imaging.case_files import LABELS, case_of_each, contents, files_in, plain_name, role_of, told
 from imaging.cases import one_case_each
-from imaging.label_values import check_segments, segment_values
+from imaging.label_values import check_segments, mapped_values, segment_values
 from imaging.preparation import attempt, report_bad
 from imaging.preprocess import read_as
-from imaging.scan_files import case_name, is_label, is_scan, read_label, read_scan_file, values_in
+from imaging.scan_files import case_name, is_label, is_scan, read_label, read_scan_file, tell_notes, values_in
 from runtime.errors import InputError, counted
 from runtime.files import check_writable
 
@@ -41,12 +41,16 @@ def score_maps(options):
     check_writable(output)
     if not options.class_names:
         check_segments((path for pair in pairs.values() for path in pair), None)
-    bad, found = {}, {}
+    mapped, bad, found = mapped_values(options.label_map), {}, {}
     for name in tqdm(pairs, "reading", unit="case", disable=None):
         values = attempt(partial(_values, pairs[name], options.class_names), "use a machine with more memory")
         (bad if isinstance(values, str) else found)[name] = values
-    references, maps = (set().union(*(of_each[side] for of_each in found.values())) - {0, options.ignore_label}
-                        for side in (0, 1))
+    references, maps = (set().union(*(of_each[side] for of_each in found.values())) for side in (0, 1))
+    if unknown := sorted(set(mapped) - maps):
+        raise InputError(f"--label-map {' '.join(options.label_map)}: no prediction has the value {unknown[0]}; they "
+                         f"have {', '.join(map(str, sorted(maps))) or 'named segments alone'}")
+    maps = {mapped.get(value, value) for value in maps}
+    references, maps = (found - {0, options.ignore_label} for found in (references, maps))
     values = sorted(references | maps)
     if len(values) > 254:
         raise InputError(f"{options.predictions}, {options.labels}: have {len(values)} values, expected at most 254 "
@@ -57,14 +61,16 @@ def score_maps(options):
                          f"{' '.join(map(str, values))}")
     if not options.class_names:
         tell_alone(references, maps)
-    rows = []
+    rows, notes = [], []
     for name in tqdm(found, "measuring", unit="case", disable=None):
-        own = attempt(partial(measured_pair, name, *pairs[name], values, names, options),
+        own = attempt(partial(measured_pair, name, *pairs[name], values, names, mapped, options),
                       "use a machine with more memory")
         if isinstance(own, str):
             bad[name] = own
         else:
-            rows += own
+            rows += own[0]
+            notes.append(own[1])
+    tell_notes(notes)
     if rows:
         cases = [row["case"] for row in rows]
         rows = pooled.worst_first([row | {"data": tables.check_sum(cases)} for row in rows])
@@ -120,21 +126,27 @@ def tell_alone(references, predictions):
         print(f"{'; '.join(alone)}: each value is measured as a class of its own")
 
 
-def measured_pair(case, reference, prediction, values, names, options):
-    """Rows of one case; InputError where the two maps are not on one grid."""
+def measured_pair(case, reference, prediction, values, names, mapped, options):
+    """Rows of one case, and (path, notes) of the file that says its grid; InputError where the maps have two grids.
+
+    mapped: {value in the prediction: value of the references}, where they differ.
+    """
     grid = next((path for path in (reference, prediction) if is_scan(path)), None)
     if grid is None:
         raise InputError(f"{prediction}: is a .seg.nrrd as its reference is, and neither says how large the scan is; "
                          "export one of the two as a label map (NIfTI, say)")
-    grid, classes = read_scan_file(grid), {0: 0} | {value: index for index, value in enumerate(values, 1)}
+    geometry = options.geometry or "itk"
+    grid, classes = read_scan_file(grid, geometry), {0: 0} | {value: index for index, value in enumerate(values, 1)}
     labels = read_as(classes, options.ignore_label)
     segments = segment_values(names, labels) if options.class_names else None
-    pred, ref = (read_label(path, grid, kept, not options.same_voxels, allow_empty=True, segments=segments)
-                 for path, kept in ((prediction, classes), (reference, labels)))
+    own = classes | {value: classes[other] for value, other in mapped.items() if other in classes}
+    pred, ref = (read_label(path, grid, known, not options.same_voxels, allow_empty=True, geometry=geometry,
+                            segments=segments) for path, known in ((prediction, own), (reference, labels)))
     unit, spacing = ("voxel", None) if options.spacing == "voxel" else ("mm", grid.spacing)
     how = {"list": str(options.labels), "weights": str(options.predictions), "unit": unit, "windows": "",
            "largest_component": "", "tolerance": f"{options.tolerance:g} {unit}"}
     metrics = class_metrics(pred, ref, len(classes), spacing, options.tolerance)
     volumes = volume_metrics(pred, ref, len(classes), math.prod(map(float, np.abs(grid.spacing))) / 1000)
-    return [{"case": case, "class": value, "name": name, **{key: item for key, item in row.items() if key != "class"},
+    rows = [{"case": case, "class": value, "name": name, **{key: item for key, item in row.items() if key != "class"},
              **volume, **how} for value, name, row, volume in zip(values, names, metrics, volumes, strict=True)]
+    return rows, (grid.path, grid.notes)

@@ -22,6 +22,8 @@ SERIES = 1000       # what the series number of a segmentation adds to its scan'
 # attributes that every image has, if empty, and that anonymisers take out
 EXPECTED = ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID",
             "AccessionNumber", "ReferringPhysicianName", "SeriesNumber", "Manufacturer")
+# those among them that highdicom refuses where they do not keep to the standard, as an old scanner's may not
+CHECKED = "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime"
 
 
 def read_codes(path: Path | None, names: Sequence[str]) -> list[dict[str, list[str]]]:
@@ -79,9 +81,10 @@ def save(path: Path, array: np.ndarray, series: Series, names: Sequence[str], va
     orientation = highdicom.PlaneOrientationSequence("PATIENT", first.orientation)
     with pydicom() as module:
         sources = [module.dcmread(file, stop_before_pixels=True, force=True) for file in files_of(frames)]
+        own = [sources[0].pop(key) for key in CHECKED if key in sources[0]]
         for source in sources:
             for key in EXPECTED:
-                if key not in source:
+                if key not in source or key in CHECKED:
                     setattr(source, key, None)
             # highdicom takes these from the sources, whatever it is given, and wants thickness and one orientation
             source.SpacingBetweenSlices, source.SliceThickness = step, source.get("SliceThickness") or step
@@ -100,6 +103,8 @@ def save(path: Path, array: np.ndarray, series: Series, names: Sequence[str], va
         except (ValueError, TypeError, AttributeError, KeyError) as error:
             raise InputError(f"{series}: highdicom makes no DICOM SEG of it ({one_line(error)}); write --format nrrd, "
                              "or export the series again") from error
+        for element in own:     # as the series says it, so that both are of one patient and study
+            segmentation[element.tag] = element
         if "ContentCreatorName" not in segmentation:    # which the standard asks for, if empty
             segmentation.ContentCreatorName = None
         write_aside(path, segmentation.save_as)

@@ -61,12 +61,7 @@ def label_classes(found: Found, label_map: Sequence[str], num_classes: int | Non
     A class that `label_map` gives a value of the files keeps its own only where that is in the files, too. The value
     `ignore` is none, unless `label_map` says so. Segments of a .seg.nrrd count by their place among `names`, if any.
     """
-    try:
-        mapped = {int(value): int(label) for value, label in (pair.split(":") for pair in label_map)}
-    except ValueError as error:
-        raise InputError(f"--label-map {' '.join(label_map)}: expected value:class, such as 255:1") from error
-    if len(mapped) < len(label_map):
-        raise InputError(f"--label-map {' '.join(label_map)}: gives one value two classes; leave one of them out")
+    mapped = mapped_values(label_map)
     described = found.description.labels if found.description and num_classes is None else None
     met = set()
     if mapped or (described is None and num_classes is None):
@@ -84,6 +79,17 @@ def label_classes(found: Found, label_map: Sequence[str], num_classes: int | Non
     given = {label for value, label in mapped.items() if value in met}
     return {value: label for value, label in classes.items() if not label or value in met or label not in given
             } | mapped
+
+
+def mapped_values(label_map: Sequence[str]) -> dict[int, int]:
+    """--label-map, such as ("255:1",) -> {value in the files: class}."""
+    try:
+        mapped = {int(value): int(label) for value, label in (pair.split(":") for pair in label_map)}
+    except ValueError as error:
+        raise InputError(f"--label-map {' '.join(label_map)}: expected value:class, such as 255:1") from error
+    if len(mapped) < len(label_map):
+        raise InputError(f"--label-map {' '.join(label_map)}: gives one value two classes; leave one of them out")
+    return mapped
 
 
 def _values_met(cases, workers, named):

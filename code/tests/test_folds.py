@@ -502,9 +502,29 @@ def test_values_that_one_folder_alone_has_are_told(maps, capsys):
     assert [(row["class"], row["dice"]) for row in rows] == [(1, 0), (255, 0)]
     assert ("no prediction has the value 255; no reference has the value 1: each value is measured as a class of its "
             "own\n") in capsys.readouterr().out
+    rows = testing_own.main(["--predictions", str(maps / "other"), "--labels", str(maps / "masks"), "--label-map",
+                             "1:255"])
+    assert [(row["class"], row["dice"]) for row in rows] == [(255, 1)] and "of its own" not in capsys.readouterr().out
     shutil.copy(maps / "masks/a_seg.nii.gz", maps / "other/a.nii.gz")
     testing_own.main(["--predictions", str(maps / "other"), "--labels", str(maps / "masks")])
     assert "of its own" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("geometry", "thickness"), [("itk", 10), ("sform", 1)])
+def test_maps_whose_headers_disagree_are_measured_as_asked(tmp_path, capsys, geometry, thickness):
+    """As ACDC's own: 1 x 1 x 1 mm in the sform, 2 x 2 x 10 mm in qform and pixdim."""
+    labels = np.minimum(box((12, 10, 6), (2, 8), (2, 8), (1, 5)), 1)
+    for folder, values in (("masks", labels), ("maps", np.roll(labels, 1, axis=2))):
+        image = nib.Nifti1Image(values, np.eye(4))
+        image.set_qform(np.diag([2.0, 2, 10, 1]), 1)
+        image.set_sform(np.eye(4), 1, update_affine=False)
+        image.header.set_zooms((2, 2, 10))
+        (tmp_path / folder).mkdir()
+        nib.save(image, tmp_path / folder / "a.nii.gz")
+    row, = testing_own.main(["--predictions", str(tmp_path / "maps"), "--labels", str(tmp_path / "masks"), "--spacing",
+                             "mm", "--geometry", geometry])
+    assert row["hd95"] == thickness
+    assert "the sform says 1 x 1 x 1 mm and pixdim 2 x 2 x 10 mm" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("end", [".md", ".tex", ""])
@@ -572,6 +592,9 @@ def test_segments_are_scored_by_their_names_and_unplaced_maps_voxel_by_voxel(tmp
     (["--predictions", "{}/maps"], "--predictions and --labels belong together"),
     (["--predictions", "{}/maps", "--labels", "{}/nowhere"], "there is no such folder"),
     (["--predictions", "{}/maps", "--labels", "{}/masks", "--class-names", "a", "b"], "2 names for the values 7"),
+    (["--predictions", "{}/maps", "--labels", "{}/masks", "--label-map", "5:7"], "no prediction has the value 5; they "
+                                                                                 "have 0, 7"),
+    (["--run", "{}", "--geometry", "sform"], "--geometry: belongs to --predictions and --labels"),
     (["--predictions", "{}/maps", "--labels", "{}/masks", "--tolerance", "-1"], "--tolerance -1: must be 0 or more"),
     (["--predictions", "{}/other", "--labels", "{}/masks"], "no label map there has the name")])
 def test_what_cannot_be_scored_is_one_line(maps, capsys, more, words):

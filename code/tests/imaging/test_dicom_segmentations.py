@@ -101,6 +101,22 @@ def test_a_series_without_thickness_or_with_rounded_directions_has_one_too(field
     assert measures.SliceThickness == (2 if fields == "turned" else 2.5)
 
 
+@pytest.mark.parametrize(("write", "key", "value"), [
+    (classic, "PatientSex", "Male"), (classic, "StudyDate", "30-11-2019"), (classic, "StudyTime", "120000"),
+    (enhanced, "PatientBirthDate", "1950.13.41"), (enhanced, "StudyTime", "25h")])
+def test_patient_and_study_are_told_as_the_series_tells_them(write, key, value, tmp_path, dicom):
+    """Old scanners' dates are not always the standard's."""
+    write(dicom, tmp_path / "in", np.random.default_rng(0).integers(0, 900, SHAPE).astype(np.int16), dicom.affine())
+    for file in (tmp_path / "in").iterdir():
+        data = pydicom.dcmread(file)
+        data[key] = pydicom.DataElement(key, pydicom.datadict.dictionary_VR(key), value,
+                                        validation_mode=pydicom.config.IGNORE)
+        data.save_as(file)
+    dicom_segmentations.save(tmp_path / "a.dcm", labels(), series_of(tmp_path / "in"), ["atrium", "wall"], [1, 4],
+                             dicom_segmentations.read_codes(None, ["atrium", "wall"]), "CML cml", MARK)
+    assert pydicom.dcmread(tmp_path / "a.dcm")[key].value == value and mark_of(tmp_path / "a.dcm") == MARK
+
+
 @pytest.mark.skipif(shutil.which("segimage2itkimage") is None, reason="needs dcmqi")
 @pytest.mark.parametrize("write", [classic, enhanced])
 def test_dcmqi_reads_each_segment_where_its_series_lies(write, tmp_path, dicom):
