@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-from method import Method, Picture
+from method import Method, Picture, Stage
 from methods.losses import supervised_loss, widened
 from methods.ramps import ramp
 from networks import compared
@@ -25,7 +25,7 @@ SCALES = "network", "half", "quarter", "eighth"
 @dataclass(frozen=True)
 class Hyper:
     supervised: str = "eq2"         # loss of each scale on labelled scans, a name of methods/losses.py  [O: Eq. 2]
-    consistency: float = 0.1        # ceiling of the consistency weight                                  [C]
+    consistency: float = 0.1        # ceiling of its weight; 0: deep supervision of labelled scans alone [C]
     ramp_share: float = 1.0         # share of training that its ramp takes                              [C]
     stairs: bool = False            # the ramp rises every 150 iterations, not at every step        [O; SSL4MIS: True]
 
@@ -64,17 +64,24 @@ class URPC(Method):
     def build(cls, recipe):
         return cls(compared.build(f"urpc_{recipe.network}", recipe.in_channels, recipe.num_classes), recipe.hyper)
 
+    def stages(self, pre_steps, self_steps):
+        return [Stage("self", pre_steps + self_steps, self.losses, unlabelled=self.hyper.consistency > 0)]
+
     def losses(self, batch):
         """One pass of the whole batch: the scales' mean supervised loss, their consistency on unlabelled scans."""
         labelled = len(batch.x_l)
-        full, coarse = self.networks(torch.cat([batch.x_l, batch.x_u]))
+        full, coarse = self.networks(batch.x_l if batch.x_u is None else torch.cat([batch.x_l, batch.x_u]))
         scales = [full, *coarse]
-        sup = sum(self.supervised(logits[:labelled], batch.y_l) for logits in scales) / len(scales)
-        consistency = pyramid_consistency([logits[labelled:] for logits in scales])
-        weight = self.hyper.consistency * ramp(batch, self.hyper.ramp_share, self.hyper.stairs)
-        views = {name: logits[labelled:].detach() for name, logits in zip(SCALES, scales, strict=True)}
-        yield sup + weight * consistency, {"sup_l": sup, "consistency": consistency,
-                                           "picture": Picture(batch.x_u, None, views)}
+        loss = sum(self.supervised(logits[:labelled], batch.y_l) for logits in scales) / len(scales)
+        terms, shown = {"sup_l": loss}, (batch.x_l, batch.y_l, scales)
+        if batch.x_u is not None:
+            unlabelled = [logits[labelled:] for logits in scales]
+            terms["consistency"] = pyramid_consistency(unlabelled)
+            weight = self.hyper.consistency * ramp(batch, self.hyper.ramp_share, self.hyper.stairs)
+            loss, shown = loss + weight * terms["consistency"], (batch.x_u, None, unlabelled)
+        x, y, scales = shown
+        views = {name: logits.detach() for name, logits in zip(SCALES, scales, strict=True)}
+        yield loss, terms | {"picture": Picture(x, y, views)}
 
     def predict(self, x):
         full, coarse = self.networks(x)

@@ -173,7 +173,8 @@ PLACES = {
         "short", "short", ("CPS",)) for draw in (1, 2)},
     "short_augment": Place("ACDC, what augmentation the labelled patients alone gain from, 3 labelled patients", (
         of("supervised", "ACDC", 3), *(of("supervised", "ACDC", 3, title=f"supervised, {title}", **changes)
-                                       for title, changes in AUGMENTATIONS.items())),
+                                       for title, changes in AUGMENTATIONS.items()),
+        of("urpc", "ACDC", 3, title="supervised, strong, four heads", augment="strong", hyper__consistency=0.0)),
         "short", "short", ("supervised",)),
     "short_strong": Place("ACDC, strong augmentation, 3 labelled patients", (
         *(of(method, "ACDC", 3, 1 if method == "supervised" else 2, augment="strong")

@@ -69,6 +69,18 @@ def test_the_loss_is_made_of_its_terms(setting, step, dataset, protocol):
     assert all(p.grad is not None for p in s.method.parameters())
 
 
+def test_without_consistency_it_is_deep_supervision_of_labelled_scans_alone(setting, step):
+    s = setting("urpc", "ACDC", hyper={"consistency": 0.0})
+    stage, = s.method.stages(2, 3)
+    assert not stage.unlabelled and stage.steps == 5
+    total, terms = step(stage.losses, s.batch._replace(x_u=None))
+    torch.manual_seed(7)
+    full, coarse = s.method.networks(s.batch.x_l)
+    scales = [supervised_loss("eq2")(logits, s.batch.y_l) for logits in (full, *coarse)]
+    torch.testing.assert_close(total, torch.stack(scales).mean().detach())
+    assert terms.keys() - {"picture"} == {"sup_l"} and setting("urpc").method.stages(2, 3)[0].unlabelled
+
+
 @pytest.mark.parametrize("dataset", ["LA", "ACDC"])
 def test_the_full_resolution_head_is_tested(setting, dataset):
     s = setting("urpc", dataset)
