@@ -14,7 +14,7 @@ from runtime.errors import InputError
 from runtime.fast_layers import DroppedPointwise3d, folded, quicken, quicken_on_gpu
 from runtime.ranks import _synchronise_batch_norms
 
-SIZES = {2: (32, 48), 3: (32, 32, 48)}
+SIZES = {2: (32, 48), 3: (16, 16, 32)}
 COUNTS = {
     "unet3d": (2, 5_884_050), "resnet3d": (2, 17_930_354), "resnet2d": (4, 6_083_652),
     "sdm_vnet": (2, 9_448_866), "sdm_unet": (4, 1_814_199),
