@@ -69,7 +69,8 @@ class Taken(NamedTuple):
 
 def check(options, record, cases):
     """InputError where labels would be written into an input, or --accept names no case."""
-    here, scans = options.labels.resolve(), [Path(source).parent for case in cases.values() for source in case.sources]
+    here, sources = options.labels.resolve(), [source for case in cases.values() for source in case.sources]
+    scans = [Path(source).parent.resolve() for source in sources]
     if options.images is not None:
         scans.append(existing_folder(options.images).resolve())
     if (here in scans and not record.beside_scans) or existing_folder(options.input).resolve() in (here, *here.parents):
