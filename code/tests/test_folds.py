@@ -443,6 +443,17 @@ def test_dice_against_labels_of_supervised_and_the_method(mine, tmp_path, monkey
     assert "4 runs, 4 of them finished\n" in capsys.readouterr().out
 
 
+def test_all_cells_of_a_budget_are_over_the_same_classes(tmp_path):
+    """Nobody has class 2, and one method finds it where it is not."""
+    def rows(*second):
+        return [{"case": case, "class": label, "dice": dice, "empty_pred": float(empty), "empty_ref": label - 1.0}
+                for case, other in zip("ab", second, strict=True)
+                for label, dice, empty in ((1, 0.8, 0), (2, other, other))]
+    results = {("supervised", 2): rows(1, 1), ("cml_plus", 2): rows(1, 0)}
+    budget.present_budget(results, train_own.OwnRecipe(budget=(2,), folds=2, out=tmp_path))
+    assert "2 labels | 90.00 [90.00, 90.00] | 65.00 [40.00, 90.00] | -25.00" in (tmp_path / "budget.md").read_text()
+
+
 # ---- anybody's label maps ------------------------------------------------------------------------------------------
 
 
