@@ -141,7 +141,7 @@ def check_same_recipe(recipes):
 
 def check_folds_there(folder, runs):
     """InputError where nothing says which fold the cases of a data folder are in."""
-    if not (folder / FOLDS).exists():
+    if folder.is_dir() and not (folder / FOLDS).exists():
         raise InputError(f"{folder}: has no {FOLDS}, so none of its cases is out of any fold of {runs}; test one of "
                          "the runs on its test.list, or score what predict.py makes with all of them by --predictions "
                          "and --labels")

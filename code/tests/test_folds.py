@@ -376,6 +376,9 @@ def test_cases_of_another_data_folder_are_of_no_fold(scans, folds, tmp_path, cap
             with pytest.raises(SystemExit, match="2"):
                 call("--device", "cpu", "--data-dir", str(other))
             assert "has no folds.json, so none of its cases is out of any fold" in capsys.readouterr().err
+            with pytest.raises(SystemExit, match="2"):
+                call("--device", "cpu", "--data-dir", str(tmp_path / "gone"))
+            assert "gone: is no longer there; --data-dir names the folder where" in capsys.readouterr().err
         rows = testing_own.main(["--run", str(home / "fold1"), "--data-dir", str(other), "--device", "cpu", "--force"])
         assert {row["case"] for row in rows} == {"c5"}      # its test.list
     assert not (home / "calibration.json").exists() and not (home / "test_test_last_mm.csv").exists()
