@@ -309,6 +309,21 @@ def test_the_table_has_the_cases_of_all_processes_and_of_killed_ones(tmp_path):
     assert Predictions(tmp_path).finish() and "estimated_dice" not in Predictions(tmp_path).cases["a"][0]
 
 
+def test_cases_are_still_known_when_a_spreadsheet_has_made_numbers_of_their_names(tmp_path):
+    for case in ("001", "02_03", "p1"):
+        noted(tmp_path, 0, case, 0.5)
+    Predictions(tmp_path).finish()
+    path = tmp_path / "predictions.csv"
+    text = path.read_text(encoding="utf-8").replace(",001,", ",1,").replace(",02_03,", ",203,")
+    assert ",1,1," in text and ",203,1," in text
+    path.write_text(text.replace(",p1.nii.gz", ",p1_rtstruct.dcm"), encoding="utf-8")
+    (tmp_path / "p1_rtstruct.dcm").touch()
+    table = Predictions(tmp_path)
+    assert all(table.has(case, "m", 2) for case in ("001", "02_03", "p1"))
+    noted(tmp_path, 0, "001", 2.0)
+    assert list(Predictions(tmp_path).finish()) == ["001", "02_03", "p1"]
+
+
 # ---- planted failures ------------------------------------------------------------------------------------------
 
 
