@@ -201,7 +201,8 @@ def values_of(path, scan, record):
         raise InputError(f"{path}: has {len(values)} different values, expected a label map, 256 at most; this looks "
                          "like an image: save the segmentation there")
     names, segments = segments_of(path), None
-    remedy = "those are the values of the label files that were prepared; correct the file"
+    remedy = ("those are the values of the label files that were prepared; correct the file or, of a new class, copy "
+              "it to the label files and prepare them again with --force")
     if names and not record.class_names:
         remedy += ", or say with --class-names which class each segment is"
     elif names:
