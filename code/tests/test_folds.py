@@ -454,7 +454,8 @@ def test_all_cells_of_a_budget_are_over_the_same_classes(tmp_path):
                 for label, dice, empty in ((1, 0.8, 0), (2, other, other))]
     results = {("supervised", 2): rows(1, 1), ("cml_plus", 2): rows(1, 0)}
     budget.present_budget(results, train_own.OwnRecipe(budget=(2,), folds=2, out=tmp_path))
-    assert "2 labels | 90.00 [90.00, 90.00] | 65.00 [40.00, 90.00] | -25.00" in (tmp_path / "budget.md").read_text()
+    assert "2 labels | 90.00 [90.00, 90.00] | 65.00 [40.00, 90.00] | -25.00" in (tmp_path / "budget.md").read_text(
+        encoding="utf-8")
 
 
 # ---- anybody's label maps ------------------------------------------------------------------------------------------
