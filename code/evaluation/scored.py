@@ -79,7 +79,8 @@ def score_maps(options):
 def maps_in(folder, beside_scans=False):
     """{case: file} of the label maps in a folder, or in the folders below it where it has none itself.
 
-    beside_scans: where a case has a file that is a label map by its name, <case>_seg say, the other one is its scan.
+    beside_scans: where a case has a file that is a label map by its name, <case>_seg say, the other one is its scan,
+    and so are those of the cases without a label map.
     """
     files = list(case_of_each(files_in(folder, is_label)))
     if not files:
@@ -87,7 +88,8 @@ def maps_in(folder, beside_scans=False):
     if beside_scans:
         masks = {path for _, path in files if role_of(case_name(path), LABELS) or not is_scan(path)}
         drawn = {plain_name(name) for name, path in files if path in masks}
-        scans = [(name, path) for name, path in files if name in drawn and path not in masks]
+        scans = [(name, path) for name, path in files if path not in masks]
+        scans = scans if any(name in drawn for name, _ in scans) else []
         if scans:
             print(f"{counted(len(scans), 'scan')} beside label maps, which stay out: {told(path for _, path in scans)}")
         files = [file for file in files if file not in scans]
