@@ -547,7 +547,7 @@ def test_maps_in_folders_of_their_own_are_reported_by_their_cases(maps, capsys):
 
 @pytest.mark.parametrize(("scan", "mask"), [("{0}.nii.gz", "{0}_seg.nii.gz"), ("{0}/{0}.nii.gz", "{0}/{0}_gt.nii.gz"),
                                             ("{0}/lgemri.nii.gz", "{0}/laendo.nii.gz")])
-def test_scans_beside_their_references_are_no_references(maps, capsys, scan, mask):
+def test_scans_beside_label_maps_are_no_label_maps(maps, capsys, scan, mask):
     """As challenges have them; few of a scan's values look like classes, too. Of x there is no label map."""
     for name in "abx":
         for form, source in ((scan, maps / "maps/x.nii.gz"), (mask, maps / f"masks/{name}_seg.nii.gz")):
@@ -559,6 +559,8 @@ def test_scans_beside_their_references_are_no_references(maps, capsys, scan, mas
     rows = testing_own.main(["--predictions", str(maps / "maps"), "--labels", str(maps / "both")])
     assert [round(row["dice"], 6) for row in rows] == [0.8, 1] and {row["class"] for row in rows} == {7}
     assert "3 scans beside label maps, which stay out: 3 .nii.gz such as" in capsys.readouterr().out
+    rows = testing_own.main(["--predictions", str(maps / "both"), "--labels", str(maps / "masks")])
+    assert [row["dice"] for row in rows] == [1, 1] and {row["class"] for row in rows} == {7}
 
 
 def test_segments_are_scored_by_their_names_and_unplaced_maps_voxel_by_voxel(tmp_path, capsys):
