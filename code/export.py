@@ -50,10 +50,9 @@ class Options:
 
 def check_readable_there(run, preprocessing):
     """InputError for preprocessing that the reader does not know."""
-    if preprocessing.crop in ("foreground", "brain") or preprocessing.normalise == "zscore_brain":
+    if preprocessing.crop in ("foreground", "brain") or preprocessing.clip or preprocessing.background == "own":
         raise InputError(f"{run}: its scans were prepared with {preprocessing.normalise} and the crop "
-                         f"{preprocessing.crop}, and an exported reader knows neither brain masks nor crops; segment "
-                         "with predict.py")
+                         f"{preprocessing.crop}, and an exported reader does not crop; segment with predict.py")
 
 
 def described(recipe, record):

@@ -189,8 +189,7 @@ def with_run(options, by):
 
 def prepared_as(run, data_dir):
     """The record of the data that a run was trained on; InputError where they are not there, or others."""
-    if not data_dir.is_dir():
-        raise InputError(f"{data_dir}: is no longer there; --data-dir names the folder where {run}'s data are now")
+    datasets.check_there(data_dir, run)
     there, own = read_preprocessing(data_dir), read_preprocessing(run)
     if there is None or own is None or there.to_dict() != own.to_dict():
         raise InputError(f"{data_dir}: its {RECORD} is not that of {run}, whose proposals would have other values or "

@@ -244,7 +244,7 @@ def segment_scans(options, cases=None):
         what = json.dumps(what, sort_keys=True, default=str)
         weights = checksum(one.run / f"{options.checkpoint}.pt", zlib.crc32(what.encode(), weights))
     folds = {one.resolve().parent for one in runs}
-    known = calibration.read_calibration(run, options.checkpoint) if len(folds) == 1 else None
+    known = calibration.read_calibration(runs, options.checkpoint) if len(folds) == 1 else None
     pair = (method.pair or ()) if (options.overlay or options.disagreement) and not others else ()
     with locked(options.output, "--output") if ranks.main else nullcontext():
         ranks.wait()        # nobody reads or writes before the folder is ours

@@ -247,13 +247,13 @@ def trust(folders: Folders, split: Literal["test", "val"] = "test",
             check_result(path, trained[name].names(split), force, ("case", "dice", "score"))
         if folds:
             check_writable(folder / calibration.CALIBRATION)
-        for name, one in trained.items():
-            rows += (own := examined_cases(one, split))
+        for name, own in examined_cases(trained, split).items():
             write_rows(paths[name], own)
+            rows += own
         print(f"{folder.name}: " + "\n".join(calibration.told(rows)))
         if folds:
             scores, dice = ([row[key] for row in rows] for key in ("score", "dice"))
-            calibration.write_calibration(folder, scores, dice, checkpoint)
+            calibration.write_calibration(folds, scores, dice, checkpoint)
             print(f"wrote {folder / calibration.CALIBRATION}, by which predict.py estimates the Dice of new scans")
 
 

@@ -69,7 +69,8 @@ class Taken(NamedTuple):
 
 def check(options, record, cases):
     """InputError where labels would be written into an input, or --accept names no case."""
-    here, scans = options.labels.resolve(), [Path(source).parent for case in cases.values() for source in case.sources]
+    here, sources = options.labels.resolve(), [source for case in cases.values() for source in case.sources]
+    scans = [Path(source).parent.resolve() for source in sources]
     if options.images is not None:
         scans.append(existing_folder(options.images).resolve())
     if (here in scans and not record.beside_scans) or existing_folder(options.input).resolve() in (here, *here.parents):
@@ -200,7 +201,8 @@ def values_of(path, scan, record):
         raise InputError(f"{path}: has {len(values)} different values, expected a label map, 256 at most; this looks "
                          "like an image: save the segmentation there")
     names, segments = segments_of(path), None
-    remedy = "those are the values of the label files that were prepared; correct the file"
+    remedy = ("those are the values of the label files that were prepared; correct the file or, of a new class, copy "
+              "it to the label files and prepare them again with --force")
     if names and not record.class_names:
         remedy += ", or say with --class-names which class each segment is"
     elif names:

@@ -2,11 +2,12 @@
 import itertools
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from imaging.scan_files import checksum
 from runtime.errors import InputError
 from runtime.files import write_text
 from runtime.records import from_record, read_json
@@ -25,6 +26,7 @@ class Calibrated:
     scores: tuple[float, ...]       # rising
     dice: tuple[float, ...]
     checkpoint: str = "last"        # weights that it is of
+    weights: dict[str, int] = field(default_factory=dict)   # run -> check sum of these weights
 
 
 def calibrate(look_scores, dice):
@@ -95,21 +97,24 @@ def told(rows):
     return lines
 
 
-def write_calibration(folder, look_scores, dice, checkpoint="last"):
-    """FOLDER/calibration.json, of the out-of-fold cases of the runs in a folder."""
+def write_calibration(runs, look_scores, dice, checkpoint="last"):
+    """calibration.json beside the runs of folds, of their out-of-fold cases."""
     points, fitted = calibrate(look_scores, dice)
-    write_text(Path(folder) / CALIBRATION, json.dumps(
-        {"cases": len(dice), "scores": points, "dice": fitted, "checkpoint": checkpoint}) + "\n")
+    write_text(Path(runs[0]).parent / CALIBRATION, json.dumps(
+        {"cases": len(dice), "scores": points, "dice": fitted, "checkpoint": checkpoint,
+         "weights": {run.name: checksum(run / f"{checkpoint}.pt") for run in runs}}) + "\n")
 
 
-def read_calibration(run, checkpoint="last"):
-    """`calibrate`'s points beside a run: in its folder, or in the folder of folds that it lies in; None without, or
-    where they are of other weights.
+def read_calibration(runs, checkpoint="last"):
+    """`calibrate`'s points of the folder in which runs lie; None without, or where they are of other weights, such as
+    those that a fold had before it was trained again.
     """
-    for path in (Path(run) / CALIBRATION, Path(run).resolve().parent / CALIBRATION):
-        if path.exists():
-            record = from_record(Calibrated, read_json(path, REMEDY), path, REMEDY)
-            if len(record.scores) != len(record.dice) or not record.scores or sorted(record.scores) != [*record.scores]:
-                raise InputError(f"{path}: expected as many Dice as scores, which rise: {REMEDY}")
-            return (record.scores, record.dice) if record.checkpoint == checkpoint else None
-    return None
+    path = runs[0].resolve().parent / CALIBRATION
+    if not path.exists():
+        return None
+    record = from_record(Calibrated, read_json(path, REMEDY), path, REMEDY)
+    if len(record.scores) != len(record.dice) or not record.scores or sorted(record.scores) != [*record.scores]:
+        raise InputError(f"{path}: expected as many Dice as scores, which rise: {REMEDY}")
+    same = record.checkpoint == checkpoint and all(
+        record.weights.get(run.name) in (None, checksum(run / f"{checkpoint}.pt")) for run in runs)
+    return (record.scores, record.dice) if same else None

@@ -147,17 +147,28 @@ def judged(trained, image, training, geometry, name=""):
     return labels, evidence, rows
 
 
-def examined_cases(trained, split):
-    """What the score says of a list's cases and how good they are: one row per case, the one to look at first in front.
+def examined_cases(runs, split):
+    """What the score says of a list's cases and how good they are, of runs {name: Trained}, of folds all of them:
+    {name: one row per case, the one to look at first in front}.
 
-    `dice`: of the headline, as tested, mean over the foreground classes that any case has.
+    `dice`: of the headline, as tested, mean over the foreground classes that any case of the runs has.
     """
+    found = {name: _examined(trained, split) for name, trained in runs.items()}
+    dice = iter(of_classes_there([overlap for _, overlaps in found.values() for overlap in overlaps]).mean(-1))
+    for name, (rows, _) in found.items():
+        rows = {row["case"]: row | {"dice": float(next(dice))} for row in rows}
+        found[name] = [rows[case] for case in scores(rows.values())]
+    return found
+
+
+def _examined(trained, split):
+    """A run's rows of `examined_cases`, without their Dice, and the Dice of each case's classes."""
     recipe, data = trained.recipe, trained.data
     names = trained.names(split)
     if not names:
         raise InputError(f"--split {split}: {trained.run} has no such cases; choose the other one")
     trained.check_cases(names)
-    training, rows, overlaps = read_training_cases(trained.run, recipe), {}, []
+    training, rows, overlaps = read_training_cases(trained.run, recipe), [], []
     if training is None:
         raise InputError(f"{trained.run / TRAINING}: is not there, as of runs of earlier versions, and the score "
                          "compares with it: train again")
@@ -166,8 +177,6 @@ def examined_cases(trained, split):
         labels, evidence, of_classes = judged(trained, scan.image, training, read_geometry(data.path_of(name)), name)
         agreement = math.nan if evidence.agreement is None else float(np.mean(evidence.agreement))
         overlaps.append(overlap_of_classes(labels, scan.label.numpy(), recipe.num_classes))
-        rows[name] = {"case": name, "score": of_classes[0]["score"], "dice": math.nan,
-                      "entropy": evidence.whole, "agreement": agreement, "flags": "; ".join(flags_of(of_classes))}
-    for row, dice in zip(rows.values(), of_classes_there(overlaps).mean(-1), strict=True):
-        row["dice"] = float(dice)
-    return [rows[name] for name in scores(rows.values())]
+        rows.append({"case": name, "score": of_classes[0]["score"], "dice": math.nan,
+                     "entropy": evidence.whole, "agreement": agreement, "flags": "; ".join(flags_of(of_classes))})
+    return rows, overlaps

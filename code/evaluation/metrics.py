@@ -69,7 +69,7 @@ def surface_metrics(pred, ref, spacing=None, tolerance=None):
     hd95 pools the surface distances of both directions and takes their 95th percentile (other packages: the larger of
     the two directions' percentiles); asd is the mean distance from the prediction's surface to the reference's, one
     way. Outside the array is background: the end slices of what reaches its edge are surface, of a single slice all
-    voxels. `spacing`: mm per axis; distances are in voxels without it.
+    voxels (see `class_metrics`). `spacing`: mm per axis; distances are in voxels without it.
     Where either mask is empty both distances are NaN. Raises ValueError when the shapes differ.
     With a `tolerance`, in the unit of the distances, also surface_dice: the share of both surfaces' voxels that lie no
     further than that from the other surface (Nikolov et al. 2021; each surface voxel counts once, as in MONAI); of one
@@ -109,8 +109,14 @@ def _bounding_box(mask):
 
 
 def class_metrics(pred, ref, num_classes, spacing=None, tolerance=None):
-    """`surface_metrics` of each foreground class of two label maps (*S) -> rows, empty_pred and empty_ref added."""
+    """`surface_metrics` of each foreground class of two label maps (*S) -> rows, empty_pred and empty_ref added.
+
+    A volume of one slice is measured as the image that it is: in a volume, all its voxels would be surface.
+    """
     rows, (pred, ref) = [], where_labelled(pred, ref)
+    if thin := tuple(axis for axis, extent in enumerate(pred.shape) if extent == 1)[:max(pred.ndim - 2, 0)]:
+        pred, ref = (labels.squeeze(thin) for labels in (pred, ref))
+        spacing = None if spacing is None else np.delete(np.broadcast_to(spacing, pred.ndim + len(thin)), thin)
     for label in range(1, num_classes):
         masks = pred == label, ref == label
         empty = {"empty_pred": int(not masks[0].any()), "empty_ref": int(not masks[1].any())}

@@ -66,15 +66,15 @@ def dice_interval(values, patients=None):
     return Interval(float(values.mean()), float(found.low), float(found.high))
 
 
-def mean_dice(rows):
-    """Interval of the rows' mean Dice over cases."""
-    dice, whose = case_dice(rows), {row["case"]: row.get("patient") or row["case"] for row in rows}
+def mean_dice(rows, absent=None):
+    """Interval of the rows' mean Dice over cases; absent: as of `case_dice`."""
+    dice, whose = case_dice(rows, absent), {row["case"]: row.get("patient") or row["case"] for row in rows}
     return dice_interval(list(dice.values()), [whose[case] for case in dice])
 
 
-def case_dice(rows):
-    """{case: mean Dice over those classes that any case has}, the worst first."""
-    absent, values = tables.absent_classes(rows), {}
+def case_dice(rows, absent=None):
+    """{case: mean Dice over its classes}, the worst first; absent: those left out, by default `absent_classes`."""
+    absent, values = tables.absent_classes(rows) if absent is None else absent, {}
     for row in rows:
         if row["class"] not in absent:
             values.setdefault(row["case"], []).append(row["dice"])
@@ -143,7 +143,7 @@ def check_same_recipe(recipes):
 
 def check_folds_there(folder, runs):
     """InputError where nothing says which fold the cases of a data folder are in."""
-    if not (folder / FOLDS).exists():
+    if folder.is_dir() and not (folder / FOLDS).exists():
         raise InputError(f"{folder}: has no {FOLDS}, so none of its cases is out of any fold of {runs}; test one of "
                          "the runs on its test.list, or score what predict.py makes with all of them by --predictions "
                          "and --labels")

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from evaluation import trust
 from evaluation.calibration import estimated
+from imaging.scan_files import suffix
 from runtime.csv_table import Table
 from runtime.errors import InputError
 
@@ -39,6 +40,7 @@ class Predictions:
             cases = {}
             for row in rows:
                 float(row["score"])
+                row["case"] = _case_of(row)
                 cases.setdefault(row["case"], []).append(row)
             return cases
         except (InputError, ValueError) as error:
@@ -97,6 +99,14 @@ class Predictions:
             return bool(cases) * [f"no case is flagged; {self.path} has them ranked"]
         return [*lines, (f"and {len(flagged) - SHOWN} more with flags; " if len(flagged) > SHOWN else "")
                 + f"{self.path} has all cases ranked"]
+
+
+def _case_of(row):
+    """As its label map is called where its cell is no more: spreadsheets make 1 of 001."""
+    file = Path(row["file"]).name
+    if file.startswith(row["case"]):
+        return row["case"]
+    return file.removesuffix(suffix(Path(file))).removesuffix(".dcm").removesuffix("_rtstruct")
 
 
 def _cell(value):

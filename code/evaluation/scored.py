@@ -23,7 +23,7 @@ def score_maps(options):
     if not (options.predictions and options.labels) or options.run:
         raise InputError("--predictions and --labels belong together, and take the place of --run: give the folder of "
                          "the label maps and that of the references")
-    labels, predictions = maps_in(options.labels, beside_scans=True), maps_in(options.predictions)
+    labels, predictions = maps_in(options.labels), maps_in(options.predictions)
     pairs = matched(labels, predictions)
     if not pairs:
         raise InputError(f"--predictions {options.predictions}: no label map there has the name of one in "
@@ -82,20 +82,20 @@ def score_maps(options):
     return rows
 
 
-def maps_in(folder, beside_scans=False):
+def maps_in(folder):
     """{case: file} of the label maps in a folder, or in the folders below it where it has none itself.
 
-    beside_scans: where a case has a file that is a label map by its name, <case>_seg say, the other one is its scan.
+    Where a case has a file that is a label map by its name, <case>_seg say, the other one is its scan, and so are those
+    of the cases without a label map.
     """
     files = list(case_of_each(files_in(folder, is_label)))
     if not files:
         raise InputError(f"{folder}: has no label maps; {contents(folder)}")
-    if beside_scans:
-        masks = {path for _, path in files if role_of(case_name(path), LABELS) or not is_scan(path)}
-        drawn = {plain_name(name) for name, path in files if path in masks}
-        scans = [(name, path) for name, path in files if name in drawn and path not in masks]
-        if scans:
-            print(f"{counted(len(scans), 'scan')} beside label maps, which stay out: {told(path for _, path in scans)}")
+    masks = {path for _, path in files if role_of(case_name(path), LABELS) or not is_scan(path)}
+    drawn = {plain_name(name) for name, path in files if path in masks}
+    scans = [(name, path) for name, path in files if path not in masks]
+    if any(name in drawn for name, _ in scans):
+        print(f"{counted(len(scans), 'scan')} beside label maps, which stay out: {told(path for _, path in scans)}")
         files = [file for file in files if file not in scans]
     found, bad = one_case_each(files)
     if bad:

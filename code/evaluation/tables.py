@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from runtime.csv_table import check_commas
 from runtime.errors import InputError
 from runtime.files import check_readable, is_case_name, read_text
 
@@ -156,12 +157,16 @@ def read_rows(path, columns=COLUMNS):
     check_readable(path)
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:      # spreadsheets mark it
+            lines = csv.DictReader(file)
+            check_commas(path, lines.fieldnames or [])
             rows = [{key: value if key in (*TEXT, *SETTINGS) else float(value) for key, value in row.items()}
-                    for row in csv.DictReader(file)]
+                    for row in lines]
         if missing := set(columns) - set(*rows[:1]):
             raise ValueError(f"no {', '.join(sorted(missing))}")
         if strange := [row["case"] for row in rows if "case" in row and not is_case_name(row["case"])]:
             raise ValueError(f"{strange[0]!r} cannot be the name of a case")
+    except InputError:
+        raise
     except (OSError, TypeError, ValueError, csv.Error) as error:
         raise InputError(f"{path} is not a test script's CSV ({error}): test that run again") from error
     of = re.fullmatch(r"test_(test|val)_(last|best|pretrained)", Path(path).stem)

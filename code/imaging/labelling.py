@@ -119,8 +119,11 @@ def write_segments(folder: Path, values: dict[str, int]) -> None:
 
 
 def source_files(images: Sequence[Path | dicom.Series]) -> tuple[str, ...]:
-    """A case's scan files as they are recorded: one per channel, or those of a DICOM series."""
-    return tuple(str(path.resolve()) for image in images
+    """A case's scan files as they are recorded: one per channel, or those of a DICOM series.
+
+    A link by its own name: what a store, as of git-annex or DVC, calls the file is no name of a scan.
+    """
+    return tuple(os.path.abspath(path) for image in images
                  for path in (image.files if isinstance(image, dicom.Series) else [image]))
 
 

@@ -85,18 +85,18 @@ def write_lists(good: dict[str, dict], options, tests: Collection[str], patients
     join them with their labels; a larger --holdout adds the last labelled ones, --holdout 0 removes all but the drawn
     ones. Other cases of their patients join them where they have a label, and are in no list where they have none. The
     cases of a val.list, and others of their patients, are in neither list. A list that was written by hand, or edited
-    since, is kept as it is without --force. A case that is not good leaves the others; one of test.list is noted as
-    drawn for testing, which it is again when it is back.
+    since, is kept as it is without --force. A case that is not good leaves the others; one of test.list that is not, or
+    has no label any more, is noted as drawn for testing, which it is again when it is back.
     """
     ours = OurFiles(options.output)
     train, val, test = (options.output / name for name in (TRAIN, VAL, TEST))
     kept = [path for path in (train, test) if path.exists() and not options.force and not ours.holds(path)]
     before = [] if test not in kept and options.holdout == 0 else listed(test)
-    away = {*before, *tests} - good.keys()
-    held = [name for name in before if name in good or test in kept]
-    held += [name for name, case in good.items() if name in tests and name not in held and case["classes"] is not None]
-    validated, measured = (set(map(patients.of, names)) for names in (listed(val), {*held, *away}))
     has_label = [name for name, case in good.items() if case["classes"] is not None]
+    away = {*before, *tests} - good.keys()
+    held = [name for name in before if name in has_label or test in kept]
+    held += [name for name in has_label if name in tests and name not in held]
+    validated, measured = (set(map(patients.of, names)) for names in (listed(val), {*held, *away}))
     if test not in kept:
         held += [name for name in has_label if name not in held and patients.of(name) in measured - validated]
     free = [name for name in has_label if patients.of(name) not in measured | validated]
@@ -118,8 +118,12 @@ def write_lists(good: dict[str, dict], options, tests: Collection[str], patients
             what = "to be taken out by hand" if path in (*kept, val) else "of before left out"
             print(f"{path.name}: {counted(len(gone), 'case')} {what}, bad now or not among these scans: "
                   f"{', '.join(gone[:5])}{', ...' * (len(gone) > 5)}")
+        if bare := [name for name in listed(path) if name in good and name not in has_label and path != train]:
+            what = "to be taken out by hand" if path in (*kept, val) else "left out until it has one"
+            print(f"{path.name}: {counted(len(bare), 'case')} without a label, {what}: {', '.join(bare[:5])}"
+                  f"{', ...' * (len(bare) > 5)}")
     if test not in kept:
-        add_tests(options.output, [name for name in before if name in away])
+        add_tests(options.output, [name for name in before if name not in held])
     for path, names in {train: labelled + unlabelled, test: held + new}.items():
         if path in kept:
             if names and names != listed(path):

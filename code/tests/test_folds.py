@@ -376,6 +376,9 @@ def test_cases_of_another_data_folder_are_of_no_fold(scans, folds, tmp_path, cap
             with pytest.raises(SystemExit, match="2"):
                 call("--device", "cpu", "--data-dir", str(other))
             assert "has no folds.json, so none of its cases is out of any fold" in capsys.readouterr().err
+            with pytest.raises(SystemExit, match="2"):
+                call("--device", "cpu", "--data-dir", str(tmp_path / "gone"))
+            assert "gone: is no longer there; --data-dir names the folder where" in capsys.readouterr().err
         rows = testing_own.main(["--run", str(home / "fold1"), "--data-dir", str(other), "--device", "cpu", "--force"])
         assert {row["case"] for row in rows} == {"c5"}      # its test.list
     assert not (home / "calibration.json").exists() and not (home / "test_test_last_mm.csv").exists()
@@ -441,6 +444,18 @@ def test_dice_against_labels_of_supervised_and_the_method(mine, tmp_path, monkey
     monkeypatch.setattr(report, "measure", None)    # ... or tested again
     trained(mine, home, "--folds", "2", "--budget", "2")
     assert "4 runs, 4 of them finished\n" in capsys.readouterr().out
+
+
+def test_all_cells_of_a_budget_are_over_the_same_classes(tmp_path):
+    """Nobody has class 2, and one method finds it where it is not."""
+    def rows(*second):
+        return [{"case": case, "class": label, "dice": dice, "empty_pred": float(empty), "empty_ref": label - 1.0}
+                for case, other in zip("ab", second, strict=True)
+                for label, dice, empty in ((1, 0.8, 0), (2, other, other))]
+    results = {("supervised", 2): rows(1, 1), ("cml_plus", 2): rows(1, 0)}
+    budget.present_budget(results, train_own.OwnRecipe(budget=(2,), folds=2, out=tmp_path))
+    assert "2 labels | 90.00 [90.00, 90.00] | 65.00 [40.00, 90.00] | -25.00" in (tmp_path / "budget.md").read_text(
+        encoding="utf-8")
 
 
 # ---- anybody's label maps ------------------------------------------------------------------------------------------
@@ -552,16 +567,20 @@ def test_maps_in_folders_of_their_own_are_reported_by_their_cases(maps, capsys):
 
 @pytest.mark.parametrize(("scan", "mask"), [("{0}.nii.gz", "{0}_seg.nii.gz"), ("{0}/{0}.nii.gz", "{0}/{0}_gt.nii.gz"),
                                             ("{0}/lgemri.nii.gz", "{0}/laendo.nii.gz")])
-def test_scans_beside_their_references_are_no_references(maps, capsys, scan, mask):
-    """As challenges have them; few of a scan's values look like classes, too."""
-    for name in "ab":
-        for form, source in ((scan, maps / "maps/c.nii.gz"), (mask, maps / f"masks/{name}_seg.nii.gz")):
+def test_scans_beside_label_maps_are_no_label_maps(maps, capsys, scan, mask):
+    """As challenges have them; few of a scan's values look like classes, too. Of x there is no label map."""
+    for name in "abx":
+        for form, source in ((scan, maps / "maps/x.nii.gz"), (mask, maps / f"masks/{name}_seg.nii.gz")):
+            if not source.exists():
+                continue
             target = maps / "both" / form.format(name)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(source, target)
     rows = testing_own.main(["--predictions", str(maps / "maps"), "--labels", str(maps / "both")])
     assert [round(row["dice"], 6) for row in rows] == [0.8, 1] and {row["class"] for row in rows} == {7}
-    assert "2 scans beside label maps, which stay out: 2 .nii.gz such as" in capsys.readouterr().out
+    assert "3 scans beside label maps, which stay out: 3 .nii.gz such as" in capsys.readouterr().out
+    rows = testing_own.main(["--predictions", str(maps / "both"), "--labels", str(maps / "masks")])
+    assert [row["dice"] for row in rows] == [1, 1] and {row["class"] for row in rows} == {7}
 
 
 def test_segments_are_scored_by_their_names_and_unplaced_maps_voxel_by_voxel(tmp_path, capsys):

@@ -525,11 +525,17 @@ def printed(capsys, script):
     return options
 
 
-def test_a_round_before_any_label_knows_its_scans(tmp_path, capsys):
-    """Nested folders whose files share names, and two channels: what is printed prepares them."""
+@pytest.mark.parametrize("linked", [False, True])
+def test_a_round_before_any_label_knows_its_scans(tmp_path, capsys, linked):
+    """Nested folders whose files share names, and two channels: what is printed prepares them. Also links into a store
+    of git-annex or DVC, where the files have other names.
+    """
     for number in range(3):
         for channel in ("flair", "t1"):
-            save(tmp_path / f"scans/p{number}/p{number}_{channel}.nii.gz", phantom(number)[0])
+            path = tmp_path / f"scans/p{number}/p{number}_{channel}.nii.gz"
+            save(path, phantom(number)[0])
+            if linked:
+                path.symlink_to(path.rename(tmp_path / f"MD5E-s{number}--{channel}.nii.gz"))
     out = tmp_path / "to_label"
     assert label_next.main(["--labeled", "0", "--images", str(tmp_path / "scans"), "--output", str(out), "--count", "1",
                             "--channels", "flair", "t1", "--workers", "1"]) == 0

@@ -49,3 +49,9 @@ def of_run(run):
         raise InputError(f"{config_path(run)}: the data set is {name!r}, expected one of {', '.join(DATASETS)}: "
                          f"{RESTORE}")
     return DATASETS[name]
+
+
+def check_there(data_dir, run):
+    """InputError where the folder with the scans of a run has moved."""
+    if not data_dir.is_dir():
+        raise InputError(f"{data_dir}: is no longer there; --data-dir names the folder where {run}'s data are now")

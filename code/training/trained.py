@@ -32,6 +32,7 @@ class Trained(NamedTuple):
     def names(self, split):
         """The cases of a list; a folder with scans to test alone, or without the run's folds, needs no other list."""
         folder, lists = self.recipe.data_dir, self.data.lists
+        datasets.check_there(folder, self.run)
         foldless = getattr(self.recipe, "fold", None) and not (folder / FOLDS).exists()
         if split in lists and (foldless or not (folder / lists["train"]).exists()):
             if (folder / lists[split]).exists():

@@ -24,8 +24,8 @@ def read(path):
     """Voxels (*N) float32, affine in mm and header of a NIfTI file; ValueError for what predict.py may still read."""
     nib.openers.Opener(path).read()     # to the check sum of a .nii.gz, which nibabel stops before
     header, shape, array = (image := nib.load(path)).header, image.shape, image.get_fdata(dtype=np.float32)
-    if "sform_code" not in header or len(shape) < 3 or np.prod(shape[3:]) != 1 or not np.isfinite(array).all():
-        raise ValueError(f"{path}: expected a NIfTI file of one volume, of finite numbers")
+    if "sform_code" not in header or len(shape) < 3 or np.prod(shape[3:]) != 1 or not 0 < np.ptp(array) < np.inf:
+        raise ValueError(f"{path}: expected a NIfTI file of one volume, of finite numbers that differ")
     sides = np.array(header.get_zooms()[:3], float)
     forms = [form for form in (header.get_sform(coded=True)[0], header.get_qform(coded=True)[0]) if form is not None]
     forms = forms or [np.diag([-sides[0], -sides[1], sides[2], 1.0])]       # as ITK has it
@@ -43,22 +43,22 @@ def resample(maps, shape):
 
 
 def to_input(scans, affine):
-    """Scans (channels, *N) -> image (channels, *S), and the way back: each prepared axis' own, and 1 or -1."""
-    sides = nib.affines.voxel_sizes(affine)
-    order = sorted((2, 1, 0), key=(2 - int(np.argmax(sides[::-1].round(3)))).__ne__)    # the coarsest axis first
-    turn = np.array([(order.index(axis), 1) for axis in range(3)]) if HOW["orientation"] == "slices" else (
+    """Scans (channels, *N) -> image (channels, *S), of slices the coarsest axis first, and each axis' own, 1 or -1."""
+    axes = sorted((2, 1, 0), key=(2 - int(np.argmax((sides := nib.affines.voxel_sizes(affine))[::-1].round(3)))).__ne__)
+    turn = np.array([(axes.index(axis), 1) for axis in range(3)]) if HOW["orientation"] == "slices" else (
         ornt_transform(io_orientation(affine), axcodes2ornt(HOW["orientation"])).astype(int))
     back = np.array([(axis, turn[axis, 1]) for axis in np.argsort(turn[:, 0])])
     image, sides = np.stack([apply_orientation(scan, turn) for scan in scans]), sides[back[:, 0]]
-    grown = sides / (HOW["spacing"] or sides)
-    image = resample(image, [max(1, round(round(n * x, 3))) for n, x in zip(image.shape[1:], grown, strict=True)])
-    for channel, volume in enumerate(image):
+    brains = (image != image[:, :1, :1, :1]) | (HOW["normalise"] != "zscore_brain")     # the background: as the corner
+    shape = [max(1, round(round(n, 3))) for n in image.shape[1:] * sides / (HOW["spacing"] or sides)]
+    image, brains = resample(image, shape), resample(brains.astype(np.float32), shape) > 0.5 - 5e-7
+    for channel, (volume, brain) in enumerate(zip(image, brains, strict=True)):
         low, high, shift, scale = map(np.float32, HOW["windows"][channel]) if HOW["windows"] else map(float, (
-            volume.min(), volume.max(), volume.mean(dtype=float), volume.std(dtype=float)))
+            volume.min(), volume.max(), volume[brain].mean(dtype=float), volume[brain].std(dtype=float)))
         shift, scale = (low, high - low) if HOW["normalise"] == "minmax" else (shift, scale)
         if min(image[0].shape) < min(2, *scans[0].shape) or not 0 < min(scale, np.ptp(volume.clip(low, high))) < np.inf:
             raise ValueError("the scan, once prepared, is one value or one voxel thin: look at it and its voxel size")
-        image[channel] = (volume.clip(low, high) - shift) / scale
+        image[channel] = (volume.clip(low, high) - shift) / scale * brain
     return image, back
 
 

@@ -105,6 +105,18 @@ def test_class_metrics_treat_each_foreground_class_by_itself():
     assert flags == [(0, 0), (0, 1), (1, 1)] and (second["dice"], third["dice"]) == (0, 1)
 
 
+@pytest.mark.parametrize("spacing", [None, (1.5, 0.7)], ids=["voxels", "mm"])
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_an_image_stored_as_a_volume_of_one_slice_is_measured_as_an_image(axis, spacing):
+    pred, ref = ball((30, 28), (12, 12), 8), ball((30, 28), (14, 15), 9)
+    [row] = metrics.class_metrics(*(np.expand_dims(mask, axis).astype(np.uint8) for mask in (pred, ref)), 2,
+                                  spacing and np.insert(spacing, axis, 5.0), 2.0)
+    assert {row[key] for key in ("class", "empty_pred", "empty_ref")} == {0, 1}
+    assert row["hd95"] == pytest.approx(medpy.hd95(pred, ref, spacing))
+    assert row["asd"] == pytest.approx(medpy.asd(pred, ref, spacing))
+    assert row["surface_dice"] == metrics.surface_metrics(pred, ref, spacing, 2.0)["surface_dice"] < 1
+
+
 @pytest.mark.parametrize("shape", [(7, 9), (5, 4, 6)], ids=["2D", "3D"])
 @pytest.mark.parametrize("spaced", [0, 1], ids=["voxels", "mm"])
 def test_surface_dice_is_the_share_of_surface_voxels_near_the_other_surface(shape, spaced):

@@ -15,6 +15,7 @@ import train_LA
 from dataloaders.scans import published_list
 from evaluation import report, saved_maps, tables
 from reproduction.results import Kept
+from runtime.csv_table import Table
 from runtime.errors import InputError
 
 NAN = math.nan
@@ -146,6 +147,17 @@ def test_written_rows_come_back_as_numbers(tmp_path):
     assert [(row["case"], row["class"]) for row in back] == [(row["case"], row["class"]) for row in ROWS]
     for key in tables.METRICS:
         np.testing.assert_allclose([row[key] for row in back], [row[key] for row in ROWS])
+
+
+@pytest.mark.parametrize(("sign", "words"), [(";", "semicolons"), ("\t", "tabs")])
+@pytest.mark.parametrize("read", [tables.read_rows, lambda path: Table(path).rows()], ids=["test", "other tables"])
+def test_other_separators_of_spreadsheets_are_said(tmp_path, read, sign, words):
+    path = tmp_path / "t.csv"
+    report.write_rows(path, ROWS)
+    text = path.read_text(encoding="utf-8").replace(",", sign).replace(".", ",")
+    path.write_text(text, encoding="utf-8-sig")
+    with pytest.raises(InputError, match=f"^{path}: has {words} between its cells, expected commas"):
+        read(path)
 
 
 @pytest.mark.parametrize(("views", "words"), [

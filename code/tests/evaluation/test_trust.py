@@ -242,20 +242,28 @@ def test_the_record_is_read_as_it_was_written_and_says_what_is_wrong_with_anothe
 # ---- what the order is worth -----------------------------------------------------------------------------------
 
 
+def with_weights(*runs):
+    for run in runs:
+        run.mkdir(parents=True)
+        for checkpoint in ("last", "best"):
+            (run / f"{checkpoint}.pt").write_bytes(run.name.encode())
+    return [*runs]
+
+
 def test_the_calibrated_dice_never_rises_with_the_score_and_is_the_mean_of_what_it_pools(tmp_path):
     points = calibration.calibrate([0, 1, 2, 2, 3], [0.9, 0.6, 0.8, 0.9, 0.1])
     assert points == ([0, 1, 2, 3], pytest.approx([0.9, 2.3 / 3, 2.3 / 3, 0.1]))
     assert calibration.estimated(points, [-5, 0.5, 2.5, 9]) == pytest.approx(
         [0.9, (0.9 + 2.3 / 3) / 2, (0.1 + 2.3 / 3) / 2, 0.1])
-    (tmp_path / "folds/one").mkdir(parents=True)
-    assert calibration.read_calibration(tmp_path / "folds/one") is None
-    calibration.write_calibration(tmp_path / "folds", [0, 1, 2, 2, 3], [0.9, 0.6, 0.8, 0.9, 0.1])
-    assert calibration.read_calibration(tmp_path / "folds/one") == (tuple(points[0]), pytest.approx(points[1]))
+    runs = with_weights(tmp_path / "folds/one")
+    assert calibration.read_calibration(runs) is None
+    calibration.write_calibration(runs, [0, 1, 2, 2, 3], [0.9, 0.6, 0.8, 0.9, 0.1])
+    assert calibration.read_calibration(runs) == (tuple(points[0]), pytest.approx(points[1]))
     for scores in ([0, 1], [3, 2, 1, 0], []):
         (tmp_path / "folds/calibration.json").write_text(json.dumps({"cases": 4, "scores": scores, "dice": [1.0] * 4}),
                                                          encoding="utf-8")
         with pytest.raises(InputError, match="calibration.json"):
-            calibration.read_calibration(tmp_path / "folds/one")
+            calibration.read_calibration(runs)
 
 
 def test_what_is_left_when_the_worst_are_set_aside():
@@ -299,6 +307,21 @@ def test_the_table_has_the_cases_of_all_processes_and_of_killed_ones(tmp_path):
     assert first.told({"a"}) == [f"no case is flagged; {tmp_path / 'predictions.csv'} has them ranked"]
     assert first.told(set()) == []      # all were bad
     assert Predictions(tmp_path).finish() and "estimated_dice" not in Predictions(tmp_path).cases["a"][0]
+
+
+def test_cases_are_still_known_when_a_spreadsheet_has_made_numbers_of_their_names(tmp_path):
+    for case in ("001", "02_03", "p1"):
+        noted(tmp_path, 0, case, 0.5)
+    Predictions(tmp_path).finish()
+    path = tmp_path / "predictions.csv"
+    text = path.read_text(encoding="utf-8").replace(",001,", ",1,").replace(",02_03,", ",203,")
+    assert ",1,1," in text and ",203,1," in text
+    path.write_text(text.replace(",p1.nii.gz", ",p1_rtstruct.dcm"), encoding="utf-8")
+    (tmp_path / "p1_rtstruct.dcm").touch()
+    table = Predictions(tmp_path)
+    assert all(table.has(case, "m", 2) for case in ("001", "02_03", "p1"))
+    noted(tmp_path, 0, "001", 2.0)
+    assert list(Predictions(tmp_path).finish()) == ["001", "02_03", "p1"]
 
 
 # ---- planted failures ------------------------------------------------------------------------------------------
@@ -353,7 +376,7 @@ def planted(tmp_path):
 
 
 def test_planted_failures_come_first_and_nothing_else_is_flagged(planted):
-    rows = {row["case"]: row for row in evidence.examined_cases(planted, "test")}
+    rows = {row["case"]: row for row in evidence.examined_cases({"run": planted}, "test")["run"]}
     assert list(rows)[0] == "empty" and set(list(rows)[:3]) == {"empty", "scanner", "voxels"}
     assert rows["empty"]["flags"].startswith("class 1 0 ml, labelled cases have ") and rows["empty"]["dice"] == 0
     assert "as far from training" in rows["scanner"]["flags"] and "voxels of 1 x 1 x 2.5 mm, in training 1 x 1 x 1" in (
@@ -382,7 +405,7 @@ def test_reproduce_says_what_the_order_is_worth_and_calibrates_on_folds(planted,
     with (folds / "fold2/trust_test_last.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 7 and rows[0]["case"] == "empty" and float(rows[0]["dice"]) == 0
-    scores, dice = calibration.read_calibration(folds / "fold1")
+    scores, dice = calibration.read_calibration([folds / "fold1"])
     assert dice[-1] == pytest.approx(0) and dice[0] > 0.95 and list(dice) == sorted(dice, reverse=True)
 
     def refused(*args):
@@ -428,9 +451,23 @@ def test_cases_of_other_weights_keep_what_their_calibration_said(tmp_path):
 
 
 def test_a_calibration_is_of_the_weights_it_was_made_with(tmp_path):
-    calibration.write_calibration(tmp_path, [0, 1], [0.9, 0.6], "best")
-    assert calibration.read_calibration(tmp_path) is None
-    assert calibration.read_calibration(tmp_path, "best") == ((0, 1), (0.9, 0.6))
+    runs = with_weights(tmp_path / "fold1", tmp_path / "fold2")
+    calibration.write_calibration(runs, [0, 1], [0.9, 0.6], "best")
+    assert calibration.read_calibration(runs) is None
+    assert calibration.read_calibration(runs, "best") == ((0, 1), (0.9, 0.6))
+    (runs[1] / "best.pt").write_bytes(b"trained again")
+    assert calibration.read_calibration(runs, "best") is None
+    assert calibration.read_calibration(runs[:1], "best") == ((0, 1), (0.9, 0.6))
+
+
+def test_dice_of_folds_is_over_the_classes_that_any_of_them_has(monkeypatch):
+    """Class 2 is in the cases of the first fold alone, and found there in one of two."""
+    found = [([{"case": case, "score": score} for case, score in zip(cases, (1, 2), strict=True)], overlaps)
+             for cases, overlaps in (("ab", [[0.8, 0.6], [0.8, 0]]), ("cd", [[0.9, math.nan], [0.5, math.nan]]))]
+    monkeypatch.setattr(evidence, "_examined", lambda place, split: found[place])
+    rows = evidence.examined_cases({"fold1": 0, "fold2": 1}, "test")
+    assert {fold: [(row["case"], row["dice"]) for row in own] for fold, own in rows.items()} == {
+        "fold1": [("b", 0.4), ("a", 0.7)], "fold2": [("d", 0.75), ("c", 0.95)]}
 
 
 def test_the_p_of_an_order_is_exact_where_cases_are_few():

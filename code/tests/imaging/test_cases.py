@@ -648,6 +648,27 @@ def test_a_test_case_that_is_bad_or_gone_leaves_the_list_and_comes_back_for_test
     assert lists() == lists("--holdout", 1) == [["a", "b2", "c33"], ["d444", "e5555"]]
 
 
+def test_a_test_case_whose_label_is_taken_back_waits_for_another_one(tmp_path, capsys):
+    for name in ("a", "b2", "c33"):
+        folder_case(tmp_path, name)
+    train, test, val = (tmp_path / "out" / name for name in ("train.list", "test.list", "val.list"))
+    assert prepare_mine(tmp_path, "--holdout", 1) == 0 and test.read_text(encoding="utf-8") == "c33\n"
+    label = (tmp_path / "labels/c33.nii.gz").rename(tmp_path / "away.nii.gz")
+    for _ in range(2):
+        assert prepare_mine(tmp_path, "--force") == 0
+        assert train.read_text(encoding="utf-8") == "a\nb2\nc33\n" and not test.exists()
+    assert "test.list: 1 case without a label, left out until it has one: c33" in capsys.readouterr().out
+    label.rename(tmp_path / "labels/c33.nii.gz")
+    assert prepare_mine(tmp_path) == 0
+    assert (train.read_text(encoding="utf-8"), test.read_text(encoding="utf-8")) == ("a\nb2\n", "c33\n")
+    (tmp_path / "labels/c33.nii.gz").unlink()
+    shutil.rmtree(tmp_path / "out/c33")
+    for path in (test, val):        # by hand
+        path.write_text("c33 \n", encoding="utf-8")
+        assert prepare_mine(tmp_path) == 0
+        assert f"{path.name}: 1 case without a label, to be taken out by hand: c33" in capsys.readouterr().out
+
+
 def test_a_changed_label_is_prepared_again_and_said(tmp_path, capsys):
     for name in ("a", "b", "c"):
         folder_case(tmp_path, name)

@@ -176,6 +176,9 @@ def test_a_folder_with_scans_to_test_alone_needs_their_list_alone(phantoms, reci
     assert trained.names("test") == names
     shutil.copytree(phantoms("LA") / f"2018LA_Seg_Training Set/{name}", elsewhere / name)
     args = ["--run", str(run), "--device", "cpu", "--data-dir", str(elsewhere)]
+    with pytest.raises(SystemExit, match="2"):
+        test_LA.main([*args[:-1], str(tmp_path / "gone")])
+    assert "gone: is no longer there; --data-dir names the folder where" in capsys.readouterr().err
     monkeypatch.setattr(trained_module, "published_list", lambda *_: [])        # as of own data
     with pytest.raises(SystemExit, match="2"):
         test_LA.main(args)
