@@ -50,7 +50,7 @@ def score_maps(options):
         raise InputError(f"--label-map {' '.join(options.label_map)}: no prediction has the value {unknown[0]}; they "
                          f"have {', '.join(map(str, sorted(maps))) or 'named segments alone'}")
     maps = {mapped.get(value, value) for value in maps}
-    references, maps = (found - {0, options.ignore_label} for found in (references, maps))
+    references, maps = (those - {0, options.ignore_label} for those in (references, maps))
     values = sorted(references | maps)
     if len(values) > 254:
         raise InputError(f"{options.predictions}, {options.labels}: have {len(values)} values, expected at most 254 "
