@@ -122,7 +122,7 @@ class OwnRecipe(Recipe):
         train = data.listed("train")
         labelled = self.labeled or len(data.labelled(train))
         slices = plan.slices != "none"
-        voxels, batch = SIZES[self.preset][slices]
+        voxels, batch = SIZES.get(self.preset, SIZES["paper"])[slices]
         return replace(
             self, **(SLICES if slices else {}),
             method=self.method if labelled < len(train) or self.budget else "supervised",
