@@ -66,9 +66,9 @@ def _message(error):
     if isinstance(error, BrokenExecutor):
         return ("a worker process was killed, for want of memory perhaps: close other programs, and start the same "
                 "command again")
-    if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):
-        return ("a loader process was killed, for want of memory perhaps: the same command goes on from the last "
-                "checkpoint; --workers 0 does without such processes")
+    if isinstance(error, RuntimeError) and str(error).startswith("DataLoader "):
+        return ("a loader process was killed or hangs, for want of memory or of shared memory (/dev/shm) perhaps: the "
+                "same command goes on from the last checkpoint; --workers 0 does without such processes")
     return None
 
 
