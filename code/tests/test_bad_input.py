@@ -666,7 +666,7 @@ BAD = {
     "patch of nothing": (option("--patch-size", "0", "16", "16"), "--patch-size 0 16 16", "1 or more"),
     "stride with gaps": (option("--stride", "16", "48", "16"), "--stride 16 48 16: leaves gaps", "no more than that"),
     **{f"{' '.join(args)}": (option(*args), args[0], remedy) for *args, remedy in (
-        ("--beta", "1", "between 0 and 1"), ("--beta", "0", "between 0 and 1"),
+        ("--beta", "1", "between 0 and 1"), ("--beta", "0", "between 0 and 1"), ("--beta", "1/17", "a voxel at least"),
         ("--labeled-batch", "3", "both must be even"), ("--unlabeled-batch", "0", "1 or more"),
         ("--self-steps", "0", "1 or more"), ("--pre-steps", "-1", "0 or more"), ("--workers", "-1", "0 or more"),
         ("--eval-every", "0", "1 or more"), ("--checkpoint-steps", "0", "1 or more"),

@@ -109,8 +109,9 @@ class Recipe:
         if any(step > extent for step, extent in zip(self.stride or (), self.patch_size, strict=False)):
             raise InputError(f"{_option('stride', self.stride)}: leaves gaps between windows of --patch-size "
                              f"{' '.join(map(str, self.patch_size))}; choose no more than that, half of it say")
-        if not 0 < self.beta < 1:
-            raise InputError(f"--beta {self.beta:g}: edge of the box over edge of the patch, between 0 and 1")
+        if not 0 < self.beta < 1 or self.beta * min(self.patch_size) < 1:
+            raise InputError(f"--beta {self.beta:g}: edge of the box over edge of the patch, between 0 and 1, and of a "
+                             "voxel at least")
         if self.name is not None and not is_case_name(self.name):
             raise InputError(f"--name {self.name!r}: cannot be a folder's name; use letters, digits, - and _")
         if not 2 <= self.num_classes <= 255:

@@ -5,6 +5,7 @@ import math
 import os
 import shutil
 import signal
+import time
 
 import pytest
 import torch
@@ -132,6 +133,13 @@ def test_a_fall_back_into_the_stage_before_draws_its_curves(recipe, runs, killed
     with pytest.warns(UserWarning, match="damaged"):
         runs.train(own)
     assert len(runs.rows(folder)) == 5 and (folder / "curves.png").read_bytes()[:4] == b"\x89PNG"
+
+
+@unpainted
+def test_a_run_that_shall_go_on_for_ever_begins_at_once(recipe, runs, killed_at):
+    begun = time.process_time()
+    killed_at(recipe(pre_steps=1, self_steps=10 ** 8), "self", 1)
+    assert time.process_time() - begun < 5
 
 
 @unpainted
