@@ -24,7 +24,7 @@ from runtime.script import reported
 import tyro
 
 from benchmarks.targets import REPORTS, TARGETS
-from runtime.command_line import parsed
+from runtime.command_line import check_number, parsed
 
 
 @dataclass(kw_only=True)
@@ -43,6 +43,7 @@ class Options:
 @reported
 def main(args=None):
     options = parsed(Options, args, description=__doc__)
+    check_number("--repeat", options.repeat)
     from benchmarks.rows import measure  # here: options are read without PyTorch
     return measure(options)
 

@@ -18,9 +18,11 @@ from runtime.script import reported
 
 import tyro
 
-from runtime.command_line import parsed
+from runtime.command_line import check_number, parsed
 from runtime.errors import DEBUG
 from runtime.files import ROOT
+
+LONGEST = 7 * 24 * 60       # minutes
 
 
 @dataclass(kw_only=True)
@@ -40,6 +42,7 @@ class Options:
 @reported
 def main(args=None):
     options = parsed(Options, args, description=f"{__doc__}\n{DEBUG}")
+    check_number("--minutes", options.minutes, most=LONGEST, least=0)
     from benchmarks.gpu_parts import carry_out  # here: options are read without PyTorch
     return carry_out(options)
 

@@ -26,8 +26,8 @@ import tyro
 from evaluation import published
 from evaluation.report import check_result, write_rows
 from reproduction import active, columns, document, runs
-from reproduction.experiments import PLACES
-from runtime.command_line import run_command
+from reproduction.experiments import PLACES, SEEDS
+from runtime.command_line import check_number, run_command
 from runtime.errors import InputError, counted, one_line
 from runtime.files import ROOT, check_writable, make_folder, write_text
 from training.trained import load_run
@@ -49,6 +49,13 @@ def _known(names):
         if name not in (*PLACES, active.NAME):
             raise InputError(f"{name!r} is unknown: choose of {', '.join((*PLACES, active.NAME))}")
     return names
+
+
+def _named(folders):
+    """The run folders; InputError where the command line has none."""
+    if not folders:
+        raise InputError("no run folder is named: give one or more that a train script wrote")
+    return folders
 
 
 def _runs_of(names, preset, seeds):
@@ -91,6 +98,7 @@ def plan(names: Names = (), preset: Preset = None, seeds: int | None = None, slu
     Hours are of training alone, as fast as runs that are there were on their machines.
     data_dir: folder with one folder of scans per data set.
     """
+    check_number("--seeds", seeds, len(SEEDS))
     read = _kept_in(results)
     todo = [run for run in _runs_of(names, preset, seeds) if not runs.kept(run, read)]
     if slurm:
@@ -124,6 +132,7 @@ def run(names: Names = (), preset: Preset = None, seeds: int | None = None, data
     What is finished is skipped, what was stopped goes on, a run that fails or that another process holds is reported
     at the end. data_dir, out: folders with one folder per data set (scans, run folders).
     """
+    check_number("--seeds", seeds, len(SEEDS))
     read, failed = _kept_in(results), {}
     if active.NAME in names:
         try:
@@ -193,6 +202,7 @@ def write_page(output: Path = ROOT / "report.html", runs: tuple[Path, ...] = (),
     runs: run folders whose cases are shown, by default those in model/ that are tested; cases: how many of each, the
     worst first; data_dir: folder with one folder of scans per data set, by default where each run was trained.
     """
+    check_number("--cases", cases)
     from reproduction import page
     page.write(output, runs, cases, data_dir, device, results)
 
@@ -205,25 +215,26 @@ def agreement(folders: Folders, split: Literal["test", "val"] = "test",
     force: replace the result of other cases.
     """
     from evaluation.agreement import agreement as measured
-    for folder in folders:
+    for folder in _named(folders):
         trained, path = load_run(folder, checkpoint, device, data_dir), folder / f"agreement_{split}_{checkpoint}.csv"
         check_result(path, trained.names(split), force, ("case", "dice", "cosine"))
-        write_rows(path, rows := measured(trained, split))
+        rows = measured(trained, split)
         dice, cosine = (np.mean([row[key] for row in rows]) for key in ("dice", "cosine"))
         print(f"{folder.name}: Dice between the subnets {100 * dice:.2f} %, cosine of their features {cosine:.3f}")
+        write_rows(path, rows)
 
 
 def pseudo_labels(folders: Folders, data_dir: Path | None = None, device: str = "auto"):
     """RUN/pseudo_labels.csv from RUN/snapshots/*.pt: Dice of unlabelled slices' pseudo-labels, one row per step."""
     from evaluation import agreement as subnets
-    for folder in folders:
+    for folder in _named(folders):
         paths = subnets.snapshots(folder)
         trained = load_run(folder, f"snapshots/{paths[0].stem}", device, data_dir)
         check_writable(folder / "pseudo_labels.csv")
         rows = subnets.pseudo_labels(trained, paths)
-        write_rows(folder / "pseudo_labels.csv", rows)
         print(f"{folder.name}: Dice of the fused pseudo-labels {100 * rows[0]['fused']:.2f} % at step "
               f"{rows[0]['step']}, {100 * rows[-1]['fused']:.2f} % at step {rows[-1]['step']}")
+        write_rows(folder / "pseudo_labels.csv", rows)
 
 
 def trust(folders: Folders, split: Literal["test", "val"] = "test",
@@ -236,8 +247,8 @@ def trust(folders: Folders, split: Literal["test", "val"] = "test",
     """
     from evaluation import calibration, pooled
     from evaluation.evidence import examined_cases
-    for folder in folders:
-        folds, rows = pooled.fold_runs(folder, split) if pooled.is_folds(folder) else [], []
+    for folder in _named(folders):
+        folds = pooled.fold_runs(folder, split) if pooled.is_folds(folder) else []
         trained = {run.name: load_run(run, checkpoint, device, data_dir) for run in folds or [folder]}
         pooled.check_same_recipe({name: one.recipe for name, one in trained.items()})
         if folds:
@@ -247,10 +258,11 @@ def trust(folders: Folders, split: Literal["test", "val"] = "test",
             check_result(path, trained[name].names(split), force, ("case", "dice", "score"))
         if folds:
             check_writable(folder / calibration.CALIBRATION)
-        for name, own in examined_cases(trained, split).items():
-            write_rows(paths[name], own)
-            rows += own
+        own = examined_cases(trained, split)
+        rows = [row for some in own.values() for row in some]
         print(f"{folder.name}: " + "\n".join(calibration.told(rows)))
+        for name, some in own.items():
+            write_rows(paths[name], some)
         if folds:
             scores, dice = ([row[key] for row in rows] for key in ("score", "dice"))
             calibration.write_calibration(folds, scores, dice, checkpoint)
@@ -259,7 +271,7 @@ def trust(folders: Folders, split: Literal["test", "val"] = "test",
 
 def publish(folders: Folders, results: Path = runs.RESULTS[0]):
     """Copy the config.json and CSV files of runs to where results are kept, without the paths of this machine."""
-    for folder in folders:
+    for folder in _named(folders):
         print(f"kept: {runs.publish(folder, results)}")
 
 

@@ -46,7 +46,8 @@ def folder(text):
     return expanded(text, "--data-dir or --plan")
 
 
-# Where a value comes from: [P] the paper, [C] the authors' code only, [O] ours, [plan] the data folder's plan.json
+# Where a value comes from: [P] the paper, [C] the authors' code only, [O] ours; whatever stands here, [plan] the data
+# folder's plan.json. SIZES and SLICES above overrule what names them
 @dataclass(kw_only=True)
 class OwnRecipe(Recipe):
     """Own data: 3D V-Net or, of slices, 2D U-Net; pre-training and self-training."""
@@ -64,8 +65,8 @@ class OwnRecipe(Recipe):
     in_channels: int = 1                    # channels of a scan                                              [plan]
     class_names: tuple[str, ...] = ()       # of the foreground, in tables, pictures and CSV files            [plan]
     patch_size: tuple[int, ...] = (112, 112, 80)        # voxels; of slices two numbers                       [plan]
-    labeled_batch: int = 4                  # labelled patches per step, mixed in pairs                       [P]
-    unlabeled_batch: int = 4                # unlabelled patches per step, mixed in pairs                     [P]
+    labeled_batch: int = 4                  # labelled patches per step, mixed in pairs; SIZES                [P]
+    unlabeled_batch: int = 4                # unlabelled patches per step, mixed in pairs; SIZES              [P]
     foreground: Ratio = 1 / 2               # share of labelled patches that hold foreground for certain      [plan]
     flips: tuple[int, ...] = ()             # axes of the patch that are mirrored                             [plan]
     quarter_turns: bool = False             # turns by 90 degrees, in slices by any angle                     [plan]
@@ -75,9 +76,9 @@ class OwnRecipe(Recipe):
     # method
     method: MethodName = "cml_plus"         # how the unlabelled scans are used: docs/methods.md [plan]
     network: str = "vnet"                   # or unet, for slices                                             [plan]
-    beta: Ratio = 2 / 3                     # edge of the CutMix box over edge of the patch                   [P]
-    lambda_unsup: float = 1.0               # lambda_1 of Eq. 4: weight of L_sup on unlabelled scans          [P]
-    lambda_dis: float = 0.2                 # lambda_2 of Eq. 4 and 11: weight of the discrepancy             [P]
+    beta: Ratio = 2 / 3                     # edge of the CutMix box over edge of the patch; of slices SLICES [P]
+    lambda_unsup: float = 1.0               # lambda_1 of Eq. 4: weight of L_sup on unlabelled scans; SLICES  [P]
+    lambda_dis: float = 0.2                 # lambda_2 of Eq. 4 and 11: weight of the discrepancy; SLICES     [P]
     components: tuple[int, ...] = ()        # classes whose pseudo-labels keep the largest component          [plan]
 
     # stochastic gradient descent
@@ -122,7 +123,7 @@ class OwnRecipe(Recipe):
         train = data.listed("train")
         labelled = self.labeled or len(data.labelled(train))
         slices = plan.slices != "none"
-        voxels, batch = SIZES[self.preset][slices]
+        voxels, batch = SIZES.get(self.preset, SIZES["paper"])[slices]
         return replace(
             self, **(SLICES if slices else {}),
             method=self.method if labelled < len(train) or self.budget else "supervised",

@@ -2,9 +2,12 @@
 
 No generator state exists: a resumed run, another number of workers or another process draws the very same step.
 """
+import mmap
+import shutil
 import signal
 import sys
 from functools import lru_cache
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +18,9 @@ from torch.utils.data import DataLoader, Dataset
 from runtime.ranks import Ranks
 
 LABELLED, UNLABELLED, MASKS, TORCH = range(4)       # what a random number is for
+SHARED = Path("/dev/shm")   # through which loader processes hand over their patches, on Linux; containers have 64 MiB
+AHEAD = 2                   # steps that each of them is ahead
+LONGEST = 600               # seconds until a step's patches count as lost
 
 
 def random(*key):
@@ -87,11 +93,29 @@ class TwoStream(Dataset):
                                                  (self.unlabelled, self.sizes[1], UNLABELLED)))
 
     def batches(self, first, last, workers=0, pin_memory=False):
-        """Iterate over the steps first, ..., last - 1, loaded in advance by `workers` processes."""
+        """Iterate over the steps first, ..., last - 1, loaded in advance by `workers` processes, or fewer."""
+        workers = self._fitting(workers, first)
         # Python 3.14 starts processes by forkserver, which takes a file descriptor for each scan in shared memory
         start = "fork" if workers and sys.platform == "linux" else None
         return DataLoader(self, batch_size=None, sampler=range(first, last), num_workers=workers,
-                          pin_memory=pin_memory, worker_init_fn=_leave_signals, multiprocessing_context=start)
+                          pin_memory=pin_memory, worker_init_fn=_leave_signals, multiprocessing_context=start,
+                          prefetch_factor=AHEAD if workers else None, timeout=LONGEST if workers else 0)
+
+    def _fitting(self, workers, step):
+        """As many of the `workers` as there is shared memory for: for what each is ahead, and two steps in use.
+
+        A process that finds no room for its patches loses them, and the run waits for them.
+        """
+        if not workers or not SHARED.is_dir():
+            return workers
+        size = sum(tensor.nbytes + mmap.PAGESIZE for tensor in self[step] if tensor is not None)
+        free = shutil.disk_usage(SHARED).free // self.ranks.local_world
+        fitting = min(workers, max(0, (free // size - 2) // AHEAD))
+        if fitting < workers:
+            self.ranks.say(f"{SHARED} has room for {free / 2 ** 20:.3g} MiB, a step's patches take "
+                           f"{size / 2 ** 20:.3g}: {fitting} in place of {workers} loader processes; in a container, "
+                           "--shm-size or --ipc=host gives more room")
+        return fitting
 
 
 def _leave_signals(_):

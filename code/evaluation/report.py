@@ -251,9 +251,12 @@ def result_path(run, options):
 
 
 def _warning(rows, trained, options):
-    """Say when the weights were chosen on the very cases they are tested on, or the paper's protocol is another one."""
-    preset = trained.recipe.preset
+    """Say when the weights were chosen on the very cases they are tested on or may change, or the paper's protocol is
+    another one.
+    """
+    preset, open_ended = trained.recipe.preset, not (trained.run / "last.pt").exists()
     return chosen_here(trained, {row["case"] for row in rows}, options) + (
+        f"; TRAINING IS NOT FINISHED and may replace {options.checkpoint}.pt: test again after it" * open_ended) + (
         "" if preset == "paper" else f"; the {preset} protocol is not comparable with the paper's")
 
 

@@ -165,6 +165,8 @@ def read_rows(path, columns=COLUMNS):
             raise ValueError(f"no {', '.join(sorted(missing))}")
         if strange := [row["case"] for row in rows if "case" in row and not is_case_name(row["case"])]:
             raise ValueError(f"{strange[0]!r} cannot be the name of a case")
+        if set(COLUMNS) <= set(*rows[:1]):
+            _check_whole(rows)
     except InputError:
         raise
     except (OSError, TypeError, ValueError, csv.Error) as error:
@@ -175,6 +177,20 @@ def read_rows(path, columns=COLUMNS):
                  "data": check_sum(row["case"] for row in rows)}
         rows = [row | known for row in rows]
     return rows
+
+
+def _check_whole(rows):
+    """ValueError unless each case has one row of each class, with values that metrics can have, and no case is missing.
+    """
+    pairs = [(row["case"], row["class"]) for row in rows]
+    cases, classes = (len(set(names)) for names in zip(*pairs, strict=True))
+    if not len(set(pairs)) == len(pairs) == cases * classes:
+        raise ValueError(f"{len(pairs)} rows of {cases} cases and {classes} classes: some are missing or twice")
+    if {row.get("data") for row in rows} - {None, check_sum(case for case, _ in pairs)}:
+        raise ValueError("cases are missing, or others: their names do not have the check sum in `data`")
+    for row in rows:
+        if not (0 <= row["dice"] <= 1 and 0 <= row["jaccard"] <= 1) or row["hd95"] < 0 or row["asd"] < 0:
+            raise ValueError(f"{row['case']} has values that no metric has")
 
 
 def _recorded(config):
@@ -211,6 +227,12 @@ def check_alike(results):
                 raise InputError(f"{first} and {second} were tested on different cases: test both on the same data")
             raise InputError(f"{first} and {second} were not measured alike: {words} {one} and {other}; test both the "
                              "same way")
+    classes = {name: sorted({row["class"] for row in rows if "class" in row}) for name, rows in results.items()}
+    for name, own in classes.items():
+        if own != classes[first := next(iter(classes))]:
+            numbers = [", ".join(f"{label:g}" for label in some) for some in (classes[first], own)]
+            raise InputError(f"{first} and {name} have different classes, {' and '.join(numbers)}, so that their means "
+                             "are not of the same: compare runs of the same classes")
 
 
 def compare_lines(runs, patient_of=str):

@@ -157,7 +157,7 @@ def training_cases(data, recipe, labelled, unlabelled):
             geometry = None
         if geometry:
             record.voxel_sizes[name] = geometry.voxel_size.tolist()
-        if scans[0].label is None:
+        if scans[0].label is None or len({scan.label.shape for scan in scans}) > 1:     # slices that are no volume
             continue
         labels = np.stack([scan.label.numpy() for scan in scans]) if flat else scans[0].label.numpy()
         if (labels == IGNORED).any():       # how large its structures are nobody knows

@@ -68,8 +68,10 @@ def copy_lists(dataset: str, options: "Options", present: set[str]) -> dict[str,
         target, absent = options.output / source.name, missing.get(source.name, [])
         check_readable(target)
         if absent:
+            remedy = f"; name those to use, one per line, in {shown(target)}"
             print(f"{source.name}: {len(names) - len(absent)} of the {len(names)} published entries are "
-                  f"here, not copied; missing {', '.join(absent[:3])}{', ...' if len(absent) > 3 else ''}")
+                  f"here, not copied; missing {', '.join(absent[:3])}{', ...' if len(absent) > 3 else ''}"
+                  + remedy * (len(absent) < len(names) and not target.exists()))
         elif target.exists() and target.read_bytes() != source.read_bytes() and not options.force:
             print(f"{source.name}: the list in {shown(options.output)} is not the published one and is kept; "
                   "--force replaces it")

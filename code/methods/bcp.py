@@ -93,8 +93,9 @@ class BCP(StudentTeacher):
             raise InputError(f"--hyper.supervised {hyper.supervised}: BCP pre-trains with {' or '.join(PRETRAINING)}")
         if not hyper.decay < 1:
             raise InputError(f"--hyper.decay {hyper.decay:g}: share of its past in the teacher, 0 to below 1")
-        if not 0 < hyper.beta < 1:
-            raise InputError(f"--hyper.beta {hyper.beta:g}: edge of the box over edge of the patch, between 0 and 1")
+        if not 0 < hyper.beta < 1 or hyper.beta * min(recipe.patch_size) < 1:
+            raise InputError(f"--hyper.beta {hyper.beta:g}: edge of the box over edge of the patch, between 0 and 1, "
+                             "and of a voxel at least")
 
     @classmethod
     def build(cls, recipe):

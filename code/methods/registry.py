@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from runtime.errors import InputError
+from runtime.records import from_record
 
 
 class Methods(Mapping):
@@ -60,10 +61,13 @@ def check(recipe):
     if AXES.get(recipe.network) != len(recipe.patch_size):
         raise InputError(f"--network {recipe.network}: choose one for {len(recipe.patch_size)} axes, "
                          f"{' or '.join(name for name, n in AXES.items() if n == len(recipe.patch_size))}")
-    for name, value in vars(hyper_of(recipe)).items():
+    hyper = hyper_of(recipe)
+    from_record(method_class(recipe.method).Hyper, vars(hyper), f"hyperparameters of --method {recipe.method}",
+                "mend it at the top of the method's file")
+    for name, value in vars(hyper).items():
         if isinstance(value, float) and not 0 <= value < math.inf:
             raise InputError(f"--hyper.{name} {value:g}: must be a number from 0 on")
-    if (loss := getattr(hyper_of(recipe), "supervised", None)) in SUPERVISED:     # a method may have its own
+    if (loss := getattr(hyper, "supervised", None)) in SUPERVISED:     # a method may have its own
         check_supervised(loss, recipe.num_classes)
     method_class(recipe.method).check(recipe)
 

@@ -22,6 +22,7 @@ from runtime.csv_table import Table
 from runtime.errors import InputError
 from runtime.files import make_folder, write_text
 from runtime.locks import locked
+from training.checkpoints import is_finished
 from training.datasets import DATASETS
 from training.trained import load_run
 
@@ -127,7 +128,7 @@ def trained(cell, folder, scans, slices, patients, device):
     write_text(data / ACDC.lists["train"], "".join(f"{name}\n" for name in ordered))
     link_scans(data, scans)
     modules, where = DATASETS["ACDC"], ["--data-dir", str(data), "--device", device]
-    if not (run / "last.pt").exists():
+    if not is_finished(run):
         modules.train.main.__wrapped__([*OPTIONS, "--labeled", str(len(patients)), "--seed", str(cell.seed), "--out",
                                         str(run), *where])
     if not (run / "test_val_last.csv").exists():

@@ -251,7 +251,7 @@ def draw(names=(), preset=None, output=MODEL / "figures", runs=(), cases=(), dat
     """As `reproduce.py figures` says."""
     make_folder(output)
     drawn = 0
-    for name in names or ("figure2", "figure4", "figure5", "figure6"):
+    for name in names or ("figure2", "figure5", "figure6", "figure4"):     # the one that needs scans comes last
         for at in [preset] if preset else ("paper", "short", "mini"):
             if name == "figure4":
                 columns = weights_of(runs, at)

@@ -13,9 +13,10 @@ from evaluation.sprites import COLOURS, LIMIT, box_around, greys, image_sprite, 
 from methods import registry
 from reproduction import columns, figures
 from reproduction.experiments import APPEARANCE, PLACES
-from reproduction.results import RESULTS
+from reproduction.results import RESULTS, say
 from reproduction.runs import MODEL
 from reproduction.segmentations import ranked, segmented, tested
+from runtime.errors import InputError, counted, one_line
 from runtime.files import ROOT, check_writable, write_text
 from training import datasets
 from training.recipe import load_recipe, read_config
@@ -29,16 +30,22 @@ def write(output=ROOT / "report.html", runs=(), cases=12, data_dir=None, device=
     """As `reproduce.py report` says."""
     read = (results,) if results else RESULTS
     check_writable(output)
-    runs = runs or tuple(_with_weights())
     drawn = _figures(read)
-    if runs:
-        drawn["figure4_runs"] = figures.segmentations(figures.weights_of(runs), device, data_dir)
+    browser = _browser(runs or _with_weights(), cases, device, data_dir, optional=not runs)
+    names = {run["name"] for run in browser["runs"]}
+    try:
+        if shown := [folder for folder in runs or _with_weights() if _name_of(folder) in names]:
+            drawn["figure4_runs"] = figures.segmentations(figures.weights_of(shown), device, data_dir)
+    except InputError as error:
+        if runs:
+            raise
+        say(f"left out: Figure 4 of the runs in {MODEL}: {one_line(error)}")
     tables = sorted(_tables(read), key=lambda table: (not any(row["runs"] for row in table["rows"]), table["papers"]))
     context = {"tables": tables, "curves": list(_curves(tables)), "pictures": list(_pictures(drawn)),
-               "browser": _browser(runs, cases, device, data_dir)}
+               "browser": browser}
     text = rendered(TEMPLATE, **context)
     write_text(output, text)
-    print(f"wrote {output} ({len(text.encode()) / 1e6:.1f} MB, {len(context['browser']['runs'])} runs with cases)")
+    print(f"wrote {output} ({len(text.encode()) / 1e6:.1f} MB, {counted(len(names), 'run')} with cases)")
 
 
 # ---- tables and curves -------------------------------------------------------------------------------------------
@@ -112,20 +119,29 @@ def _with_weights():
     return [path.parent for path in sorted(MODEL.glob("*/*/last.pt")) if tested(path.parent)]
 
 
-def _browser(folders, count, device, data_dir):
-    """Runs with the sprites of their worst cases; images are shared by the runs of a data set."""
+def _name_of(folder):
+    return f"{folder.parent.name}/{folder.name}"
+
+
+def _browser(folders, count, device, data_dir, optional=False):
+    """Runs with the sprites of their worst cases; images are shared by the runs of a data set.
+
+    optional: runs that cannot be shown, since their scans were moved, say, are left out, and named.
+    """
     segmentations, listed = {}, []      # of each image, however many data sets have a case of its name
     for folder in folders:
-        config, (split, names) = read_config(folder), ranked(folder)
-        method = config["recipe"]["method"]
-        listed.append({"name": f"{folder.parent.name}/{folder.name}", "method": APPEARANCE.get(method, (method,))[0],
-                       "dataset": config["dataset"], "split": split, "tested": len(names), "cases": [],
-                       "pair": registry.method_class(method).pair,
-                       "classes": load_recipe(folder, datasets.of_run(folder).recipe).classes})
-        for rank, case in enumerate(segmented(folder, list(names)[:count], device, data_dir)):
-            group = segmentations.setdefault(_identity(config["dataset"], case), [rank, []])
+        try:
+            run, cases = _shown(folder, count, device, data_dir)
+        except InputError as error:
+            if not optional:
+                raise
+            say(f"left out: {_name_of(folder)}: {one_line(error)}")
+            continue
+        listed.append(run)
+        for rank, (case, dice) in enumerate(cases):
+            group = segmentations.setdefault(_identity(run["dataset"], case), [rank, []])
             group[0] = min(group[0], rank)
-            group[1].append((listed[-1], case, round(100 * names[case.name], 1)))
+            group[1].append((run, case, dice))
     images, size = {}, 0
     for key, (_, group) in sorted(segmentations.items(), key=lambda item: item[1][0]):
         image, entries = _sprites(group)
@@ -138,6 +154,17 @@ def _browser(folders, count, device, data_dir):
     for run in listed:
         run["cases"].sort(key=lambda case: case["dice"])
     return {"images": images, "runs": [run for run in listed if run["cases"]]}
+
+
+def _shown(folder, count, device, data_dir):
+    """What the page says of a run, and its worst cases, `Segmented`, with their Dice in percent."""
+    config, (split, names) = read_config(folder), ranked(folder)
+    method = config["recipe"]["method"]
+    run = {"name": _name_of(folder), "method": APPEARANCE.get(method, (method,))[0], "dataset": config["dataset"],
+           "split": split, "tested": len(names), "cases": [], "pair": registry.method_class(method).pair,
+           "classes": load_recipe(folder, datasets.of_run(folder).recipe).classes}
+    return run, [(case, round(100 * names[case.name], 1))
+                 for case in segmented(folder, list(names)[:count], device, data_dir)]
 
 
 def _identity(dataset, case):

@@ -110,8 +110,9 @@ PUBLISHED = re.compile(r"(log|val|pseudo_labels|(test|agreement|trust)_(test|val
 def publish(folder, results):
     """Copy config.json and the CSV files of a run to where results are kept, without the paths of this machine.
 
-    Other files and links are left aside, and named. InputError where another run is kept under that name: what is there
-    is only added to by its own run, whose log goes on where the kept one ends.
+    Other files and links are left aside, and named. InputError for a test's table that is not whole, and where another
+    run is kept under that name: what is there is only added to by its own run, whose log goes on where the kept one
+    ends.
     """
     folder = Path(os.path.abspath(folder))      # so that `.` has a name
     config = read_config(folder)
@@ -121,16 +122,18 @@ def publish(folder, results):
         raise InputError(f"{folder / 'config.json'}: {config['dataset']!r} and {folder.name!r} cannot name a folder of "
                          "results: expected the data set and the run, without a path")
     target = Path(results) / config["dataset"] / folder.name
-    tables = {}
+    texts = {}
     for path in sorted(folder.glob("*.csv")):
         if path.is_symlink() or not PUBLISHED.fullmatch(path.name):
             print(f"left aside: {path} is {'a link' if path.is_symlink() else 'no table of a run'}")
         else:
-            tables[path.name] = read_text(path)
-    if why := _another_run(target, json.loads(text), tables):
+            texts[path.name] = read_text(path)
+            if path.name.startswith("test_"):
+                tables.read_rows(path)
+    if why := _another_run(target, json.loads(text), texts):
         raise InputError(f"{target} keeps another run of this name ({why}): move it away first if this one shall take "
                          "its place, or name another folder with --results")
-    for name, content in {"config.json": text, **tables}.items():
+    for name, content in {"config.json": text, **texts}.items():
         write_text(inside(results, target / name), content)
     return target
 

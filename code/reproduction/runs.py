@@ -19,6 +19,7 @@ from reproduction.results import RESULTS, Kept, publish, say, why_not
 from runtime.errors import InputError, one_line
 from runtime.files import ROOT
 from runtime.locks import locked
+from training.checkpoints import is_finished
 from training.datasets import DATASETS
 from training.recipe import read_config
 from training.trained import load_run, prepared_otherwise
@@ -161,7 +162,7 @@ def carry_out(run, results, model=MODEL, data_dir=None, device="auto"):
     where = ["--device", device] + (["--data-dir", str(Path(data_dir) / run.dataset)] if data_dir else [])
     check_scans(Path(data_dir) / run.dataset if data_dir else run.recipe.data_dir, run.dataset)
     with locked(folder, "run, or --out"):
-        if not (folder / "last.pt").exists():
+        if not is_finished(folder):
             modules.train.main.__wrapped__([*run.options, "--out", str(folder), *where])
         for split, weights in run.tested:
             if not is_newer(folder / f"test_{split}_{weights}.csv", folder / f"{weights}.pt"):

@@ -2,6 +2,7 @@
 import contextlib
 import functools
 import io
+import math
 import re
 
 import tyro
@@ -25,6 +26,12 @@ def check_seed(seed):
     """InputError for a number that no generator takes."""
     if not 0 <= seed < 2 ** 63:
         raise InputError(f"--seed {seed}: must be 0 or more, and below 2^63")
+
+
+def check_number(option, value, most=math.inf, least=1):
+    """InputError for a number outside of what an option takes; None is none."""
+    if value is not None and not least <= value <= most:
+        raise InputError(f"{option} {value:g}: must be {least:g} or more" + f", up to {most:g}" * (most < math.inf))
 
 
 def run_command(commands, args, **how):

@@ -38,7 +38,8 @@ def from_record(cls, values, where, remedy):
         try:
             typed[name] = _typed(value, hints[name])
         except TypeError as error:
-            raise InputError(f"{where}: {name} is {json.dumps(value)[:60]}, expected {error}: {remedy}") from None
+            found = json.dumps(value, default=str)[:60]
+            raise InputError(f"{where}: {name} is {found}, expected {error}: {remedy}") from None
     try:
         return cls(**typed)
     except TypeError as error:

@@ -53,6 +53,7 @@ def _ended(main, args):
 
 def _message(error):
     """What a user can do about an error; None for one that is nobody's fault but ours."""
+    from concurrent.futures import BrokenExecutor  # here: scripts start without it
     if isinstance(error, InputError):
         return one_line(error)
     if is_out_of_memory(error):
@@ -62,9 +63,12 @@ def _message(error):
         remedy = ("name another path" if error.errno in NO_NAME else
                   "free space or mend permissions, and start the same command again")
         return f"{error.filename or 'a file'}: {error.strerror or one_line(error)}; {remedy}"
-    if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):
-        return ("a loader process was killed, for want of memory perhaps: the same command goes on from the last "
-                "checkpoint; --workers 0 does without such processes")
+    if isinstance(error, BrokenExecutor):
+        return ("a worker process was killed, for want of memory perhaps: close other programs, and start the same "
+                "command again")
+    if isinstance(error, RuntimeError) and str(error).startswith("DataLoader "):
+        return ("a loader process was killed or hangs, for want of memory or of shared memory (/dev/shm) perhaps: the "
+                "same command goes on from the last checkpoint; --workers 0 does without such processes")
     return None
 
 

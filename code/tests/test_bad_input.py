@@ -666,7 +666,7 @@ BAD = {
     "patch of nothing": (option("--patch-size", "0", "16", "16"), "--patch-size 0 16 16", "1 or more"),
     "stride with gaps": (option("--stride", "16", "48", "16"), "--stride 16 48 16: leaves gaps", "no more than that"),
     **{f"{' '.join(args)}": (option(*args), args[0], remedy) for *args, remedy in (
-        ("--beta", "1", "between 0 and 1"), ("--beta", "0", "between 0 and 1"),
+        ("--beta", "1", "between 0 and 1"), ("--beta", "0", "between 0 and 1"), ("--beta", "1/17", "a voxel at least"),
         ("--labeled-batch", "3", "both must be even"), ("--unlabeled-batch", "0", "1 or more"),
         ("--self-steps", "0", "1 or more"), ("--pre-steps", "-1", "0 or more"), ("--workers", "-1", "0 or more"),
         ("--eval-every", "0", "1 or more"), ("--checkpoint-steps", "0", "1 or more"),
@@ -1096,6 +1096,14 @@ BAD = {
        for option_ in ("--data-dir", "--out")},
     **{f"--seed {seed} of {script.__name__}": (plain(script.main, *args, "--seed", seed), f"--seed {seed}", "0 or more")
        for script, args in ((demo, ()), (prepare_LA, ("--input", "."))) for seed in ("-1", str(2 ** 64))},
+    **{f"{script.__name__} {' '.join(args)}": (plain(script.main, *args), f"{args[-2]} {args[-1]}: must be", words)
+       for script, *args, words in (
+           (reproduce, "plan", "table2", "--seeds", "-1", "1 or more, up"), (reproduce, "run", "--seeds", "0", "1"),
+           (reproduce, "plan", "--seeds", "11", "up to 10"), (reproduce, "report", "--cases", "-1", "1 or more"),
+           (benchmark, "metrics", "--repeat", "0", "1 or more"), (gpu_day, "train", "--minutes", "nan", "0 or more"),
+           (gpu_day, "train", "--minutes", "inf", "up to 10080"))},
+    **{f"{command} of no run": (plain(reproduce.main, command), "no run folder is named", "one or more")
+       for command in ("agreement", "pseudo-labels", "trust", "publish")},
     "circle of links": (training(lambda root: [(root / "circle").symlink_to(root / "circle"), "--out",
                                                root / "circle" / "run"][1:]), "--out", "name another"),
     **{f"config with the data folder {what}": (on_run(in_config(data_dir=path)), found)

@@ -119,6 +119,16 @@ def test_checkpoints_and_splits_can_be_chosen_and_a_chosen_checkpoint_is_marked(
         assert len(table(run / f"test_{split}_{checkpoint}.csv")) == len(rows) == 6
 
 
+def test_weights_that_training_may_replace_are_said_to_be_such(trained, capsys):
+    run = trained("ACDC")
+    test_ACDC.main(["--run", str(run), "--checkpoint", "best", "--device", "cpu"])
+    (run / "last.pt").rename(run / "later.pt")
+    assert "NOT FINISHED" not in capsys.readouterr().out
+    test_ACDC.main(["--run", str(run), "--checkpoint", "best", "--device", "cpu"])
+    (run / "later.pt").rename(run / "last.pt")
+    assert "TRAINING IS NOT FINISHED and may replace best.pt" in capsys.readouterr().out
+
+
 def test_best_on_the_validation_list_has_the_dice_that_chose_it(trained):
     run = trained("ACDC")
     rows = test_ACDC.main(["--run", str(run), "--checkpoint", "best", "--split", "val", "--device", "cpu"])

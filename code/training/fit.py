@@ -3,10 +3,9 @@ import math
 import shlex
 import signal
 import sys
-import threading
 import time
 from collections import deque
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from functools import partial
 
 import torch
@@ -21,6 +20,7 @@ from methods import registry
 from runtime.device import Device
 from runtime.errors import InputError
 from runtime.ranks import Ranks
+from runtime.stopping import noting
 from training.checkpoints import Checkpoints
 from training.logbook import Logbook
 from training.material import Material
@@ -28,8 +28,6 @@ from training.run_folder import RunFolder
 from training.step_numbers import StepNumbers
 
 POLY_POWER = 0.9        # of the polynomial schedule                                                [C]
-SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP")      # Ctrl-C, schedulers, a terminal ...
-           if hasattr(signal, name)]                                              # ... that closes, not on Windows
 
 
 def learning_rate(schedule, base, step, steps, drop_every=1 / 6):
@@ -172,7 +170,7 @@ class Fit:
         self.ranks.wait()       # all have read the checkpoint before one writes the next
         self.logbook = Logbook(self.recipe, self.folder.path, self.stages, self.device, (self.stage, self.step),
                                last_dice=state and state["last_dice"])
-        with self._noting_signals():
+        with noting(partial(setattr, self, "noted_signal"), self.ranks.world == 1):
             while self.stage < len(self.stages):
                 if self.step == 0:
                     self._enter(self.stages[self.stage])
@@ -311,21 +309,6 @@ class Fit:
                          "start a new run with a lower --lr and another --out")
 
     # ---- stopping ----------------------------------------------------------------------------------------------
-
-    @contextmanager
-    def _noting_signals(self):
-        """Ctrl-C and what schedulers and terminals send stop the run after its current step, saved."""
-        def note(number, _):
-            self.noted_signal = number
-        if threading.current_thread() is not threading.main_thread():      # a notebook's worker, say
-            yield
-            return
-        previous = {number: signal.signal(number, note) for number in SIGNALS}
-        try:
-            yield
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
 
     def _leave(self, number, where):
         self.ranks.say(f"\n{signal.Signals(number).name}: saved {where}; go on with\n"

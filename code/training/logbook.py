@@ -38,8 +38,8 @@ class Logbook:
 
     def _check_whole(self, at):
         """InputError where rows before `at` are missing: they are written once. A file that was deleted begins anew."""
-        steps = [(stage, step) for index, stage in enumerate(self.stages) for step in range(1, stage.steps + 1)
-                 if (index, step) <= at]
+        steps = [(stage, step) for index, stage in enumerate(self.stages[:at[0] + 1])
+                 for step in range(1, (stage.steps if index < at[0] else at[1]) + 1)]
         validated = [(stage, step) for stage, step in steps
                      if step % self.recipe.eval_every == 0 or step == stage.steps]
         log, val = self.rows.rows(), [row for row in self.val.rows() if row.get("split") == self.recipe.select_on]

@@ -29,7 +29,8 @@ class Content:
     def finder(self, patient_of=str):
         """Function of a Scan -> 'labelled' or 'unlabelled', what training had it as, or None.
 
-        A scan is known by its patient's name, and by its voxels under any name: a volume by its slices, too.
+        A scan is known by its patient's name, and by its voxels under any name: a volume by its slices, too, but for
+        those of one value, an empty end of a scan, say.
         """
         known = [(role, set(map(patient_of, cases)), {(tuple(shape), image) for shape, image, _ in cases.values()})
                  for role, cases in (("labelled", self.learned), ("unlabelled", self.cases.get("unlabelled"))) if cases]
@@ -39,7 +40,7 @@ class Content:
             images = {scan.content[:2]}
             if slices and scan.image.ndim == 4:
                 cuts = np.ascontiguousarray(scan.image.numpy().swapaxes(0, 1))
-                images |= {(cut.shape, zlib.crc32(cut)) for cut in cuts}
+                images |= {(cut.shape, zlib.crc32(cut)) for cut in cuts if cut.min() < cut.max()}
             return next((role for role, names, there in known if patient_of(scan.name) in names or images & there),
                         None)
         return role_of

@@ -109,8 +109,9 @@ class Recipe:
         if any(step > extent for step, extent in zip(self.stride or (), self.patch_size, strict=False)):
             raise InputError(f"{_option('stride', self.stride)}: leaves gaps between windows of --patch-size "
                              f"{' '.join(map(str, self.patch_size))}; choose no more than that, half of it say")
-        if not 0 < self.beta < 1:
-            raise InputError(f"--beta {self.beta:g}: edge of the box over edge of the patch, between 0 and 1")
+        if not 0 < self.beta < 1 or self.beta * min(self.patch_size) < 1:
+            raise InputError(f"--beta {self.beta:g}: edge of the box over edge of the patch, between 0 and 1, and of a "
+                             "voxel at least")
         if self.name is not None and not is_case_name(self.name):
             raise InputError(f"--name {self.name!r}: cannot be a folder's name; use letters, digits, - and _")
         if not 2 <= self.num_classes <= 255:
@@ -202,17 +203,21 @@ class Recipe:
     @classmethod
     def from_json(cls, values, where):
         """The recipe that `to_json` gave; InputError names `where` and the fields that do not fit."""
-        hyper = values.get("hyper") if isinstance(values, dict) else None
-        if isinstance(values, dict):
-            values = UNSAID | {name: value for name, value in values.items() if name != "hyper"}
-        recipe = from_record(cls, values, where, RESTORE)
+        recipe = cls.typed(UNSAID | values if isinstance(values, dict) else values, where, RESTORE)
         try:
-            if hyper is not None:
-                kind = registry.method_class(recipe.method).Hyper
-                recipe = dataclasses.replace(recipe, hyper=from_record(kind, hyper, f"{where}: hyper", RESTORE))
             return recipe.check()
         except InputError as error:
             raise InputError(f"{where}: {error}") from error
+
+    @classmethod
+    def typed(cls, values, where, remedy):
+        """The recipe of `to_json`'s values, of the fields' types; InputError names `where` and ends in `remedy`."""
+        hyper = values.get("hyper") if isinstance(values, dict) else None
+        recipe = from_record(cls, values | {"hyper": None} if hyper is not None else values, where, remedy)
+        if hyper is None:
+            return recipe
+        kind = registry.method_class(recipe.method).Hyper
+        return dataclasses.replace(recipe, hyper=from_record(kind, hyper, f"{where}: hyper", remedy))
 
 
 def _option(name, value):
@@ -231,6 +236,7 @@ def command_line(presets, description, args=None):
 
     The recipe's `out` is the run folder, and its `data_dir` absolute: the run is tested from any working directory.
     """
+    presets = {name: typed_preset(name, presets) for name in presets}
     args = list(sys.argv[1:] if args is None else args)
     args, source = _taken(args, "--from-config")
     preset = args.pop(0) if args and not args[0].startswith("-") else None
@@ -271,6 +277,14 @@ def command_line(presets, description, args=None):
         raise InputError(f"--from-config {source}: {home} is that run itself and finished; give its repetition a new "
                          "folder with --out")
     return dataclasses.replace(recipe, out=home)
+
+
+def typed_preset(name, presets):
+    """A preset as a train script has it, of the fields' types; InputError for what was typed there and does not fit."""
+    recipe, remedy = presets[name], "mend it at the top of the script"
+    if recipe.preset not in presets:
+        raise InputError(f"preset {name}: has preset={recipe.preset!r}, expected {name!r}: {remedy}")
+    return type(recipe).typed(recipe.to_json(), f"preset {name}", remedy)
 
 
 def _given(default, args):

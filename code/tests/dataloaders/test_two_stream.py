@@ -1,8 +1,12 @@
 """The two streams: a pure function of (seed, stage, step, slot), whoever asks and in whatever order."""
+import mmap
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
+from dataloaders import two_stream
 from dataloaders.scans import Scan
 from dataloaders.two_stream import TwoStream, torch_seed
 from runtime.ranks import Ranks
@@ -38,6 +42,23 @@ def test_any_number_of_workers_loads_the_same_steps(workers):
     expected = [streams()[step] for step in range(2, 8)]
     loaded = list(streams().batches(2, 8, workers))
     assert len(loaded) == 6 and all(same(a, b) for a, b in zip(expected, loaded, strict=True))
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+@pytest.mark.parametrize(("steps", "local_world", "fitting"), [
+    (100, 1, 3), (8, 1, 3), (7.9, 1, 2), (6, 1, 2), (4, 1, 1), (3.9, 1, 0), (0, 1, 0), (8, 2, 1)])
+def test_there_are_no_more_loader_processes_than_shared_memory_for_their_steps(monkeypatch, capsys, tmp_path, steps,
+                                                                               local_world, fitting):
+    """A process that has none loses what it drew, and the run would wait for ever."""
+    own = streams()
+    size = sum(part.nbytes + mmap.PAGESIZE for part in own[2] if part is not None)
+    monkeypatch.setattr(two_stream, "SHARED", tmp_path)
+    monkeypatch.setattr(two_stream.shutil, "disk_usage", lambda _: SimpleNamespace(free=int(steps * size)))
+    own.ranks.local_world = local_world
+    loader = own.batches(2, 8, 3)
+    assert loader.num_workers == fitting and loader.timeout == 600 * (fitting > 0)
+    assert (f"{fitting} in place of 3 loader processes" in capsys.readouterr().out) == (fitting < 3)
+    assert own.batches(2, 8, 0).num_workers == 0
 
 
 @pytest.mark.parametrize("other", [{"seed": 2}, {"stage": 1}])

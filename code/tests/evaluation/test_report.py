@@ -140,6 +140,13 @@ def test_runs_tested_on_different_cases_are_not_compared():
         tables.compare_lines({"base": rows_of(BASELINE), "ours": rows_of(BASELINE)[1:]})
 
 
+def test_means_over_different_classes_are_not_compared():
+    """Of labels that were merged for one of the runs."""
+    merged, parts = rows_of(BASELINE), [row | {"class": label} for row in rows_of(BASELINE) for label in (1, 2)]
+    with pytest.raises(InputError, match="base and ours have different classes, 1 and 1, 2,"):
+        tables.compare_lines({"base": merged, "ours": parts})
+
+
 def test_written_rows_come_back_as_numbers(tmp_path):
     report.write_rows(tmp_path / "t.csv", ROWS)
     (tmp_path / "t.csv").write_bytes(b"\xef\xbb\xbf" + (tmp_path / "t.csv").read_bytes())     # by a spreadsheet
@@ -179,6 +186,25 @@ def test_a_table_that_is_not_there_or_foreign_is_refused(tmp_path, content, word
     if content:
         (tmp_path / "t.csv").write_text(content, encoding="utf-8")
     with pytest.raises(InputError, match=rf"t\.csv {words}"):
+        tables.read_rows(tmp_path / "t.csv")
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    (lambda rows: rows[:-1], "5 rows of 3 cases and 2 classes: some are missing or twice"),
+    (lambda rows: rows[:-2], "cases are missing"),
+    (lambda rows: [*rows, rows[0]], "7 rows of 3 cases and 2 classes"),
+    (lambda rows: [*rows[:-1], rows[-1] | {"data": "0"}], "cases are missing"),
+    *((lambda rows, cell=cell: [rows[0] | cell, *rows[1:]], "case0 has values that no metric has")
+      for cell in ({"dice": NAN}, {"dice": 50.0}, {"jaccard": float("inf")}, {"hd95": -1.0}, {"asd": -0.1}))])
+def test_a_table_with_rows_missing_or_twice_is_refused(tmp_path, change, words):
+    """As a copy that was interrupted, an editor or a spreadsheet's filter leaves it."""
+    cases = [f"case{index}" for index in range(3)]
+    rows = [{"case": case, "class": label, "dice": 0.5, "jaccard": 1 / 3, "hd95": NAN, "asd": 1.0,
+             "data": tables.check_sum(cases)} for case in cases for label in (1, 2)]
+    report.write_rows(tmp_path / "whole.csv", rows)
+    report.write_rows(tmp_path / "t.csv", change(rows))
+    assert len(tables.read_rows(tmp_path / "whole.csv")) == 6
+    with pytest.raises(InputError, match=rf"t\.csv is not a test script's CSV \({words}"):
         tables.read_rows(tmp_path / "t.csv")
 
 

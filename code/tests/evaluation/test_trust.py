@@ -203,6 +203,16 @@ def stored(data, name):
         return file["image"][()], file["label"][()]
 
 
+def test_slices_of_one_name_and_several_sizes_are_no_volume(recipe, runs):
+    own = recipe("ACDC")
+    data = runs.data(own)
+    split = data.split()
+    scans, others = data.train_scans(split.labelled, True), data.train_scans(split.unlabelled, False)
+    scans[0] = replace(scans[0], image=scans[0].image[..., 1:], label=scans[0].label[..., 1:])
+    record, volumes = trust.training_cases(data, own, scans, others), set(map(data.volume_of, split.labelled))
+    assert set(record.volumes) == volumes - {data.volume_of(scans[0].name)} and volumes < set(record.quantiles)
+
+
 @pytest.mark.parametrize(("dataset", "changes"), [("LA", {}), ("LA", {"half_resolution": True}), ("ACDC", {}),
                                                   ("ACDC", {"normalise": "zscore"})])
 def test_a_run_records_what_its_labelled_cases_have(recipe, runs, dataset, changes):

@@ -231,7 +231,8 @@ def test_acdc_end_to_end(tmp_path, capsys):
     listed = {f"{case}_slice_{k}.h5" for case, k in SLICES if case in train}
     assert {path.name for path in (target / "data/slices").iterdir()} == listed
     out = capsys.readouterr().out
-    assert "train.list: 2 of the 140 published entries are here, not copied" in out
+    [said] = [line for line in out.splitlines() if line.startswith("train.list: 2 of the 140 published entries are")]
+    assert said.endswith(f"; name those to use, one per line, in {target / 'train.list'}")
     assert f"{len(listed)} training slices" in out
 
 

@@ -180,7 +180,8 @@ def test_empty_pseudo_labels_are_counted(setting, step):
 @pytest.mark.parametrize(("changes", "message"), [
     ({"labeled_batch": 3, "unlabeled_batch": 3}, "must be even"),
     ({"labeled_batch": 4, "unlabeled_batch": 6}, "--labeled-batch 4 --unlabeled-batch 6: BCP .* must be equal"),
-    ({"hyper": {"beta": 1.0}}, "--hyper.beta 1: "), ({"hyper": {"decay": 1.0}}, "--hyper.decay 1: "),
+    ({"hyper": {"beta": 1.0}}, "--hyper.beta 1: "), ({"hyper": {"beta": 0.001}}, "--hyper.beta 0.001: "),
+    ({"hyper": {"decay": 1.0}}, "--hyper.decay 1: "),
     ({"hyper": {"supervised": "dsq_all"}}, "--hyper.supervised dsq_all: BCP pre-trains with eq2 or regions")])
 def test_what_it_cannot_run_is_refused(setting, changes, message):
     with pytest.raises(InputError, match=message):

@@ -112,6 +112,25 @@ def test_a_run_that_is_not_tested_is_refused(recipe, tmp_path):
         page.write(tmp_path / "report.html", (own.out,), results=tmp_path)
 
 
+@pytest.mark.parametrize(("change", "words"), [
+    ({"data_dir": "/nowhere"}, "does not exist"), ({"method": "mine"}, "method mine: unknown")])
+def test_a_run_that_cannot_be_shown_costs_the_page_of_the_others_nothing(report, tmp_path, shallow, monkeypatch, capsys,
+                                                                         change, words):
+    """Runs that nobody named: of scans that were moved, or of a method of another version."""
+    for name in ("first", "gone", "last"):
+        shutil.copytree(report.with_name("run"), tmp_path / "model/ACDC" / name)
+    path = tmp_path / "model/ACDC/gone/config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps(config | {"recipe": config["recipe"] | change}), encoding="utf-8")
+    monkeypatch.setattr(page, "MODEL", tmp_path / "model")
+    page.write(tmp_path / "report.html", device="cpu", results=tmp_path)
+    assert [run["name"] for run in data_of(tmp_path / "report.html")["browser"]["runs"]] == ["ACDC/first", "ACDC/last"]
+    [line] = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith("left out: ACDC/gone: ") and words in line
+    with pytest.raises(InputError, match=words):
+        page.write(tmp_path / "report.html", (path.parent,), device="cpu", results=tmp_path)
+
+
 def test_two_scans_of_one_name_are_two_images(report, tmp_path, monkeypatch):
     """Runs on one data set share the image of a case; a scan of the same name in another one has its own."""
     folders = [shutil.copytree(report.with_name("run"), tmp_path / name / "run") for name in ("one", "two", "three")]

@@ -297,6 +297,9 @@ def test_scans_that_were_prepared_in_another_way_make_no_table(place, arguments,
 # ---- publish -------------------------------------------------------------------------------------------------------
 
 
+TABLE = "case,class,dice,jaccard,hd95,asd\n"        # heading of a test's
+
+
 @pytest.fixture
 def finished(tmp_path):
     """finished(folder, seconds=1, **config) -> a folder with config.json, a log and a test table."""
@@ -309,7 +312,7 @@ def finished(tmp_path):
         (folder / "log.csv").write_text("stage,step,seconds\n" + "".join(
             f"self,{step},{seconds}\n" for step in range(1, steps + 1)), encoding="utf-8")
         if tested:
-            (folder / "test_test_last.csv").write_text("case,class,dice\na,1,0.5\n", encoding="utf-8")
+            (folder / "test_test_last.csv").write_text(TABLE + "a,1,0.5,0.3,1,1\n", encoding="utf-8")
         return folder
     return make
 
@@ -347,13 +350,35 @@ def test_another_runs_results_are_not_overwritten(finished, tmp_path, other, wor
 def test_a_kept_test_is_not_replaced_by_one_on_fewer_cases(finished, tmp_path):
     folder, kept = finished(), tmp_path / "kept"
     table = folder / "test_test_last.csv"
-    table.write_text("case,class,dice\na,1,0.5\nb,1,0.5\n", encoding="utf-8")
+    table.write_text(TABLE + "a,1,0.5,0.3,1,1\nb,1,0.5,0.3,1,1\n", encoding="utf-8")
     runs.publish(folder, kept)
     before = kept_files(kept)
-    table.write_text("case,class,dice\nb,1,0.5\n", encoding="utf-8")
+    table.write_text(TABLE + "b,1,0.5,0.3,1,1\n", encoding="utf-8")
     with pytest.raises(InputError, match="its test_test_last.csv is of other cases"):
         runs.publish(folder, kept)
     assert kept_files(kept) == before
+
+
+def test_a_test_whose_copy_was_cut_short_is_not_published(finished, tmp_path):
+    folder = finished()
+    (folder / "test_test_last.csv").write_text(TABLE + "a,1,0.5,0.3,1,1\na,2,0.5,0.3,1,1\nb,1,0.5,0.3,1,1\n",
+                                               encoding="utf-8")
+    with pytest.raises(InputError, match="test_test_last.csv is not a test script's CSV .3 rows of 2 cases and 2 cl"):
+        runs.publish(folder, tmp_path / "kept")
+    assert not (tmp_path / "kept").exists()
+
+
+def test_damaged_weights_are_made_again_from_the_checkpoint(place, arguments, shallow, no_curves, tmp_path):
+    place(tiny())
+    [run] = runs.runs_of(["tiny"])
+    reproduce.main(arguments)
+    weights = tmp_path / "model" / run.name / "last.pt"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-1000])
+    shutil.rmtree(tmp_path / "kept")
+    with pytest.warns(UserWarning, match="it is made again now, from the last checkpoint"):
+        reproduce.main(arguments)
+    assert weights.read_bytes() == whole and (tmp_path / "kept" / run.name).exists()
 
 
 @pytest.mark.parametrize("dataset", ("../outside", "/tmp/outside", "a/b", "", ".."))

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 from runtime.script import INTERRUPTED, reported
@@ -38,6 +39,8 @@ def ending(error):
     (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried 9 bytes."), 2, "error: out of memory"),
     (RuntimeError("CUDA out of memory. Tried to allocate 9 GiB"), 2, "error: out of memory (CUDA"),
     (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."), 2, "error: a loader process was killed"),
+    (RuntimeError("DataLoader timed out after 600 seconds"), 2, "error: a loader process was killed or hangs"),
+    (BrokenProcessPool("A process in the pool was terminated abruptly"), 2, "error: a worker process was killed, for"),
     (OSError(), 2, "error: a file: OSError; "), (InputError("a\u2028b\x1b[2J"), 2, "error: a b\\x1b[2J")])
 def test_what_no_reader_foresees_is_one_line_too(capsys, error, code, words):
     assert ending(error) == code

@@ -84,6 +84,38 @@ def test_what_is_no_number_is_refused_with_the_option(text):
         command_line(train_LA.PRESETS, "", ["--beta", text])
 
 
+@pytest.mark.parametrize(("change", "words"), [
+    ({"lr": "0.01"}, 'lr is "0.01", expected float'), ({"labeled": "7"}, 'labeled is "7", expected int'),
+    ({"pre_steps": 4e2}, "pre_steps is 400.0, expected int"), ({"patch_size": 128}, "patch_size is 128,"),
+    ({"patch_size": (32, 32, 32)}, "patch_size is .32, 32, 32., expected tuple"), ({"beta": "1/2"}, "beta is"),
+    ({"data_dir": None}, "data_dir is null, expected Path"), ({"keep_largest": "False"}, "keep_largest is"),
+    ({"self_schedule": "cosine"}, 'self_schedule is "cosine", expected .*constant'), ({"seed": True}, "seed is true"),
+    ({"weight_decay": None}, "weight_decay is null"), ({"amp": "True"}, "amp is"), ({"method": "bcpp"}, "method is"),
+    ({"eval_every": {100}}, "eval_every is"), ({"hyper": {"decay": 0.9}}, "hyper: unknown fields decay"),
+    ({"hyper": 0.9}, "hyper: holds a float"), ({"preset": "my"}, "has preset='my', expected 'mini'")])
+def test_what_was_typed_at_the_top_of_a_script_is_of_its_fields_types(change, words):
+    """Whatever the options say: other presets, and the run's name, stand on it."""
+    presets = train_ACDC.PRESETS | {"mini": dataclasses.replace(train_ACDC.PRESETS["mini"], **change)}
+    with pytest.raises(InputError, match=f"preset mini: {words}"):
+        command_line(presets, "", ["mini", "--lr", "0.1", "--labeled", "3"])
+
+
+def test_lists_and_strings_at_the_top_of_a_script_are_taken_as_on_the_command_line():
+    typed = dataclasses.replace(train_ACDC.PRESETS["mini"], patch_size=[32, 32], data_dir="data/ACDC", lr=1)
+    recipe = recipe_module.command_line(train_ACDC.PRESETS | {"mini": typed}, "", ["mini"])
+    assert recipe.patch_size == (32, 32) and recipe.data_dir == ROOT / "data/ACDC"
+    assert recipe.out.name == "cml_7_seed1337_mini"
+
+
+@pytest.mark.parametrize(("method", "change"), [
+    ("ua_mt", {"consistency": "0.1"}), ("bcp", {"average_buffers": 1}), ("mc_net", {"decoders": 2.0})])
+def test_what_was_typed_at_the_top_of_a_methods_file_is_of_its_fields_types(method, change):
+    recipe = dataclasses.replace(train_ACDC.PRESETS["mini"], method=method)
+    recipe = dataclasses.replace(recipe, hyper=dataclasses.replace(recipe.complete().hyper, **change))
+    with pytest.raises(InputError, match=f"hyperparameters of --method {method}: {next(iter(change))} is "):
+        recipe.check()
+
+
 def test_only_pairs_need_even_batches():
     assert command_line(train_LA.PRESETS, "", ["--labeled-batch", "3", "--method", "cps"]).labeled_batch == 3
 

@@ -5,12 +5,14 @@ import math
 import os
 import shutil
 import signal
+import time
 
 import pytest
 import torch
 
 import cml
 from dataloaders.acdc import patient_of
+from runtime import stopping
 from runtime.errors import InputError
 from runtime.files import load_tensors
 from training import checkpoints, fit
@@ -134,6 +136,13 @@ def test_a_fall_back_into_the_stage_before_draws_its_curves(recipe, runs, killed
 
 
 @unpainted
+def test_a_run_that_shall_go_on_for_ever_begins_at_once(recipe, runs, killed_at):
+    begun = time.process_time()
+    killed_at(recipe(pre_steps=1, self_steps=10 ** 8), "self", 1)
+    assert time.process_time() - begun < 5
+
+
+@unpainted
 @pytest.mark.parametrize("left", ["checkpoint_prev.pt", "nothing"])
 def test_a_kill_between_the_renames_or_two_damaged_checkpoints_cost_steps_only(killed, runs, reference, left):
     own, folder = killed, killed.out
@@ -185,6 +194,26 @@ def test_a_polite_stop_saves_first_and_says_how_to_go_on(recipe, runs, reference
     assert (state["stage"], state["step"]) == (1, 3) and len(runs.rows(own.out)) == 4 + 3
     runs.train(own)
     runs.assert_same(reference(), own.out)
+
+
+@unpainted
+def test_ctrl_c_is_answered_and_a_second_one_stops_at_once(recipe, runs, monkeypatch, capfd):
+    """A step may take minutes; the signal that comes twice at once, of `timeout` say, counts once."""
+    own, take_step = recipe(checkpoint_steps=2), fit.Fit.take_step
+
+    def signalled(self, *rest):
+        if (self.stages[self.stage].name, self.step) == ("self", 3):
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+            assert "Ctrl-C again stops it at once" in capfd.readouterr().err
+            monkeypatch.setattr(stopping, "TWICE", 0)
+            os.kill(os.getpid(), signal.SIGINT)
+        return take_step(self, *rest)
+    with monkeypatch.context() as patch:
+        patch.setattr(fit.Fit, "take_step", signalled)
+        with pytest.raises(KeyboardInterrupt):
+            runs.train(own)
+    assert load_tensors(own.out / "checkpoint.pt")["step"] == 2
 
 
 @unpainted

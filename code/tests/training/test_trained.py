@@ -2,6 +2,7 @@
 import dataclasses
 import json
 import shutil
+import zlib
 
 import pytest
 import torch
@@ -158,6 +159,16 @@ def test_roles_of_scans_by_name_and_by_voxels():
                         ({"labelled": {"p2": ((1, 2, 3, 4), 5, 1)}, "unlabelled": {"q": ((1, 2, 3, 4), 7, None)}},
                          "unlabelled"), ({}, None)):
         assert Content(None, cases).finder(lambda name: name.split("_")[0])(scan) == role
+
+
+def test_an_empty_slice_makes_no_scan_another():
+    """Ends of scans that were filled up are the same voxels in many."""
+    image = torch.arange(24.0).view(1, 2, 3, 4)
+    image[0, 1] = 0
+    full, empty = (((1, 3, 4), zlib.crc32(cut.numpy()), 1) for cut in image[0])
+    scan = Scan("p1_frame02", image, None, ((1, 2, 3, 4), 7, None))
+    assert Content(None, {"labelled": {"p2_slice_1": empty}}).finder()(scan) is None
+    assert Content(None, {"labelled": {"p2_slice_1": empty, "p2_slice_2": full}}).finder()(scan) == "labelled"
 
 
 def test_classes_that_no_label_has_are_said(recipe, runs, shallow, capsys):
