@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from runtime.csv_table import check_commas
+from runtime.csv_table import other_separators
 from runtime.errors import InputError
 from runtime.files import check_readable, is_case_name, read_text
 
@@ -158,7 +158,8 @@ def read_rows(path, columns=COLUMNS):
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:      # spreadsheets mark it
             lines = csv.DictReader(file)
-            check_commas(path, lines.fieldnames or [])
+            if why := other_separators(lines.fieldnames or []):
+                raise ValueError(why)
             rows = [{key: value if key in (*TEXT, *SETTINGS) else float(value) for key, value in row.items()}
                     for row in lines]
         if missing := set(columns) - set(*rows[:1]):
@@ -167,8 +168,6 @@ def read_rows(path, columns=COLUMNS):
             raise ValueError(f"{strange[0]!r} cannot be the name of a case")
         if set(COLUMNS) <= set(*rows[:1]):
             _check_whole(rows)
-    except InputError:
-        raise
     except (OSError, TypeError, ValueError, csv.Error) as error:
         raise InputError(f"{path} is not a test script's CSV ({error}): test that run again") from error
     of = re.fullmatch(r"test_(test|val)_(last|best|pretrained)", Path(path).stem)

@@ -8,12 +8,12 @@ from runtime.errors import InputError, one_line
 from runtime.files import check_readable, write_text, writing
 
 
-def check_commas(path, heading):
-    """InputError for a file that was saved with other separators, as spreadsheets of some languages do."""
+def other_separators(heading):
+    """What is wrong with a file that was saved with other separators, as spreadsheets of some languages do; or None."""
     for sign, words in ((";", "semicolons"), ("\t", "tabs")):
         if len(heading) == 1 and sign in heading[0]:
-            raise InputError(f"{path}: has {words} between its cells, expected commas, and points in numbers, as it "
-                             "was written: save it so, or restore it from a copy")
+            return f"has {words} between its cells, expected commas, and points in numbers, as it was written"
+    return None
 
 
 class Table:
@@ -39,7 +39,8 @@ class Table:
     def rows(self):
         """Rows as dicts of strings; a half-written last line is left out."""
         heading, *lines = list(self._lines()) or [[]]
-        check_commas(self.path, heading)
+        if why := other_separators(heading):
+            raise InputError(f"{self.path}: {why}: save it so, or restore it from a copy")
         for number, line in enumerate(lines, 2):
             if len(line) != len(heading):
                 raise InputError(f"{self.path} is damaged (line {number} has {len(line)} cells, expected "

@@ -163,7 +163,7 @@ def test_other_separators_of_spreadsheets_are_said(tmp_path, read, sign, words):
     report.write_rows(path, ROWS)
     text = path.read_text(encoding="utf-8").replace(",", sign).replace(".", ",")
     path.write_text(text, encoding="utf-8-sig")
-    with pytest.raises(InputError, match=f"^{path}: has {words} between its cells, expected commas"):
+    with pytest.raises(InputError, match=f"^{path}.*has {words} between its cells, expected commas"):
         read(path)
 
 
