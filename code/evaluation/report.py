@@ -185,11 +185,13 @@ def check_result(path, names, force=False, columns=tables.COLUMNS):
 def paper_row(recipe, names, published_names):
     """(text, values by METRICS) of the paper's row, or None.
 
-    It stands beside the paper's recipe alone, whatever the seed, and beside the cases that it was made on.
+    It stands beside the paper's recipe alone, whatever the seed and whatever the train script was edited to, and beside
+    the cases that it was made on.
     """
     paper = published.row(recipe.dataset, recipe.method, recipe.labeled)
     recipes = type(recipe)(method=recipe.method, labeled=recipe.labeled, seed=recipe.seed)
-    if not paper or recipe.fields() != recipes.fields() or not names or set(names) != set(published_names):
+    if not paper or recipe.fields() != recipes.fields() or not names or set(names) != set(published_names) or any(
+            getattr(recipe, name) != value for name, value in published.CHOSEN[recipe.dataset].items()):
         return None
     return f"paper, {recipe.labeled} labelled", (paper[0], None, *paper[1:])
 

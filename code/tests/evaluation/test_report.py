@@ -2,7 +2,7 @@
 import csv
 import json
 import math
-from dataclasses import replace
+from dataclasses import make_dataclass, replace
 from types import SimpleNamespace
 
 import nibabel
@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import train_ACDC
+import train_BraTS
 import train_LA
 from dataloaders.scans import published_list
 from evaluation import report, saved_maps, tables
@@ -250,6 +251,19 @@ def test_the_papers_row_stands_beside_the_papers_recipe_alone(change):
     for same in ({}, {"seed": 7}, {"device": "cpu"}, {"workers": 3}, {"deterministic": True}):
         assert report.paper_row(replace(recipe, **same), listed, listed)
     assert report.paper_row(replace(recipe, **change), listed, listed) is None
+
+
+@pytest.mark.parametrize(("script", "edited"), [
+    (train_LA, {"lambda_dis": 0.5}), (train_LA, {"self_schedule": "poly"}), (train_ACDC, {"patch_size": (224, 224)}),
+    (train_ACDC, {"lr": 0.02}), (train_BraTS, {"pre_steps": 5_000}), (train_BraTS, {"stride": (32, 32, 32)})])
+def test_the_papers_row_stands_beside_no_script_that_was_edited(script, edited):
+    """The way in which hyperparameters are changed: at its top."""
+    recipe = type(script.PRESETS["paper"])
+    listed = published_list(recipe.dataset, f"test.{'txt' if script is train_BraTS else 'list'}")
+    assert report.paper_row(recipe(), listed, listed)
+    other = make_dataclass("Edited", [(name, object, value) for name, value in edited.items()], bases=(recipe,),
+                           kw_only=True)
+    assert report.paper_row(other(), listed, listed) is None
 
 
 def test_the_released_network_is_not_the_papers():

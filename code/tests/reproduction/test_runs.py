@@ -55,6 +55,19 @@ def listed(capsys, *args):
     return [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("  ")]
 
 
+def test_a_run_of_a_script_that_was_edited_is_no_cell_of_the_paper(tmp_path, monkeypatch):
+    run = runs.runs_of(["table2"])[-1]
+    monkeypatch.setitem(train_ACDC.PRESETS, "paper", replace(train_ACDC.PRESETS["paper"], lambda_dis=0.5))
+    runs._recipe.cache_clear()
+    config = {"dataset": "ACDC", "recipe": run.recipe.complete().to_json()}
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    assert runs.Kept(tmp_path).unlike(run) == ["lambda_dis is 0.5, not 0.1"]
+    config["recipe"]["lambda_dis"] = 0.1
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    assert runs.Kept(tmp_path).unlike(run) == []
+    runs._recipe.cache_clear()
+
+
 def test_the_list_names_every_experiment_and_whether_it_is_there(results, capsys):
     lines = listed(capsys, "--results", str(results))
     assert len(lines) >= sum(len(place.rows) for place in PLACES.values())
