@@ -62,11 +62,11 @@ def check(recipe):
         raise InputError(f"--network {recipe.network}: choose one for {len(recipe.patch_size)} axes, "
                          f"{' or '.join(name for name, n in AXES.items() if n == len(recipe.patch_size))}")
     hyper = hyper_of(recipe)
-    from_record(method_class(recipe.method).Hyper, vars(hyper), f"hyperparameters of --method {recipe.method}",
-                "mend it at the top of the method's file")
     for name, value in vars(hyper).items():
         if isinstance(value, float) and not 0 <= value < math.inf:
             raise InputError(f"--hyper.{name} {value:g}: must be a number from 0 on")
+    from_record(method_class(recipe.method).Hyper, vars(hyper), f"hyperparameters of --method {recipe.method}",
+                "mend it at the top of the method's file")
     if (loss := getattr(hyper, "supervised", None)) in SUPERVISED:     # a method may have its own
         check_supervised(loss, recipe.num_classes)
     method_class(recipe.method).check(recipe)

@@ -1107,7 +1107,7 @@ BAD = {
     "circle of links": (training(lambda root: [(root / "circle").symlink_to(root / "circle"), "--out",
                                                root / "circle" / "run"][1:]), "--out", "name another"),
     **{f"config with the data folder {what}": (on_run(in_config(data_dir=path)), found)
-       for what, path, found in (("of a NUL", "a\0b", "does not exist"),
+       for what, path, found in (("of a NUL", "a\0b", "is no longer there"),
                                  ("of 300 letters", "x" * 300, "File name too long; name"))},
     **{f"{' '.join(args)}, odd": (option(*args), args[0], remedy) for *args, remedy in (
         ("--beta", "nan", "2/3"), ("--beta", "1e400", "2/3"), ("--beta", "-1/3", "between 0 and 1"),

@@ -176,10 +176,11 @@ def test_a_commit_of_any_kind_is_shown(results, commit):
 
 @pytest.mark.parametrize(("table", "text", "words"), [
     ("val.csv", "stage,step,split,fused\nself,1,val,high\n", "could not convert"),
-    ("val.csv", "a;b\n1;2\n", "no stage"),
+    ("val.csv", "a,b\n1,2\n", "no stage"), ("val.csv", "a;b\n1;2\n", "semicolons"),
     ("val.csv", "stage,step,split\nself,1,val\n", "no Dice"), ("val.csv", b"stage,step,split,d\xe9\n", "damaged"),
     ("test_val_last.csv", b"case,class,dice\nd\xe9,1,1\n", "codec"),
-    ("test_val_last.csv", "a;b\n1;2\n", "could not convert"), ("test_val_last.csv", "case,dice\na,1\n", "no asd")])
+    ("test_val_last.csv", "case,dice\na,x\n", "could not convert"), ("test_val_last.csv", "a;b\n1;2\n", "semicolons"),
+    ("test_val_last.csv", "case,dice\na,1\n", "no asd")])
 def test_a_foreign_table_is_one_line(results, tmp_path, table, text, words, capsys):
     path = results / "ACDC/cml_7_seed1337_mini" / table
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
