@@ -180,6 +180,7 @@ def test_a_document_shows_what_the_committed_files_say(name):
 
 
 VALIDATION, HEADLINE = columns.VALIDATION, None
+PLUS = "CML+ (ours)"
 # words -> document, place, list, rows; numbers: Dice of each row, p of the first against each other one
 CLAIMS = {
     "With 3 patients it is ahead on the test patients ({} and {} %, p {})":
@@ -264,30 +265,37 @@ def test_what_is_said_without_numbers_holds():
 def test_what_strong_augmentation_does_to_the_gain_of_methods_holds():
     text = " ".join((ROOT / "docs/results.md").read_text(encoding="utf-8").split())
     lines, dice = columns.lines_of(PLACES["short_strong"], seeds=(1337,)), {}
-    for title in ("supervised", "CPS", "CML", "BCP"):
+    for title in ("supervised", "CPS", "CML", "BCP", PLUS):
         both = lines[title], lines[title]._replace(runs=lines[title].plain)
         dice[title] = np.array([[columns.means(line, tested=tested)[0] for line in both]
                                 for tested in (VALIDATION, HEADLINE)])
     words = "CPS gains {:.1f} points instead of {:.1f} on the validation patients and {:.1f} instead of {:.1f} on"
     assert words.format(*(dice["CPS"] - dice["supervised"]).ravel()) in text
-    for title in ("CML", "BCP"):
+    for title in ("CML", "BCP", PLUS):
         assert "{} {:.1f} instead of {:.1f} and {:.1f} instead of {:.1f}".format(
-            title, *(dice[title] - dice["supervised"]).ravel()) in text
+            title.split()[0], *(dice[title] - dice["supervised"]).ravel()) in text
     table = {(title, tested): columns.augmented(tested=tested).cell(lines[title], lines)
-             for title in ("CPS", "CML", "BCP") for tested in (VALIDATION, HEADLINE)}
+             for title in ("CPS", "CML", "BCP", PLUS) for tested in (VALIDATION, HEADLINE)}
     significant = {key for key, cell in table.items() if float(cell.split("(")[1].strip(")")) < 0.05}
-    assert significant == {("CML", HEADLINE), ("BCP", HEADLINE)} and table["CML", HEADLINE].startswith("-6.79")
+    assert significant == {(title, HEADLINE) for title in ("CML", "BCP", PLUS)}
+    assert table["CML", HEADLINE].startswith("-6.79") and all(cell.startswith("-") for cell in table.values())
     behind = [word for tested in (VALIDATION, HEADLINE) for word in (
         f"{columns.means(lines['BCP'], tested=tested)[0]:.1f}",
         columns.against("CPS", tested=tested).cell(lines["BCP"], lines).split("(")[1].strip(")"))]
     assert "BCP is behind CPS ({} %, p {}, and {} %, p {})".format(*behind) in text
-    level = [word for tested in (VALIDATION, HEADLINE) for word in (
-        *(f"{columns.means(lines[title], tested=tested)[0]:.1f}" for title in ("CPS", "CML")),
-        columns.against("CPS", tested=tested).cell(lines["CML"], lines).split("(")[1].strip(")"))]
-    assert "(validation {} and {} %, p {}; test {} and {} %, p {})".format(*level) in text
-    changes = [dice[title][1][place] for title in ("supervised", "CPS", "CML", "BCP") for place in (1, 0)]
-    words = ("alone from {:.1f} to {:.1f} %, CPS from {:.1f} to {:.1f}, CML from {:.1f} to {:.1f} and BCP from {:.1f} "
-             "to {:.1f} % (one seed)")
+    for other, words in (("CML", "CPS and CML (validation {} and {} %, p {}; test {} and {} %, p {})"),
+                         (PLUS, "CPS and CML+ ({} and {} %, p {}; {} and {} %, p {})")):
+        level = [word for tested in (VALIDATION, HEADLINE) for word in (
+            *(f"{columns.means(lines[title], tested=tested)[0]:.1f}" for title in ("CPS", other)),
+            columns.against("CPS", tested=tested).cell(lines[other], lines).split("(")[1].strip(")"))]
+        assert words.format(*level) in text and min(float(level[2]), float(level[5])) > 0.05
+    assert all(max(dice, key=lambda title: dice[title][place][0]) == PLUS for place in (0, 1))
+    rows = Table(ROOT / "model/results/ACDC/cml_plus_3_seed1337_short_augmentstrong/agreement_test_last.csv").rows()
+    agreement, cosine = (np.mean([float(row[key]) for row in rows]) for key in ("dice", "cosine"))
+    assert f"agree by {100 * agreement:.1f} %, and the cosine of their features is −{-cosine:.3f}" in text
+    changes = [dice[title][1][place] for title in ("supervised", "CPS", "CML", PLUS, "BCP") for place in (1, 0)]
+    words = ("alone from {:.1f} to {:.1f} %, CPS from {:.1f} to {:.1f}, CML from {:.1f} to {:.1f}, CML+ from {:.1f} to "
+             "{:.1f} and BCP from {:.1f} to {:.1f} % (one seed)")
     assert words.format(*changes) in " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
     paper = by_patient(lines["CML"]._replace(runs=lines["CML"].plain))
     lost = sorted(paper[patient] - dice for patient, dice in by_patient(lines["CML"]).items())
@@ -303,6 +311,8 @@ def test_what_strong_augmentation_does_to_the_gain_of_methods_holds():
     ("ACDC/supervised_3_seed1337_short_augmentgeometry", "test", "supervised, geometry alone, test"),
     ("ACDC/cps_3_seed1337_short_augmentstrong", "val", "CPS, validation"),
     ("ACDC/cps_3_seed1337_short_augmentstrong", "test", "CPS, test"),
+    ("ACDC/cml_plus_3_seed1337_short_augmentstrong", "val", "CML+, validation"),
+    ("ACDC/cml_plus_3_seed1337_short_augmentstrong", "test", "CML+, test"),
     ("mended/LA/supervised_8_seed1337_short", "test", "supervised, LA")])
 def test_the_order_of_results_is_worth_what_is_said(run, split, name):
     rows = Table(ROOT / f"model/results/{run}/trust_{split}_last.csv").rows()
