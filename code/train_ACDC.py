@@ -16,7 +16,8 @@ from runtime.script import reported
 
 from dataloaders.acdc import ACDC
 from runtime.files import ROOT
-from training.recipe import Ratio, Recipe, Schedule, command_line
+from training.recipe import Ratio, Recipe, Schedule
+from training.recipe_options import command_line
 
 
 # Where a value comes from: [P] the paper, [C] the authors' code only, [O] ours

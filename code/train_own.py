@@ -33,7 +33,8 @@ from imaging.plan import PLAN, PREPARED, read_plan, shrunk
 from imaging.preprocess import read_preprocessing
 from runtime.errors import InputError
 from runtime.files import ROOT, expanded, is_case_name
-from training.recipe import MethodName, Ratio, Recipe, Schedule, command_line
+from training.recipe import MethodName, Ratio, Recipe, Schedule
+from training.recipe_options import command_line
 
 # Of slices instead of volumes, the paper's values on ACDC                                                    [P]
 SLICES = dict(network="unet", beta=1 / 2, lambda_unsup=0.5, lambda_dis=0.1)

@@ -45,12 +45,7 @@ def score_maps(options):
     for name in tqdm(pairs, "reading", unit="case", disable=None):
         values = attempt(partial(_values, pairs[name], options.class_names), "use a machine with more memory")
         (bad if isinstance(values, str) else found)[name] = values
-    references, maps = (set().union(*(of_each[side] for of_each in found.values())) for side in (0, 1))
-    if unknown := sorted(set(mapped) - maps):
-        raise InputError(f"--label-map {' '.join(options.label_map)}: no prediction has the value {unknown[0]}; they "
-                         f"have {', '.join(map(str, sorted(maps))) or 'named segments alone'}")
-    maps = {mapped.get(value, value) for value in maps}
-    references, maps = (those - {0, options.ignore_label} for those in (references, maps))
+    references, maps = values_of_both(found.values(), mapped, options)
     values = sorted(references | maps)
     if len(values) > 254:
         raise InputError(f"{options.predictions}, {options.labels}: have {len(values)} values, expected at most 254 "
@@ -111,6 +106,16 @@ def matched(labels, predictions):
         if other := by_case.get(name) or by_case.get(plain_name(name)):
             pairs[name] = path, other
     return pairs
+
+
+def values_of_both(found, mapped, options):
+    """The values of the classes in the references, and in the predictions as --label-map has them."""
+    references, maps = (set().union(*sides) for sides in zip(*found, strict=True)) if found else (set(), set())
+    if unknown := sorted(set(mapped) - maps):
+        raise InputError(f"--label-map {' '.join(options.label_map)}: no prediction has the value {unknown[0]}; they "
+                         f"have {', '.join(map(str, sorted(maps))) or 'named segments alone'}")
+    background = {0, options.ignore_label}
+    return references - background, {mapped.get(value, value) for value in maps} - background
 
 
 def _values(pair, names):

@@ -19,7 +19,7 @@ from dataloaders import scans
 from dataloaders.la import LA
 from runtime.errors import InputError
 from training import recipe as recipe_module
-from training.recipe import command_line
+from training.recipe_options import command_line
 
 pytestmark = pytest.mark.usefixtures("shallow", "no_curves")
 TINY = ["--patch-size", "32", "32", "32", "--labeled-batch", "2",

@@ -19,7 +19,7 @@ from imaging.plan import ORIENTATIONS, VOXELS, Choice, Plan, plan_preparation, p
 from imaging.preprocess import read_preprocessing
 from imaging.survey import alike_pairs, look_at_label, look_at_scan
 from runtime.errors import InputError
-from training.recipe import command_line
+from training.recipe_options import command_line
 
 
 def ball(shape, middle, radii):

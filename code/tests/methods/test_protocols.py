@@ -10,7 +10,7 @@ import train_BraTS
 import train_LA
 from methods import protocols, registry
 from runtime.errors import InputError
-from training.recipe import command_line
+from training.recipe_options import command_line
 
 SCRIPTS = {"LA": train_LA, "ACDC": train_ACDC, "BraTS2019": train_BraTS}
 

@@ -11,7 +11,7 @@ from reproduction import runs
 from reproduction.experiments import APPEARANCE, PLACES, fraction, places_of
 from runtime.errors import InputError
 from training.datasets import DATASETS
-from training.recipe import command_line
+from training.recipe_options import command_line
 
 
 def rows(name):

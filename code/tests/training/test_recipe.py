@@ -16,12 +16,13 @@ from methods import registry
 from runtime.errors import InputError
 from runtime.files import ROOT, save_tensors
 from training import recipe as recipe_module
+from training import recipe_options
 from training.recipe import load_recipe
 
 
 def command_line(presets, description, args):
     """The recipe of a command line, without the run folder that it is given."""
-    recipe = recipe_module.command_line(presets, description, args)
+    recipe = recipe_options.command_line(presets, description, args)
     assert recipe.out.is_absolute()
     asked = any(arg.startswith("--out") for arg in args)
     return recipe if asked else dataclasses.replace(recipe, out=None)
@@ -102,7 +103,7 @@ def test_what_was_typed_at_the_top_of_a_script_is_of_its_fields_types(change, wo
 
 def test_lists_and_strings_at_the_top_of_a_script_are_taken_as_on_the_command_line():
     typed = dataclasses.replace(train_ACDC.PRESETS["mini"], patch_size=[32, 32], data_dir="data/ACDC", lr=1)
-    recipe = recipe_module.command_line(train_ACDC.PRESETS | {"mini": typed}, "", ["mini"])
+    recipe = recipe_options.command_line(train_ACDC.PRESETS | {"mini": typed}, "", ["mini"])
     assert recipe.patch_size == (32, 32) and recipe.data_dir == ROOT / "data/ACDC"
     assert recipe.out.name == "cml_7_seed1337_mini"
 
