@@ -101,8 +101,8 @@ class ACDC:
         return [normalised(scan, self.recipe) for scan in slices]
 
     def check_measured(self, names, role):
-        """InputError for a case of the `role` test or val that is here and has no label."""
-        check_labelled(names, self.path_of, role)
+        """InputError for a case of the `role` test or val that is here and has no label -> those that are not here."""
+        return check_labelled(names, self.path_of, role)
 
     def cases(self, names):
         """Validation or test volumes (D, H, W) with labels, on their own grid."""

@@ -168,16 +168,19 @@ def normalised(scan, recipe):
 def check_labelled(names, path_of, role):
     """InputError for a case of a role, test or val, without a label: training would run to its end, and the test fail.
 
-    Labels are not opened, and files that are not here are passed over: the test may take place elsewhere.
+    Labels are not opened. Returns the cases whose files are not here: the test may take place elsewhere.
     """
+    away = []
     for name in names:
         try:
             path = path_of(name)
         except InputError:
+            away.append(name)
             continue
         if not has_label(path):
             raise InputError(f"{path}: is a {role} case without `label`, and cannot be measured: take it out of the "
                              f"{role} list or of --holdout-{role}, or prepare it again with its label")
+    return away
 
 
 def has_label(path):

@@ -95,8 +95,8 @@ class Volumes:
         return read_scans(names, self.path_of, read, what)
 
     def check_measured(self, names, role):
-        """InputError for a case of the `role` test or val that is here and has no label."""
-        check_labelled(names, self.path_of, role)
+        """InputError for a case of the `role` test or val that is here and has no label -> those that are not here."""
+        return check_labelled(names, self.path_of, role)
 
     def cases(self, names):
         """Validation or test scans with labels, on their own grid."""

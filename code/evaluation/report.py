@@ -90,10 +90,16 @@ def _measured(trained, names, options, marks=None):
 def settings(trained, names, options):
     """How a test is made, the columns `tables.SETTINGS`."""
     windows = window_words(windows_of(trained.recipe, options.stride, options.weights))
-    values = (options.split, options.checkpoint, options.spacing, windows,
+    weights = options.checkpoint + " so far" * is_open_ended(trained)
+    values = (options.split, weights, options.spacing, windows,
               components.kept_classes(trained.recipe.keep_largest), tables.check_sum(names))
     how = dict(zip(tables.SETTINGS, values, strict=False))
     return how if options.tolerance is None else how | {"tolerance": f"{options.tolerance:g} {options.spacing}"}
+
+
+def is_open_ended(trained):
+    """Whether training is not finished, and may replace these weights."""
+    return not (trained.run / "last.pt").exists()
 
 
 def voxel_ml(data, name):
@@ -198,7 +204,7 @@ def paper_row(recipe, names, published_names):
 
 def is_as_published(how, recipe):
     """Whether a test with these `settings` measures as the paper does: in voxels, its windows, trained to the end."""
-    return (how["unit"] == "voxel" and how["weights"] != "pretrained"
+    return (how["unit"] == "voxel" and not how["weights"].startswith("pretrained")
             and how["windows"] == window_words(windows_of(recipe)))
 
 
@@ -256,7 +262,7 @@ def _warning(rows, trained, options):
     """Say when the weights were chosen on the very cases they are tested on or may change, or the paper's protocol is
     another one.
     """
-    preset, open_ended = trained.recipe.preset, not (trained.run / "last.pt").exists()
+    preset, open_ended = trained.recipe.preset, is_open_ended(trained)
     return chosen_here(trained, {row["case"] for row in rows}, options) + (
         f"; TRAINING IS NOT FINISHED and may replace {options.checkpoint}.pt: test again after it" * open_ended) + (
         "" if preset == "paper" else f"; the {preset} protocol is not comparable with the paper's")

@@ -208,7 +208,7 @@ def check_named(path, rows, **expected):
     """
     for key, value in expected.items():
         if other := {row.get(key) for row in rows} - {None, "", value}:
-            raise InputError(f"{path}: its {SETTINGS[key]} is {min(other)}, and its name says {value}; rename it, or "
+            raise InputError(f"{path}: {SETTINGS[key]}: {min(other)}, where its name says {value}; rename it, or "
                              "test that run again")
     return rows
 

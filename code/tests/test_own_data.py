@@ -183,6 +183,16 @@ def test_a_test_case_without_a_label_is_refused_before_training(own, recipe, run
     assert not (recipe("LA").out / "config.json").exists()
 
 
+def test_test_cases_that_have_no_file_are_named_before_training(own, recipe, runs, capsys):
+    runs.train(recipe("LA", data_dir=own))
+    assert "no file in" not in capsys.readouterr().out
+    names = (own / "test.list").read_text(encoding="utf-8").split()
+    (own / "test.list").write_text("\n".join([*names, "mistyped"]), encoding="utf-8")
+    runs.train(recipe("LA", data_dir=own, out=recipe("LA").out.with_name("again")))
+    assert (f"1 of the {len(names) + 1} test cases, mistyped the first, has no file in {own}: the test will need it"
+            in capsys.readouterr().out)
+
+
 def test_test_cases_that_are_elsewhere_do_not_keep_training_from_its_work(own, recipe, runs):
     shutil.rmtree(own / "2018LA_Seg_Training Set" / (own / "test.list").read_text(encoding="utf-8").split()[0])
     assert runs.train(recipe("LA", data_dir=own, pre_steps=1, self_steps=1))

@@ -127,6 +127,11 @@ def test_weights_that_training_may_replace_are_said_to_be_such(trained, capsys):
     test_ACDC.main(["--run", str(run), "--checkpoint", "best", "--device", "cpu"])
     (run / "later.pt").rename(run / "last.pt")
     assert "TRAINING IS NOT FINISHED and may replace best.pt" in capsys.readouterr().out
+    assert {row["weights"] for row in table(run / "test_test_best.csv")} == {"best so far"}
+    with pytest.raises(SystemExit):
+        test_ACDC.main(["--compare", str(run), str(shutil.copytree(run, run.with_name("twin"))),
+                        "--checkpoint", "best"])
+    assert "test_test_best.csv: weights: best so far, where its name says best" in capsys.readouterr().err
 
 
 def test_best_on_the_validation_list_has_the_dice_that_chose_it(trained):

@@ -68,7 +68,8 @@ class Material:
     """The scans of a recipe's run, from a data set of dataloaders/; earlier: Content of what its first weights saw.
 
     labelled, unlabelled: lists of Scan; validation: (split, this process's scans, whether they choose) a group;
-    preprocessing: the data's record or None; content: Content. Without `semi_supervised` unlabelled scans are not read.
+    untested: the test cases whose files are not here, and how many there are in all; preprocessing: the data's record
+    or None; content: Content. Without `semi_supervised` unlabelled scans are not read.
     """
 
     def __init__(self, recipe, data, semi_supervised, earlier=None):
@@ -77,8 +78,8 @@ class Material:
             raise InputError(f"--labeled {recipe.labeled} leaves no unlabelled scans: use --method supervised")
         if recipe.select_on == "test" and not split.test:
             raise InputError("--select-on test: there are no test cases; see --holdout-test")
-        for role in ("val", "test"):
-            data.check_measured(getattr(split, role), role)
+        away = {role: data.check_measured(getattr(split, role), role) for role in ("val", "test")}
+        self.untested = away["test"], len(split.test)
         ranks.check_alike({f"the list of {role} cases": names for role, names in vars(split).items()})
         self.labelled = data.train_scans(split.labelled, labelled=True)
         self.unlabelled = data.train_scans(split.unlabelled, labelled=False) if semi_supervised else []

@@ -404,7 +404,7 @@ def test_a_result_is_what_its_name_says(tmp_path, change):
         Kept(tmp_path / "one").tested("test", "last")
     if "list" not in change:
         options = report.ReportOptions(compare=(tmp_path / "one", tmp_path / "two"))
-        with pytest.raises(InputError, match="and its name says"):
+        with pytest.raises(InputError, match="where its name says"):
             report.compare(options, SimpleNamespace(patient_of=str))
 
 
