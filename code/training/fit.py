@@ -18,7 +18,7 @@ from imaging.preprocess import write_preprocessing
 from method import Batch
 from methods import registry
 from runtime.device import Device
-from runtime.errors import InputError, counted
+from runtime.errors import InputError
 from runtime.ranks import Ranks
 from runtime.stopping import noting
 from training.checkpoints import Checkpoints
@@ -129,15 +129,8 @@ class Fit:
         folder.check_data(self.material.content)
         self.ranks.say(f"{recipe.dataset}, {recipe.method}: {self.material}; "
                        f"{sum(p.numel() for p in self.parameters):,} parameters; {self.device}")
-        away, count = self.material.untested
-        if away:
-            self.ranks.say(f"{len(away)} of the {counted(count, 'test case')}, {away[0]} the first, "
-                           f"{'has' if len(away) == 1 else 'have'} no file in {recipe.data_dir}: the test will need "
-                           f"{'it' if len(away) == 1 else 'them'}; are the names in the list right?")
-        for name, classes in self.material.absent_classes(recipe.num_classes).items():
-            self.ranks.say(f"no {name} case has class {', '.join(map(str, classes))} of 1 to {recipe.num_classes - 1}: "
-                           + ("the network does not learn it; is --num-classes right?" if name == "labelled" else
-                              "the mean Dice leaves it out as long as nothing predicts it either"))
+        for remark in self.material.remarks():
+            self.ranks.say(remark)
         self.checkpoints = Checkpoints(folder.path, self.method, self.optimizer,
                                        [stage.steps for stage in self.stages], folder.fields())
         if recipe.init_from and not self.checkpoints.there and not folder.finished:     # refused before all work

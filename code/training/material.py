@@ -81,6 +81,7 @@ class Material:
         away = {role: data.check_measured(getattr(split, role), role) for role in ("val", "test")}
         self.untested = away["test"], len(split.test)
         ranks.check_alike({f"the list of {role} cases": names for role, names in vars(split).items()})
+        self.recipe = recipe
         self.labelled = data.train_scans(split.labelled, labelled=True)
         self.unlabelled = data.train_scans(split.unlabelled, labelled=False) if semi_supervised else []
         choosing = split.test if recipe.select_on == "test" else split.val
@@ -140,18 +141,23 @@ class Material:
                              f"{counted(len(names), 'test case')}, {', '.join(seen[:3])}{', ...' if seen[3:] else ''}; "
                              "take them out of the test list, or start from another run")
 
-    def absent_classes(self, num_classes):
-        """{'labelled' or a list's name: the foreground classes that none of its labels has}, what lacks none left out.
-
-        Of several processes, validation cases are this one's alone.
+    def remarks(self):
+        """What may be a mistake in the lists or the labels, a sentence each; of several processes, validation cases
+        are this one's alone.
         """
+        away, count = self.untested
+        if away:
+            have, them = ("has", "it") if len(away) == 1 else ("have", "them")
+            yield (f"{len(away)} of the {counted(count, 'test case')}, {away[0]} the first, {have} no file in "
+                   f"{self.recipe.data_dir}: the test will need {them}; are the names in the list right?")
         groups = {"labelled": self.labelled, **{name: scans for name, scans, _ in self.validation if scans}}
-        absent = {}
+        classes = range(1, self.recipe.num_classes)
         for name, scans in groups.items():
             counts = sum(np.bincount(scan.label.numpy().ravel(), minlength=IGNORED + 1) for scan in scans)
-            if missing := [label for label in range(1, num_classes) if not counts[label]]:
-                absent[name] = missing
-        return absent
+            if missing := ", ".join(str(label) for label in classes if not counts[label]):
+                yield (f"no {name} case has class {missing} of 1 to {classes[-1]}: "
+                       + ("the network does not learn it; is --num-classes right?" if name == "labelled" else
+                          "the mean Dice leaves it out as long as nothing predicts it either"))
 
     def __str__(self):
         choosing = len(self.content.cases["validation"])

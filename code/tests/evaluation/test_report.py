@@ -400,7 +400,7 @@ def test_a_result_is_what_its_name_says(tmp_path, change):
         (tmp_path / name).mkdir()
         report.write_rows(tmp_path / name / "test_test_last.csv", with_how(**change))
     assert Kept(tmp_path / "one").tested("test", "best") == []
-    with pytest.raises(InputError, match=f"test_test_last.csv: its .* is {next(iter(change.values()))}, and its name"):
+    with pytest.raises(InputError, match=f"test_test_last.csv: .*: {next(iter(change.values()))}, where its name"):
         Kept(tmp_path / "one").tested("test", "last")
     if "list" not in change:
         options = report.ReportOptions(compare=(tmp_path / "one", tmp_path / "two"))
