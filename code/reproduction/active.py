@@ -202,10 +202,10 @@ def by_look(one):
 
 
 def rounds_table(results=RESULTS):
-    """Markdown: Dice after each round, mean and deviation over the seeds whose draws are all there."""
+    """Markdown: Dice after each round, mean and deviation over the seeds whose draws are all there; "" without runs."""
     kept = there(results)
     if not kept:
-        return f"No run of this table is there yet: `python code/reproduce.py run {NAME}` makes them."
+        return ""
     lines = []
     for by in STRATEGIES:
         line = []

@@ -27,11 +27,13 @@ PICTURES = {
 
 
 def table(name, results, kind="table"):
-    """A place's rows that have runs, in the columns of the kind that hold something; and notes on the paper's."""
+    """A place's rows that have runs, in the columns of the kind that hold something, and notes on the paper's; "" where
+    no row has runs.
+    """
     headings, rows = columns.table(PLACES[name], results=results)
     rows = [(title, cells) for title, cells, line in rows if line.runs]
     if not rows:
-        return f"No run of this table is there yet: `python code/reproduce.py run {name}` makes them."
+        return ""
     shown = [index for index, heading in enumerate(headings) if heading.startswith(HEADINGS[kind])
              and any(cells[index] for _, cells in rows)]
     rows = [(title, cells) for title, cells in rows if any(cells[index] for index in shown[1:])]
@@ -81,7 +83,7 @@ def filled(text, where, results=RESULTS):
         content = (table(name, results, kind) if kind in HEADINGS else
                    picture(name, results) if kind == "picture" else
                    active.rounds_table(results) if kind == "rounds" else missing(name, results))
-        return f"{begin}{content}\n{end}"
+        return begin + content + "\n" * bool(content) + end
 
     text = BLOCK.sub(block, text)
     return BLOCK.sub(lambda found: f"{found[1]}{comparisons(text)}\n{found[4]}" if found[2] == "comparisons"

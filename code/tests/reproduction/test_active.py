@@ -110,7 +110,7 @@ def write(results, rows):
 
 
 def test_the_table_is_the_mean_over_draws_then_seeds(tmp_path):
-    assert f"run {NAME}` makes them" in active.rounds_table([tmp_path])
+    assert active.rounds_table([tmp_path]) == ""
     rows = {(seed, "start", 0, 0): 60 + seed - 1337 for seed in (1337, 1338)}
     rows |= {(1337, "random", draw, 1): 70 + draw for draw in range(5)}
     rows |= {(1338, "random", draw, 1): 74 for draw in range(4)}
