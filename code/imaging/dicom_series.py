@@ -201,7 +201,7 @@ def _frame(path, data, groups, index) -> Frame | None:
     if slope == 0:
         raise InputError(f"{path}: has a rescale slope of 0, which makes all voxels one value; export it again")
     return Frame(path, index, (int(data.Rows), int(data.Columns)), orientation, position, spacing,
-                 said or thickness or 1.0, said, slope, intercept,
+                 abs(said or thickness or 1.0), said, slope, intercept,
                  tuple(str(values[key]) if values.get(key) not in (None, "") else "" for key in PHASES),
                  str(data.get("SOPInstanceUID", path)))
 

@@ -230,6 +230,11 @@ def test_positions_count_where_spacing_between_slices_contradicts_them(tmp_path,
         scan.notes["SpacingBetweenSlices"])
 
 
+def test_a_slice_that_is_alone_is_as_thick_as_it_says_without_its_sign(tmp_path, dicom):
+    dicom.series(tmp_path, volume()[..., :1], dicom.affine(), SpacingBetweenSlices=-2.5)
+    assert same(only(tmp_path), volume()[..., :1], dicom.affine())
+
+
 @pytest.mark.parametrize("name", sorted(path.name for path in WHEEL.glob("*.dcm")))
 def test_pydicoms_own_files_are_read_right_or_refused_in_a_line(name, tmp_path):
     shutil.copy(WHEEL / name, tmp_path)
