@@ -13,6 +13,7 @@ from imaging import dicom, dicom_series
 from imaging.cases import existing_folder, one_case_each
 from imaging.preprocess import PLAIN
 from imaging.scan_files import COMPANIONS, SUFFIXES, case_name, is_prediction, is_scan, suffix
+from imaging.segmentations import SEG_NRRD
 from runtime.errors import InputError
 from runtime.files import is_case_name
 
@@ -24,6 +25,7 @@ LABELS = {"seg", "segm", "segmentation", "gt", "groundtruth", "ground_truth", "t
           "mask", "masks", "annotation", "annotations"}
 MOST_CHANNELS = 8       # of one case, numbered from _0000; more files than that are scans
 TAKEN = f"{', '.join(SUFFIXES)} and DICOM"
+MAPS = f"{', '.join(SUFFIXES)} and {SEG_NRRD}, as which 3D Slicer saves DICOM SEG and RTSTRUCT, too"    # of labels
 PREDICTIONS = "made by predict.py"      # of scans, which they are not
 ASIDE = {"4d"}          # ACDC's whole series beside its frames
 
@@ -117,9 +119,9 @@ def told(files: Iterable[Path]) -> str:
                      for end, names in sorted(ends.items(), key=lambda item: -len(item[1])))
 
 
-def contents(folder: Path) -> str:
+def contents(folder: Path, taken: str = TAKEN) -> str:
     """What lies below a folder, and what would be taken there."""
-    return f"it holds {told(files_below(folder)) or 'no files'}; taken are {TAKEN}"
+    return f"it holds {told(files_below(folder)) or 'no files'}; taken are {taken}"
 
 
 def visible(folder: Path, wanted: Callable[[Path], bool] = is_scan) -> list[Path]:

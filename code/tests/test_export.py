@@ -207,8 +207,11 @@ def test_own_slices_of_two_channels(sliced, tmp_path, capsys):
     backwards, alone = tmp_path / "backwards.nii.gz", tmp_path / "alone" / "a.nii.gz"
     assert read_here(folder, backwards, *reversed(cases["a"])).returncode == 0      # channels are known by their names
     assert np.array_equal(nib.load(backwards).dataobj, nib.load(alone).dataobj)
-    done = read_here(folder, tmp_path / "one.nii.gz", cases["a"][0])
-    assert done.returncode == 2 and "each of ['T2', 'ASL']" in done.stderr and done.stderr.count("\n") == 1
+    one = cases["a"][0]
+    twice = shutil.copy(one, tmp_path / "again_T2.nii.gz")
+    for files in ([one], [one, twice], [one, one], [*cases["a"], twice]):
+        done = read_here(folder, tmp_path / "one.nii.gz", *files)
+        assert done.returncode == 2 and "each of ['T2', 'ASL']" in done.stderr and done.stderr.count("\n") == 1
 
 
 def test_what_the_reader_cannot_take_is_one_line(run_of, tmp_path):

@@ -386,6 +386,15 @@ def test_a_proposal_has_values_that_are_read_as_its_classes(tmp_path, pairs, val
     assert np.array_equal(label, nib.apply_orientation(classes, turned))
 
 
+def test_what_was_saved_and_is_no_label_map_is_said(tmp_path, capsys):
+    options = by_hand(tmp_path, {"p": np.zeros(SHAPE, np.uint8), "q": np.zeros(SHAPE, np.uint8)}, labels={0: 0, 1: 1})
+    (tmp_path / "to_label" / "p" / "Scene.mrb").touch()
+    assert take_labels.main(options) == 0
+    told = capsys.readouterr().out
+    assert "p: no label map was drawn; beside the scan lies 1 .mrb such as Scene.mrb; labels are taken from" in told
+    assert "q:" not in told and "2 left as they are" in told
+
+
 @pytest.mark.parametrize("named", ((), ("left", "right")))
 def test_segments_that_are_drawn_in_another_order_later_do_not_swap_the_classes(tmp_path, capsys, named):
     """Whether the data that the run was trained on have names or not."""

@@ -93,10 +93,10 @@ def segment(network, image):
 
 def main(target, *paths):
     ends = [end.lower() for end in HOW["modalities"]] if len(HOW["modalities"]) > 1 else [""]
-    found = [path for end in ends for path in paths if path.lower().endswith((f"{end}.nii", f"{end}.nii.gz"))]
-    if Path(target).exists() or not target.endswith(".nii.gz") or not len(found) == len(paths) == len(ends):
+    found = {end: path for end in ends for path in paths if path.lower().endswith((f"{end}.nii", f"{end}.nii.gz"))}
+    if Path(target).exists() or not target.endswith(".nii.gz") or not len({*found.values()}) == len(paths) == len(ends):
         raise ValueError(f"{target} {' '.join(paths)}: expected a new .nii.gz, a NIfTI for each of {HOW['modalities']}")
-    scans, affines, headers = zip(*map(read, found), strict=True)
+    scans, affines, headers = zip(*map(read, found.values()), strict=True)
     if len({scan.shape for scan in scans}) > 1 or not np.allclose(affines, affines[0], atol=0.01):
         raise ValueError(f"{' '.join(paths)}: lie on different grids, expected one; resample them")
     image, back = to_input(scans, affines[0])

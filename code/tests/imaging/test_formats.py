@@ -339,8 +339,8 @@ def test_a_metaimage_header_of_few_lines_is_read_as_simpleitk_reads_it(tmp_path,
 
 
 @pytest.mark.parametrize(("suffix", "field"), [(".nhdr", b"data file: a.raw"), (".mhd", b"ElementDataFile = a.raw")])
-@pytest.mark.parametrize("name", ["../a.raw", "/etc/passwd", "sub/a.raw", "LIST\na.raw\na.raw", "a%d.raw 1 5 1", "b.raw",
-                                  "..", ""])
+@pytest.mark.parametrize("name", ["../a.raw", "/etc/passwd", "sub/a.raw", "LIST\na.raw\na.raw", "a%d.raw 1 5 1",
+                                  "b.raw", "..", ""])
 def test_voxels_are_followed_to_a_file_beside_the_header_alone(tmp_path, suffix, field, name):
     folder = tmp_path / "scans"
     (folder / "sub").mkdir(parents=True)
