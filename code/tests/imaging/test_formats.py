@@ -276,6 +276,15 @@ def test_a_file_cut_short_is_refused(tmp_path, writer):
         read_scan_file(header)
 
 
+@pytest.mark.parametrize(("suffix", "wrong"), [(".nii.gz", ".nii"), (".nii", ".nii.gz"), (".nrrd", ".nii.gz"),
+                                               (".mha", ".nrrd"), (".nrrd", ".mha"), (".nrrd", ".hdr")])
+def test_a_file_of_another_format_than_its_name_says_is_to_be_renamed(tmp_path, suffix, wrong):
+    by_simpleitk(tmp_path / f"a{suffix}", volume(), GRIDS["straight"])
+    (tmp_path / f"a{suffix}").rename(tmp_path / f"b{wrong}")
+    with pytest.raises(InputError, match=rf"b{wrong}: cannot be read .* it is a {suffix}: rename it so"):
+        read_scan_file(tmp_path / f"b{wrong}")
+
+
 @pytest.mark.parametrize("writer", [name for name in WRITERS if "compressed" in name or "gz" in name])
 def test_a_damaged_compressed_file_is_refused(tmp_path, writer):
     """SimpleITK reads such a MetaImage without a word."""
