@@ -150,11 +150,12 @@ def not_looked_into(folder: Path) -> list[dicom_series.Aside]:
             if path.is_dir() and not is_scan(path)] if any(map(is_scan, inside)) else []
 
 
-def series_among(files: Sequence[Path], folder: Path) -> tuple[dicom_series.FoundSeries, list[Path]]:
+def series_among(files: Sequence[Path], folder: Path, channels: Iterable[str] = ()
+                 ) -> tuple[dicom_series.FoundSeries, list[Path]]:
     """What the DICOM files among `files` below a folder hold, and the files that are not DICOM."""
     mine = {path for path in files if not suffix(path)
             and dicom.is_dicom(path, bare=not path.name.lower().endswith(COMPANIONS))}
-    return dicom_series.find(sorted(mine), folder), [path for path in files if path not in mine]
+    return dicom_series.find(sorted(mine), folder, channels), [path for path in files if path not in mine]
 
 
 # ---- new scans -------------------------------------------------------------------------------------------------------
@@ -184,7 +185,7 @@ def scans_to_segment(path: Path, modalities: Sequence[str], trained: bool = True
             raise InputError(f"{option} {path}: holds a whole data set, {' and '.join(folders)}, labels maybe; give "
                              f"the folder of the scans that are to be segmented, such as {path / folders[0]}")
         files = visible(path)
-    series, files = series_among(files, path if path.is_dir() else path.parent)
+    series, files = series_among(files, path if path.is_dir() else path.parent, modalities)
     if path.is_file() and any(len(one.frames) == 1 for one in series.series):
         beside, _ = series_among(sorted(path.parent.iterdir()), path.parent)
         if whole := next((one for one in beside.series if len(one.files) > 1 and path in one.files), None):

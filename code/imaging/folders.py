@@ -19,6 +19,7 @@ from imaging.case_files import (
     plain_name,
     role_of,
     series_among,
+    told,
     visible,
     without_predictions,
 )
@@ -62,7 +63,7 @@ def find(images: Path | None, labels: Path | None, dataset_json: Path | None, ch
                          "scans into --images")
     else:
         scans, masks, aside = _told_apart(images, labels)
-        content, _ = series_among([path for path in visible(images) if not _within(path, labels)], images)
+        content, _ = series_among([path for path in visible(images) if not _within(path, labels)], images, channels)
         scans += content.series
         found = _paired(scans, masks, _channels_of(scans, masks, 0, channels), content.bad)
         found.aside |= aside | _dicom_in(labels, images)
@@ -72,7 +73,9 @@ def find(images: Path | None, labels: Path | None, dataset_json: Path | None, ch
         report_bad(found.bad)
         places = ({f"{path.name}'s folder, file_ending {found.description.ending}": contents(path.parent)}
                   if found.description else
-                  {"the scans' folder": contents(images), "the labels'": contents(labels, MAPS)})
+                  {"the scans' folder": contents(images) + (f"; left aside of them are {told(found.images_aside)}"
+                                                            if found.images_aside else ""),
+                   "the labels'": contents(labels, MAPS)})
         ends = _ends_after_labels(found)
         names = [case.name for case in found.cases]
         raise InputError("no scan has a label, training needs one at least; a label has its scan's file name"
