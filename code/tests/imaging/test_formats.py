@@ -277,7 +277,8 @@ def test_a_file_cut_short_is_refused(tmp_path, writer):
 
 
 @pytest.mark.parametrize(("suffix", "wrong"), [(".nii.gz", ".nii"), (".nii", ".nii.gz"), (".nrrd", ".nii.gz"),
-                                               (".mha", ".nrrd"), (".nrrd", ".mha"), (".nrrd", ".hdr")])
+                                               (".mha", ".nrrd"), (".nrrd", ".mha"), (".nrrd", ".hdr"),
+                                               (".nii.gz", ".Nii.gz"), (".nii", ".Nii")])
 def test_a_file_of_another_format_than_its_name_says_is_to_be_renamed(tmp_path, suffix, wrong):
     by_simpleitk(tmp_path / f"a{suffix}", volume(), GRIDS["straight"])
     (tmp_path / f"a{suffix}").rename(tmp_path / f"b{wrong}")
