@@ -32,7 +32,7 @@ from evaluation.pooled import fold_runs, is_folds
 from evaluation.predictions import FILE
 from evaluation.selection import appearance, bottleneck, farthest_first
 from evaluation.trust import flags_of
-from imaging.case_files import scans_to_segment
+from imaging.case_files import scans_to_segment, told
 from imaging.cases import Case, existing_folder, listed, shown
 from imaging.labelling import (
     PROPOSALS,
@@ -242,7 +242,7 @@ def spread(run, data_dir, device, labelled, names):
 
 
 def without_run(options, by):
-    cases, bad, _ = scans_to_segment(options.images, options.channels or PLAIN, trained=False)
+    cases, bad, aside = scans_to_segment(options.images, options.channels or PLAIN, trained=False)
     tests, pool = drawn_for_testing(list(cases), [], Patients(), [], options)
     if by == "random":
         ranked = shuffled(pool, options.seed + 1)
@@ -264,7 +264,8 @@ def without_run(options, by):
         asked = f" by --channels {' '.join(options.channels)}, of {', '.join(list(cases)[:3])}" * bool(options.channels)
         raise InputError(f"--images {options.images}: no scan there can be read{asked}")
     print(f"{counted(len(cases), 'scan')}; {counted(len(chosen), 'case')} to label, by {by}: "
-          + ", ".join(name + " (drawn at random, kept for testing)" * test for name, test in chosen.items()))
+          + ", ".join(name + " (drawn at random, kept for testing)" * test for name, test in chosen.items())
+          + (f"; {counted(len(aside), 'file')} left aside: {told(aside)}" if aside else ""))
     print(told_tests(tests, options), end="")
     handed, command = {}, ["--images", str(options.images.resolve())]
     command += ["--channels", *options.channels] if options.channels else []

@@ -21,7 +21,7 @@ from runtime.script import reported
 
 import numpy as np
 
-from imaging.case_files import LABELS, case_of_each, files_in, plain_name, role_of
+from imaging.case_files import LABELS, MAPS, case_of_each, files_in, is_other, plain_name, role_of, told
 from imaging.cases import IGNORED, existing_folder, shown
 from imaging.label_values import check_class_names, check_segments, segment_values, tells_values
 from imaging.labelling import ROUND, Places, add_tests, read_round, read_segments, write_segments
@@ -99,6 +99,9 @@ def main(args=None):
                     print(f"{name}: {words}")
                 case None:
                     left.append(name)
+                    if others := other_files(name, options.input):
+                        print(f"{name}: no label map was drawn; beside the scan lies {told(others)}; labels are taken "
+                              f"from {MAPS}")
                 case error:
                     bad[name] = error
     print(f"{counted(len(taken), 'label')} in {shown(options.labels)}, {len(left)} left as they are"
@@ -192,6 +195,11 @@ def labels_beside(name, case, folder):
     for path in sorted(folder.iterdir()):
         if is_label(path) and path.is_file() and name in (case_name(path), plain_name(case_name(path))):
             yield path
+
+
+def other_files(name, folder):
+    """What lies beside a case's scan and is neither scan nor label map by its name, a scene of 3D Slicer say."""
+    return [path for path in sorted((folder / name).iterdir() if (folder / name).is_dir() else ()) if is_other(path)]
 
 
 def values_of(path, scan, record):

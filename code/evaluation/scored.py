@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 from evaluation import pooled, tables
 from evaluation.metrics import class_metrics, volume_metrics
-from imaging.case_files import LABELS, case_of_each, contents, files_in, plain_name, role_of, told
+from imaging.case_files import LABELS, MAPS, case_of_each, contents, files_in, plain_name, role_of, told
 from imaging.cases import one_case_each
 from imaging.label_values import check_segments, mapped_values, segment_values
 from imaging.preparation import attempt, report_bad
@@ -85,7 +85,7 @@ def maps_in(folder):
     """
     files = list(case_of_each(files_in(folder, is_label)))
     if not files:
-        raise InputError(f"{folder}: has no label maps; {contents(folder)}")
+        raise InputError(f"{folder}: has no label maps; {contents(folder, MAPS)}")
     masks = {path for _, path in files if role_of(case_name(path), LABELS) or not is_scan(path)}
     drawn = {plain_name(name) for name, path in files if path in masks}
     scans = [(name, path) for name, path in files if path not in masks]

@@ -13,6 +13,7 @@ from imaging import dicom, dicom_series
 from imaging.cases import existing_folder, one_case_each
 from imaging.preprocess import PLAIN
 from imaging.scan_files import COMPANIONS, SUFFIXES, case_name, is_prediction, is_scan, suffix
+from imaging.segmentations import SEG_NRRD
 from runtime.errors import InputError
 from runtime.files import is_case_name
 
@@ -24,6 +25,7 @@ LABELS = {"seg", "segm", "segmentation", "gt", "groundtruth", "ground_truth", "t
           "mask", "masks", "annotation", "annotations"}
 MOST_CHANNELS = 8       # of one case, numbered from _0000; more files than that are scans
 TAKEN = f"{', '.join(SUFFIXES)} and DICOM"
+MAPS = f"{', '.join(SUFFIXES)} and {SEG_NRRD}, as which 3D Slicer saves DICOM SEG and RTSTRUCT, too"    # of labels
 PREDICTIONS = "made by predict.py"      # of scans, which they are not
 ASIDE = {"4d"}          # ACDC's whole series beside its frames
 
@@ -117,9 +119,9 @@ def told(files: Iterable[Path]) -> str:
                      for end, names in sorted(ends.items(), key=lambda item: -len(item[1])))
 
 
-def contents(folder: Path) -> str:
+def contents(folder: Path, taken: str = TAKEN) -> str:
     """What lies below a folder, and what would be taken there."""
-    return f"it holds {told(files_below(folder)) or 'no files'}; taken are {TAKEN}"
+    return f"it holds {told(files_below(folder)) or 'no files'}; taken are {taken}"
 
 
 def visible(folder: Path, wanted: Callable[[Path], bool] = is_scan) -> list[Path]:
@@ -148,11 +150,12 @@ def not_looked_into(folder: Path) -> list[dicom_series.Aside]:
             if path.is_dir() and not is_scan(path)] if any(map(is_scan, inside)) else []
 
 
-def series_among(files: Sequence[Path], folder: Path) -> tuple[dicom_series.FoundSeries, list[Path]]:
+def series_among(files: Sequence[Path], folder: Path, channels: Iterable[str] = ()
+                 ) -> tuple[dicom_series.FoundSeries, list[Path]]:
     """What the DICOM files among `files` below a folder hold, and the files that are not DICOM."""
     mine = {path for path in files if not suffix(path)
             and dicom.is_dicom(path, bare=not path.name.lower().endswith(COMPANIONS))}
-    return dicom_series.find(sorted(mine), folder), [path for path in files if path not in mine]
+    return dicom_series.find(sorted(mine), folder, channels), [path for path in files if path not in mine]
 
 
 # ---- new scans -------------------------------------------------------------------------------------------------------
@@ -182,7 +185,7 @@ def scans_to_segment(path: Path, modalities: Sequence[str], trained: bool = True
             raise InputError(f"{option} {path}: holds a whole data set, {' and '.join(folders)}, labels maybe; give "
                              f"the folder of the scans that are to be segmented, such as {path / folders[0]}")
         files = visible(path)
-    series, files = series_among(files, path if path.is_dir() else path.parent)
+    series, files = series_among(files, path if path.is_dir() else path.parent, modalities)
     if path.is_file() and any(len(one.frames) == 1 for one in series.series):
         beside, _ = series_among(sorted(path.parent.iterdir()), path.parent)
         if whole := next((one for one in beside.series if len(one.files) > 1 and path in one.files), None):

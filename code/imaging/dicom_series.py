@@ -67,8 +67,12 @@ class FoundSeries:
     aside: list[Aside] = field(default_factory=list)
 
 
-def find(files: Iterable[Path], root: Path) -> FoundSeries:
-    """The series that DICOM files below `root` hold, named by patient folder and series number."""
+def find(files: Iterable[Path], root: Path, channels: Iterable[str] = ()) -> FoundSeries:
+    """The series that DICOM files below `root` hold, named by patient folder and series number.
+
+    channels: s3, s5 or the like, of series that are asked for by their numbers, and taken if they are derived, too.
+    """
+    asked = set(map(str.lower, channels))
     found, series, folders = FoundSeries(), defaultdict(list), defaultdict(set)
     damaged, headers = {}, {}
     for path in files:
@@ -93,7 +97,8 @@ def find(files: Iterable[Path], root: Path) -> FoundSeries:
     for uid, content in series.items():
         taken = []
         for header, frames in content:
-            if header.kind == "localiser" or header.kind == "derived" and header.study_of_modality in originals:
+            if header.kind == "localiser" or header.kind == "derived" and (
+                    header.study_of_modality in originals and _number(header) not in asked):
                 found.aside.append(Aside(frames[0].path, f"DICOM {header.kind} images"))
             else:
                 taken += frames
@@ -201,7 +206,7 @@ def _frame(path, data, groups, index) -> Frame | None:
     if slope == 0:
         raise InputError(f"{path}: has a rescale slope of 0, which makes all voxels one value; export it again")
     return Frame(path, index, (int(data.Rows), int(data.Columns)), orientation, position, spacing,
-                 said or thickness or 1.0, said, slope, intercept,
+                 abs(said or thickness or 1.0), said, slope, intercept,
                  tuple(str(values[key]) if values.get(key) not in (None, "") else "" for key in PHASES),
                  str(data.get("SOPInstanceUID", path)))
 
@@ -232,10 +237,13 @@ def _patient_folder(path, root, folders):
 
 def _name(header, folder):
     """<patient folder>_s<series number>; of a study's number where the folder is named by the patient."""
-    number = _plain(header.number) if header.number else "0"
     if not header.anonymous and _tells(folder.name, *header.patient):
-        return f"study{zlib.crc32(header.study.encode()):08x}_s{number}"
-    return f"{_plain(folder.name)}_s{number}"
+        return f"study{zlib.crc32(header.study.encode()):08x}_{_number(header)}"
+    return f"{_plain(folder.name)}_{_number(header)}"
+
+
+def _number(header):
+    return f"s{_plain(header.number) if header.number else 0}"
 
 
 def _tells(folder, name, identity):

@@ -8,6 +8,7 @@ from pathlib import Path
 from imaging import dicom_series
 from imaging.case_files import (
     LABELS,
+    MAPS,
     NUMBER,
     PREDICTIONS,
     case_of_each,
@@ -18,13 +19,15 @@ from imaging.case_files import (
     plain_name,
     role_of,
     series_among,
+    told,
     visible,
     without_predictions,
 )
 from imaging.cases import Case, one_case_each
 from imaging.descriptions import Description, Listed, read_description, resolved, scan_files_of
+from imaging.dicom import is_dicom
 from imaging.preparation import report_bad
-from imaging.scan_files import case_name, is_label, is_scan
+from imaging.scan_files import case_name, is_label, is_scan, suffix
 from runtime.errors import InputError
 
 
@@ -60,17 +63,19 @@ def find(images: Path | None, labels: Path | None, dataset_json: Path | None, ch
                          "scans into --images")
     else:
         scans, masks, aside = _told_apart(images, labels)
-        content, _ = series_among([path for path in visible(images) if not _within(path, labels)], images)
+        content, _ = series_among([path for path in visible(images) if not _within(path, labels)], images, channels)
         scans += content.series
         found = _paired(scans, masks, _channels_of(scans, masks, 0, channels), content.bad)
-        found.aside |= aside
+        found.aside |= aside | _dicom_in(labels, images)
         found.images_aside = content.aside + [one for one in not_looked_into(images)
                                               if not labels.resolve().is_relative_to(one.path.resolve())]
     if not found.labelled:
         report_bad(found.bad)
-        places = {"the scans' folder": images, "the labels'": labels}
-        if found.description:
-            places = {f"{path.name}'s folder, file_ending {found.description.ending}": path.parent}
+        places = ({f"{path.name}'s folder, file_ending {found.description.ending}": contents(path.parent)}
+                  if found.description else
+                  {"the scans' folder": contents(images) + (f"; left aside of them are {told(found.images_aside)}"
+                                                            if found.images_aside else ""),
+                   "the labels'": contents(labels, MAPS)})
         ends = _ends_after_labels(found)
         names = [case.name for case in found.cases]
         raise InputError("no scan has a label, training needs one at least; a label has its scan's file name"
@@ -78,13 +83,23 @@ def find(images: Path | None, labels: Path | None, dataset_json: Path | None, ch
                          + ", with or without _seg, _gt, _label or _mask"
                          + f", and scans' names go on with {', '.join(ends)}: if those are channels, say so with "
                          f"--channels {' '.join(ends)}" * bool(ends) + "; "
-                         + "; ".join(f"of {what}, {contents(place)}" for what, place in places.items()))
+                         + "; ".join(f"of {what}, {holds}" for what, holds in places.items()))
     return found
 
 
 def _within(path, folder):
     """Whether it lies below the folder, one of them named from the root, say, and the other one from here."""
     return Path(os.path.abspath(path)).is_relative_to(os.path.abspath(folder))
+
+
+def _dicom_in(labels, images=None):
+    """{why: DICOM files left aside} of a folder of label maps; those of the scans' are told with the scans."""
+    if not labels.is_dir() or images and images.resolve() == labels.resolve():
+        return {}
+    scans = images and not _within(labels, images)
+    return _filled({f"DICOM; labels are taken from {MAPS}": [
+        path for path in visible(labels, is_label) if not suffix(path) and is_dicom(path, bare=False)
+        and not (scans and _within(path, images))]})
 
 
 def _told_apart(images, labels):
@@ -185,6 +200,7 @@ def _described(description, asked, test_images):
     else:
         found = _listed(description, asked, tests)
     found.aside |= _filled({f"dataset.json says {description.ending} (file_ending)": others})
+    found.aside |= _dicom_in(folder / "labelsTr")
     found.description = description
     return found
 

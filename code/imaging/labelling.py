@@ -162,7 +162,7 @@ def scan_of(name: str, sources: Sequence[str], channels: Sequence[str], places: 
     paths = [places.of(source) for source in sources]
     if suffix(paths[0]):
         return paths
-    found = dicom_series.find(paths, Path(os.path.commonpath(paths)))
+    found = dicom_series.find(paths, Path(os.path.commonpath(paths)), channels)
     series = found.series
     if channels:
         by_channel = {role[1]: one for one in series if (role := role_of(one.name, channels))}

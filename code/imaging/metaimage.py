@@ -4,6 +4,7 @@ Read here and not by SimpleITK, which takes a damaged compressed file for a good
 RAS+.
 """
 import math
+import re
 import zlib
 from pathlib import Path
 
@@ -26,8 +27,8 @@ def read_header(path: Path) -> tuple[dict[str, str], int]:
     fields, place = {}, 0
     while "ElementDataFile" not in fields:
         end = start.index(b"\n", place)
-        key, _, value = start[place:end].decode(errors="replace").partition("=")     # of DICOM, in any encoding
-        fields[key.strip()] = value.strip()
+        key, *value = re.split("[=:]", start[place:end].decode(errors="replace"), maxsplit=1)   # DICOM's: any encoding
+        fields[key.strip()] = "".join(value).strip()
         place = end + 1
     return fields, place
 

@@ -119,6 +119,10 @@ def read(path: Path, geometry: str, channels: int):
     if dtype.kind not in "iuf":
         raise InputError(f"{path}: holds {dtype} voxels, expected one number per voxel; export it as greyscale")
     check_stored(path, image.shape, dtype.itemsize, channels)
+    first = image.header.single_vox_offset if getattr(image.header, "is_single", False) else 0
+    if image.dataobj.offset < first:
+        raise InputError(f"{path}: its voxels begin at byte {image.dataobj.offset} (vox_offset), inside its header, "
+                         f"expected {first} or more; export it again")
     voxels = voxel_file(path)
     if not voxels.is_file():
         raise InputError(f"{path}: its voxels should be in {voxels.name} beside it, which is no regular file; copy "
@@ -139,18 +143,16 @@ def encoded(array: np.ndarray, affine: np.ndarray, source: Path | None, mark: st
     keep_header: all other fields and extensions of `source`, too. mark: at most 16 characters; the voxels' check sum
     goes along with it.
     """
-    own = nib.load(source).header if source else None
-    if _is_nifti(own):
-        header = own.copy() if keep_header else nib.Nifti1Header()
+    own = _as_written(nib.load(source)) if source else None
+    image = nib.Nifti1Image(array, None, own if _is_nifti(own) and keep_header else None, dtype=array.dtype)
+    if _is_nifti(own):      # after nibabel has corrected what it was given
         for key in FIELDS:
-            header[key] = own[key]
-        header["pixdim"][:4] = own["pixdim"][:4]
+            image.header[key] = own[key]
+        image.header["pixdim"][:4] = own["pixdim"][:4]
     else:
-        header = nib.Nifti1Header()
-        header.set_qform(affine, 1)
-        header.set_sform(affine, 1)
-        header.set_xyzt_units("mm")
-    image = nib.Nifti1Image(array, None, header, dtype=array.dtype)
+        image.set_qform(affine, 1)
+        image.set_sform(affine, 1)
+        image.header.set_xyzt_units("mm")
     image.header["cal_min"] = image.header["cal_max"] = 0   # the scan's display window
     image.header["intent_name"] = mark
     if mark:

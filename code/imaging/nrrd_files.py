@@ -21,11 +21,13 @@ MM = {"m": 1000.0, "meter": 1000.0, "meters": 1000.0, "cm": 10.0, "mm": 1.0, "mi
       "um": 0.001, "µm": 0.001, "micron": 0.001, "microns": 0.001, "micrometer": 0.001, "": 1.0, "???": 1.0}
 HEADER = 2 ** 24        # bytes: no header is longer
 PACKED = {"gzip": gzip.open, "gz": gzip.open, "bzip2": bz2.open, "bz2": bz2.open}
-PER_AXIS = "space directions", "spacings", "axis mins", "axis maxs", "centerings", "centers"
+PER_AXIS = "space directions", "spacings", "axis mins", "axis maxs", "centerings"
 PLACE = (*PER_AXIS, "space", "space dimension", "space origin", "space units")      # where the voxels lie
-STORAGE = ("type", "dimension", "sizes", "endian", "encoding", "data file", "datafile", "line skip", "lineskip",
-           "byte skip", "byteskip", "min", "max", "old min", "oldmin", "old max", "oldmax", "block size", "blocksize",
-           "kinds", "thicknesses", "labels", "units")
+STORAGE = ("type", "dimension", "sizes", "endian", "encoding", "data file", "line skip", "byte skip", "min", "max",
+           "old min", "old max", "block size", "kinds", "thicknesses", "labels", "units")
+SYNONYMS = {"centers": "centerings", "axismins": "axis mins", "axismaxs": "axis maxs", "datafile": "data file",
+            "lineskip": "line skip", "byteskip": "byte skip", "oldmin": "old min", "oldmax": "old max",
+            "blocksize": "block size"}      # the format's two names of a field: one counts here
 MARK = "made_from"      # field of a file that we wrote ...
 SUM = "made_voxels"     # ... and its voxels' check sum
 TEXT = "ascii", "text", "txt"
@@ -36,7 +38,20 @@ def read_header(path: Path) -> tuple[dict, int]:
     """The fields of a file, and the bytes that they take."""
     with path.open("rb") as file:
         start = io.BytesIO(file.read(HEADER))
-    return nrrd.read_header(line.decode(errors="replace") for line in start), start.tell()      # pynrrd: ASCII alone
+    return nrrd.read_header(_lines(start)), start.tell()
+
+
+def _lines(content):
+    """A header's lines, fields by one name each, in whatever case they stand; up to a list of files with the voxels."""
+    for line in content:
+        line = line.decode(errors="replace")        # pynrrd: ASCII alone
+        name, colon, value = line.partition(":")
+        if colon and not value.startswith("=") and not line.startswith("#"):
+            name = SYNONYMS.get(name.lower(), name.lower())
+            line = f"{name}:{value}"
+        yield line
+        if name == "data file" and value.split()[:1] == ["LIST"]:
+            return
 
 
 def spatial(header: dict) -> list[int]:
@@ -60,7 +75,7 @@ def placed(path: Path, header: dict) -> tuple[np.ndarray, dict[str, str]]:
     else:
         lowest, highest = (_of_axes(header, f"axis {end}", axes) for end in ("mins", "maxs"))
         # an axis minimum is the outer end of the first cell, or the centre of the first node
-        centerings = header.get("centerings", header.get("centers", ["cell"] * header["dimension"]))
+        centerings = header.get("centerings", ["cell"] * header["dimension"])
         is_cell = np.array([centerings[axis] != "node" for axis in axes])
         cells = header["sizes"][axes] - np.where(is_cell, 0, 1)
         sizes = _of_axes(header, "spacings", axes)
@@ -103,14 +118,14 @@ def read(path: Path, geometry: str, channels: int):
 def voxel_file(path: Path, header: dict | None = None) -> Path:
     """The file itself or, of a detached header, the one that it names."""
     header = read_header(path)[0] if header is None else header
-    beside = header.get("data file", header.get("datafile"))
+    beside = header.get("data file")
     return path if beside is None else neighbour(path, beside)
 
 
 def read_voxels(path: Path, header: dict, start: int) -> np.ndarray:
     """The array as it is stored: as many bytes of it as the header says, and packed ones to their check sum."""
     file = voxel_file(path, header)
-    lines, skip = (header.get(f"{what} skip", header.get(f"{what}skip", 0)) for what in ("line", "byte"))
+    lines, skip = (header.get(f"{what} skip", 0) for what in ("line", "byte"))
     encoding = header["encoding"].lower()
     plain = {"endian": "little"} if encoding in TEXT else {}
     plain |= {key: value for key, value in header.items() if key in ("type", "endian", "dimension", "sizes")}
@@ -155,8 +170,8 @@ def encoded(array: np.ndarray, affine: np.ndarray, source: Path | None, mark: st
     if array.ndim == 4:
         array = np.moveaxis(array, -1, 0)
         header |= {key: [np.nan, *value] if key != "space directions" else np.vstack([[np.nan] * 3, value])
-                   for key, value in header.items() if key in PER_AXIS and not key.startswith("cent")}
-        header |= {key: ["???", *value] for key, value in header.items() if key.startswith("cent")}
+                   for key, value in header.items() if key in PER_AXIS and key != "centerings"}
+        header |= {key: ["???", *value] for key, value in header.items() if key == "centerings"}
     header["kinds"] = ["vector"] * (array.ndim - 3) + ["domain"] * 3
     header |= {"encoding": "gzip", MARK: mark} | ({SUM: voxel_sum(array)} if mark else {})
     content = io.BytesIO()

@@ -159,8 +159,27 @@ def _whole(path, name, read, *args):
     except InputError:
         raise
     except Exception as error:      # bytes of anybody's making end in any error
-        raise InputError(f"{path}: cannot be read ({one_line(error)}); expected a whole {name} file: "
-                         "copy or export it again") from error
+        end = "" if is_series else _true_suffix(path)
+        remedy = f"; by its first bytes it is a {end}: rename it so" if end else ": copy or export it again"
+        raise InputError(f"{path}: cannot be read ({one_line(error)}); expected a whole {name} file{remedy}") from error
+
+
+def _true_suffix(path):
+    """The suffix that a file should have by its first bytes, where its own is another format's, or NIfTI's in mixed
+    case, which nibabel does not find; empty otherwise.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(348)
+    except OSError:
+        return ""
+    ends = {".nii.gz": start.startswith(b"\x1f\x8b") and suffix(path).lower().startswith(".nii"),
+            ".nii": start.endswith(b"n+1\0") or start[4:8] == b"n+2\0", ".nrrd": start.startswith(b"NRRD"),
+            ".mha": start.startswith(b"ObjectType"), ".dcm": start[128:132] == b"DICM"}
+    end = next((end for end, fits in ends.items() if fits), "")
+    if end.startswith(".nii"):
+        return "" if suffix(path) in (end, end.upper()) else end
+    return "" if format_of(path) is format_of(Path(end)) else end
 
 
 def tell_notes(scans: Iterable[tuple[Path, dict[str, str]]]) -> None:

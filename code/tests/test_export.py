@@ -207,8 +207,11 @@ def test_own_slices_of_two_channels(sliced, tmp_path, capsys):
     backwards, alone = tmp_path / "backwards.nii.gz", tmp_path / "alone" / "a.nii.gz"
     assert read_here(folder, backwards, *reversed(cases["a"])).returncode == 0      # channels are known by their names
     assert np.array_equal(nib.load(backwards).dataobj, nib.load(alone).dataobj)
-    done = read_here(folder, tmp_path / "one.nii.gz", cases["a"][0])
-    assert done.returncode == 2 and "each of ['T2', 'ASL']" in done.stderr and done.stderr.count("\n") == 1
+    one = cases["a"][0]
+    twice = shutil.copy(one, tmp_path / "again_T2.nii.gz")
+    for files in ([one], [one, twice], [one, one], [*cases["a"], twice]):
+        done = read_here(folder, tmp_path / "one.nii.gz", *files)
+        assert done.returncode == 2 and "each of ['T2', 'ASL']" in done.stderr and done.stderr.count("\n") == 1
 
 
 def test_what_the_reader_cannot_take_is_one_line(run_of, tmp_path):
@@ -226,7 +229,15 @@ def test_what_the_reader_cannot_take_is_one_line(run_of, tmp_path):
     (tmp_path / "damaged.nii.gz").write_bytes(damaged)
     damaged[20:40] = bytes(20)      # of the packed voxels
     (tmp_path / "unpacked.nii.gz").write_bytes(damaged)
-    for name in ("cut.nii.gz", "damaged.nii.gz", "unpacked.nii.gz", "scan.nrrd", "series.nii.gz", "apart.nii.gz"):
+    nib.save(nib.Nifti1Image(image.get_fdata() * 1j, image.affine), tmp_path / "complex.nii.gz")
+    for name, place, field in (("inside.nii", 108, 0), ("inter.nii", 116, np.nan)):
+        nib.save(nib.Nifti1Image(image.get_fdata(), image.affine), tmp_path / name)
+        content = bytearray((tmp_path / name).read_bytes())
+        content[112:120] = np.float32((2, 1)).tobytes()
+        content[place:place + 4] = np.float32(field).tobytes()
+        (tmp_path / name).write_bytes(content)
+    for name in ("cut.nii.gz", "damaged.nii.gz", "unpacked.nii.gz", "scan.nrrd", "series.nii.gz", "apart.nii.gz",
+                 "complex.nii.gz", "inside.nii", "inter.nii"):
         done = read_here(folder, tmp_path / "labels.nii.gz", tmp_path / name)
         assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
         assert not (tmp_path / "labels.nii.gz").exists()

@@ -291,11 +291,13 @@ def test_before_any_label_those_that_differ_are_chosen(tmp_path, capsys):
         image, _ = phantom(number)
         save(tmp_path / "scans" / f"c{number:02d}.nii.gz", image + 900 * (number == 4),
              AFFINE if number != 8 else AFFINE * (2, 2, 2, 1))
+    (tmp_path / "scans" / "a DICOM series").mkdir()
     out = tmp_path / "to_label"
     args = ["--labeled", "0", "--images", str(tmp_path / "scans"), "--output", str(out), "--workers", "1"]
     assert label_next.main([*args, "--count", "3"]) == 0
     told = capsys.readouterr().out
     cases = handed(out)
+    assert "1 file left aside: 1 folders, not looked into since there are scans beside them, such as a DICOM" in told
     assert {"c04", "c08"} <= set(cases) and len(cases) == 3 and "none of them is for testing" in told
     assert sorted(path.name for path in (out / "c04").iterdir()) == ["c04.nii.gz"]
     for name in cases:
@@ -384,6 +386,15 @@ def test_a_proposal_has_values_that_are_read_as_its_classes(tmp_path, pairs, val
         label = file["label"][()]
     turned = nib.orientations.ornt_transform(nib.io_orientation(AFFINE), nib.orientations.axcodes2ornt("RAS"))
     assert np.array_equal(label, nib.apply_orientation(classes, turned))
+
+
+def test_what_was_saved_and_is_no_label_map_is_said(tmp_path, capsys):
+    options = by_hand(tmp_path, {"p": np.zeros(SHAPE, np.uint8), "q": np.zeros(SHAPE, np.uint8)}, labels={0: 0, 1: 1})
+    (tmp_path / "to_label" / "p" / "Scene.mrb").touch()
+    assert take_labels.main(options) == 0
+    told = capsys.readouterr().out
+    assert "p: no label map was drawn; beside the scan lies 1 .mrb such as Scene.mrb; labels are taken from" in told
+    assert "q:" not in told and "2 left as they are" in told
 
 
 @pytest.mark.parametrize("named", ((), ("left", "right")))

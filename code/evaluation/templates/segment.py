@@ -17,14 +17,15 @@ from scipy import ndimage
 
 HERE = Path(__file__).resolve().parent
 HOW, NET = (json.loads((HERE / name).read_text(encoding="utf-8")) for name in ("preprocessing.json", "network.json"))
-EDGES = np.array(NET["patch_size"])
+EDGES, UNITS = np.array(NET["patch_size"]), {1: 1000.0, 3: 0.001}       # mm of a header's metres and micrometres
 
 
 def read(path):
     """Voxels (*N) float32, affine in mm and header of a NIfTI file; ValueError for what predict.py may still read."""
-    nib.openers.Opener(path).read()     # to the check sum of a .nii.gz, which nibabel stops before
-    header, shape, array = (image := nib.load(path)).header, image.shape, image.get_fdata(dtype=np.float32)
-    if "sform_code" not in header or len(shape) < 3 or np.prod(shape[3:]) != 1 or not 0 < np.ptp(array) < np.inf:
+    header, shape, _ = (image := nib.load(path)).header, image.shape, nib.openers.Opener(path).read()   # to check sums
+    usual = "sform_code" in header and image.dataobj.offset > 347 and image.get_data_dtype().kind in "iuf"
+    array = image.get_fdata(dtype=np.float32) if usual else np.zeros(1)
+    if len(shape) < 3 or np.prod(shape[3:]) != 1 or not 0 < np.ptp(array) < np.inf:
         raise ValueError(f"{path}: expected a NIfTI file of one volume, of finite numbers that differ")
     sides = np.array(header.get_zooms()[:3], float)
     forms = [form for form in (header.get_sform(coded=True)[0], header.get_qform(coded=True)[0]) if form is not None]
@@ -32,8 +33,7 @@ def read(path):
     far = (np.abs(forms[0] - forms[-1]) @ (*shape[:3], 1)).max()
     if far > 0.1 * sides.min() or not np.allclose(nib.affines.voxel_sizes(forms[0]), sides, rtol=0.01, atol=0):
         raise ValueError(f"{path}: sform, qform and pixdim of its header disagree; correct it, or take predict.py")
-    unit = {1: 1000.0, 3: 0.001}.get(int(header["xyzt_units"]) & 7, 1.0)
-    return array.reshape(shape[:3]), np.diag([unit, unit, unit, 1]) @ forms[0], header
+    return array.reshape(shape[:3]), np.diag([*[UNITS.get(header["xyzt_units"] & 7, 1)] * 3, 1]) @ forms[0], header
 
 
 def resample(maps, shape):
@@ -93,10 +93,10 @@ def segment(network, image):
 
 def main(target, *paths):
     ends = [end.lower() for end in HOW["modalities"]] if len(HOW["modalities"]) > 1 else [""]
-    found = [path for end in ends for path in paths if path.lower().endswith((f"{end}.nii", f"{end}.nii.gz"))]
-    if Path(target).exists() or not target.endswith(".nii.gz") or not len(found) == len(paths) == len(ends):
+    found = {end: path for end in ends for path in paths if path.lower().endswith((f"{end}.nii", f"{end}.nii.gz"))}
+    if Path(target).exists() or not target.endswith(".nii.gz") or not len({*found.values()}) == len(paths) == len(ends):
         raise ValueError(f"{target} {' '.join(paths)}: expected a new .nii.gz, a NIfTI for each of {HOW['modalities']}")
-    scans, affines, headers = zip(*map(read, found), strict=True)
+    scans, affines, headers = zip(*map(read, found.values()), strict=True)
     if len({scan.shape for scan in scans}) > 1 or not np.allclose(affines, affines[0], atol=0.01):
         raise ValueError(f"{' '.join(paths)}: lie on different grids, expected one; resample them")
     image, back = to_input(scans, affines[0])
@@ -116,5 +116,5 @@ def main(target, *paths):
 
 try:
     main(*sys.argv[1:])
-except (ValueError, OSError, TypeError, EOFError, MemoryError, zlib.error, nib.filebasedimages.ImageFileError) as error:
+except Exception as error:      # bytes of anybody's making end in any error
     sys.exit(print(f"error: {' '.join(str(error).split())}", file=sys.stderr) or 2)

@@ -178,11 +178,14 @@ def test_patients_whom_an_anonymiser_gave_the_same_uids_are_no_phases_of_one(tmp
     assert list(scans) == ["p1_s7", "p2_s7", "p3_s7"] and not bad
 
 
-def test_series_are_channels_where_their_numbers_are_asked_for(tmp_path, dicom):
+@pytest.mark.parametrize("kind", ["ORIGINAL", "DERIVED"])
+def test_series_are_channels_where_their_numbers_are_asked_for(tmp_path, dicom, kind):
+    """Those that are derived, too, as maps of diffusion are, which are left aside otherwise."""
     for number, (patient, series) in enumerate(itertools.product(("p1", "p2", "p3"), (7, 8))):
         if (patient, series) != ("p3", 8):
             dicom.series(tmp_path / patient / str(series), volume() + number, dicom.affine(), SeriesNumber=series,
-                         SeriesInstanceUID=f"1.5.{number}", StudyInstanceUID=f"1.{patient[1]}")
+                         SeriesInstanceUID=f"1.5.{number}", StudyInstanceUID=f"1.{patient[1]}",
+                         ImageType=[kind if series == 8 else "ORIGINAL", "PRIMARY", "ADC"])
     cases, bad, _ = scans_to_segment(tmp_path, ("s8", "s7"))
     assert {name: [one.name for one in case] for name, case in cases.items()} == {
         "p1": ["p1_s8", "p1_s7"], "p2": ["p2_s8", "p2_s7"]}
@@ -195,6 +198,10 @@ def test_series_are_channels_where_their_numbers_are_asked_for(tmp_path, dicom):
     assert set(there.bad) == {"p3"} and [one.name for one in series] == ["p1_s8", "p1_s7"]
     again = scan_of("p1", source_files(series), ("s8", "s7"), Places(None))
     assert [one.files for one in again] == [one.files for one in series]
+    (tmp_path / "masks" / "p1.nii.gz").unlink()
+    if kind == "DERIVED":
+        with pytest.raises(InputError, match="left aside of them are 10 DICOM derived images such as IM0000.dcm; of"):
+            find(tmp_path, tmp_path / "masks", None, (), False)
 
 
 def test_damaged_folders_of_one_name_are_both_told(tmp_path, dicom):
@@ -228,6 +235,11 @@ def test_positions_count_where_spacing_between_slices_contradicts_them(tmp_path,
     scan = only(tmp_path)
     assert same(scan, volume(), dicom.affine()) and "5 mm, the slices' positions 2.5 mm" in (
         scan.notes["SpacingBetweenSlices"])
+
+
+def test_a_slice_that_is_alone_is_as_thick_as_it_says_without_its_sign(tmp_path, dicom):
+    dicom.series(tmp_path, volume()[..., :1], dicom.affine(), SpacingBetweenSlices=-2.5)
+    assert same(only(tmp_path), volume()[..., :1], dicom.affine())
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in WHEEL.glob("*.dcm")))

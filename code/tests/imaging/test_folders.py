@@ -62,6 +62,35 @@ def prepared(out):
     return cases
 
 
+@pytest.mark.parametrize("layout", ["two folders", "a folder per case", "described"])
+def test_labels_in_dicom_are_said_to_be_left_aside(tmp_path, capsys, layout):
+    """As predict.py writes them for a PACS, say, where they may have been corrected."""
+    place = "a/" * (layout == "a folder per case")
+    folder = decathlon(tmp_path / "d", names="ab")
+    (folder / "labelsTr" / "b.nii.gz").unlink()
+    if place:
+        (folder / "labelsTr" / place).mkdir()
+        (folder / "labelsTr" / "a.nii.gz").rename(folder / "labelsTr" / "a" / "a_seg.nii.gz")
+    (folder / "labelsTr" / place / "b.dcm").touch()
+    (folder / "labelsTr" / place / "b_rtstruct.dcm").write_bytes(bytes(128) + b"DICM")
+    options = ["--images", folder if layout == "described" else folder / "imagesTr", "--output", tmp_path / "out"]
+    options += [] if layout == "described" else ["--labels", folder / "labelsTr"]
+    assert prepare(*options) == 0
+    told = capsys.readouterr().out
+    assert "2 files left aside, such as b.dcm: DICOM; labels are taken from .nii.gz" in told
+    assert "and .seg.nrrd, as which 3D Slicer saves DICOM SEG and RTSTRUCT" in told and "2 cases, 1 of them" in told
+
+
+def test_a_folder_of_labels_in_dicom_alone_is_not_said_to_be_taken(tmp_path, capsys):
+    image(tmp_path / "scans" / "a.nii.gz")
+    (tmp_path / "masks").mkdir()
+    (tmp_path / "masks" / "a.dcm").touch()
+    assert prepare("--images", tmp_path / "scans", "--labels", tmp_path / "masks", "--output", tmp_path / "out") == 2
+    labels = capsys.readouterr().err.split("of the labels'")[1]
+    assert "it holds 1 .dcm such as a.dcm; taken are .nii.gz" in labels and "DICOM SEG and RTSTRUCT" in labels
+    assert "and DICOM\n" not in labels
+
+
 # ---- dataset.json ----------------------------------------------------------------------------------------------------
 
 

@@ -128,6 +128,26 @@ def test_fields_that_say_nothing_or_too_much(tmp_path, caplog):
     np.testing.assert_allclose(read_scan_file(longer).affine, by_itk(longer), atol=1e-4)
 
 
+@pytest.mark.parametrize("fields", [{"pixdim": (0, 0, 0)}, {"pixdim": (-1.5, 1.4, 3)},
+                                    {"sform_code": 99, "qform_code": 0}])
+@pytest.mark.parametrize("keep_header", [False, True])
+def test_a_map_lies_where_its_scan_does_whatever_its_fields_say(tmp_path, fields, keep_header):
+    """nibabel corrects such fields as it reads, and would correct them in what it writes."""
+    scan = read_scan_file(write(tmp_path / "a.nii", **fields))
+    save_on_grid(tmp_path / "map.nii.gz", (scan.array > 500).astype(np.uint8), scan, keep_header=keep_header)
+    np.testing.assert_allclose(read_scan_file(tmp_path / "map.nii.gz").affine, scan.affine, atol=1e-5)
+    np.testing.assert_allclose(by_itk(tmp_path / "map.nii.gz"), by_itk(tmp_path / "a.nii"), atol=1e-5)
+
+
+def test_voxels_that_would_begin_inside_the_header_are_refused(tmp_path):
+    """nibabel takes the header's bytes for voxels where vox_offset is 0."""
+    content = bytearray(write(tmp_path / "a.nii").read_bytes())
+    content[108:112] = bytes(4)
+    (tmp_path / "a.nii").write_bytes(content)
+    with pytest.raises(InputError, match=r"byte 0 \(vox_offset\), inside its header, expected 352"):
+        read_scan_file(tmp_path / "a.nii")
+
+
 def test_a_scan_in_metres_its_twin_in_millimetres_and_its_simpleitk_copy_are_one_input(tmp_path):
     rng = np.random.default_rng(1)
     array = rng.integers(0, 900, (20, 18, 9)).astype(np.int16)
