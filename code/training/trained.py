@@ -86,7 +86,10 @@ class Trained(NamedTuple):
     @property
     def _made(self):
         """How the scans of training were prepared: as published where nothing is said."""
-        return self.content and self.content.preprocessing or self._published
+        if self.content and self.content.preprocessing:
+            return self.content.preprocessing
+        record = None if self.content else read_preprocessing(self.run)
+        return record.to_dict() if record else self._published
 
     def has_papers_data(self):
         """Whether the run was trained on scans prepared as published: with the labels of the published cases and, where

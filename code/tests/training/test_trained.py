@@ -4,6 +4,7 @@ import json
 import shutil
 import zlib
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -290,6 +291,13 @@ def test_a_run_without_its_preprocessing_json_knows_from_its_data_json(tmp_path,
     assert preparation_of(tmp_path) == record
     write_preprocessing(tmp_path, PUBLISHED["LA"])
     assert preparation_of(tmp_path) == PUBLISHED["LA"]
+
+
+def test_a_run_without_its_data_json_is_not_taken_for_one_on_the_published_scans(tmp_path):
+    unknown = trained_module.Trained(tmp_path, None, None, SimpleNamespace(dataset="LA"), None)
+    assert unknown.has_papers_data()        # as runs of earlier versions, which have no record of any kind
+    write_preprocessing(tmp_path, dataclasses.replace(PUBLISHED["LA"], crop="none"))
+    assert not unknown.has_papers_data()
 
 
 @pytest.mark.parametrize("use", [datasets.of_run, load_run, partial(load_run, dataset="LA"),
