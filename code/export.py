@@ -27,12 +27,12 @@ from evaluation.pooled import is_folds
 from evaluation.windows import windows_of
 from imaging.cases import in_shell
 from imaging.plan import PLAN, read_plan
-from imaging.preprocess import PUBLISHED, read_preprocessing, write_preprocessing, written_values
+from imaging.preprocess import PUBLISHED, write_preprocessing, written_values
 from runtime.command_line import parsed
 from runtime.errors import DEBUG, InputError
 from runtime.files import ROOT, make_folder, write_text, writing
 from training import datasets
-from training.trained import load_run
+from training.trained import load_run, preparation_of
 
 PACKAGES = "onnx", "onnxruntime"
 TOLERANCE = 1e-4        # by which a probability may differ from PyTorch's
@@ -119,7 +119,7 @@ def main(args=None):
         raise InputError(f"--run {options.run}: is a folder of folds, and one network is exported; give one of them, "
                          f"such as {options.run / 'fold1'}, or a run on all labelled cases")
     dataset = datasets.of_run(options.run)
-    record = read_preprocessing(options.run)
+    record = preparation_of(options.run)
     preprocessing = record or PUBLISHED[dataset.data.dataset]
     check_readable_there(options.run, preprocessing)
     trained = load_run(options.run, options.checkpoint, device=None)

@@ -37,11 +37,7 @@ from imaging.case_files import scans_to_segment, told
 from imaging.cases import in_shell
 from imaging.dicom import Series
 from imaging.preparation import attempt, report_bad
-from imaging.preprocess import (
-    PUBLISHED,
-    read_preprocessing,
-    written_values,
-)
+from imaging.preprocess import PUBLISHED, written_values
 from imaging.scan_files import (
     checksum,
     parts,
@@ -57,7 +53,7 @@ from runtime.locks import locked
 from runtime.ranks import Ranks
 from training import datasets
 from training.recipe import load_recipe
-from training.trained import load_run
+from training.trained import load_run, preparation_of
 
 REPORT, TITLE = "report.html", "<title>Segmented scans</title>"
 
@@ -193,7 +189,8 @@ def segment_scans(options, cases=None):
     run, *_ = runs
     if options.codes and options.format not in OBJECTS:
         raise InputError(f"--codes {options.codes}: is for --format {' or '.join(OBJECTS)}; leave it out")
-    records = [read_preprocessing(one) or PUBLISHED[datasets.of_run(one).data.dataset] for one in runs]
+    said = [preparation_of(one) for one in runs]
+    records = [how or PUBLISHED[datasets.of_run(one).data.dataset] for one, how in zip(runs, said, strict=True)]
     preprocessing = records[0]
     shown = f"{run}" + f" and {counted(len(runs) - 1, 'other run')}" * (len(runs) > 1)
     Ranks().say(f"{shown}, {options.checkpoint}.pt: PyTorch is loading")
@@ -207,7 +204,7 @@ def segment_scans(options, cases=None):
         paired = ", ".join(name for name, one in registry.METHODS.items() if one.pair)
         raise InputError(f"--disagreement needs two views to compare, as {paired} have; this run's method is "
                          f"{recipe.method}")
-    values = written_values(read_preprocessing(run), recipe.num_classes)
+    values = written_values(said[0], recipe.num_classes)
     windows, *others = [windows_of(one.recipe, options.stride, options.weights, fast=True) for one in trained]
     kept = components.asked_for(options.keep_largest, recipe.keep_largest, recipe.classes)
     cases, bad, aside = (cases, {}, []) if cases else scans_to_segment(options.input, preprocessing.modalities)

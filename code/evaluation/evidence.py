@@ -170,8 +170,8 @@ def _examined(trained, split):
     trained.check_cases(names)
     training, rows, overlaps = read_training_cases(trained.run, recipe), [], []
     if training is None:
-        raise InputError(f"{trained.run / TRAINING}: is not there, as of runs of earlier versions, and the score "
-                         "compares with it: train again")
+        raise InputError(f"{trained.run / TRAINING}: is not there, and the score compares with it: copy it from the "
+                         "run's own folder; a run of an earlier version, which has none, is trained again")
     for name in tqdm(names, "trust", unit="case"):
         [scan] = data.cases([name])
         labels, evidence, of_classes = judged(trained, scan.image, training, read_geometry(data.path_of(name)), name)

@@ -14,7 +14,7 @@ from evaluation import published, tables
 from runtime.csv_table import Table
 from runtime.errors import InputError, one_line
 from runtime.files import ROOT, inside, is_case_name, read_text, write_text
-from training.recipe import read_config
+from training.recipe import check_run_folder, read_config
 
 # Where results are kept: the first is written to, all are read
 RESULTS = ROOT / "model/results", ROOT / "model/mini_results"
@@ -116,6 +116,7 @@ def publish(folder, results):
     run is kept under that name: what is there is only added to by its own run, whose log goes on where the kept one
     ends.
     """
+    check_run_folder(folder)
     folder = Path(os.path.abspath(folder))      # so that `.` has a name
     config = read_config(folder)
     text = json.dumps(config, indent=2).replace(f"{ROOT}/", "") + "\n"

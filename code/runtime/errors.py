@@ -1,4 +1,5 @@
 """Errors that a user can mend, and their words."""
+import errno
 
 WORDS = "out of memory", "can't allocate memory", "not enough memory", "unable to allocate", "cannot allocate memory"
 DEBUG = "With --debug, errors come with a traceback."       # for the scripts' --help
@@ -13,10 +14,15 @@ class Denied(InputError):
 
 
 def held_by_another(path, error):
-    """What to raise instead of HDF5's `error` of a file that another program has open for writing; None otherwise."""
+    """What to raise instead of HDF5's `error` of a file that another program has open for writing, or that the file
+    system cannot lock; None otherwise.
+    """
     if "unable to lock file" not in str(error):
         return None
-    return Denied(f"{path}: another program has it open for writing; close it there, and start again")
+    if any(f"errno = {number}," in str(error) for number in (errno.EAGAIN, errno.EACCES)):
+        return Denied(f"{path}: another program has it open for writing; close it there, and start again")
+    return Denied(f"{path}: its file system has no locks, for which HDF5 asks ({one_line(error)[:150]}); start again "
+                  "with HDF5_USE_FILE_LOCKING=FALSE in the environment")
 
 
 def is_out_of_memory(error):

@@ -43,6 +43,20 @@ def is_finished(run):
     return True
 
 
+def in_json(fields):
+    """A recipe's fields as a record has them: lists for tuples, strings for what JSON does not know."""
+    return json.loads(json.dumps(fields, default=str))
+
+
+def of_another_run(state, fields):
+    """How the recipe of the run that wrote these weights differs from `fields`, in words; "" where it does not, and for
+    weights of earlier versions, which do not say.
+    """
+    there, here = state.get("fields"), in_json(fields)
+    return "; ".join(f"{name} was {there[name]}, is {value}" for name, value in here.items()
+                     if isinstance(there, dict) and name in there and there[name] != value)
+
+
 class Checkpoints:
     """The .pt files of the run folder `path`; of several processes, rank 0 writes and all read.
 
@@ -52,7 +66,7 @@ class Checkpoints:
 
     def __init__(self, path, method, optimizer, lengths, recipe):
         self.path, self.method, self.optimizer, self.ranks = path, method, optimizer, Ranks()
-        self.lengths = lengths
+        self.lengths, self.fields = lengths, in_json(recipe)
         equal = json.loads(json.dumps(recipe, default=str), parse_int=float)     # 1 is 1.0, as RunFolder compares them
         self.recipe_sum = zlib.crc32(json.dumps(equal, sort_keys=True).encode())
 
@@ -60,7 +74,7 @@ class Checkpoints:
         """The method's state, and the optimiser's if asked, as `name`; step: since the start of training."""
         self.ranks.share_buffers(self.method)
         if self.ranks.main:
-            content = {"method": self.method.state_dict(), "step": step}
+            content = {"method": self.method.state_dict(), "step": step, "fields": self.fields}
             save_tensors(self.path / name, content | ({"optimizer": self.optimizer.state_dict()} if optimizer else {}))
 
     @property
@@ -81,7 +95,10 @@ class Checkpoints:
 
     def load_weights(self, name):
         """Take over what `save_weights(name, optimizer=True)` wrote."""
-        self._take_over(load_tensors(self.path / name, ["method", "optimizer"]), name)
+        state = load_tensors(self.path / name, ["method", "optimizer"])
+        if words := of_another_run(state, self.fields):
+            raise InputError(f"{self.path / name} is of another run ({words}): {RESTORE}")
+        self._take_over(state, name)
 
     def save(self, **progress):
         """checkpoint.pt; its predecessor stays as checkpoint_prev.pt."""

@@ -8,7 +8,7 @@ from dataloaders.la import LA
 from dataloaders.own import Own
 from runtime.errors import InputError
 from runtime.files import RESTORE
-from training.recipe import config_path, read_config
+from training.recipe import check_run_folder, config_path, read_config
 
 
 class DataSet(NamedTuple):
@@ -44,6 +44,7 @@ DATASETS = {data.dataset: DataSet(data, scripts, recipe) for data, scripts, reci
 
 def of_run(run):
     """The data set that a run folder belongs to; InputError where it names none of them."""
+    check_run_folder(run)
     name = read_config(run)["dataset"]
     if name not in DATASETS:
         raise InputError(f"{config_path(run)}: the data set is {name!r}, expected one of {', '.join(DATASETS)}: "

@@ -231,6 +231,12 @@ def config_path(run):
     return Path(run) if Path(run).suffix == ".json" else Path(run) / "config.json"
 
 
+def check_run_folder(run):
+    """InputError for a file of a run, its config.json, say, where its folder is meant."""
+    if Path(run).is_file():
+        raise InputError(f"{run}: is a file; give the folder that it is in, {Path(run).parent}")
+
+
 def read_config(run):
     """RUN/config.json; InputError if the folder is not a run."""
     path = config_path(run)

@@ -56,11 +56,13 @@ class RunFolder:
 
     def fields(self):
         """The recipe's fields, as the record has them: without an option that is younger than the run."""
-        if not (self.path / "config.json").exists():
+        path = self.path / "config.json"
+        if not path.exists():
             return self.recipe.fields()
         recipe = read_config(self.path)["recipe"]
         known = {*recipe, *(f"hyper.{name}" for name in recipe.get("hyper") or ())}
-        return {name: value for name, value in self.recipe.fields().items() if name in known}
+        held = type(self.recipe).from_json(recipe, path)
+        return {name: value for name, value in held.fields().items() if name in known}
 
     @property
     def knows_data(self):
@@ -126,8 +128,10 @@ class RunFolder:
         if config["dataset"] != self.recipe.dataset:
             differing = [f"data set was {config['dataset']}, is {self.recipe.dataset}"]
         else:
-            old = type(self.recipe).from_json(config["recipe"], self.path / "config.json").fields()
-            new = self.recipe.fields()
+            held = type(self.recipe).from_json(config["recipe"], self.path / "config.json")
+            old, new = held.fields(), self.recipe.fields()
+            if held.init_from and held.init_from == self.recipe.init_from:      # the run's folder alone was moved
+                new["init_from"] = old["init_from"]
             differing = [f"{name} was {old.get(name)}, is {new.get(name)}" for name in new | old
                          if old.get(name) != new.get(name)]
         if differing:

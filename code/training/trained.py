@@ -5,15 +5,16 @@ from typing import Any, NamedTuple
 
 from dataloaders.folds import FOLDS
 from dataloaders.scans import published_list, read_list
-from imaging.preprocess import PUBLISHED, read_preprocessing
+from imaging.preprocess import PUBLISHED, RECORD, Preprocessing, read_preprocessing
 from methods import registry
 from runtime.errors import InputError, counted
 from runtime.files import load_tensors, load_weights
 from runtime.ranks import Ranks
 from training import datasets
+from training.checkpoints import of_another_run
 from training.material import Content
-from training.recipe import load_recipe
-from training.run_folder import read_content
+from training.recipe import check_run_folder, config_path, load_recipe
+from training.run_folder import DATA, read_content
 
 # Of a record of preprocessing, what makes no scan another: a scan's own header decides, or the margins' random stream
 ANYHOW = "geometry", "seed"
@@ -49,6 +50,7 @@ class Trained(NamedTuple):
         """
         self._check_prepared()
         if self.content is None:
+            Ranks().say(f"{self.run} has no {DATA}: whether it was trained on these cases is not known")
             return
         role_of = self.content.finder(self.data.patient_of)
         roles = {name: role_of(scan) for name in names for scan in self.data.cases([name])}
@@ -84,7 +86,10 @@ class Trained(NamedTuple):
     @property
     def _made(self):
         """How the scans of training were prepared: as published where nothing is said."""
-        return self.content and self.content.preprocessing or self._published
+        if self.content and self.content.preprocessing:
+            return self.content.preprocessing
+        record = None if self.content else read_preprocessing(self.run)
+        return record.to_dict() if record else self._published
 
     def has_papers_data(self):
         """Whether the run was trained on scans prepared as published: with the labels of the published cases and, where
@@ -115,12 +120,27 @@ def prepared_otherwise(made, dataset):
             if made.get(key) != value and key not in ANYHOW]
 
 
+def preparation_of(run):
+    """How the scans of a run were prepared, its preprocessing.json or what its data.json says; None of published files.
+
+    InputError where neither file of a run on own data is there, and new scans could not be prepared as those were.
+    """
+    record = read_preprocessing(Path(run))
+    if record is None and (content := read_content(run)) and content.preprocessing:
+        record = Preprocessing.from_dict(content.preprocessing, Path(run) / DATA)
+    if record is None and datasets.of_run(run).data.dataset not in PUBLISHED:
+        raise InputError(f"{Path(run) / RECORD}: does not exist, and nothing else says how the scans of this run were "
+                         "prepared: copy it from the run's own folder, or from that of its prepared scans")
+    return record
+
+
 def load_run(run, checkpoint="last", device="auto", data_dir=None, dataset=None):
     """A run folder and the name of its weights -> `Trained`; InputError says what does not fit.
 
     data_dir: where the scans are now; dataset: name of the data set that the run must belong to; device: None leaves
     the method on the CPU, with torch's own layers.
     """
+    check_run_folder(run)
     kind = datasets.DATASETS[dataset] if dataset else datasets.of_run(run)
     recipe = load_recipe(run, kind.recipe)
     if data_dir is not None:
@@ -131,7 +151,11 @@ def load_run(run, checkpoint="last", device="auto", data_dir=None, dataset=None)
         raise InputError(f"{path} does not exist: the run has {', '.join(there) or 'no weights yet'}; choose with "
                          "--checkpoint, or finish training by starting it again")
     method = registry.build(recipe)
-    load_weights(method, load_tensors(path, ["method"])["method"], path)
+    state = load_tensors(path, ["method"])
+    load_weights(method, state["method"], path)
+    if words := of_another_run(state, recipe.fields()):
+        Ranks().say(f"{path}: was written by another run than {config_path(run)} describes ({words}); what follows is "
+                    "of that other run")
     if device is not None:
         from runtime.device import Device  # here: options are read without PyTorch
         method = Device(device, len(recipe.patch_size)).place(method)

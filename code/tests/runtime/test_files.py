@@ -1,5 +1,6 @@
 """Files that survive: written aside, never half there, and refused in words when they are damaged."""
 import csv
+import errno
 import math
 import os
 import random
@@ -16,7 +17,7 @@ import torch
 from imaging.preparation import write_case
 from imaging.scan_files import ScanFile, save_on_grid
 from runtime.csv_table import Table
-from runtime.errors import Denied, InputError, counted
+from runtime.errors import Denied, InputError, counted, held_by_another
 from runtime.files import HOST, inside, is_case_name, load_tensors, load_weights, save_tensors, write_text
 from training.checkpoints import Checkpoints, is_finished
 
@@ -227,6 +228,17 @@ def test_what_may_not_be_read_is_not_taken_for_damaged(tmp_path, monkeypatch):
         is_finished(tmp_path)
     with pytest.raises(Denied, match="checkpoint.pt: may not be read"):
         Checkpoints(tmp_path, None, None, [1], {}).load()
+
+
+@pytest.mark.parametrize(("number", "words"), [
+    (errno.EAGAIN, "another program has it open for writing"), (errno.ENOLCK, "HDF5_USE_FILE_LOCKING=FALSE"),
+    (errno.ENOTSUP, "no locks")])
+def test_a_file_that_cannot_be_locked_is_no_other_programs(number, words):
+    """In HDF5's words, on a network's file system, say."""
+    told = str(held_by_another("scan.h5", OSError(f"Unable to synchronously open file (unable to lock file, errno = "
+                                                  f"{number}, error message = '{os.strerror(number)}')")))
+    assert words in told and ("another program" in told) == (number == errno.EAGAIN)
+    assert held_by_another("scan.h5", OSError("file signature not found")) is None
 
 
 @pytest.mark.parametrize(("number", "noun", "words"), [(0, "scan", "0 scans"), (1, "scan", "1 scan"),

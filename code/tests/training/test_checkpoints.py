@@ -46,6 +46,15 @@ def test_another_runs_checkpoint_is_not_gone_on_from(saved, tmp_path):
     assert other.load()["step"] == 3        # of earlier code
 
 
+def test_another_runs_weights_are_not_gone_on_from(saved):
+    saved().save_weights("pretrained.pt", 4, optimizer=True)
+    saved().load_weights("pretrained.pt")
+    other = saved()
+    other.fields = other.fields | {"seed": 7}
+    with pytest.raises(InputError, match=r"pretrained\.pt is of another run \(seed was 1337, is 7\): restore"):
+        other.load_weights("pretrained.pt")
+
+
 @pytest.mark.parametrize("progress", [{}, {"step": 6}, {"stage": 0, "step": 4}, {"stage": 2, "step": 0},
                                       {"best": -math.inf}, {"last_dice": 0.25}])
 def test_a_place_that_a_run_reaches_is_taken_over(saved, progress):

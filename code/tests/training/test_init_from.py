@@ -38,7 +38,7 @@ def test_the_first_weights_are_the_last_ones_of_the_other_run(first, recipe, run
     assert runs.rows(out)[0]["loss"] != runs.rows(plain)[0]["loss"]
 
 
-@pytest.mark.parametrize("what", [pytest.param("kept", marks=pytest.mark.slow), "gone", "moved"])
+@pytest.mark.parametrize("what", [pytest.param("kept", marks=pytest.mark.slow), "gone", "moved", "it alone moved"])
 def test_it_resumes_bit_for_bit_also_when_the_first_run_is_gone_or_both_are_moved(first, recipe, runs, tmp_path,
                                                                                  monkeypatch, what):
     one = first()
@@ -58,6 +58,10 @@ def test_it_resumes_bit_for_bit_also_when_the_first_run_is_gone_or_both_are_move
         loop.run()
     if what == "gone":
         shutil.rmtree(one)
+    elif what == "it alone moved":
+        out = tmp_path / "elsewhere" / "again"
+        shutil.move(recipe.out, out)
+        recipe = dataclasses.replace(recipe, out=out)
     elif what == "moved":
         home = tmp_path / "elsewhere"
         home.mkdir()

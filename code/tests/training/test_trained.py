@@ -3,6 +3,8 @@ import dataclasses
 import json
 import shutil
 import zlib
+from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,12 +15,14 @@ import test_LA
 from dataloaders.scans import Scan, read_list
 from evaluation.agreement import agreement
 from imaging.preprocess import PUBLISHED, write_preprocessing
+from reproduction.results import publish
 from reproduction.segmentations import segmented
 from runtime.errors import InputError
-from runtime.files import ROOT, load_weights, save_tensors
+from runtime.files import ROOT, load_tensors, load_weights, save_tensors
+from training import datasets
 from training import trained as trained_module
 from training.material import Content
-from training.trained import load_run
+from training.trained import load_run, preparation_of
 
 
 def test_weights_that_do_not_fit_are_named():
@@ -134,10 +138,26 @@ def test_the_volume_of_a_labelled_patient_is_refused(run_on, capsys):
         assert f"was trained on the labels of 1 of these 1 case, {name}" in capsys.readouterr().err
 
 
-def test_a_run_without_a_record_of_its_data_is_tested(swap):
+def test_a_run_without_a_record_of_its_data_is_tested_and_it_is_said(swap, capsys):
     run, _ = swap("LA", 0)
     (run / "data.json").unlink()
     assert test_LA.main(["--run", str(run), "--device", "cpu"])
+    assert f"{run} has no data.json: whether it was trained on these cases is not known" in capsys.readouterr().out
+
+
+def test_weights_that_another_run_wrote_are_said_to_be_such(run_on, capsys):
+    """As a copy that was put back into the wrong folder; of earlier versions nobody knows."""
+    run, _ = run_on("ACDC")
+    state = load_tensors(run / "last.pt")
+    for change, words in (({}, ""), ({"seed": 7, "method": "cps"}, "(method was cps, is cml; seed was 7, is 1337)")):
+        save_tensors(run / "last.pt", state | {"fields": state["fields"] | change})
+        capsys.readouterr()
+        load_run(run, device="cpu")
+        said = capsys.readouterr().out
+        assert words in said and ("was written by another run" in said) == bool(words)
+    save_tensors(run / "last.pt", {"method": state["method"]})
+    load_run(run, device="cpu")
+    assert "another run" not in capsys.readouterr().out
 
 
 def test_validation_never_runs_on_the_voxels_of_a_labelled_case(phantoms, recipe, runs, shallow, tmp_path):
@@ -251,3 +271,39 @@ def test_the_papers_row_stands_beside_the_papers_cases_and_preparation_alone(wit
     assert of(made, names, others[::-1]) and not of(made, names, others[:4])
     assert not of(made | {"crop": "none"}, names) and not of(made, names[::-1]) and not of(made, names[1:])
     assert not trained.has_papers_data()        # phantoms
+
+
+# ---- how its scans were prepared -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dataset", ["own", "LA"])
+def test_a_run_without_its_preprocessing_json_knows_from_its_data_json(tmp_path, dataset):
+    """As of a folder of which config.json and weights alone were copied, or with data.json."""
+    record = dataclasses.replace(PUBLISHED["LA"], spacing=(1.0, 1.0, 2.0))
+    (tmp_path / "config.json").write_text(json.dumps({"dataset": dataset, "recipe": {}}), encoding="utf-8")
+    if dataset == "LA":
+        assert preparation_of(tmp_path) is None         # the published files
+    else:
+        with pytest.raises(InputError, match=r"preprocessing\.json: does not exist.*copy it from the run's own"):
+            preparation_of(tmp_path)
+    content = Content(record.to_dict(), {"labelled": {}})
+    (tmp_path / "data.json").write_text(json.dumps(dataclasses.asdict(content)), encoding="utf-8")
+    assert preparation_of(tmp_path) == record
+    write_preprocessing(tmp_path, PUBLISHED["LA"])
+    assert preparation_of(tmp_path) == PUBLISHED["LA"]
+
+
+def test_a_run_without_its_data_json_is_not_taken_for_one_on_the_published_scans(tmp_path):
+    unknown = trained_module.Trained(tmp_path, None, None, SimpleNamespace(dataset="LA"), None)
+    assert unknown.has_papers_data()        # as runs of earlier versions, which have no record of any kind
+    write_preprocessing(tmp_path, dataclasses.replace(PUBLISHED["LA"], crop="none"))
+    assert not unknown.has_papers_data()
+
+
+@pytest.mark.parametrize("use", [datasets.of_run, load_run, partial(load_run, dataset="LA"),
+                                 lambda run: publish(run, run.parent / "kept")])
+def test_a_file_of_a_run_is_no_run(tmp_path, use):
+    (tmp_path / "config.json").write_text(json.dumps({"dataset": "LA", "recipe": {}}), encoding="utf-8")
+    with pytest.raises(InputError, match=rf"config\.json: is a file; give the folder that it is in, {tmp_path}"):
+        use(tmp_path / "config.json")
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
