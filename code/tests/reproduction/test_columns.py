@@ -217,6 +217,10 @@ CLAIMS = {
         ("docs/results.md", "short_augment", VALIDATION, "supervised", "supervised, z-scored scans"),
     "geometry alone none ({1} %, p {2})":
         ("docs/results.md", "short_augment", HEADLINE, "supervised", "supervised, geometry alone"),
+    "these labelled patients alone, on the test patients ({} and {} %, p {})":
+        ("docs/results.md", "short_draw1", HEADLINE, "CML", "supervised"),
+    "and on the validation patients ({} and {} %, p {}). One seed; CPS and":
+        ("docs/results.md", "short_draw1", VALIDATION, "CML", "supervised"),
     "Dice is the same ({} and {} %, p {})": ("docs/results.md", "short_terms", HEADLINE, "+ unlabelled", "all (CML)"),
 }
 
@@ -256,6 +260,10 @@ def test_what_is_said_without_numbers_holds():
                       ("short_augmentintensity", 60.9), ("short_normalisezscore", 58.2)):
         rows = Table(ROOT / f"model/results/ACDC/supervised_3_seed1337_{run}/val.csv").rows()
         assert round(np.mean([100 * float(row["network"]) for row in rows[-5:]]), 1) == dice
+    other = columns.lines_of(PLACES["short_draw1"])
+    assert round(np.mean(columns.means(other["supervised"])) - np.mean(columns.means(lines["supervised"]))) == 17
+    assert [round(columns.means(line._replace(runs={1337: line.runs[1337]}))[0], 1)
+            for line in (other["CML"], lines["CML"])] == 2 * [81.7]
     terms = columns.lines_of(PLACES["short_terms"])
     assert "+20.73" in columns.against("labelled").cell(terms["+ unlabelled"], terms)
     cosines = {title: columns.agreement()[1].cell(line, lines) for title, line in lines.items()}
