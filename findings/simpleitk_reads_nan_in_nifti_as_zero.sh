@@ -6,7 +6,7 @@
 # What happens: every NaN and every infinity becomes 0 while the file is read, without a word. nibabel has them from the same file, and
 # SimpleITK itself has them from NRRD and MetaImage. It also writes them into NIfTI as they are: its own copy of a map is another map.
 # Whom it hurts: means over a region, z-scores and percentiles count the outside as measured zeros (0 Hounsfield units are water), a
-# check for NaN before training finds none, and `ignore where NaN` ignores nothing. nnU-Net's usual reader and TorchIO read this way.
+# check for NaN before training finds none, and `ignore where NaN` ignores nothing.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -307,7 +307,7 @@ def flat(images, labels=None):
     nifti(volume()[0], suffix=".nii")(images)
     path = images / "b.nii"
     image = nib.load(path, mmap=False)
-    image.header["srow_z"] = 0
+    image.header["srow_z"], image.header["vox_offset"] = 0, 352
     path.write_bytes(image.header.binaryblock + path.read_bytes()[348:])
 
 
@@ -681,7 +681,7 @@ BAD = {
 
     # config.json of a run
     "run that is missing": (on_run(lambda home: shutil.rmtree(home)), "config.json does not exist", "train script"),
-    "run that is a file": (on_run(lambda home: ["--run", home / "log.csv"]), "config.json does not exist", "train"),
+    "run that is a file": (on_run(lambda home: ["--run", home / "log.csv"]), "log.csv: is a file", "give the folder"),
     "no run named": (lambda *_: (testing_LA.main, []), "--run is missing", "--compare"),
     "config cut in half": (on_run(halved("config.json")), "config.json: cannot be read", RESTORED),
     "config of no bytes": (on_run(written("config.json", b"")), "config.json: cannot be read", RESTORED),
@@ -939,7 +939,8 @@ BAD = {
     **{f"NRRD {what}": (prepared(nrrd_header(*lines)), "b.nrrd: ", *found) for what, lines, found in (
         ("of a system file", ("sizes: 4 4 4", "data file: /etc/passwd"), ("in another file, /etc/passwd", "one file")),
         ("of a file beside it", ("sizes: 4 4 4", "datafile: a.nii.gz"), ("a.nii.gz holds more bytes", AGAIN)),
-        ("of a list of files", ("sizes: 4 4 4", "data file: LIST", "/etc/passwd"), ("cannot be read", AGAIN)),
+        ("of a list of files", ("sizes: 4 4 4", "data file: LIST", "/etc/passwd"),
+            ("in another file, LIST", "export the scan as one file")),
         ("of a numbered list", ("sizes: 4 4 4", "data file: a%d.raw 1 4 1"), ("in another file", "export")),
         ("of 40,000 voxels per axis", ("sizes: 40000 40000 40000",), ("40000 x 40000 x 40000 voxels", "export it")),
         ("in the scanner's space", ("sizes: 4 4 4", "space: scanner-xyz"), ("'scanner-xyz'", "left-posterior")),
