@@ -7,7 +7,6 @@ import numpy as np
 from dataloaders import augment, strong
 from dataloaders.scans import (
     Split,
-    check_labelled,
     drawn,
     first_existing,
     normalised,
@@ -99,10 +98,6 @@ class ACDC:
         """Slices as they are trained on; without `labelled` their labels are not opened."""
         slices = self._read(names, 2, labelled, "labelled" if labelled else "unlabelled")
         return [normalised(scan, self.recipe) for scan in slices]
-
-    def check_measured(self, names, role):
-        """InputError for a case of the `role` test or val that is here and has no label -> those that are not here."""
-        return check_labelled(names, self.path_of, role)
 
     def cases(self, names):
         """Validation or test volumes (D, H, W) with labels, on their own grid."""

@@ -7,7 +7,6 @@ from dataloaders import augment, strong
 from dataloaders.scans import (
     Scan,
     Split,
-    check_labelled,
     check_prepared,
     drawn,
     first_existing,
@@ -93,10 +92,6 @@ class Volumes:
         def read(name, path):
             return self._shrunk(normalised(self._read(name, path, labelled), self.recipe))
         return read_scans(names, self.path_of, read, what)
-
-    def check_measured(self, names, role):
-        """InputError for a case of the `role` test or val that is here and has no label -> those that are not here."""
-        return check_labelled(names, self.path_of, role)
 
     def cases(self, names):
         """Validation or test scans with labels, on their own grid."""

@@ -171,7 +171,7 @@ def encoded(array: np.ndarray, affine: np.ndarray, source: Path | None, mark: st
         array = np.moveaxis(array, -1, 0)
         header |= {key: [np.nan, *value] if key != "space directions" else np.vstack([[np.nan] * 3, value])
                    for key, value in header.items() if key in PER_AXIS and key != "centerings"}
-        header |= {key: ["???", *value] for key, value in header.items() if key == "centerings"}
+        header |= {"centerings": ["???", *header["centerings"]]} if "centerings" in header else {}
     header["kinds"] = ["vector"] * (array.ndim - 3) + ["domain"] * 3
     header |= {"encoding": "gzip", MARK: mark} | ({SUM: voxel_sum(array)} if mark else {})
     content = io.BytesIO()

@@ -43,9 +43,9 @@ def is_finished(run):
     return True
 
 
-def in_json(fields):
+def in_json(fields, **how):
     """A recipe's fields as a record has them: lists for tuples, strings for what JSON does not know."""
-    return json.loads(json.dumps(fields, default=str))
+    return json.loads(json.dumps(fields, default=str), **how)
 
 
 def of_another_run(state, fields):
@@ -67,7 +67,7 @@ class Checkpoints:
     def __init__(self, path, method, optimizer, lengths, recipe):
         self.path, self.method, self.optimizer, self.ranks = path, method, optimizer, Ranks()
         self.lengths, self.fields = lengths, in_json(recipe)
-        equal = json.loads(json.dumps(recipe, default=str), parse_int=float)     # 1 is 1.0, as RunFolder compares them
+        equal = in_json(recipe, parse_int=float)        # 1 is 1.0, as RunFolder compares them
         self.recipe_sum = zlib.crc32(json.dumps(equal, sort_keys=True).encode())
 
     def save_weights(self, name, step, optimizer=False):

@@ -25,37 +25,8 @@ from training.checkpoints import Checkpoints
 from training.logbook import Logbook
 from training.material import Material
 from training.run_folder import RunFolder
+from training.schedules import rate_at
 from training.step_numbers import StepNumbers
-
-POLY_POWER = 0.9        # of the polynomial schedule                                                [C]
-
-
-def learning_rate(schedule, base, step, steps, drop_every=1 / 6):
-    """The rate at `step` (from 0) of `steps`: 'constant', 'step' or 'poly'.
-
-    drop_every: the step schedule takes a tenth after each so many steps, or below 1 after that share of `steps`.
-    """
-    if schedule == "constant":
-        return base
-    if schedule == "step":
-        interval = drop_every if drop_every >= 1 else drop_every * steps
-        return base * 0.1 ** math.floor(step / interval + 1e-9)
-    if schedule == "poly":
-        return base * (1 - step / steps) ** POLY_POWER
-    raise ValueError(f"schedule {schedule!r} is unknown: choose constant, step or poly")
-
-
-def rate_at(recipe, stage, step):
-    """The rate at a stage's `step`, counted from 0.
-
-    In 'matched', one stage in place of two takes the rates of both, pre_schedule for pre_steps and then self_schedule
-    anew, so that all methods have the same rate at a step; but a polynomial that both have covers it as one [O].
-    """
-    schedules, pre, steps = (recipe.pre_schedule, recipe.self_schedule), stage.name == "pre", stage.steps
-    if recipe.protocol == "matched" and steps == recipe.pre_steps + recipe.self_steps and set(schedules) != {"poly"}:
-        pre = step < recipe.pre_steps
-        step, steps = (step, recipe.pre_steps) if pre else (step - recipe.pre_steps, recipe.self_steps)
-    return learning_rate(schedules[not pre], recipe.lr, step, steps, recipe.drop_every)
 
 
 def train(recipe, data):

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from dataloaders.scans import read_check_sum
+from dataloaders.scans import check_labelled, read_check_sum
 from imaging.cases import IGNORED
 from imaging.preprocess import read_preprocessing
 from runtime.errors import InputError, counted
@@ -78,8 +78,8 @@ class Material:
             raise InputError(f"--labeled {recipe.labeled} leaves no unlabelled scans: use --method supervised")
         if recipe.select_on == "test" and not split.test:
             raise InputError("--select-on test: there are no test cases; see --holdout-test")
-        away = {role: data.check_measured(getattr(split, role), role) for role in ("val", "test")}
-        self.untested = away["test"], len(split.test)
+        check_labelled(split.val, data.path_of, "val")
+        self.untested = check_labelled(split.test, data.path_of, "test"), len(split.test)
         ranks.check_alike({f"the list of {role} cases": names for role, names in vars(split).items()})
         self.recipe = recipe
         self.labelled = data.train_scans(split.labelled, labelled=True)

@@ -56,13 +56,11 @@ class RunFolder:
 
     def fields(self):
         """The recipe's fields, as the record has them: without an option that is younger than the run."""
-        path = self.path / "config.json"
-        if not path.exists():
+        if not (self.path / "config.json").exists():
             return self.recipe.fields()
         recipe = read_config(self.path)["recipe"]
         known = {*recipe, *(f"hyper.{name}" for name in recipe.get("hyper") or ())}
-        held = type(self.recipe).from_json(recipe, path)
-        return {name: value for name, value in held.fields().items() if name in known}
+        return {name: value for name, value in self._held(recipe).fields().items() if name in known}
 
     @property
     def knows_data(self):
@@ -124,11 +122,15 @@ class RunFolder:
             raise InputError(f"{self.path} exists and is no run folder (no config.json): give --out a new or an empty "
                              "one")
 
+    def _held(self, recipe):
+        """The recipe that the record has."""
+        return type(self.recipe).from_json(recipe, self.path / "config.json")
+
     def _compare(self, config):
         if config["dataset"] != self.recipe.dataset:
             differing = [f"data set was {config['dataset']}, is {self.recipe.dataset}"]
         else:
-            held = type(self.recipe).from_json(config["recipe"], self.path / "config.json")
+            held = self._held(config["recipe"])
             old, new = held.fields(), self.recipe.fields()
             if held.init_from and held.init_from == self.recipe.init_from:      # the run's folder alone was moved
                 new["init_from"] = old["init_from"]

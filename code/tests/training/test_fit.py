@@ -15,7 +15,7 @@ from methods import registry
 from runtime.errors import InputError
 from runtime.files import load_tensors
 from training import datasets, fit
-from training.fit import learning_rate, rate_at
+from training.schedules import learning_rate, rate_at
 
 pytestmark = pytest.mark.usefixtures("shallow")
 unpainted = pytest.mark.usefixtures("no_curves")
