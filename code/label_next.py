@@ -97,7 +97,7 @@ def check(options):
     if options.run is None and options.data_dir:
         raise InputError("--data-dir: belongs to --run; --images names the folder to choose from")
     if options.images is not None:
-        check_outside(options.output, existing_folder(options.images))
+        check_outside(options.output, options.images)
     if options.output.exists() and not (options.output / ROUND).exists() and any(
             path.name != LOCK for path in options.output.iterdir()):
         raise InputError(f"--output {options.output}: exists, and label_next.py did not write it; name a new folder")
@@ -120,6 +120,7 @@ def run_of(options):
 @reported
 def main(args=None):
     options = parsed(Options, args, description=f"{__doc__}\n{DEBUG}")
+    options = replace(options, images=options.images and existing_folder(options.images))
     check(options)
     by = options.by or ("look" if options.run else "spread")
     with locked(options.output, "--output"):

@@ -34,7 +34,7 @@ from evaluation.scan_maps import OBJECTS, Job, body_axes, depth_axis, outputs, p
 from evaluation.windows import WEIGHTS, Member, windows_of
 from imaging import dicom_segmentations
 from imaging.case_files import scans_to_segment, told
-from imaging.cases import in_shell
+from imaging.cases import folder_of, in_shell
 from imaging.dicom import Series
 from imaging.preparation import attempt, report_bad
 from imaging.preprocess import PUBLISHED, written_values
@@ -47,7 +47,7 @@ from imaging.scan_files import (
 )
 from methods import registry
 from runtime.command_line import parsed
-from runtime.errors import DEBUG, InputError, counted
+from runtime.errors import DEBUG, InputError, counted, one_line
 from runtime.files import RESTORE, read_text
 from runtime.locks import locked
 from runtime.ranks import Ranks
@@ -86,8 +86,8 @@ class Options:
 
 def check_outputs(cases, options):
     """InputError where an output would take the place of an input, or of another case's output."""
-    here = options.output.resolve()
-    if options.input.is_dir() and here == options.input.resolve():
+    here, scans = options.output.resolve(), folder_of(options.input)
+    if scans.is_dir() and here == scans.resolve():
         raise InputError(f"--output {options.output}: is the folder of the scans, which would be overwritten or taken "
                          "for scans the next time; name another one")
     inputs = {place for paths in cases.values() for scan in paths for path in parts(scan) or [scan]
@@ -207,13 +207,19 @@ def segment_scans(options, cases=None):
     values = written_values(said[0], recipe.num_classes)
     windows, *others = [windows_of(one.recipe, options.stride, options.weights, fast=True) for one in trained]
     kept = components.asked_for(options.keep_largest, recipe.keep_largest, recipe.classes)
-    cases, bad, aside = (cases, {}, []) if cases else scans_to_segment(options.input, preprocessing.modalities)
+    names = trained[0].content.names if trained[0].content else ()
+    cases, bad, aside = (cases, {}, []) if cases else scans_to_segment(options.input, preprocessing.modalities,
+                                                                       names=names)
     codes = []
     if options.format == "dicom-seg":
         dicom_segmentations.writer()    # said before the work, where it is missing
     if options.format in OBJECTS:
         own = run / "codes.json"
         codes = dicom_segmentations.read_codes(options.codes or (own if own.exists() else None), recipe.classes)
+        for name, written in zip(recipe.classes, dicom_segmentations.in_dicom(recipe.classes), strict=True):
+            if name != written:
+                Ranks().say(f"{one_line(name)} is called {written} there: DICOM's names have at most "
+                            f"{dicom_segmentations.LONGEST} characters and no backslash")
         bad |= {name: f"{paths[0]}: is no DICOM series, which --format {options.format} refers to; --format nifti "
                       "or nrrd writes its label map"
                 for name, paths in cases.items() if not isinstance(paths[0], Series)}

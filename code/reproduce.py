@@ -219,8 +219,12 @@ def agreement(folders: Folders, split: Literal["test", "val"] = "test",
         trained, path = load_run(folder, checkpoint, device, data_dir), folder / f"agreement_{split}_{checkpoint}.csv"
         check_result(path, trained.names(split), force, ("case", "dice", "cosine"))
         rows = measured(trained, split)
-        dice, cosine = (np.mean([row[key] for row in rows]) for key in ("dice", "cosine"))
-        print(f"{folder.name}: Dice between the subnets {100 * dice:.2f} %, cosine of their features {cosine:.3f}")
+        nothing = [row["case"] for row in rows if np.isnan(row["dice"])]
+        dice = "undefined" if len(nothing) == len(rows) else f"{100 * np.nanmean([row['dice'] for row in rows]):.2f} %"
+        print(f"{folder.name}: Dice between the subnets {dice}, cosine of their features "
+              f"{np.mean([row['cosine'] for row in rows]):.3f}"
+              + (f"; without {counted(len(nothing), 'case')} in which neither subnet finds anything, {nothing[0]} the "
+                 "first" if nothing else ""))
         write_rows(path, rows)
 
 

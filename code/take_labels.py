@@ -72,7 +72,7 @@ def check(options, record, cases):
     here, sources = options.labels.resolve(), [source for case in cases.values() for source in case.sources]
     scans = [Path(source).parent.resolve() for source in sources]
     if options.images is not None:
-        scans.append(existing_folder(options.images).resolve())
+        scans.append(options.images.resolve())
     if (here in scans and not record.beside_scans) or existing_folder(options.input).resolve() in (here, *here.parents):
         raise InputError(f"--labels {options.labels}: is a folder of scans, or lies in --input {options.input}, where "
                          "nothing is written; name the folder of your label maps, or a new one")
@@ -84,6 +84,7 @@ def check(options, record, cases):
 @reported
 def main(args=None):
     options = parsed(Options, args, description=f"{__doc__}\n{DEBUG} Exit code: 0, or 2 if a label could not be taken.")
+    options = replace(options, images=options.images and existing_folder(options.images))
     record = read_round(options.input)
     cases = record.handed(options.input / ROUND)
     check(options, record, cases)

@@ -56,9 +56,9 @@ def noting_cosines(networks):
 def agreement(trained, split):
     """How alike the two views of a trained run are on the cases of a list: one row per case.
 
-    `dice`: of the views' label maps as they are tested, mean over the classes that any of them has. `cosine`: of the
-    tested networks' bottleneck features in evaluation mode, mean over positions and over the slices or windows of the
-    test; NaN without two subnets.
+    `dice`: of the views' label maps as they are tested, mean over the classes that any of them has; NaN of a case in
+    which neither finds anything. `cosine`: of the tested networks' bottleneck features in evaluation mode, mean over
+    positions and over the slices or windows of the test; NaN without two subnets.
     """
     check_pair(trained)
     recipe, method, data = trained.recipe, trained.method, trained.data
@@ -74,7 +74,8 @@ def agreement(trained, split):
         overlaps.append(overlap_of_classes(*(maps[view] for view in method.pair), recipe.num_classes))
         rows.append({"case": name, "dice": math.nan,
                      "cosine": torch.cat(cosines).mean().item() if cosines else math.nan})
-    return [row | {"dice": float(dice)} for row, dice in zip(rows, of_classes_there(overlaps).mean(-1), strict=True)]
+    dice = np.where(np.isnan(overlaps).all(-1), math.nan, of_classes_there(overlaps).mean(-1))
+    return [row | {"dice": float(value)} for row, value in zip(rows, dice, strict=True)]
 
 
 def hidden_labels(recipe, data):

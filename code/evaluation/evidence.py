@@ -28,7 +28,7 @@ from evaluation.trust import (
     taken_away,
 )
 from evaluation.windows import DISAGREEMENT
-from runtime.errors import InputError
+from runtime.errors import InputError, counted
 
 SLAB = 2 ** 17          # voxels whose entropy is computed at a time
 
@@ -154,7 +154,11 @@ def examined_cases(runs, split):
     `dice`: of the headline, as tested, mean over the foreground classes that any case of the runs has.
     """
     found = {name: _examined(trained, split) for name, trained in runs.items()}
-    dice = iter(of_classes_there([overlap for _, overlaps in found.values() for overlap in overlaps]).mean(-1))
+    overlaps = [overlap for _, own in found.values() for overlap in own]
+    if np.isnan(overlaps).all():
+        raise InputError(f"--split {split}: neither a label nor a prediction of its {counted(len(overlaps), 'case')} "
+                         "has a class, so that there is no Dice to compare the score with; choose cases with labels")
+    dice = iter(of_classes_there(overlaps).mean(-1))
     for name, (rows, _) in found.items():
         rows = {row["case"]: row | {"dice": float(next(dice))} for row in rows}
         found[name] = [rows[case] for case in scores(rows.values())]

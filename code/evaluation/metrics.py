@@ -41,11 +41,12 @@ def overlap_of_classes(pred, ref, num_classes):
 def of_classes_there(dice):
     """Dice (cases, ..., classes), NaN where neither map has a class -> without the classes that are nowhere.
 
-    Where other cases have a class, two maps without it agree: 1. The same in every table, validation and agreement.
+    Where other cases have a class, two maps without it agree: 1. Where no case has any, all stay NaN. The same in every
+    table, validation and agreement.
     """
     dice = np.array(dice, float)
     there = ~np.isnan(dice).all(tuple(range(dice.ndim - 1)))
-    return np.where(np.isnan(dice), 1.0, dice)[..., there if there.any() else slice(None)]
+    return np.where(np.isnan(dice), 1.0, dice)[..., there] if there.any() else dice
 
 
 def _surface(mask, box, spacing):

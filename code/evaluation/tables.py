@@ -113,7 +113,8 @@ def markdown(lines, headings=(*HEADINGS, "empty")):
 
 def latex(lines, headings=(*HEADINGS, "empty")):
     """Rows of cells -> a LaTeX tabular for the booktabs package."""
-    signs = {"&": r"\&", "#": r"\#", "$": r"\$",
+    signs = {"\\": "\0", "{": r"\{", "}": r"\}", "\0": r"\textbackslash{}", "~": r"\textasciitilde{}",
+             "^": r"\textasciicircum{}", "&": r"\&", "#": r"\#", "$": r"\$",
              "±": r"$\pm$", "%": r"\%", "↑": r"$\uparrow$", "↓": r"$\downarrow$", "–": "--", "_": r"\_", "**": "",
              "<": "$<$", "Δ": r"$\Delta$", "β": r"$\beta$", "λ": r"$\lambda$", "×": r"$\times$", "`": ""}
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from imaging import dicom, dicom_series
-from imaging.cases import existing_folder, one_case_each
+from imaging.cases import existing_folder, folder_of, one_case_each
 from imaging.preprocess import PLAIN
 from imaging.scan_files import COMPANIONS, SUFFIXES, case_name, is_prediction, is_scan, suffix
 from imaging.segmentations import SEG_NRRD
@@ -161,20 +161,20 @@ def series_among(files: Sequence[Path], folder: Path, channels: Iterable[str] = 
 # ---- new scans -------------------------------------------------------------------------------------------------------
 
 
-def scans_to_segment(path: Path, modalities: Sequence[str], trained: bool = True
+def scans_to_segment(path: Path, modalities: Sequence[str], trained: bool = True, names: Iterable[str] = ()
                      ) -> tuple[dict[str, tuple[Path, ...]], dict[str, str], list[Path]]:
     """A scan file, or a folder of scans, of one folder per case, or of DICOM series of any depth -> ({case: its files,
     one per modality, or the one that holds them all}, {case: what is wrong with it}, files left aside).
 
     Roles are those that the training set had, `modalities`, where any file has one. Else each scan is a case, but for
-    label maps and for other channels by their names. Raises InputError where there is no scan, and for channels where
-    no network was `trained`.
+    label maps and for other channels by their names, unless the training set's `names` are such names, too; of x and
+    x_seg, the second is always a label map. Raises InputError where there is no scan, and for channels where no network
+    was `trained`.
     """
     option = "--input" if trained else "--images"
     if not path.exists():
         raise InputError(f"{option} {path} does not exist: give a scan ({', '.join(SUFFIXES)}) or a folder of scans")
-    if path.name == dicom_series.INDEX:
-        path = path.parent
+    path = folder_of(path)
     files = [path]
     match = None if tuple(modalities) == PLAIN else role_of(case_name(path), modalities)
     if path.is_file() and match:        # its other channels are beside it
@@ -195,7 +195,7 @@ def scans_to_segment(path: Path, modalities: Sequence[str], trained: bool = True
         raise InputError(f"{option} {path}: was made by predict.py and is no scan; give the scan that it is of")
     if path in files and not scans:
         raise InputError(f"{option} {path}: has no scan by its name, expected {TAKEN}")
-    labels = {file for file in scans if role_of(case_name(file), LABELS | ASIDE)}
+    labels = _labels_among(scans, names)
     rest = [file for file in scans if file not in labels]
     cases, bad = {}, {}
     if tuple(modalities) != PLAIN:
@@ -207,7 +207,8 @@ def scans_to_segment(path: Path, modalities: Sequence[str], trained: bool = True
         cases, bad, rest = grouped(rest + channels, modalities)
     if not cases and not bad:
         alone, bad = one_case_each(case_of_each(rest))
-        others = other_channels(alone, modalities)
+        learned = {name: Path(name) for name in names}      # among which such names stood for scans of their own, too
+        others = {} if other_channels(learned, modalities) else other_channels(alone, modalities)
         if others and not trained:
             ends = sorted({re.split("[_.-]", name)[-1] for name in others})
             raise InputError(f"{alone[min(others)]}: is one of {len(others)} files that are channels by their names: "
@@ -228,6 +229,14 @@ def scans_to_segment(path: Path, modalities: Sequence[str], trained: bool = True
         what = f"it holds {told(aside)}; taken are {TAKEN}" if aside else contents(path)
         raise InputError(f"{option} {path} has no scan; {what}")
     return dict(sorted(cases.items())), bad, aside
+
+
+def _labels_among(scans, trained):
+    """Those of the files that are label maps, or a series beside its frames, by their names."""
+    ends = {role[1] for name in trained if (role := role_of(name, LABELS | ASIDE))}
+    there = {case_name(file) for file in scans}
+    return {file for file in scans if (role := role_of(case_name(file), LABELS | ASIDE))
+            and not (role[1] in ends and role[0] and role[0] not in there)}
 
 
 def other_channels(files: dict[str, Path], modalities: Sequence[str]) -> dict[str, str]:

@@ -17,6 +17,7 @@ from runtime.files import ROOT, check_readable, is_case_name, write_aside
 
 SEED = 1337     # of what is drawn in preparing
 LAYOUT = "{case}/mri_norm2.h5"      # of own data: a case's file below the data folder
+INDEX = "DICOMDIR"  # file that lists the DICOM files below its folder
 IGNORED = 255   # in prepared label maps: voxels that nobody has labelled, which no loss and no metric takes in
 
 
@@ -102,10 +103,18 @@ def command_line(options_type: type, description: str, args: Sequence[str] | Non
                   description=f"{description}\n{DEBUG} Exit code: 0, or 2 if anything could not be prepared.")
 
 
+def folder_of(path: Path) -> Path:
+    """The folder that a DICOMDIR stands for, which some file systems write in small letters; any other path itself."""
+    return path.parent if path.name.upper() == INDEX and path.is_file() else path
+
+
 def existing_folder(path: Path) -> Path:
-    if not path.is_dir():
-        raise InputError(f"{path}: there is no such folder")
-    return path
+    """`folder_of` a path; InputError where that is no folder."""
+    folder = folder_of(path)
+    if not folder.is_dir():
+        raise InputError(f"{path}: " + ("is no folder; give the one that holds it" if path.exists() else
+                                        "there is no such folder"))
+    return folder
 
 
 def has_gpu() -> bool:

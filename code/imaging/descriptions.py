@@ -79,6 +79,8 @@ def _values(labels):
     for name, numbers in pairs:
         if not numbers or min(numbers) < 0:
             raise ValueError(f"the values of {name!a} are {numbers}")
+        if not name.strip():
+            raise ValueError(f"the values {numbers} have no name")
     return [(" ".join(name.split()), tuple(sorted(set(numbers)))) for name, numbers in pairs]
 
 

@@ -11,7 +11,7 @@ from scipy import ndimage
 from scipy.spatial.distance import cdist
 
 from imaging.dicom import Series, files_of, pydicom
-from imaging.dicom_segmentations import EXPECTED, MADE, SERIES, UNICODE
+from imaging.dicom_segmentations import EXPECTED, LONGEST, MADE, SERIES, SHORT, UNICODE, in_dicom
 from imaging.dicom_stacks import stacked
 from runtime.errors import InputError
 from runtime.files import write_aside
@@ -81,11 +81,11 @@ def save(path: Path, array: np.ndarray, series: Series, names: Sequence[str], va
                         item(ReferencedSOPClassUID=source.SOPClassUID, ReferencedSOPInstanceUID=uid)
                         for uid, source in sources.items()])])])],
             "StructureSetROISequence": [], "ROIContourSequence": [], "RTROIObservationsSequence": []})
-        for number, (name, value, code) in enumerate(zip(names, values, codes, strict=True), 1):
+        for number, (name, value, code) in enumerate(zip(in_dicom(names), values, codes, strict=True), 1):
             data.StructureSetROISequence.append(item(
-                ROINumber=number, ReferencedFrameOfReferenceUID=first.FrameOfReferenceUID, ROIName=name[:64],
+                ROINumber=number, ReferencedFrameOfReferenceUID=first.FrameOfReferenceUID, ROIName=name,
                 ROIDescription=f"value {value} in label files", ROIGenerationAlgorithm="AUTOMATIC",
-                ROIGenerationDescription=algorithm[:64]))
+                ROIGenerationDescription=algorithm[:LONGEST]))
             contours = [item(ContourImageSequence=[reference(frame)], ContourGeometricType="CLOSED_PLANAR",
                              NumberOfContourPoints=len(points), ContourData=[f"{side:.5f}" for side in points.ravel()])
                         for place, frame in enumerate(frames) for points in (
@@ -96,8 +96,9 @@ def save(path: Path, array: np.ndarray, series: Series, names: Sequence[str], va
             value, scheme, meaning = code["type"]
             data.RTROIObservationsSequence.append(item(
                 ObservationNumber=number, ReferencedROINumber=number, RTROIInterpretedType=None, ROIInterpreter=None,
-                RTROIIdentificationCodeSequence=[item(CodeValue=value, CodingSchemeDesignator=scheme,
-                                                      CodeMeaning=meaning)]))
+                RTROIIdentificationCodeSequence=[item(
+                    **{"LongCodeValue" if len(value) > SHORT else "CodeValue": value}, CodingSchemeDesignator=scheme,
+                    CodeMeaning=meaning)]))
         data.file_meta = module.dataset.FileMetaDataset()
         data.file_meta.TransferSyntaxUID = module.uid.ImplicitVRLittleEndian    # explicit ones end at 64 kB a contour
         write_aside(path, lambda file: data.save_as(file, enforce_file_format=True))

@@ -3,6 +3,7 @@
 Shapes: *N the series' own grid: columns, rows, slices.
 """
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +15,9 @@ from runtime.errors import InputError, one_line
 from runtime.files import read_text, write_aside
 
 SUFFIX = ".dcm"
+LONGEST = 64        # characters of a name or meaning (LO)
+SHORT = 16          # characters of a code or its scheme (SH); a longer code is a LongCodeValue
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 TISSUE = {"category": ["85756007", "SCT", "Tissue"], "type": ["85756007", "SCT", "Tissue"]}    # 3D Slicer's default
 MADE = "made from "
 LEARNED = "123110", "DCM", "Artificial Intelligence"
@@ -24,6 +28,19 @@ EXPECTED = ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "Study
             "AccessionNumber", "ReferringPhysicianName", "SeriesNumber", "Manufacturer")
 # those among them that highdicom refuses where they do not keep to the standard, as an old scanner's may not
 CHECKED = "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime"
+
+
+def in_dicom(names: Sequence[str]) -> list[str]:
+    """Names of classes as DICOM holds them (LO): at most 64 characters, no backslash, which parts values, no control
+    characters. InputError where nothing is left of one, or two become one.
+    """
+    made = [" ".join(re.sub(CONTROL, " ", name.replace("\\", "/")).split())[:LONGEST].rstrip() for name in names]
+    for place, (name, own) in enumerate(zip(names, made, strict=True)):
+        if not own or own in made[:place]:
+            other = f", as {one_line(names[made.index(own)])} is" if own else ""
+            raise InputError(f"the class {one_line(name)} would be called {own!a} in DICOM{other}, which takes at most "
+                             f"{LONGEST} characters and no backslash; write --format nrrd, or train with other names")
+    return made
 
 
 def read_codes(path: Path | None, names: Sequence[str]) -> list[dict[str, list[str]]]:
@@ -38,13 +55,20 @@ def read_codes(path: Path | None, names: Sequence[str]) -> list[dict[str, list[s
         if not isinstance(codes, dict) or set(codes) - set(names):
             raise ValueError(f"it has {', '.join(map(str, codes))}")
         for code in codes.values():
-            if set(code) - set(TISSUE) or not all(isinstance(part, str) and part for one in code.values()
-                                                  for part in one) or {*map(len, code.values())} - {3}:
+            if set(code) - set(TISSUE) or not all(map(_is_code, code.values())):
                 raise ValueError(f"{json.dumps(code)}")
     except (ValueError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: {one_line(error)}; expected the classes {', '.join(names)}, each with \"category\" "
-                         "and \"type\" as [value, scheme, meaning]") from error
+                         f"and \"type\" as [value, scheme, meaning], the scheme of at most {SHORT} characters, the "
+                         f"others of {LONGEST}, without a backslash") from error
     return [TISSUE | codes.get(name, {}) for name in names]
+
+
+def _is_code(parts):
+    """Whether it is [value, scheme, meaning], as long as DICOM has them, without a backslash, which parts values."""
+    longest = LONGEST, SHORT, LONGEST
+    return len(parts) == 3 and all(isinstance(part, str) and part.strip() and len(part) <= most and "\\" not in part
+                                   and not CONTROL.search(part) for part, most in zip(parts, longest, strict=True))
 
 
 def writer():
@@ -69,12 +93,12 @@ def save(path: Path, array: np.ndarray, series: Series, names: Sequence[str], va
     concept = highdicom.sr.CodedConcept
     frames, affine = stacked(series.frames)
     segments = []
-    for number, (name, value, code) in enumerate(zip(names, values, codes, strict=True), 1):
+    for number, (name, value, code) in enumerate(zip(in_dicom(names), values, codes, strict=True), 1):
         segments.append(highdicom.seg.SegmentDescription(
-            number, name[:64], concept(*code["category"]), concept(*code["type"]),
+            number, name, concept(*code["category"]), concept(*code["type"]),
             highdicom.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
-            highdicom.AlgorithmIdentificationSequence(algorithm[:64], concept(*LEARNED), mark),
-            tracking_uid=highdicom.UID(), tracking_id=name[:64]))
+            highdicom.AlgorithmIdentificationSequence(algorithm[:LONGEST], concept(*LEARNED), mark),
+            tracking_uid=highdicom.UID(), tracking_id=name))
         segments[-1].SegmentDescription = f"value {value} in label files"
     first, step = frames[0], float(np.linalg.norm(affine[:3, 2]))
     measures = highdicom.PixelMeasuresSequence(first.spacing, first.thickness, step)

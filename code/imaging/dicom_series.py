@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from imaging.cases import INDEX
 from imaging.dicom import Series, pydicom
 from imaging.dicom_stacks import PHASES, Frame, phases_of, stacked
 from runtime.errors import InputError, counted, one_line
 
-INDEX = "DICOMDIR"
 PLACED = re.compile("(CT|MR|Positron Emission Tomography|PET) Image Storage$")      # their images have a place
 GEOMETRY = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "SpacingBetweenSlices",
             "RescaleSlope", "RescaleIntercept")
@@ -151,7 +151,7 @@ def _read_header(path):
 
 def _described(path, data):
     name = data.get("SOPClassUID")
-    if path.name == INDEX or "DirectoryRecordSequence" in data:
+    if path.name.upper() == INDEX or "DirectoryRecordSequence" in data:
         return None, INDEX
     if not name:
         raise InputError(f"{path}: has no SOP class, as every DICOM file has; copy or export it again, or take it out "

@@ -136,7 +136,10 @@ def class_names(found: Found, classes: dict[int, int], options) -> tuple[str, ..
 
 
 def check_class_names(names: Sequence[str]) -> None:
-    """InputError where --class-names has a name twice, by which no segment could be told."""
+    """InputError where --class-names has a name twice, or none, by which no segment could be told."""
+    if not all(name.strip() and name.isprintable() for name in names):
+        raise InputError(f"--class-names {' '.join(map(ascii, names))}: expected letters that can be seen; give each "
+                         "class a name")
     if double := next((name for name in names if names.count(name) > 1), None):
         raise InputError(f"--class-names {' '.join(names)}: names {double} twice; give each class a name of its own")
 

@@ -1,12 +1,12 @@
 """What prepare_folder.py does: somebody's scans to prepared cases, lists and a plan."""
 from collections.abc import Collection
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 
 from dataloaders.folds import FOLDS, read_folds
 from imaging.case_files import is_other, told
-from imaging.cases import LAYOUT, Case, has_gpu, in_shell, listed, shown
+from imaging.cases import LAYOUT, Case, existing_folder, has_gpu, in_shell, listed, shown
 from imaging.dicom import is_dicom
 from imaging.folders import Found, find
 from imaging.label_values import label_values, segment_values, tell_regions
@@ -158,6 +158,8 @@ def tell_plan(path: Path) -> None:
 
 def prepare_folder(options) -> int:
     """The exit code: 0, or 2 where a case is bad. `options` are those of prepare_folder.py."""
+    if options.images and not options.dataset_json:
+        options = replace(options, images=existing_folder(options.images))
     found = find(options.images, options.labels, options.dataset_json, options.channels, options.test_images)
     for why, files in found.aside.items():
         print(f"{counted(len(files), 'file')} left aside, such as {min(path.name for path in files)}: {why}")

@@ -152,10 +152,11 @@ def _gain(line, other, tested):
 
 
 def between(key, heading, scale, digits):
-    """Mean over cases of what `reproduce.py agreement` measured between the two subnets."""
+    """Mean over the cases that have it of what `reproduce.py agreement` measured between the two subnets."""
     def cell(line, _):
         groups = [run.rows("agreement_{}_{}".format(*line.tested), ("dice", "cosine")) for run in line.runs.values()]
-        return over_runs([scale * np.mean([row[key] for row in rows]) for rows in groups if rows], digits)
+        found = [[row[key] for row in rows if not np.isnan(row[key])] for rows in groups if rows]
+        return over_runs([scale * np.mean(values) if values else np.nan for values in found], digits)
     return Column(heading, cell)
 
 

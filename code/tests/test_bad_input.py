@@ -824,8 +824,8 @@ BAD = {
        for what, damage, found, remedy in (
            ("no folder", lambda folder: (folder / "in").rmdir(), "in: there is no such folder", "in"),
            ("an empty folder", nothing, "no scans found there", "--help"),
-           ("a file", lambda folder: (folder / "in").rmdir() or (folder / "in").touch(), "in: there is no such folder",
-            "in"))},
+           ("a file", lambda folder: (folder / "in").rmdir() or (folder / "in").touch(), "in: is no folder",
+            "give the one that holds it"))},
     **{f"--modalities {value}": (challenge(prepare_BraTS.main, nothing, "--modalities", value), "modalities", "endings")
        for value in ("flair,", "flair,flair", "../flair")},
     "preparation into a file": (challenge(prepare_LA.main, two(la_case, lambda folder: (folder / "new").touch())),
@@ -992,6 +992,8 @@ BAD = {
         ("channels in a list", {"channel_names": ["T1"]}, "cannot be used", "give --images"))},
     **{f"class names {' '.join(names)}": (prepared(nothing, "--class-names", *names), f"{len(names)} names, expected 1",
                                           "but the background") for names in (["a", "b"], ["a", "b", "c"])},
+    **{f"the class name {name!a}": (prepared(nothing, "--class-names", name), "letters that can be seen", "a name")
+       for name in (" ", "a\tb")},
     "one folder of scans and labels": (prepared(lambda images, labels: ["--labels", images]), "cannot be told apart",
                                        "_seg", "2 .nii.gz such as a.nii.gz"),
     **{f"labels of {axes} axes": (prepared(lambda images, labels, shape=shape: [

@@ -492,6 +492,20 @@ def test_channels_of_one_case_are_not_taken_for_cases_by_a_network_of_one(run, v
     assert capsys.readouterr().err.count("is another channel by its name") == 2
 
 
+def test_scans_that_are_called_as_label_maps_are_segmented_where_those_of_training_were(run, volume, tmp_path):
+    scan = tmp_path / "scans" / "a_seg.nii.gz"
+    scan.parent.mkdir()
+    nib.save(nib.Nifti1Image(volume, LPS), scan)
+    data = json.loads((run / "data.json").read_text(encoding="utf-8"))
+    for source in (scan, scan.parent):
+        assert predicted(run, source, tmp_path / "out")[0] == 2
+    data["cases"]["unlabelled"] = {f"{name}_seg": content for name, content in data["cases"]["unlabelled"].items()}
+    (run / "data.json").write_text(json.dumps(data), encoding="utf-8")
+    for number, source in enumerate((scan, scan.parent)):
+        code, labels = predicted(run, source, tmp_path / str(number))
+        assert code == 0 and set(labels) == {"a_seg.nii.gz"}
+
+
 def test_the_record_and_the_network_must_agree_on_the_number_of_channels(run, volume, tmp_path, capsys):
     channels(run, "0000", "0001")
     nib.save(nib.Nifti1Image(volume, LPS), tmp_path / "a_0000.nii.gz")

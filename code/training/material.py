@@ -22,6 +22,11 @@ class Content:
     cases: dict[str, dict[str, tuple[tuple[int, ...], int, int | None]]]    # see dataloaders.scans.Scan.content
 
     @property
+    def names(self):
+        """All cases that are trained on or validated on."""
+        return [name for cases in self.cases.values() for name in cases]
+
+    @property
     def learned(self):
         """Cases whose labels the weights have seen: this run's, and those of the runs that it was started from."""
         return {**self.cases.get("labelled", {}), **self.cases.get(EARLIER, {})}

@@ -179,7 +179,32 @@ def test_classes_that_nobody_has_count_in_no_mean():
     found = [overlap_of_classes(*pair, 5) for pair in zip(one, other, strict=True)]
     assert np.array_equal(found, [[2 / 3, 1, np.nan, np.nan], [1, np.nan, np.nan, np.nan]], equal_nan=True)
     assert np.array_equal(of_classes_there(found), [[2 / 3, 1], [1, 1]])
-    assert np.array_equal(of_classes_there([[np.nan, np.nan]]), [[1, 1]])
+    assert np.isnan(of_classes_there([[np.nan, np.nan]])).all()
+
+
+@pytest.mark.parametrize(("silent", "words"), [
+    (1, "0.00 %, cosine of their features {}; without 1 case in which neither subnet finds anything, {} the first"),
+    (2, "undefined, cosine of their features {}; without 2 cases in which neither subnet finds anything, {} the first"),
+])
+def test_subnets_that_find_nothing_do_not_agree(untrained, monkeypatch, capsys, silent, words):
+    """Of the others one finds a class that the second one does not: 0."""
+    own, _ = untrained("LA")
+    maps = iter([{"subnet0": np.full(3, int(case >= silent)), "subnet1": np.zeros(3, int)} for case in range(2)])
+    monkeypatch.setattr(subnets, "label_maps", lambda *_: next(maps))
+    reproduce.main(["agreement", str(own.out), "--device", "cpu"])
+    rows = tables.read_rows(own.out / "agreement_test_last.csv", ("dice", "cosine"))
+    cosine = f"{np.mean([row['cosine'] for row in rows]):.3f}"
+    assert f"Dice between the subnets {words.format(cosine, rows[0]['case'])}\n" in capsys.readouterr().out
+    assert np.array_equal([row["dice"] for row in rows], [*[np.nan] * silent, *[0] * (2 - silent)], equal_nan=True)
+
+
+def test_trust_has_nothing_to_compare_with_where_no_case_has_a_class(untrained, monkeypatch, capsys):
+    own, _ = untrained()
+    (own.out / "training_cases.json").write_text(json.dumps({"unit": "voxels"}), encoding="utf-8")
+    monkeypatch.setattr("evaluation.evidence.overlap_of_classes", lambda *_: [np.nan] * 3)
+    with pytest.raises(SystemExit, match="2"):
+        reproduce.main(["trust", str(own.out), "--device", "cpu"])
+    assert "neither a label nor a prediction of its 2 cases has a class" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("command", "column"), [("agreement", "cosine"), ("trust", "score")])

@@ -391,6 +391,8 @@ def test_a_result_that_is_damaged_is_replaced_by_force(tmp_path):
 def test_names_of_classes_break_no_table():
     assert tables.markdown([["myo|lv", "1"]], ("a",)).splitlines()[-1] == r"| myo\|lv | 1 |"
     assert tables.latex([["R&D #1 $", "1 ± 2"]], ("a",)).splitlines()[4] == r"R\&D \#1 \$ & 1 $\pm$ 2 \\"
+    assert tables.latex([[r"a\b{c}~^", "Δ"]], ("a",)).splitlines()[4] == (
+        r"a\textbackslash{}b\{c\}\textasciitilde{}\textasciicircum{} & $\Delta$ \\")
 
 
 @pytest.mark.parametrize("change", ({"unit": "mm"}, {"weights": "best"}, {"list": "val"}))

@@ -79,6 +79,17 @@ def test_roles_come_from_the_training_sets_record(tmp_path, names, modality, cas
     assert set(found(tmp_path, modality)[0]) == cases
 
 
+@pytest.mark.parametrize(("names", "trained", "cases"), [
+    (("a_seg", "b_seg"), ["p_seg"], {"a_seg", "b_seg"}), (("a_seg", "a", "b_seg"), ["p_seg"], {"a", "b_seg"}),
+    (("a_seg", "b"), ["p_mask"], {"b"}), (("a_4d",), ["p_4d", "q"], {"a_4d"}),
+    (("a_t1", "a_t2"), ["p_t1", "p_t2"], {"a_t1", "a_t2"}), (("a_t1", "a_t2"), ["p_t1", "q_t2"], set()),
+    (("a_0000", "a_0001"), ["p_0000", "p_0001"], {"a_0000", "a_0001"}), (("a_0000", "a_0001"), ["p"], set())])
+def test_what_the_training_set_was_called_is_a_scan(tmp_path, names, trained, cases):
+    """Scans x_seg whose label maps are called alike, in another folder, are prepared and trained on."""
+    touched(tmp_path, *(f"{name}.nii.gz" for name in names))
+    assert set(scans_to_segment(tmp_path, ("image",), names=trained)[0]) == cases
+
+
 def test_files_that_are_no_scans_are_left_aside_with_a_word(tmp_path):
     touched(tmp_path, "a.nrrd", "a.seg.nrrd", "b.mhd", "b.raw", "c.hdr", "c.img", "notes.txt", "d.png", ".hidden",
             "e.doc")

@@ -11,6 +11,8 @@ import pytest
 import SimpleITK as sitk
 from scipy.spatial.transform import Rotation
 
+import label_next
+import prepare_folder
 from imaging.case_files import scans_to_segment, told
 from imaging.folders import find
 from imaging.labelling import Places, scan_of, source_files
@@ -220,6 +222,26 @@ def test_a_dicomdir_is_the_tree_that_it_lies_in(tmp_path):
         name for name in names if name.startswith("DICOMDIR-") or name == "TINY_ALPHA"])
     whole, bad, aside = found(tmp_path / "disc" / "DICOMDIR")
     assert set(found(tmp_path / "disc")[0]) == set(whole) and len(whole) + len(bad) > 5
+    (tmp_path / "disc" / "DICOMDIR").rename(tmp_path / "disc" / "dicomdir")     # as some systems show a CD
+    assert set(found(tmp_path / "disc" / "dicomdir")[0]) == set(whole)
+
+
+def test_own_data_may_be_named_by_a_dicomdir(tmp_path, dicom, capsys):
+    """To prepare them, and to choose those to label."""
+    affine, scans, labels = dicom.affine(), tmp_path / "scans", tmp_path / "labels"
+    labels.mkdir()
+    for number in (1, 2):
+        dicom.series(scans / f"p{number}", volume(), affine, PatientID=str(number), SeriesInstanceUID=f"1.2.{number}")
+    (scans / "DICOMDIR").write_bytes(bytes(128) + b"DICM" + bytes(40))
+    nib.save(nib.Nifti1Image((volume() > 500).astype(np.uint8), affine), labels / "p1_s7.nii.gz")
+    assert prepare_folder.main(["--images", str(scans / "DICOMDIR"), "--labels", str(labels), "--output",
+                                str(tmp_path / "out"), "--workers", "1"]) == 0
+    assert "1 labelled case and 1 unlabelled" in capsys.readouterr().out
+    assert label_next.main(["--labeled", "0", "--images", str(scans / "DICOMDIR"), "--count", "1", "--output",
+                            str(tmp_path / "to_label")]) == 0
+    with pytest.raises(SystemExit, match="2"):
+        label_next.main(["--labeled", "0", "--images", str(scans / "DICOMDIR"), "--output", str(scans / "to_label")])
+    assert f"lies in --images {scans}" in capsys.readouterr().err
 
 
 def test_one_slice_of_a_series_asks_for_its_folder_and_a_file_of_frames_is_a_scan(tmp_path, dicom):

@@ -149,3 +149,20 @@ def test_names_keep_their_letters_in_any_script(module, regions, key, tmp_path, 
     module.save(tmp_path / "a.dcm", labels(), series, names, [1, 2], [CODE] * 2, "CML", MARK)
     file = pydicom.dcmread(tmp_path / "a.dcm")
     assert [one[key].value for one in file[regions].value] == names and file.PatientName == name
+
+
+@pytest.mark.parametrize("module, regions, key", [(dicom_contours, "StructureSetROISequence", "ROIName"),
+                                                  (dicom_segmentations, "SegmentSequence", "SegmentLabel")])
+def test_a_name_is_one_value_of_64_characters_and_tells_its_class(module, regions, key, tmp_path, dicom):
+    """A backslash parts values in DICOM."""
+    pytest.importorskip("highdicom")
+    dicom.series(tmp_path / "in", np.zeros(SHAPE, np.int16), dicom.affine())
+    ((series,),) = scans_to_segment(tmp_path / "in", PLAIN)[0].values()
+    module.save(tmp_path / "a.dcm", labels(), series, ["left\\right\x1b\tlung ", "x" * 70], [1, 2], [CODE] * 2, "CML",
+                MARK)
+    assert [one[key].value for one in pydicom.dcmread(tmp_path / "a.dcm")[regions].value] == ["left/right lung",
+                                                                                             "x" * 64]
+    for names in (["a\\b", "a/b"], ["x" * 70, "x" * 71], ["a", "\x07"]):
+        with pytest.raises(InputError, match="would be called .* in DICOM.*no backslash; write --format nrrd"):
+            module.save(tmp_path / "b.dcm", labels(), series, names, [1, 2], [CODE] * 2, "CML", MARK)
+    assert not (tmp_path / "b.dcm").exists()

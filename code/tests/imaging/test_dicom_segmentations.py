@@ -137,7 +137,9 @@ def test_codes_are_the_file_s_and_tissue_for_classes_that_it_leaves_out(tmp_path
     atrium, wall = dicom_segmentations.read_codes(path, ["atrium", "wall"])
     assert atrium == dicom_segmentations.TISSUE and wall == CODES["wall"]
     for odd in ("[", "[]", '{"liver": {}}', '{"wall": {"kind": ["1", "SCT", "x"]}}', '{"wall": {"type": ["1"]}}',
-                '{"wall": {"type": [1, 2, 3]}}', '{"wall": 3}'):
+                '{"wall": {"type": [1, 2, 3]}}', '{"wall": 3}', r'{"wall": {"type": ["1", "SCT", "a\\b"]}}',
+                '{"wall": {"type": ["1", "SCT", "%s"]}}' % (65 * "x"),
+                '{"wall": {"category": ["1", "99OURHOSPITALSOWN", "x"]}}', '{"wall": {"type": ["1", "SCT", " "]}}'):
         path.write_text(odd, encoding="utf-8")
         with pytest.raises(InputError, match="codes.json: .*expected the classes atrium, wall, each with"):
             dicom_segmentations.read_codes(path, ["atrium", "wall"])

@@ -274,7 +274,8 @@ def test_what_is_advised_of_an_edited_plan_keeps_it_and_the_test_cases(folder, t
 @pytest.mark.parametrize(("name", "value", "words"), [
     ("patch_size", [40, 40, 40], "multiples of 16"), ("patch_size", [32, 32], "expected 3 multiples"),
     ("flips", [3], "axes from 0 to 2"), ("flips", [1, 1], "one of them twice"),
-    ("class_names", ["left", "left"], "one of them twice"), ("normalise", "log", "normalise"),
+    ("class_names", ["left", "left"], "one of them twice"), ("class_names", ["left", ""], "letters that can be seen"),
+    ("normalise", "log", "normalise"),
     ("foreground", 2, "a share"), ("slices", "q", "slices"), ("spacing", "wide", "spacing"),
     ("spacing", [1, 1], "x, y and z"), ("normalise", "ct", "windows is empty")])
 def test_a_plan_that_cannot_be_followed_is_refused(folder, tmp_path, name, value, words):

@@ -131,7 +131,8 @@ def test_a_row_without_the_average_is_the_last_iterate_of_the_run_that_has_it(re
 def test_what_was_measured_between_the_subnets_is_a_column(results):
     for seed, dice, cosine in ((1337, 0.9, 0.25), (1338, 0.8, -0.25)):
         write_rows(results / f"ACDC/cml_7_seed{seed}_mini/agreement_val_last.csv", [
-            {"case": "a", "dice": dice, "cosine": cosine}, {"case": "b", "dice": dice - 0.1, "cosine": cosine - 0.1}])
+            {"case": "a", "dice": dice, "cosine": cosine}, {"case": "b", "dice": dice - 0.1, "cosine": cosine - 0.1},
+            {"case": "both find nothing", "dice": np.nan, "cosine": cosine - 0.05}])
     cml = cells("mini_acdc7", results)["CML"]
     assert cml["Dice between subnets (%)"] == "80.00 ± 7.07"
     assert cml["cosine of features"] == "-0.050 ± 0.354"
