@@ -4,11 +4,12 @@
 
 Reads <case>_flair.nii(.gz) and <case>_seg.nii(.gz), or <case>-t2f and <case>-seg as of 2023, at any depth below
 --input, in HGG and LGG, say, and writes, below --output, data/<case>.h5 with `image` (x, y, z), or (C, x, y, z) with
-several modalities, and `label`, 1 for any tumour label. Brain is what differs from the value in the scan's corner,
-whatever that value is: crop to the brain's box (a label reaching beyond widens it), clip at the 99.9 % intensity,
-z-score over the brain, the background along with it. A scan without _seg is prepared without `label`, to be used
-unlabelled.
+several modalities, and `label`, 1 for any tumour label, which 4 is not in BraTS-GLI and BraTS-MET: the resection
+cavity. Brain is what differs from the value in the scan's corner, whatever that value is: crop to the brain's box (a
+label reaching beyond widens it), clip at the 99.9 % intensity, z-score over the brain, the background along with it. A
+scan without _seg is prepared without `label`, to be used unlabelled.
 """
+import re
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +21,9 @@ from imaging.cases import Case, Options, command_line, copy_lists, existing_fold
 from runtime.errors import counted
 from runtime.files import ROOT
 from runtime.locks import locked
+
+# Since 2024, 4 is the resection cavity in these cases, which is no part of the whole tumour, and enhancing tumour is 3
+OPERATED, CAVITY = re.compile("BraTS-(GLI|MET)-"), ((4, 0),)
 
 
 @dataclass(kw_only=True)
@@ -45,7 +49,8 @@ def find_cases(folder: Path, modalities: tuple[str, ...]) -> tuple[list[Case], d
     masks |= {name: others[paths[0].parent] for name, paths in images.items()
               if name not in masks and paths[0].parent in others}
     bad |= {name: line for name, line in bad_masks.items() if name in images}
-    return [Case(name, paths, masks.get(name)) for name, paths in images.items() if name not in bad], bad
+    return [Case(name, paths, masks.get(name), values=CAVITY * bool(OPERATED.match(name)))
+            for name, paths in images.items() if name not in bad], bad
 
 
 @reported
@@ -56,6 +61,9 @@ def main(args=None) -> int:
                             background=options.background)
     cases, bad = find_cases(options.input, preprocessing.modalities)
     print(f"BraTS: {counted(len(cases) + len(bad), 'case')} below {options.input}, {options.modalities}")
+    if operated := sum(bool(case.values) for case in cases):
+        print(f"in {counted(operated, 'case')} called BraTS-GLI or BraTS-MET, the value 4 is the resection cavity, and "
+              "no tumour")
     with locked(options.output, "--output"):
         return prepare(cases, bad, preprocessing, options)
 

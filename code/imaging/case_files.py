@@ -18,11 +18,12 @@ from runtime.errors import InputError
 from runtime.files import is_case_name
 
 NUMBER = re.compile(r"_(\d{4})$")       # nnU-Net's mark of a channel
-# what one channel is called in BraTS 2018 to 2023, in capitals, too
-SAME = ({"flair", "t2f"}, {"t1", "t1n"}, {"t1ce", "t1c", "t1gd"}, {"t2", "t2w"})
-CHANNELS = set().union(*SAME)
+# what one channel is called in BraTS 2018 to 2024, BIDS, ISLES, HECKTOR and AutoPET, in capitals, too
+SAME = ({"flair", "t2f"}, {"t1", "t1n", "t1w"}, {"t1ce", "t1c", "t1gd"}, {"t2", "t2w"}, {"pd", "pdw"}, {"pet", "pt"},
+        {"ct", "ctres"})
+CHANNELS = set().union(*SAME, {"dwi", "adc", "swi", "suv", "bold", "t2star", "t2starw"})
 LABELS = {"seg", "segm", "segmentation", "gt", "groundtruth", "ground_truth", "truth", "laendo", "label", "labels",
-          "mask", "masks", "annotation", "annotations"}
+          "mask", "masks", "msk", "annotation", "annotations", "dseg", "probseg", "aseg", "labelmap", "gtv"}
 MOST_CHANNELS = 8       # of one case, numbered from _0000; more files than that are scans
 TAKEN = f"{', '.join(SUFFIXES)} and DICOM"
 MAPS = f"{', '.join(SUFFIXES)} and {SEG_NRRD}, as which 3D Slicer saves DICOM SEG and RTSTRUCT, too"    # of labels

@@ -29,6 +29,7 @@ class Case:
     images: tuple[Path, ...]
     label: Path | None = None
     slices: str | None = None   # layout of its slice files, "data/slices/{case}_slice_{k}.h5"
+    values: tuple[tuple[int, int], ...] = ()    # (value, class) in its label file where others have another class
 
 
 def one_case_each(files: Iterable[tuple[str, Path]]) -> tuple[dict[str, Path], dict[str, str]]:

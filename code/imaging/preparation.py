@@ -126,7 +126,7 @@ def _prepare_case(case, preprocessing, output, layout, options, **label_checks):
     target = inside(output, output / layout.format(case=case.name))
     record = {"preprocessing": json.dumps(preprocessing.to_dict()),
               "source": json.dumps({"images": _checksums(case.images),
-                                    "label": _label_source(case.label, label_checks.get("segments"))})}
+                                    "label": _label_source(case, label_checks.get("segments"))})}
     relabelled = False
     if target.exists() and not options.force:
         if (done := _finished(target, record)) is not None:
@@ -142,8 +142,9 @@ def _prepare_case(case, preprocessing, output, layout, options, **label_checks):
         if not options.accept_predictions and is_prediction(case.label):
             raise InputError(f"{case.label}: is a label map of predict.py, as it wrote it, and no label; correct and "
                              "save it in 3D Slicer or ITK-SNAP, or take it as it is with --accept-predictions")
-        label = read_label(case.label, scans[0], read_as(preprocessing.labels, preprocessing.ignore),
-                           geometry=preprocessing.geometry, allow_empty=options.allow_empty, **label_checks)
+        labels = preprocessing.labels | dict(case.values)
+        label = read_label(case.label, scans[0], read_as(labels, preprocessing.ignore), geometry=preprocessing.geometry,
+                           allow_empty=options.allow_empty, **label_checks)
     # a random stream per case: the crop does not depend on which other cases there are
     rng = np.random.default_rng([preprocessing.seed, zlib.crc32(case.name.encode())])
     image, label, geometry = apply(scans, preprocessing, label, rng)
@@ -163,11 +164,14 @@ def _checksums(paths):
     return {name: value for path in paths for name, value in checksums(path).items()}
 
 
-def _label_source(path, segments):
-    """What a label is made of: check sums of its files and, of a segmentation, the values that its segments get."""
-    if path is None:
+def _label_source(case, segments):
+    """What a label is made of: check sums of its files and what else its classes depend on: the values that its
+    segments get, and values of its own.
+    """
+    if case.label is None:
         return {}
-    return _checksums([path]) | ({"segments": segments} if segments and segments_of(path) else {})
+    return _checksums([case.label]) | ({"segments": segments} if segments and segments_of(case.label) else {}) | (
+        {"values": case.values} if case.values else {})
 
 
 def _summary(shape, label, geometry, voxels):

@@ -72,6 +72,9 @@ def test_other_challenges_folders(tmp_path):
     (("a_0000", "a_0001", "b_0000", "b_0001"), "0000", {"a", "b"}), (("a_0001", "b_0001"), "0000", set()),
     (("a_t1", "b_t1"), "image", {"a_t1", "b_t1"}), (("a_t1", "a_t2", "b_t1"), "image", {"b_t1"}),
     (("a_t1", "b_t1"), "flair", set()), (("a", "a_seg", "a-mask", "b.gt"), "image", {"a"}),
+    (("sub-01_T1w", "sub-02_FLAIR", "sub-02_dseg"), "flair", {"sub-02"}), (("sub-01_T1w",), "flair", set()),
+    (("s_dwi", "s_adc", "s_msk"), "flair", set()), (("P1__PT", "P1__CT"), "image", set()),
+    (("a_t1c", "a_gtv", "a_aseg"), "image", {"a_t1c"}),
     (("a", "b"), "flair", {"a", "b"}), (("seg_1", "gt1"), "image", {"seg_1", "gt1"}),
     (("a", "b_image"), "image", {"a", "b_image"})])
 def test_roles_come_from_the_training_sets_record(tmp_path, names, modality, cases):

@@ -389,6 +389,22 @@ def test_brats_of_every_year(name, flair, t1ce, seg, value, tmp_path):
     assert prepared.shape == (2, 12, 10, 8) and np.array_equal(restore(classes, geometry), target > 0)
 
 
+@pytest.mark.parametrize(("name", "is_tumour"), [
+    ("BraTS-GLI-00005-100", False), ("BraTS-MET-00001-000", False), ("BraTS-PED-00001-000", True),
+    ("BraTS2021_00000", True)])
+def test_a_resection_cavity_is_no_tumour(name, is_tumour, tmp_path, capsys):
+    """4 is one since 2024, of adults after treatment and of metastases, and a part of the tumour in the others."""
+    image, target = brats_case(tmp_path / "source", "x", ("flair",))
+    target[target > 0], target[:, :6] = 4, 3 * (target[:, :6] > 0)
+    for end, array in (("-t2f", image), ("-seg", target)):
+        nifti(tmp_path / "in" / name / f"{name}{end}.nii.gz", array.astype(np.int16))
+    assert set(np.unique(target)) == {0, 3, 4}
+    assert run(prepare_BraTS.main, "--input", tmp_path / "in", "--output", tmp_path / "out", "--workers", 1) == 0
+    _, classes, geometry = read(tmp_path / f"out/data/{name}.h5")
+    assert np.array_equal(restore(classes, geometry), (target == 3) | (target == 4) & is_tumour)
+    assert ("the value 4 is the resection cavity" in capsys.readouterr().out) != is_tumour
+
+
 def test_the_odd_label_of_brats_2020_is_found(tmp_path):
     image, target = brats_case(tmp_path / "in", "BraTS20_Training_355")
     folder = tmp_path / "in" / "BraTS20_Training_355"
