@@ -57,15 +57,24 @@ def of_another_run(state, fields):
                      if isinstance(there, dict) and name in there and there[name] != value)
 
 
+def check_trained_on(state, content, path):
+    """InputError where the weights in a file were trained on other cases than the data.json beside it says.
+
+    content: of data.json, or None. Weights of earlier versions do not say.
+    """
+    if content and state.get("cases") not in (None, content.check_sum):
+        raise InputError(f"{path}: was trained on other cases than data.json beside it says: {RESTORE}")
+
+
 class Checkpoints:
     """The .pt files of the run folder `path`; of several processes, rank 0 writes and all read.
 
     lengths: steps of each of the method's stages. recipe: as the run's record has it, by which a checkpoint is known to
-    be this run's.
+    be this run's. cases: check sum of what is trained on, which goes along with the weights.
     """
 
-    def __init__(self, path, method, optimizer, lengths, recipe):
-        self.path, self.method, self.optimizer, self.ranks = path, method, optimizer, Ranks()
+    def __init__(self, path, method, optimizer, lengths, recipe, cases=None):
+        self.path, self.method, self.optimizer, self.ranks, self.cases = path, method, optimizer, Ranks(), cases
         self.lengths, self.fields = lengths, in_json(recipe)
         equal = in_json(recipe, parse_int=float)        # 1 is 1.0, as RunFolder compares them
         self.recipe_sum = zlib.crc32(json.dumps(equal, sort_keys=True).encode())
@@ -74,7 +83,8 @@ class Checkpoints:
         """The method's state, and the optimiser's if asked, as `name`; step: since the start of training."""
         self.ranks.share_buffers(self.method)
         if self.ranks.main:
-            content = {"method": self.method.state_dict(), "step": step, "fields": self.fields}
+            content = {"method": self.method.state_dict(), "step": step, "fields": self.fields,
+                       "cases": self.cases}
             save_tensors(self.path / name, content | ({"optimizer": self.optimizer.state_dict()} if optimizer else {}))
 
     @property
@@ -82,14 +92,17 @@ class Checkpoints:
         """Whether there is any, sound or damaged."""
         return any((self.path / name).exists() for name in NAMES)
 
-    def start_from(self, run):
-        """Take over the last weights of another run, without its optimiser; InputError where they do not fit."""
+    def start_from(self, run, content):
+        """Take over the last weights of another run, without its optimiser; InputError where they do not fit it, or its
+        data.json, `content`.
+        """
         path = run / "last.pt"
         if not path.exists():
             raise InputError(f"--init-from {run}: has no last.pt; give the folder of a finished run")
-        state = load_tensors(path, ["method"])["method"]
+        state = load_tensors(path, ["method"])
+        check_trained_on(state, content, path)
         try:
-            load_weights(self.method, state, path)
+            load_weights(self.method, state["method"], path)
         except InputError as error:
             raise InputError(f"--init-from {run}: is a run of another method or network; {error}") from error
 

@@ -24,7 +24,7 @@ from runtime.stopping import noting
 from training.checkpoints import Checkpoints
 from training.logbook import Logbook
 from training.material import Material
-from training.run_folder import RunFolder
+from training.run_folder import RunFolder, read_content
 from training.schedules import rate_at
 from training.step_numbers import StepNumbers
 
@@ -103,13 +103,18 @@ class Fit:
         for remark in self.material.remarks():
             self.ranks.say(remark)
         self.checkpoints = Checkpoints(folder.path, self.method, self.optimizer,
-                                       [stage.steps for stage in self.stages], folder.fields())
+                                       [stage.steps for stage in self.stages], folder.fields(),
+                                       self.material.content.check_sum)
         if recipe.init_from and not self.checkpoints.there and not folder.finished:     # refused before all work
-            self.checkpoints.start_from(recipe.init_from)
+            self._start_from_another()
         self.stage, self.step, self.best = 0, 0, -math.inf
         self.logbook = None                                         # from `run` on
         self.noted_signal, self.saved_at = 0, time.monotonic()      # of this process ...
         self.stop_signal, self.save_due = 0, False                  # ... and what all processes agreed on
+
+    def _start_from_another(self):
+        first = self.recipe.init_from
+        self.checkpoints.start_from(first, read_content(first))
 
     def _check_batches(self):
         sizes = {"--labeled-batch": self.recipe.labeled_batch}
@@ -134,7 +139,7 @@ class Fit:
             self.stage, self.step, self.best = state["stage"], state["step"], state["best"]
             self.ranks.say(f"resuming after step {self.step} of stage {self.stage + 1} of {len(self.stages)}")
         elif self.recipe.init_from:
-            self.checkpoints.start_from(self.recipe.init_from)      # again, where all checkpoints were damaged
+            self._start_from_another()      # again, where all checkpoints were damaged
             self.ranks.say(f"first weights: the last ones of {self.recipe.init_from}")
         self.ranks.wait()       # all have read the checkpoint before one writes the next
         self.logbook = Logbook(self.recipe, self.folder.path, self.stages, self.device, (self.stage, self.step),

@@ -1,4 +1,5 @@
 """The scans of a run, read once, and a record of their content, by which other data are told from moved ones."""
+import json
 import zlib
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,11 @@ class Content:
 
     preprocessing: dict[str, Any] | None
     cases: dict[str, dict[str, tuple[tuple[int, ...], int, int | None]]]    # see dataloaders.scans.Scan.content
+
+    @property
+    def check_sum(self):
+        """Of all cases and their content, the same for what was read from data.json."""
+        return zlib.crc32(json.dumps(self.cases, sort_keys=True).encode())
 
     @property
     def names(self):
@@ -49,6 +55,12 @@ class Content:
             return next((role for role, names, there in known if patient_of(scan.name) in names or images & there),
                         None)
         return role_of
+
+    def twin(self, scan):
+        """The case whose label training had that has the same label as a Scan, if that is not empty; or None."""
+        drawn = {(tuple(shape), label): name for name, (shape, _, label) in self.learned.items()}
+        shape, _, label = scan.content
+        return drawn.get((tuple(shape), label)) if scan.label is not None and scan.label.any() else None
 
     def differences(self, other):
         """What is different in `other`, in words."""

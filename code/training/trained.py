@@ -11,7 +11,7 @@ from runtime.errors import InputError, counted
 from runtime.files import load_tensors, load_weights
 from runtime.ranks import Ranks
 from training import datasets
-from training.checkpoints import of_another_run
+from training.checkpoints import check_trained_on, of_another_run
 from training.material import Content
 from training.recipe import check_run_folder, config_path, load_recipe
 from training.run_folder import DATA, read_content
@@ -53,7 +53,8 @@ class Trained(NamedTuple):
             Ranks().say(f"{self.run} has no {DATA}: whether it was trained on these cases is not known")
             return
         role_of = self.content.finder(self.data.patient_of)
-        roles = {name: role_of(scan) for name in names for scan in self.data.cases([name])}
+        found = {name: (role_of(scan), self.content.twin(scan)) for name in names for scan in self.data.cases([name])}
+        roles = {name: role for name, (role, _) in found.items()}
         if trained := [name for name, role in roles.items() if role == "labelled"]:
             raise InputError(f"{self.run}: was trained on the labels of {len(trained)} of these "
                              f"{counted(len(names), 'case')}, "
@@ -62,6 +63,10 @@ class Trained(NamedTuple):
         if unlabelled := [name for name, role in roles.items() if role == "unlabelled"]:
             Ranks().say(f"{len(unlabelled)} of the {counted(len(names), 'case')} were unlabelled scans of training, "
                         f"{unlabelled[0]} the first: {self.run.name} saw them without their labels")
+        for name, (_, twin) in found.items():
+            if twin:
+                Ranks().say(f"{name}: has the label of {twin}, voxel by voxel, on which {self.run.name} was trained: "
+                            "is it that scan with other intensities?")
 
     def _check_prepared(self):
         """InputError unless the scans were prepared as those of training; another crop or ignore label is said."""
@@ -150,13 +155,14 @@ def load_run(run, checkpoint="last", device="auto", data_dir=None, dataset=None)
         there = sorted(file.stem for file in Path(run).glob("*.pt") if not file.stem.startswith("checkpoint"))
         raise InputError(f"{path} does not exist: the run has {', '.join(there) or 'no weights yet'}; choose with "
                          "--checkpoint, or finish training by starting it again")
-    method = registry.build(recipe)
+    method, content = registry.build(recipe), read_content(run)
     state = load_tensors(path, ["method"])
     load_weights(method, state["method"], path)
     if words := of_another_run(state, recipe.fields()):
         Ranks().say(f"{path}: was written by another run than {config_path(run)} describes ({words}); what follows is "
                     "of that other run")
+    check_trained_on(state, content, path)
     if device is not None:
         from runtime.device import Device  # here: options are read without PyTorch
         method = Device(device, len(recipe.patch_size)).place(method)
-    return Trained(Path(run), recipe, method, kind.data(recipe), read_content(run))
+    return Trained(Path(run), recipe, method, kind.data(recipe), content)

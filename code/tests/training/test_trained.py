@@ -6,6 +6,8 @@ import zlib
 from functools import partial
 from types import SimpleNamespace
 
+import h5py
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -158,6 +160,37 @@ def test_weights_that_another_run_wrote_are_said_to_be_such(run_on, capsys):
     save_tensors(run / "last.pt", {"method": state["method"]})
     load_run(run, device="cpu")
     assert "another run" not in capsys.readouterr().out
+
+
+def test_weights_that_were_trained_on_other_cases_than_the_folder_says_are_refused(run_on, recipe, runs, phantoms,
+                                                                                   tmp_path):
+    """Of a run of the same recipe on other lists; to be tested, and to start from."""
+    run, data = run_on("LA")
+    names = (data / "train.list").read_text(encoding="utf-8").split()
+    (data / "train.list").write_text("\n".join(names[::-1]), encoding="utf-8")
+    other = runs.train(recipe("LA", pre_steps=1, self_steps=1, data_dir=data, out=tmp_path / "other"))
+    load_run(other, device="cpu")
+    shutil.copy(other / "last.pt", run / "last.pt")
+    with pytest.raises(InputError, match="last.pt: was trained on other cases than data.json beside it says"):
+        load_run(run, device="cpu")
+    with pytest.raises(InputError, match="last.pt: was trained on other cases than data.json beside it says"):
+        runs.loop(recipe("LA", init_from=run, out=tmp_path / "second"))
+
+
+def test_a_label_of_training_under_another_name_and_image_is_said(run_on, capsys):
+    """Of a copy whose intensities were rounded or shifted, say."""
+    run, data = run_on("LA")
+    names = (data / "train.list").read_text(encoding="utf-8").split()
+    folder = data / "2018LA_Seg_Training Set"
+    shutil.copytree(folder / names[0], folder / "copy")
+    with h5py.File(folder / "copy" / "mri_norm2.h5", "a") as file:
+        file["image"][...] = np.round(file["image"][()], 2)
+    (data / "test.list").write_text(f"copy\n{names[-1]}\n", encoding="utf-8")
+    (data / "train.list").write_text("\n".join(names[:-1]), encoding="utf-8")
+    capsys.readouterr()
+    test_LA.main(["--run", str(run), "--device", "cpu"])
+    said = capsys.readouterr().out
+    assert f"copy: has the label of {names[0]}, voxel by voxel" in said and said.count("voxel by voxel") == 1
 
 
 def test_validation_never_runs_on_the_voxels_of_a_labelled_case(phantoms, recipe, runs, shallow, tmp_path):
