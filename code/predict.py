@@ -253,7 +253,8 @@ def segment_scans(options, cases=None):
         ranks.wait()        # nobody reads or writes before the folder is ours
         job = Job(method, recipe, preprocessing, options, windows, kept, pair, values, weights, training,
                   Predictions(options.output, ranks.rank, options.force), codes,
-                  tuple(Member(one.method, one.recipe, own) for one, own in zip(trained[1:], others, strict=True)))
+                  tuple(Member(one.method, one.recipe, own) for one, own in zip(trained[1:], others, strict=True)),
+                  tuple(one.content.finder() for one in trained if one.content))
         results = [attempt(partial(predict_case, job, name, cases[name]),
                            "crop or resample the scan, or use a machine with more memory")
                    for name in tqdm(ranks.shard(list(cases)), "predict", unit="scan",

@@ -6,11 +6,12 @@ from evaluation import trust
 from evaluation.calibration import estimated
 from imaging.scan_files import suffix
 from runtime.csv_table import Table
-from runtime.errors import InputError
+from runtime.errors import InputError, counted
 
 FILE = "predictions.csv"
 NOTED = ".predictions_{}.csv"       # of one process, until all are put together
 NEEDED = {"case", "class", "score", "flags", "file", "made_from"}
+LABELLED = "labelled"               # in the column "training": a scan that was trained on with its label
 SHOWN = 5                           # cases that are named in the end
 
 
@@ -90,14 +91,21 @@ class Predictions:
             row["estimated_dice"] = before
         return row
 
+    def trained_on(self):
+        """Names of the label maps that were made by runs which were trained on the labels of their scans."""
+        return {Path(rows[0]["file"]).name for rows in self.cases.values() if rows[0].get("training") == LABELLED}
+
     def told(self, cases):
-        """Lines that say which of these cases to look at first; none of no cases."""
+        """Lines that say which of these cases were trained on, and which to look at first; none of no cases."""
         flagged = [(case, trust.flags_of(rows)) for case, rows in self.cases.items() if case in cases]
         flagged = [(case, flags) for case, flags in flagged if flags]
         lines = [f"look at {case}: {'; '.join(flags)}" for case, flags in flagged[:SHOWN]]
+        known = [case for case in cases if self.cases.get(case, [{}])[0].get("training") == LABELLED]
+        known = [f"{counted(len(known), 'scan')} that training had with a label, {min(known)} the first: how good such "
+                 "a result is says nothing of new scans"] if known else []
         if not flagged:
-            return bool(cases) * [f"no case is flagged; {self.path} has them ranked"]
-        return [*lines, (f"and {len(flagged) - SHOWN} more with flags; " if len(flagged) > SHOWN else "")
+            return known + bool(cases) * [f"no case is flagged; {self.path} has them ranked"]
+        return [*known, *lines, (f"and {len(flagged) - SHOWN} more with flags; " if len(flagged) > SHOWN else "")
                 + f"{self.path} has all cases ranked"]
 
 

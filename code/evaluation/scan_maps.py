@@ -1,10 +1,12 @@
 """One scan to its files: segmented by one run or several, put back on its own grid, written in the forms asked for."""
+import zlib
 from functools import reduce
 from typing import Any, NamedTuple
 
 import numpy as np
 from nibabel.orientations import aff2axcodes, apply_orientation
 
+from dataloaders.scans import Scan
 from evaluation import components, trust
 from evaluation.windows import DISAGREEMENT, Member
 from imaging import dicom_contours, dicom_segmentations
@@ -33,6 +35,7 @@ class Job(NamedTuple):
     predictions: Any        # the folder's Predictions
     codes: Any = ()         # of each class but the background, in DICOM
     others: tuple = ()      # windows.Member of further runs, whose probabilities are averaged with the first one's
+    finders: tuple = ()     # of each run that knows what it was trained on: Content.finder's function
 
     @property
     def members(self):
@@ -62,7 +65,7 @@ def is_there(files, mark):
 
 def segment_case(job, paths):
     """Files of one case -> the first scan, its Geometry, {view: probabilities (C, *S)} on the prepared grid, what they
-    say of themselves (trust.Evidence).
+    say of themselves (trust.Evidence), and what training had the scan as, see `role_in_training`.
     """
     import torch  # here: options are read without PyTorch
 
@@ -80,7 +83,14 @@ def segment_case(job, paths):
     if not all(share.isfinite().all() for probs in views.values() for share in probs):
         raise InputError(f"{paths[0]}: the network's probabilities are not numbers: its weights or this scan's values "
                          "are far from any in training; look at log.csv of the run, and at the scan")
-    return scans[0], geometry, views, evidence
+    return scans[0], geometry, views, evidence, role_in_training(job, image)
+
+
+def role_in_training(job, image):
+    """'labelled' or 'unlabelled' where a run was trained on a prepared image (in_channels, *S), by its voxels, or ''.
+    """
+    scan = Scan("", image, None, (tuple(image.shape), zlib.crc32(image.numpy()), None))
+    return min(filter(None, (role_of(scan) for role_of in job.finders)), default="")
 
 
 def memory(job, image, scan):
@@ -167,14 +177,15 @@ def predict_case(job, name, paths):
     files = outputs(name, paths[0], job.options)
     if not job.options.force and is_there(files, mark) and job.predictions.has(name, mark, len(job.recipe.classes)):
         return None
-    scan, geometry, views, evidence = segment_case(job, paths)
+    scan, geometry, views, evidence, role = segment_case(job, paths)
     (labels, taken), failed = write_case(job, files, mark, scan, geometry, views)
     rows = trust.case_rows(name, job.recipe.classes, trust.measured(labels, job.recipe.num_classes), evidence,
                            job.training, float(np.prod(scan.spacing)) / 1000, geometry.voxel_size,
                            trust.middles(apply_orientation(labels, np.asarray(geometry.turn)), job.recipe.num_classes),
                            taken)
     values = range(len(job.values)) if job.options.format in OBJECTS else job.values.tolist()
-    rows = [{"case": name, "class": row["class"], "value": values[row["class"]]} | row for row in rows]
+    rows = [{"case": name, "class": row["class"], "value": values[row["class"]], "training": role} | row
+            for row in rows]
     job.predictions.note(rows, files["labels"].name, mark)
     if failed:
         raise failed[0]

@@ -8,6 +8,7 @@ from tqdm import tqdm
 
 from evaluation import pooled, tables
 from evaluation.metrics import class_metrics, volume_metrics
+from evaluation.predictions import FILE, Predictions
 from imaging.case_files import LABELS, MAPS, case_of_each, contents, files_in, plain_name, role_of, told
 from imaging.cases import one_case_each
 from imaging.label_values import check_segments, mapped_values, segment_values
@@ -35,6 +36,7 @@ def score_maps(options):
             other = "prediction" if what == "reference" else "reference"
             print(f"{counted(len(missing), what)} without a {other}, which stay out: "
                   f"{', '.join(sorted(missing)[:5])}{', ...' if len(missing) > 5 else ''}")
+    pairs = without_trained(pairs, options.predictions)
     output = options.output or options.predictions.with_name(f"{options.predictions.resolve().name}_scores.csv")
     if output.suffix != ".csv":
         raise InputError(f"--output {output}: expected a name that ends in .csv; .md and .tex are written beside it")
@@ -106,6 +108,19 @@ def matched(labels, predictions):
         if other := by_case.get(name) or by_case.get(plain_name(name)):
             pairs[name] = path, other
     return pairs
+
+
+def without_trained(pairs, folder):
+    """The pairs without results that predict.py made with runs that were trained on the labels of their scans."""
+    known = Predictions(folder, force=True).trained_on()
+    left = {name: pair for name, pair in pairs.items() if pair[1].name not in known}
+    if trained := sorted(pairs.keys() - left.keys()):
+        words = (f"{folder / FILE}: {counted(len(trained), 'case')} of which the network had the labels in training, "
+                 f"{trained[0]} the first")
+        if not left:
+            raise InputError(f"{words}, and no other: it is not tested on them; give the results of other scans")
+        print(f"{words}, which stay out")
+    return left
 
 
 def values_of_both(found, mapped, options):

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import zlib
 from types import SimpleNamespace
 
 import h5py
@@ -24,7 +25,7 @@ import test_own as testing_own
 import train_own
 from evaluation import scan_maps
 from evaluation.inference import segment
-from imaging.preprocess import PUBLISHED, apply
+from imaging.preprocess import PUBLISHED, Preprocessing, apply
 from imaging.scan_files import read_scan_file
 from runtime.files import ROOT, load_tensors, save_tensors
 from training.trained import load_run
@@ -490,6 +491,44 @@ def test_channels_of_one_case_are_not_taken_for_cases_by_a_network_of_one(run, v
     code, labels = predicted(run, scans, tmp_path / "out")
     assert code == 2 and set(labels) == {"b_0000.nii.gz"}
     assert capsys.readouterr().err.count("is another channel by its name") == 2
+
+
+def test_results_of_scans_of_training_are_said_to_be_such_and_not_scored(run, phantoms, tmp_path, capsys):
+    """Under any name, by their voxels."""
+    files = sorted(phantoms("LA").rglob("mri_norm2.h5"))
+    names = list(json.loads((run / "data.json").read_text(encoding="utf-8"))["cases"]["labelled"])
+    record = {"dataset": "folder", "orientation": "RAS", "normalise": "zscore"}
+    (run / "preprocessing.json").write_text(json.dumps(record), encoding="utf-8")
+    for path in files:
+        with h5py.File(path) as file:
+            image, label = file["image"][()], file["label"][()]
+        name = "learned" if path.parent.name == names[0] else path.parent.name
+        nib.save(nib.Nifti1Image(image, np.eye(4)), place(tmp_path / "scans" / f"{name}.nii.gz"))
+        nib.save(nib.Nifti1Image(label, np.eye(4)), place(tmp_path / "labels" / f"{name}.nii.gz"))
+        if name == "learned":       # as it leaves its preparation here
+            prepared, _, _ = apply(read_scan_file(tmp_path / "scans" / "learned.nii.gz"), Preprocessing(**record))
+            data = json.loads((run / "data.json").read_text(encoding="utf-8"))
+            data["cases"]["labelled"][names[0]] = [[1, *prepared.shape], zlib.crc32(prepared), 0]
+            (run / "data.json").write_text(json.dumps(data), encoding="utf-8")
+    save_tensors(run / "last.pt", load_tensors(run / "last.pt") | {"cases": None})
+    assert predicted(run, tmp_path / "scans", tmp_path / "maps")[0] == 0
+    assert "1 scan that training had with a label, learned the first" in capsys.readouterr().out
+    assert {name for name, row in table(tmp_path / "maps").items() if row["training"]} == {"learned"}
+    command = ["--predictions", str(tmp_path / "maps"), "--labels", str(tmp_path / "labels")]
+    rows = testing_own.main(command)
+    assert {row["case"] for row in rows} == {path.parent.name for path in files} - {names[0]}
+    assert "1 case of which the network had the labels in training, learned" in capsys.readouterr().out
+    for path in (tmp_path / "labels").iterdir():
+        if path.name != "learned.nii.gz":
+            path.unlink()
+    with pytest.raises(SystemExit, match="2"):
+        testing_own.main(command)
+    assert "learned the first, and no other: it is not tested on them" in capsys.readouterr().err
+
+
+def place(path):
+    path.parent.mkdir(exist_ok=True)
+    return path
 
 
 def test_scans_that_are_called_as_label_maps_are_segmented_where_those_of_training_were(run, volume, tmp_path):
