@@ -14,6 +14,7 @@ from evaluation import components, published, tables
 from evaluation.saved_maps import PREDICTIONS, prediction_marks, save_prediction
 from evaluation.windows import WEIGHTS, windows_of
 from imaging.patients import Patients
+from imaging.preprocess import read_preprocessing
 from runtime.command_line import parsed
 from runtime.errors import DEBUG, InputError, counted
 from runtime.files import check_writable, write_text
@@ -92,9 +93,20 @@ def settings(trained, names, options):
     windows = window_words(windows_of(trained.recipe, options.stride, options.weights))
     weights = options.checkpoint + " so far" * is_open_ended(trained)
     values = (options.split, weights, options.spacing, windows,
-              components.kept_classes(trained.recipe.keep_largest), tables.check_sum(names))
+              components.kept_classes(trained.recipe.keep_largest), tables.check_sum(names),
+              voxel_words(trained.recipe.data_dir))
     how = dict(zip(tables.SETTINGS, values, strict=False))
     return how if options.tolerance is None else how | {"tolerance": f"{options.tolerance:g} {options.spacing}"}
+
+
+def voxel_words(folder):
+    """What the scans in a data folder were resampled to, "1x1x2.5 mm" along their prepared axes, or "voxels of their
+    own"; "" of those without a record, as published.
+    """
+    record = read_preprocessing(folder)
+    if record is None:
+        return ""
+    return f"{'x'.join(f'{side:g}' for side in record.spacing)} mm" if record.spacing else "voxels of their own"
 
 
 def is_open_ended(trained):

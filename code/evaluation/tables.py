@@ -20,6 +20,7 @@ COLUMNS = ("case", "class", *METRICS)       # that every result has
 # column -> its words; `data` is the check sum of the cases' names
 SETTINGS = {"list": "list of cases", "weights": "weights", "unit": "unit of distances", "windows": "windows",
             "largest_component": "classes reduced to their largest component", "data": "cases",
+            "voxels": "scans resampled to",
             "tolerance": "tolerance of the surface Dice"}
 TEXT = "case", "patient", "name", "fold", "flags"       # columns that hold words, beside the SETTINGS
 HEADINGS = ("Dice (%) ↑", "Jaccard (%) ↑", "95HD (voxel) ↓", "ASD (voxel) ↓")
@@ -173,7 +174,7 @@ def read_rows(path, columns=COLUMNS):
         raise InputError(f"{path} is not a test script's CSV ({error}): test that run again") from error
     of = re.fullmatch(r"test_(test|val)_(last|best|pretrained)", Path(path).stem)
     if of and rows and "unit" not in rows[0]:
-        known = {"list": of[1], "weights": of[2], "unit": "voxel", **_recorded(Path(path).with_name("config.json")),
+        known = {"list": of[1], "weights": of[2], "unit": "voxel", **recorded(Path(path).with_name("config.json")),
                  "data": check_sum(row["case"] for row in rows)}
         rows = [row | known for row in rows]
     return rows
@@ -193,8 +194,10 @@ def _check_whole(rows):
             raise ValueError(f"{row['case']} has values that no metric has")
 
 
-def _recorded(config):
-    """Settings of a test made before SETTINGS existed, by the run's config.json; {} where there is none to read."""
+def recorded(config):
+    """Windows and post-processing of a run's tests by its config.json, as SETTINGS has them; {} where there is none to
+    read.
+    """
     try:
         recipe = json.loads(read_text(config))["recipe"]
         windows = f"{'x'.join(map(str, recipe['stride']))} uniform" if "stride" in recipe else "slices"
@@ -204,13 +207,14 @@ def _recorded(config):
 
 
 def check_named(path, rows, **expected):
-    """The rows of a result; InputError where its columns say other settings than its name does: `list`, `weights`,
-    `unit`.
+    """The rows of a result; InputError where its columns say other settings than its name does (`list`, `weights`,
+    `unit`), or its run's config.json (`windows`, `largest_component`).
     """
     for key, value in expected.items():
         if other := {row.get(key) for row in rows} - {None, "", value}:
-            raise InputError(f"{path}: {SETTINGS[key]}: {min(other)}, where its name says {value}; rename it, or "
-                             "test that run again")
+            says = "its name" if key in ("list", "weights", "unit") else "the run's config.json"
+            raise InputError(f"{path}: {SETTINGS[key]}: {min(other)}, where {says} says {value}; rename it, or test "
+                             "that run again")
     return rows
 
 

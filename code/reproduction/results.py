@@ -48,7 +48,7 @@ class Kept:
     def tested(self, split, checkpoint):
         name = f"test_{split}_{checkpoint}"
         return tables.check_named(self.folder / f"{name}.csv", self.rows(name), list=split, weights=checkpoint,
-                                  unit="voxel")
+                                  unit="voxel", **tables.recorded(self.folder / "config.json"))
 
     def logged(self, name, columns=None):
         """Rows of log.csv or val.csv: `stage` and `split` as text, `columns` (of val.csv, all) as numbers."""

@@ -335,7 +335,8 @@ def test_a_single_case_has_no_deviation():
 # ---- how a result was made ---------------------------------------------------------------------------------------
 
 
-HOW = {"list": "test", "weights": "last", "unit": "voxel", "windows": "18x18x4 uniform", "largest_component": "each"}
+HOW = {"list": "test", "weights": "last", "unit": "voxel", "windows": "18x18x4 uniform", "largest_component": "each",
+       "voxels": "1x1x1 mm"}
 
 
 def with_how(values=BASELINE, **changes):
@@ -346,6 +347,7 @@ def with_how(values=BASELINE, **changes):
     ({"unit": "mm"}, "base and ours were not measured alike: unit of distances voxel and mm"),
     ({"windows": "56x56x40 gaussian"}, "windows 18x18x4 uniform and 56x56x40 gaussian"),
     ({"largest_component": "none"}, "largest component each and none"),
+    ({"voxels": "2x2x2 mm"}, "scans resampled to 1x1x1 mm and 2x2x2 mm"),
     ({"list": "val"}, "list of cases test and val"), ({"weights": "best"}, "weights last and best")])
 def test_what_was_not_measured_alike_does_not_stand_in_one_table(change, words):
     assert len(tables.compare_lines({"base": with_how(), "ours": with_how()})) == 2
@@ -408,6 +410,20 @@ def test_a_result_is_what_its_name_says(tmp_path, change):
         options = report.ReportOptions(compare=(tmp_path / "one", tmp_path / "two"))
         with pytest.raises(InputError, match="where its name says"):
             report.compare(options, SimpleNamespace(patient_of=str))
+
+
+@pytest.mark.parametrize("change", ({"windows": "56x56x40 uniform"}, {"largest_component": "none"}))
+def test_a_kept_result_is_measured_as_its_run_says(tmp_path, change):
+    """And not through other windows, in a file that was given the name of the usual ones."""
+    (tmp_path / "config.json").write_text(json.dumps({"recipe": {"stride": [18, 18, 4], "keep_largest": True}}),
+                                          encoding="utf-8")
+    usual = {"windows": "18x18x4 uniform", "largest_component": "each"}
+    for how in (usual, usual | change):
+        report.write_rows(tmp_path / "test_test_last.csv", with_how(**how))
+        if how == usual:
+            assert Kept(tmp_path).tested("test", "last")
+    with pytest.raises(InputError, match=f": {next(iter(change.values()))}, where the run's config.json says"):
+        Kept(tmp_path).tested("test", "last")
 
 
 def test_saved_maps_are_those_of_the_case_with_the_longest_name(tmp_path):
