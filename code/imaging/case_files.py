@@ -24,6 +24,7 @@ SAME = ({"flair", "t2f"}, {"t1", "t1n", "t1w"}, {"t1ce", "t1c", "t1gd"}, {"t2", 
 CHANNELS = set().union(*SAME, {"dwi", "adc", "swi", "suv", "bold", "t2star", "t2starw"})
 LABELS = {"seg", "segm", "segmentation", "gt", "groundtruth", "ground_truth", "truth", "laendo", "label", "labels",
           "mask", "masks", "msk", "annotation", "annotations", "dseg", "probseg", "aseg", "labelmap", "gtv"}
+WORD_FIRST = re.compile(r"([^\W\d_]+)[-_.]?(\d.*)")      # segmentation-0, label0001
 MOST_CHANNELS = 8       # of one case, numbered from _0000; more files than that are scans
 TAKEN = f"{', '.join(SUFFIXES)} and DICOM"
 MAPS = f"{', '.join(SUFFIXES)} and {SEG_NRRD}, as which 3D Slicer saves DICOM SEG and RTSTRUCT, too"    # of labels
@@ -49,16 +50,34 @@ def plain_name(name: str) -> str:
     return role[0] if role and role[0] else name
 
 
+def scans_by_number(names: Iterable[str]) -> dict[str, list[str]]:
+    """{how a name goes on after its first word: names} of scans, volume-0 and img0001 say."""
+    found = defaultdict(list)
+    for name in names:
+        if (match := WORD_FIRST.fullmatch(name)) and match[1].lower() not in LABELS:
+            found[match[2]].append(name)
+    return found
+
+
+def scans_of_prefixed(name: str, by_number: dict[str, list[str]]) -> list[str]:
+    """The scans of a label map that begins with that word, as segmentation-0 of LiTS and label0001 of BTCV."""
+    match = WORD_FIRST.fullmatch(name)
+    return by_number.get(match[2], []) if match and match[1].lower() in LABELS else []
+
+
 def case_of_each(files: Iterable[Path], known: Collection[str] = frozenset()) -> Iterator[tuple[str, Path]]:
-    """(case, file) of each: its name, less a label's ending where only that names a `known` case; or its folder's name,
-    where several folders have files of one name."""
-    places = defaultdict(set)
+    """(case, file) of each: its name, less a label's ending where only that names a `known` case, or with the word of
+    its scan in front; or its folder's name, where several folders have files of one name.
+    """
+    places, by_number = defaultdict(set), scans_by_number(known)
     for path in files:
         places[case_name(path)].add(path.parent)
     for path in files:
         name = case_name(path)
         if name not in known and plain_name(name) in known:
             name = plain_name(name)
+        elif name not in known and len(scans := scans_of_prefixed(name, by_number)) == 1:
+            [name] = scans
         elif len(places[name]) > 1 or (name not in known and path.parent.name in known):
             name = path.parent.name
         yield name, path
@@ -236,8 +255,10 @@ def _labels_among(scans, trained):
     """Those of the files that are label maps, or a series beside its frames, by their names."""
     ends = {role[1] for name in trained if (role := role_of(name, LABELS | ASIDE))}
     there = {case_name(file) for file in scans}
-    return {file for file in scans if (role := role_of(case_name(file), LABELS | ASIDE))
-            and not (role[1] in ends and role[0] and role[0] not in there)}
+    by_number = scans_by_number(there)
+    return {file for file in scans if scans_of_prefixed(case_name(file), by_number)} | {
+        file for file in scans if (role := role_of(case_name(file), LABELS | ASIDE))
+        and not (role[1] in ends and role[0] and role[0] not in there)}
 
 
 def other_channels(files: dict[str, Path], modalities: Sequence[str]) -> dict[str, str]:

@@ -18,6 +18,8 @@ from imaging.case_files import (
     not_looked_into,
     plain_name,
     role_of,
+    scans_by_number,
+    scans_of_prefixed,
     series_among,
     told,
     visible,
@@ -106,7 +108,9 @@ def _told_apart(images, labels):
     """(scans, label maps, {why: files left aside}) of the two folders, which may be one: <case> and <case>_seg."""
     if images.resolve() == labels.resolve():
         files = files_in(images, is_label)
-        masks = {path for path in files if role_of(case_name(path), LABELS) or not is_scan(path)}
+        by_number = scans_by_number(map(case_name, files))
+        masks = {path for path in files if role_of(case_name(path), LABELS) or not is_scan(path)
+                 or scans_of_prefixed(case_name(path), by_number)}
         if not masks:
             raise InputError(f"--images {images} is the folder of --labels, too, and no file name there ends in _seg, "
                              f"_gt, _label or _mask: scans and label maps cannot be told apart; {contents(images)}")

@@ -75,6 +75,9 @@ def test_other_challenges_folders(tmp_path):
     (("sub-01_T1w", "sub-02_FLAIR", "sub-02_dseg"), "flair", {"sub-02"}), (("sub-01_T1w",), "flair", set()),
     (("s_dwi", "s_adc", "s_msk"), "flair", set()), (("P1__PT", "P1__CT"), "image", set()),
     (("a_t1c", "a_gtv", "a_aseg"), "image", {"a_t1c"}),
+    (("volume-0", "segmentation-0", "volume-1"), "image", {"volume-0", "volume-1"}),
+    (("img0001", "label0001", "label0002"), "image", {"img0001", "label0002"}),
+    (("ct1", "mr1", "label1"), "image", {"ct1", "mr1"}),
     (("a", "b"), "flair", {"a", "b"}), (("seg_1", "gt1"), "image", {"seg_1", "gt1"}),
     (("a", "b_image"), "image", {"a", "b_image"})])
 def test_roles_come_from_the_training_sets_record(tmp_path, names, modality, cases):

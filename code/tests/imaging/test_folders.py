@@ -294,6 +294,19 @@ def test_label_maps_beside_scans_are_left_aside_where_the_labels_are_elsewhere(t
     assert "2 files left aside, such as a_seg.nii.gz: label maps by their names" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("apart", (True, False))
+@pytest.mark.parametrize(("scan", "mask"), [("volume-{}", "segmentation-{}"), ("img000{}", "label000{}")])
+def test_label_maps_that_begin_with_that_word(tmp_path, apart, scan, mask):
+    """As LiTS and BTCV call them."""
+    scans, masks = tmp_path / "in" / "scans", tmp_path / "in" / ("masks" if apart else "scans")
+    for number in range(3):
+        image(scans / f"{scan.format(number)}.nii.gz", number)
+        if number:
+            label(masks / f"{mask.format(number)}.nii.gz", (0, 1))
+    assert prepare("--images", scans, "--labels", masks, "--output", tmp_path / "out") == 0
+    assert prepared(tmp_path / "out") == {scan.format(0): None, scan.format(1): [0, 1], scan.format(2): [0, 1]}
+
+
 def test_one_folder_in_which_nothing_says_what_is_a_label_is_refused(tmp_path, capsys):
     for name in ("a", "b"):
         image(tmp_path / "in" / f"{name}.nii.gz")
