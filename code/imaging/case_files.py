@@ -215,7 +215,7 @@ def scans_to_segment(path: Path, modalities: Sequence[str], trained: bool = True
         raise InputError(f"{option} {path}: was made by predict.py and is no scan; give the scan that it is of")
     if path in files and not scans:
         raise InputError(f"{option} {path}: has no scan by its name, expected {TAKEN}")
-    labels = _labels_among(scans, names)
+    labels = _labels_among(scans, names, path if path.is_dir() else path.parent)
     rest = [file for file in scans if file not in labels]
     cases, bad = {}, {}
     if tuple(modalities) != PLAIN:
@@ -251,12 +251,19 @@ def scans_to_segment(path: Path, modalities: Sequence[str], trained: bool = True
     return dict(sorted(cases.items())), bad, aside
 
 
-def _labels_among(scans, trained):
-    """Those of the files that are label maps, or a series beside its frames, by their names."""
+def in_folder_of_labels(path: Path, root: Path) -> bool:
+    """Whether a file lies below `root` in a folder that is called so, as TotalSegmentator's one of each class do."""
+    folder = path.parent
+    return folder.name.lower() in LABELS | {"segmentations", "labelstr"} and folder.resolve() != root.resolve()
+
+
+def _labels_among(scans, trained, root):
+    """Those of the files that are label maps, or a series beside its frames, by their names or their folder's."""
     ends = {role[1] for name in trained if (role := role_of(name, LABELS | ASIDE))}
     there = {case_name(file) for file in scans}
     by_number = scans_by_number(there)
-    return {file for file in scans if scans_of_prefixed(case_name(file), by_number)} | {
+    return {file for file in scans if in_folder_of_labels(file, root) or scans_of_prefixed(
+        case_name(file), by_number)} | {
         file for file in scans if (role := role_of(case_name(file), LABELS | ASIDE))
         and not (role[1] in ends and role[0] and role[0] not in there)}
 

@@ -3,6 +3,7 @@ import glob
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from imaging.scan_files import SUFFIXES, case_name, find_scan, suffix
 from runtime.errors import InputError, one_line
@@ -36,6 +37,7 @@ class Description:
     ending: str | None                  # of the scans' file names
     training: tuple[Listed, ...] | None     # None: whatever lies in imagesTr and labelsTr
     test: tuple[Path, ...] | None
+    count: Any = None       # of the training cases, as it says
 
 
 def read_description(path: Path) -> Description:
@@ -66,7 +68,7 @@ def read_description(path: Path) -> Description:
         raise InputError(f"{path}: cannot be used, calls two classes {one_line(double)}: {REMEDY}")
     return Description(path, {0: 0} | {number: place for place, number in enumerate(foreground, 1)}, names,
                        {name: numbers for name, numbers in named if len(numbers) > 1}, ignore, channels, ending,
-                       listed, test)
+                       listed, test, values.get("numTraining"))
 
 
 def _values(labels):
@@ -79,6 +81,8 @@ def _values(labels):
     for name, numbers in pairs:
         if not numbers or min(numbers) < 0:
             raise ValueError(f"the values of {name!a} are {numbers}")
+        if name.strip().lower() == "background" and 0 not in numbers:
+            raise ValueError(f"the background has the value {numbers[0]}, and 0 is the background here")
         if not name.strip():
             raise ValueError(f"the values {numbers} have no name")
     return [(" ".join(name.split()), tuple(sorted(set(numbers)))) for name, numbers in pairs]

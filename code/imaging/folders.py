@@ -1,6 +1,7 @@
 """Scans, labels, channels and classes as somebody's folder, or its dataset.json, has them."""
 import os
 import re
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ from imaging.case_files import (
     contents,
     files_in,
     grouped,
+    in_folder_of_labels,
     not_looked_into,
     plain_name,
     role_of,
@@ -59,7 +61,10 @@ def find(images: Path | None, labels: Path | None, dataset_json: Path | None, ch
                   "the scans themselves takes it")
         found = _described(read_description(path), channels, test_images)
     elif images is None or labels is None:
-        raise InputError("--images and --labels are needed, or a folder with a dataset.json: see --help")
+        inside = images and (images / "imagesTr").is_dir() and images / "imagesTr"
+        raise InputError("--images and --labels are needed, or a folder with a dataset.json: "
+                         + (f"this one has none; give --images {inside} --labels {images / 'labelsTr'}" if inside else
+                            "see --help"))
     elif test_images:
         raise InputError("--test-images: takes imagesTs, and there is no dataset.json that it belongs to; put these "
                          "scans into --images")
@@ -67,6 +72,7 @@ def find(images: Path | None, labels: Path | None, dataset_json: Path | None, ch
         scans, masks, aside = _told_apart(images, labels)
         content, _ = series_among([path for path in visible(images) if not _within(path, labels)], images, channels)
         scans += content.series
+        _check_one_map_each(masks)
         found = _paired(scans, masks, _channels_of(scans, masks, 0, channels), content.bad)
         found.aside |= aside | _dicom_in(labels, images)
         found.images_aside = content.aside + [one for one in not_looked_into(images)
@@ -112,6 +118,7 @@ def _told_apart(images, labels):
         masks = {path for path in files if role_of(case_name(path), LABELS) or not is_scan(path)
                  or scans_of_prefixed(case_name(path), by_number)}
         if not masks:
+            _check_one_map_each([path for path in files if in_folder_of_labels(path, images)])
             raise InputError(f"--images {images} is the folder of --labels, too, and no file name there ends in _seg, "
                              f"_gt, _label or _mask: scans and label maps cannot be told apart; {contents(images)}")
         scans, predicted = without_predictions(path for path in files if path not in masks)
@@ -121,6 +128,19 @@ def _told_apart(images, labels):
     aside = {path for path in scans if (role := role_of(case_name(path), LABELS)) and role[0] in names}
     return [path for path in scans if path not in aside], files_in(labels, is_label), _filled(
         {PREDICTIONS: predicted, "label maps by their names": sorted(aside)})
+
+
+def _check_one_map_each(masks):
+    """InputError where the folders of cases hold a file for each class."""
+    folders = defaultdict(dict)
+    for path in masks:
+        folders[path.parent][case_name(path)] = path
+    if len(common := set.intersection(*map(set, folders.values())) if len(folders) > 1 else ()) > 1:
+        one, other = sorted(common)[:2]
+        first = folders[min(folders)]
+        raise InputError(f"{first[one]} and {first[other].name}: are label maps of one class each, as TotalSegmentator "
+                         "writes them; expected one for each case, with a value for each class: merge them "
+                         "(TotalSegmentator --ml), and put them into a folder of their own")
 
 
 def _filled(aside: dict[str, list[Path]]) -> dict[str, list[Path]]:

@@ -171,6 +171,10 @@ def prepare_folder(options) -> int:
     if others := found.images_aside + others:
         print(f"{counted(len(others), 'file')} left aside, which are no scans: {told(others)}")
     tell_regions(found.description)
+    count = found.description and found.description.count
+    if isinstance(count, int) and count > len(found.labelled):
+        print(f"{found.description.path} says {counted(count, 'training case')} (numTraining), of which "
+              f"{len(found.labelled)} are here with a label")
     with locked(options.output, "--output"):
         return prepare(found, options)
 

@@ -116,7 +116,7 @@ def test_classes_and_their_names(tmp_path, labels, values, names):
 
 @pytest.mark.parametrize("content", [
     {}, {"labels": {}}, {"labels": [1]}, {"labels": {"background": 0}}, {"labels": {"a": "b"}}, {"labels": {"a": []}},
-    {"labels": {"a": -1}}, {"labels": {"a": {"b": 1}}}, {"labels": {"a": None}}, {"labels": {" ": 1}},
+    {"labels": {"a": -1}}, {"labels": {"a": {"b": 1}}}, {"labels": {"a": None}}, {"labels": {" ": 1}}, {"labels": {"background": 1, "a": 0}},
     {"labels": {"a": 1}, "training": [{"label": "a.nii"}]}, {"labels": {"a": 1}, "training": [3]},
     {"labels": {"a": 1}, "dataset": {"case": {"label": "a.nii"}}}, {"labels": {"a": 1}, "dataset": [1]},
     {"labels": {"0": "background", "1": "a", "2": "a"}}, {"labels": {"a": 1}, "modality": [1]},
@@ -126,6 +126,16 @@ def test_what_is_no_description_is_refused(tmp_path, content):
     (tmp_path / "dataset.json").write_text(json.dumps(content), encoding="utf-8")
     with pytest.raises(InputError, match="dataset.json: .*(correct it, or give --images and --labels)"):
         read_description(tmp_path / "dataset.json")
+
+
+def test_training_cases_that_dataset_json_counts_and_that_are_not_here_are_said(tmp_path, capsys):
+    """As after a download that was cut short; and of a folder without its dataset.json, what to give instead."""
+    folder = decathlon(tmp_path / "in", names="ab", numTraining=20)
+    assert prepare("--images", folder, "--output", tmp_path / "out") == 0
+    assert "says 20 training cases (numTraining), of which 2 are here with a label" in capsys.readouterr().out
+    (folder / "dataset.json").unlink()
+    assert prepare("--images", folder, "--output", tmp_path / "out") == 2
+    assert f"give --images {folder / 'imagesTr'} --labels {folder / 'labelsTr'}" in capsys.readouterr().err
 
 
 def test_the_training_list_is_what_is_trained_on(tmp_path, capsys):
@@ -305,6 +315,21 @@ def test_label_maps_that_begin_with_that_word(tmp_path, apart, scan, mask):
             label(masks / f"{mask.format(number)}.nii.gz", (0, 1))
     assert prepare("--images", scans, "--labels", masks, "--output", tmp_path / "out") == 0
     assert prepared(tmp_path / "out") == {scan.format(0): None, scan.format(1): [0, 1], scan.format(2): [0, 1]}
+
+
+@pytest.mark.parametrize("apart", (True, False))
+def test_label_maps_of_one_class_each_are_said_to_be_such(tmp_path, capsys, apart):
+    """As TotalSegmentator's training set lies."""
+    masks = tmp_path / ("masks" if apart else "scans")
+    for number in range(2):
+        image(tmp_path / "scans" / f"s{number}" / "ct.nii.gz", number)
+        for organ in ("liver", "spleen"):
+            label(masks / f"s{number}" / "segmentations" / f"{organ}.nii.gz")
+    assert prepare("--images", tmp_path / "scans", "--labels", masks, "--output", tmp_path / "out") == 2
+    error = capsys.readouterr().err
+    assert "liver.nii.gz and spleen.nii.gz: are label maps of one class each" in error and error.count("\n") == 1
+    cases, bad, aside = scans_to_segment(tmp_path / "scans", ("image",))
+    assert set(cases) == {"s0", "s1"} and not bad and len(aside) == 4 * (not apart)
 
 
 def test_one_folder_in_which_nothing_says_what_is_a_label_is_refused(tmp_path, capsys):
