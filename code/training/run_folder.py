@@ -93,7 +93,11 @@ class RunFolder:
                                  f"{name} is {other}, this one's {own}: choose --{name} {other}, or leave --init-from "
                                  "out")
         self._compare_scans(first)
-        return read_content(self.recipe.init_from)
+        content = read_content(self.recipe.init_from)
+        if content is None or first.get("init_from") and EARLIER not in content.cases:
+            Ranks().say(f"--init-from {self.recipe.init_from}: it, or a run that it was started from, has no {DATA}: "
+                        "whether test cases of this run were trained on there is not known")
+        return content
 
     def _compare_scans(self, first):
         """InputError where the run of the recipe `first`, which this one starts from, had other channels or classes;

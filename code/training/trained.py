@@ -12,7 +12,7 @@ from runtime.files import load_tensors, load_weights
 from runtime.ranks import Ranks
 from training import datasets
 from training.checkpoints import check_trained_on, of_another_run
-from training.material import Content
+from training.material import EARLIER, Content
 from training.recipe import check_run_folder, config_path, load_recipe
 from training.run_folder import DATA, read_content
 
@@ -52,6 +52,9 @@ class Trained(NamedTuple):
         if self.content is None:
             Ranks().say(f"{self.run} has no {DATA}: whether it was trained on these cases is not known")
             return
+        if getattr(self.recipe, "init_from", None) and EARLIER not in self.content.cases:
+            Ranks().say(f"{self.run}: whether {self.recipe.init_from}, which it was started from, was trained on these "
+                        f"cases is not known, since that run has no {DATA}")
         role_of = self.content.finder(self.data.patient_of)
         found = {name: (role_of(scan), self.content.twin(scan)) for name in names for scan in self.data.cases([name])}
         roles = {name: role for name, (role, _) in found.items()}

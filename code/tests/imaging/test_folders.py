@@ -116,7 +116,8 @@ def test_classes_and_their_names(tmp_path, labels, values, names):
 
 @pytest.mark.parametrize("content", [
     {}, {"labels": {}}, {"labels": [1]}, {"labels": {"background": 0}}, {"labels": {"a": "b"}}, {"labels": {"a": []}},
-    {"labels": {"a": -1}}, {"labels": {"a": {"b": 1}}}, {"labels": {"a": None}}, {"labels": {" ": 1}}, {"labels": {"background": 1, "a": 0}},
+    {"labels": {"a": -1}}, {"labels": {"a": {"b": 1}}}, {"labels": {"a": None}}, {"labels": {" ": 1}},
+    {"labels": {"background": 1, "a": 0}},
     {"labels": {"a": 1}, "training": [{"label": "a.nii"}]}, {"labels": {"a": 1}, "training": [3]},
     {"labels": {"a": 1}, "dataset": {"case": {"label": "a.nii"}}}, {"labels": {"a": 1}, "dataset": [1]},
     {"labels": {"0": "background", "1": "a", "2": "a"}}, {"labels": {"a": 1}, "modality": [1]},

@@ -9,6 +9,7 @@ from dataloaders import scans
 from runtime.errors import InputError
 from training.recipe import Recipe, load_recipe
 from training.run_folder import read_content
+from training.trained import load_run
 
 pytestmark = pytest.mark.usefixtures("shallow", "no_curves")
 SETS = "ACDC", pytest.param("LA", marks=pytest.mark.slow), pytest.param("BraTS2019", marks=pytest.mark.slow)
@@ -140,6 +141,18 @@ def test_a_test_case_that_the_first_run_was_trained_on_is_refused(first, recipe,
             runs.train(recipe("LA", data_dir=data, init_from=start))
     assert not recipe("LA").out.exists()
     runs.train(recipe("LA", data_dir=data))     # from random weights it may
+
+
+def test_first_weights_of_which_nobody_knows_what_they_were_trained_on_are_said(first, recipe, runs, capsys):
+    one = first("LA")
+    (one / "data.json").unlink()
+    second = runs.train(recipe("LA", init_from=one, out=one.with_name("second")))
+    runs.loop(recipe("LA", init_from=second, out=one.with_name("third")))
+    assert capsys.readouterr().out.count("whether test cases of this run were trained on there is not known") == 2
+    trained = load_run(second, device="cpu")
+    trained.check_cases(trained.names("test"))
+    assert f"whether {one}, which it was started from, was trained on these cases is not known" in (
+        capsys.readouterr().out)
 
 
 @pytest.mark.slow
