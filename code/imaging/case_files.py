@@ -227,8 +227,7 @@ def scans_to_segment(path: Path, modalities: Sequence[str], trained: bool = True
         cases, bad, rest = grouped(rest + channels, modalities)
     if not cases and not bad:
         alone, bad = one_case_each(case_of_each(rest))
-        learned = {name: Path(name) for name in names}      # among which such names stood for scans of their own, too
-        others = {} if other_channels(learned, modalities) else other_channels(alone, modalities)
+        others = _other_channels_than(names, alone, modalities)
         if others and not trained:
             ends = sorted({re.split("[_.-]", name)[-1] for name in others})
             raise InputError(f"{alone[min(others)]}: is one of {len(others)} files that are channels by their names: "
@@ -266,6 +265,18 @@ def _labels_among(scans, trained, root):
         case_name(file), by_number)} | {
         file for file in scans if (role := role_of(case_name(file), LABELS | ASIDE))
         and not (role[1] in ends and role[0] and role[0] not in there)}
+
+
+def _other_channels_than(trained, files, modalities):
+    """`other_channels` of {case: file} for a network whose training cases were called so: what those were called is
+    none, and where all were called by channels, every other one is.
+    """
+    roles = [role_of(name, CHANNELS) for name in trained]
+    if roles and all(roles):
+        taught = {role for _, role in roles}
+        return other_channels({name: file for name, file in files.items() if not role_of(name, taught)}, sorted(taught))
+    learned = {name: Path(name) for name in trained}
+    return {} if other_channels(learned, modalities) else other_channels(files, modalities)
 
 
 def other_channels(files: dict[str, Path], modalities: Sequence[str]) -> dict[str, str]:

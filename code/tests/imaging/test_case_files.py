@@ -88,7 +88,8 @@ def test_roles_come_from_the_training_sets_record(tmp_path, names, modality, cas
 @pytest.mark.parametrize(("names", "trained", "cases"), [
     (("a_seg", "b_seg"), ["p_seg"], {"a_seg", "b_seg"}), (("a_seg", "a", "b_seg"), ["p_seg"], {"a", "b_seg"}),
     (("a_seg", "b"), ["p_mask"], {"b"}), (("a_4d",), ["p_4d", "q"], {"a_4d"}),
-    (("a_t1", "a_t2"), ["p_t1", "p_t2"], {"a_t1", "a_t2"}), (("a_t1", "a_t2"), ["p_t1", "q_t2"], set()),
+    (("a_t1", "a_t2"), ["p_t1", "p_t2"], {"a_t1", "a_t2"}), (("a_t1", "a_t2"), ["p_t1", "q"], set()),
+    (("a_T1w", "a_FLAIR", "b"), ["p_T1w", "q_T1w"], {"a_T1w", "b"}), (("a_FLAIR",), ["p_T1w"], set()),
     (("a_0000", "a_0001"), ["p_0000", "p_0001"], {"a_0000", "a_0001"}), (("a_0000", "a_0001"), ["p"], set())])
 def test_what_the_training_set_was_called_is_a_scan(tmp_path, names, trained, cases):
     """Scans x_seg whose label maps are called alike, in another folder, are prepared and trained on."""
