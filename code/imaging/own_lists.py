@@ -7,7 +7,7 @@ from pathlib import Path
 
 from imaging.cases import Case, listed, shown
 from imaging.labelling import add_tests
-from imaging.patients import PATIENTS, Patients, read_patients, told_by, told_by_dicom
+from imaging.patients import PATIENTS, Patients, read_patients, told_by, told_by_dicom, told_by_standards
 from runtime.errors import InputError, counted
 from runtime.files import check_readable, write_text
 from runtime.records import read_json
@@ -50,14 +50,15 @@ class OurFiles:
 
 
 def write_patients(cases: Sequence[Case], options) -> Patients:
-    """patients.json by --patients, or by the pattern that it has, and of DICOM by folders and headers -> whose scan
-    each case is.
+    """patients.json by --patients, or by the pattern that it has, else of DICOM by folders and headers, and by names
+    of a known standard -> whose scan each case is.
 
     What was written there by hand stays without --force.
     """
     path, ours, there = options.output / PATIENTS, OurFiles(options.output), read_patients(options.output)
     pattern = options.patients or there.pattern
-    told = told_by(pattern, [case.name for case in cases]) if pattern else told_by_dicom(cases)
+    names = [case.name for case in cases]
+    told = told_by(pattern, names) if pattern else told_by_dicom(cases) or told_by_standards(names)
     if not told:
         return there
     by_hand = path.exists() and not options.force and not ours.holds(path)

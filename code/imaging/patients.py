@@ -9,6 +9,8 @@ from runtime.errors import InputError, counted
 from runtime.records import from_record, read_json
 
 PATIENTS = "patients.json"      # in a data folder
+# How names of a standard begin: sub-01_ses-2_T1w of BIDS, BraTS-GLI-00005-101 since 2023, patient001_frame12 of ACDC
+STANDARD = re.compile(r"sub-[0-9A-Za-z]+(?=_)|BraTS-[A-Z]+-\d{5}(?=-\d{3}\b)|patient\d{3}(?=_frame\d)")
 REMEDY = "correct it, or remove it and prepare the folder again with --patients"
 
 
@@ -47,6 +49,18 @@ def told_by(pattern: str, cases: Sequence[str]) -> dict[str, str]:
         raise InputError(f"--patients {pattern}: finds no patient in the {counted(len(cases), 'name')}, such as "
                          f"{cases[0]}; for names such as p01_before, 'p\\d+' does")
     return patients
+
+
+def named_in(case: str) -> str:
+    """The patient in a case's name, where that is of a known standard; the name itself otherwise."""
+    match = STANDARD.match(case)
+    return match[0] if match else case
+
+
+def told_by_standards(cases: Sequence[str]) -> dict[str, str]:
+    """{case: patient} of names of known standards, where there are several patients, one of them with several cases."""
+    patients = {case: named_in(case) for case in cases}
+    return patients if 1 < len({*patients.values()}) < len(patients) else {}
 
 
 def told_by_dicom(cases: Sequence[Case]) -> dict[str, str]:

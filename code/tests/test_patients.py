@@ -13,10 +13,11 @@ import label_next
 import prepare_folder
 import test_own as testing_own
 import train_own
+from dataloaders.brats import BraTS
 from dataloaders.folds import divided, write_folds
 from evaluation import pooled, tables
 from imaging.own_lists import last_patients
-from imaging.patients import Patients, told_by
+from imaging.patients import Patients, told_by, told_by_standards
 from runtime.errors import InputError
 from training.run_folder import read_content
 
@@ -71,6 +72,24 @@ def test_the_patient_is_what_the_pattern_finds_in_a_name():
     assert told_by(r"sub-\d+", names) == {names[0]: "sub-07", names[1]: "sub-07", names[2]: "sub-12"}
     assert told_by(r"sub-(\d+)_", names) == {names[0]: "07", names[1]: "07", names[2]: "12"}
     assert Patients(cases=told_by(r"sub-\d+", names)).of("phantom") == "phantom"
+
+
+def test_names_of_known_standards_tell_the_patient():
+    names = ["sub-01_ses-1_T1w", "sub-01_ses-2_T1w", "BraTS-GLI-00005-100", "BraTS-GLI-00005-101",
+             "patient001_frame01", "patient001_frame12", "sub-1", "BraTS19_TCIA01_201_1", "p1_frame01"]
+    assert [*told_by_standards(names).values()] == [
+        "sub-01", "sub-01", "BraTS-GLI-00005", "BraTS-GLI-00005", "patient001", "patient001", *names[6:]]
+    assert told_by_standards(["sub-01_T1w", "sub-02_T1w"]) == told_by_standards(["sub-01_a", "sub-01_b"]) == {}
+    assert BraTS.patient_of("BraTS-GLI-00005-101") == "BraTS-GLI-00005"
+
+
+def test_sessions_of_a_bids_subject_are_held_out_together(tmp_path, capsys):
+    names = [f"sub-0{number}_ses-{session}_T1w" for number in (1, 2, 3) for session in (1, 2)]
+    for number, name in enumerate(names):
+        write_case(tmp_path, name, name != names[4], number)
+    assert prepare(tmp_path, "--holdout", "1") == 0
+    assert listed(tmp_path, "test.list") == names[5:] and listed(tmp_path, "train.list") == names[:4]
+    assert "the 6 cases are of 3 patients" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("pattern", "words"), [("p(", "is no regular expression"), ("q", "finds no patient in the 3"),
