@@ -37,7 +37,7 @@ from imaging.case_files import scans_to_segment, told
 from imaging.cases import in_shell
 from imaging.dicom import Series
 from imaging.preparation import attempt, report_bad
-from imaging.preprocess import PUBLISHED, written_values
+from imaging.record import PUBLISHED, written_values
 from imaging.scan_files import (
     checksum,
     parts,

@@ -93,7 +93,7 @@ def main(args=None) -> int:
 def prepare(cases, bad, options) -> int:
     """Scans, lists, and what to do next; the caller holds the output folder."""
     from imaging.preparation import prepare_cases
-    from imaging.preprocess import PUBLISHED
+    from imaging.record import PUBLISHED
     outcome = prepare_cases(cases, bad, PUBLISHED["ACDC"], options, "data/{case}.h5", same_affine=False)
     written = {path.stem for case in cases if case.slices and case.name in outcome.good
                for k in range(outcome.good[case.name]["shape"][0])

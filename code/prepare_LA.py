@@ -60,7 +60,7 @@ def main(args=None) -> int:
     options = command_line(LAOptions, __doc__, args)
     check_seed(options.seed)
     cases, bad = find_cases(options.input, needs_label=options.crop == "label")
-    from imaging.preprocess import PUBLISHED  # here: options are read without what scans need
+    from imaging.record import PUBLISHED  # here: options are read without what scans need
     preprocessing = replace(PUBLISHED["LA"], crop=options.crop, seed=options.seed)
     print(f"LA: {counted(len(cases) + len(bad), 'case')} below {options.input}\n{CROPS[options.crop]}")
     with locked(options.output, "--output"):

@@ -30,7 +30,7 @@ from runtime.script import reported
 from dataloaders.folds import fold_folder, fold_number
 from dataloaders.own import Own
 from imaging.plan import PLAN, PREPARED, read_plan, shrunk
-from imaging.preprocess import read_preprocessing
+from imaging.record import read_preprocessing
 from runtime.errors import InputError
 from runtime.files import ROOT, expanded, is_case_name
 from training.recipe import MethodName, Ratio, Recipe, Schedule

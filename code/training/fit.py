@@ -14,7 +14,7 @@ from dataloaders import strong, two_stream
 from dataloaders.two_stream import TwoStream
 from evaluation import trust
 from evaluation.inference import mean_dice, segment
-from imaging.preprocess import write_preprocessing
+from imaging.record import write_preprocessing
 from method import Batch
 from methods import registry
 from runtime.device import Device

@@ -7,7 +7,7 @@ import numpy as np
 
 from dataloaders.scans import check_labelled, read_check_sum
 from imaging.cases import IGNORED
-from imaging.preprocess import read_preprocessing
+from imaging.record import read_preprocessing
 from runtime.errors import InputError, counted
 from runtime.ranks import Ranks
 

@@ -13,7 +13,7 @@ import pytest
 
 import reproduce
 import train_ACDC
-from imaging.preprocess import PUBLISHED, write_preprocessing
+from imaging.record import PUBLISHED, write_preprocessing
 from reproduction import runs
 from reproduction.experiments import PLACES, Experiment, Place, Row
 from runtime.errors import InputError
