@@ -3,9 +3,9 @@
     Idea: a mask and the signed distance to its surface say the same thing. One head predicts each; the level set
     sigmoid(-1500 z) turns distances into a mask, and on all scans, labelled or not, the two masks must agree.
 
-Neither side of the agreement is detached. The release computes a cross-entropy that it never adds; so do we not.
-Published for LA alone. On slices [O]: one map and level set for each foreground class, against that class's softmax
-probability. On BraTS [O]: as on LA.
+Neither side of the agreement is detached. The release also computes a cross-entropy, but never adds it to the loss; it
+is left out. Published for LA alone. On slices [O]: one map and level set for each foreground class, against that
+class's softmax probability. On BraTS [O]: as on LA.
 """
 from dataclasses import dataclass
 from functools import partial

@@ -1,10 +1,11 @@
 """SASSNet, shape-aware semi-supervised segmentation (Li et al. 2020).
 
     Idea: a second head predicts the signed distance to the object's surface, which knows the object's shape. A
-    discriminator judges these maps beside their scans, and so hands the shapes of labelled scans to unlabelled ones.
+    discriminator sees these maps beside their scans, so that those of unlabelled scans become like those of labelled
+    ones.
 
-The release computes a cross-entropy that it never adds; so do we not. Published for LA alone. On slices [O]: one map
-for each foreground class, a softmax head, Dice of all classes in 'original'. On BraTS [O]: as on LA.
+The release also computes a cross-entropy, but never adds it to the loss; it is left out. Published for LA alone. On
+slices [O]: one map for each foreground class, a softmax head, Dice of all classes in 'original'. On BraTS [O]: as LA.
 """
 from dataclasses import dataclass
 from functools import partial
