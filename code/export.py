@@ -45,7 +45,7 @@ class Options:
 
     run: Path                       # folder that a train script wrote
     output: Path                    # folder to be made: network.onnx, network.json, preprocessing.json, segment.py
-    checkpoint: Literal["last", "best", "pretrained"] = "last"
+    checkpoint: Literal["last", "best", "pretrained"] = "last"  # weights of the run
 
 
 def check_readable_there(run, preprocessing):

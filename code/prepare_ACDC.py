@@ -6,7 +6,7 @@ Reads patientXXX/Info.cfg at any depth below --input, takes the two frames that 
 and end-systole (ES), with their _gt files, and writes, below --output, data/patientXXX_frame01.h5 (ED) and
 data/patientXXX_frame02.h5 (ES) with `image` (slices, H, W), min-max to [0, 1] over the volume, and `label`: 1
 right ventricle, 2 myocardium, 3 left ventricle. All patients but those of val.list and test.list also get
-data/slices/patientXXX_frame0Y_slice_K.h5, K from 1. The published lists that apply are put beside.
+data/slices/patientXXX_frame0Y_slice_K.h5, K from 1. The published lists that apply are put beside them.
 """
 import sys
 from dataclasses import dataclass

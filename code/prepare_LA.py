@@ -4,7 +4,7 @@
 
 Reads <case>/lgemri.nrrd and <case>/laendo.nrrd at any depth below --input and writes, below --output,
 2018LA_Seg_Training Set/<case>/mri_norm2.h5 with `image` (x, y, z), z-scored over the whole scan, then cropped
-in plane, and `label`, 1 for the left atrium. The published lists that apply are put beside.
+in plane, and `label`, 1 for the left atrium. The published lists that apply are put beside them.
 """
 import sys
 from dataclasses import dataclass, replace

@@ -17,8 +17,10 @@ Do the unlabelled scans help, and would more labels? Supervised and the method, 
 folds.json in the data folder says which fold a case belongs to, once for all. Each of these commands goes on where it
 was stopped.
 
-What depends on the scans is chosen by their plan: plan.json in the data folder gives each value with its reason, and
-may be edited. The method is CML+, methods/cml_plus.py, or where every scan has a label, methods/supervised.py.
+What depends on the scans is in their plan, plan.json in the data folder, which gives each value with its reason and may
+be edited; options marked [plan] are taken from there. Values of options that name SIZES or SLICES depend on the preset
+and on whether patches are volumes or slices: see the top of this script. The method is CML+, methods/cml_plus.py, or
+methods/supervised.py where every scan has a label.
 """
 import math
 from dataclasses import dataclass, replace
@@ -47,8 +49,8 @@ def folder(text):
     return expanded(text, "--data-dir or --plan")
 
 
-# Where a value comes from: [P] the paper, [C] the authors' code only, [O] ours, [plan] plan.json in the data folder,
-# whatever stands here. Where a line names SIZES or SLICES, the value there replaces the one here
+# Where a value comes from: [P] the paper, [C] the authors' code only, [O] ours, [plan] the data folder's plan.json,
+# which replaces the value here, as SIZES and SLICES do in the lines that name them
 @dataclass(kw_only=True)
 class OwnRecipe(Recipe):
     """Own data: 3D V-Net or, of slices, 2D U-Net; pre-training and self-training."""
@@ -76,7 +78,7 @@ class OwnRecipe(Recipe):
 
     # method
     method: MethodName = "cml_plus"         # how the unlabelled scans are used: docs/methods.md [plan]
-    network: str = "vnet"                   # or unet, for slices                                             [plan]
+    network: str = "vnet"                   # vnet for volumes, unet for slices                               [plan]
     beta: Ratio = 2 / 3                     # edge of the CutMix box over edge of the patch; SLICES           [P]
     lambda_unsup: float = 1.0               # lambda_1 of Eq. 4: weight of L_sup on unlabelled scans; SLICES  [P]
     lambda_dis: float = 0.2                 # lambda_2 of Eq. 4 and 11: weight of the discrepancy; SLICES     [P]

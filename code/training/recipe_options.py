@@ -48,7 +48,8 @@ def command_line(presets, description, args=None):
                       for name, reason in reasons.items())
     usage = (f"{description}{planned}\n\nThe first word is the preset, {' or '.join(presets)}; shown here: "
              f"{default.preset}. Instead of it, --from-config RUN/config.json repeats a run: its recipe, changed by "
-             f"the options that follow, in a new run folder. {DEBUG}")
+             "the options that follow, in a new run folder. Marks say where a value comes from: [P] the paper, [C] the "
+             f"authors' code only, [O] ours. {DEBUG}")
     if not {"-h", "--help"} & set(args):
         Ranks().say(f"{default.dataset}, preset {default.preset}: PyTorch is loading")
     recipe = _parsed(default, presets[default.preset], args, usage).check()
