@@ -50,10 +50,10 @@ def save_prediction(folder, name, scan, maps, data, mark):
             nifti.header["intent_name"], nifti.header["aux_file"] = mark, voxel_sum(labels)
             write_aside(path, lambda file, nifti=nifti: file.write(nifti.to_bytes()))
     plots.overlay(folder / f"{name}.png", scan.image[0].numpy(), scan.label.numpy(), maps, data.depth_axis,
-                  body_axes(data), names=data.recipe.classes)
+                  prepared_axes(data), names=data.recipe.classes)
 
 
-def body_axes(data):
+def prepared_axes(data):
     """Where the axes of prepared scans point, "LPS" say, or None where nothing says so."""
     record = read_preprocessing(data.recipe.data_dir) or PUBLISHED.get(data.dataset)
     return record.orientation if record and record.orientation != "slices" else None

@@ -14,9 +14,9 @@ import torch
 
 from method import Picture
 from methods.adversarial import AdversarialMethod
-from methods.losses import supervised_loss, widened
+from methods.losses import supervised_loss
 from methods.ramps import ramp
-from methods.sdm import class_probabilities, distance_loss, distance_maps
+from methods.sdm import distance_loss, distance_maps, views_of
 from networks import compared
 
 
@@ -69,11 +69,9 @@ class SASSNet(AdversarialMethod):
         distance = distance_loss(maps[:labelled], batch.z_l, batch.y_l)
         adversarial = self.fooling(maps[labelled:], batch.x_u)
         weight = self.hyper.consistency * ramp(batch, self.hyper.ramp_share, self.hyper.stairs)
-        picture = Picture(batch.x_u, None, {"network": logits[labelled:].detach(),
-                                            "level_set": class_probabilities(maps[labelled:].detach())})
+        picture = Picture(batch.x_u, None, views_of(logits[labelled:].detach(), maps[labelled:].detach()))
         yield (sup + self.hyper.distance * distance + weight * adversarial,
                {"sup_l": sup, "distance": distance, "adversarial": adversarial, "picture": picture})
 
     def predict(self, x):
-        logits, maps = self.networks(x)
-        return {"network": widened(logits).softmax(1), "level_set": class_probabilities(maps)}
+        return views_of(*self.networks(x))
