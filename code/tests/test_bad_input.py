@@ -1002,8 +1002,8 @@ BAD = {
         "b.nii.gz: is a label map of predict.py", "--accept-predictions"),
     **{f"slices named {name}": (lists("ACDC", train_slices=f"{name}\n"), f"train_slices.list: {found}", "rename")
        for name, found in (("p1_1", "p1_1 does not end in its slice"), ("p1_z3", "p1_z3 does not end in its slice"),
-                           ("p1_02_slice_3", "which patient p1_02_slice_3 is of"),
-                           ("p1_diastole_slice_3", "which patient p1_diastole_slice_3 is of"))},
+                           ("p1_02_slice_3", "p1_02_slice_3 does not say which patient it is of"),
+                           ("p1_diastole_slice_3", "p1_diastole_slice_3 does not say which patient it is of"))},
     "empty label, LA": (challenge(prepare_LA.main, two(la_case, lambda folder: nrrd.write(
         str(folder / "in/CASE1/laendo.nrrd"), 0 * volume()[1]))), "laendo.nrrd: is empty", "--allow-empty"),
     "channel that is not there": (prepared(nothing, "--channels", "7"), "--channels 7: no file name ends in _0007"),
