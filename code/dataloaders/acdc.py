@@ -36,7 +36,7 @@ def volume_of(name):
 
 
 def check_names(names, file, slices):
-    """InputError for a name without a frame in a list that does not say its patient, or of slices, its slice."""
+    """InputError for a listed name without a frame that does not say its patient or, in a list of slices, its slice."""
     for name in [name for name in names if not FRAME.search(name)]:
         if slices and not SLICE.search(name):
             raise InputError(f"{file}: {name} does not end in its slice, expected <patient>_frame01_slice_3: slices of "

@@ -34,7 +34,7 @@ def prediction_marks(trained, names, options):
 def save_prediction(folder, name, scan, maps, data, mark):
     """NIfTI label maps of every view, on the prepared scan's grid, and an overlay in Figure 4's layout.
 
-    A viewer shows the maps where the scan's own file lies; of published files nobody knows. Maps that are there with
+    A viewer shows the maps on the scan's own file; for published files its place is not known. Maps that are there with
     this mark stay as they are.
     """
     import nibabel

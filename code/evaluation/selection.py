@@ -37,9 +37,9 @@ def farthest_first(features, start, count):
 
 
 def half_spread(labelled, ranked, count, features_of):
-    """Up to `count` ranked cases, of the half in front those farthest from the labelled ones and from each other.
+    """Up to `count` of the first half of ranked cases: those farthest from the labelled ones and from each other.
 
-    features_of: names -> their features, a row (K,) each; the labelled cases' are asked for, too.
+    features_of: names -> their features, a row (K,) each; it is asked for those of the labelled cases, too.
     """
     names = [*labelled, *ranked[:max(count, -(-len(ranked) // 2))]]
     return [names[place] for place in farthest_first(list(features_of(names)), range(len(labelled)), count)]

@@ -60,7 +60,7 @@ def check_there(data_dir, run):
 
 
 def prepared_as(run, data_dir):
-    """The record of the data that a run was trained on; InputError where they are not there, or others."""
+    """The record of the data that a run was trained on; InputError where the folder has moved or holds other data."""
     check_there(data_dir, run)
     there, own = read_preprocessing(data_dir), read_preprocessing(run)
     if there is None or own is None or there.to_dict() != own.to_dict():
