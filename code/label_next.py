@@ -136,30 +136,11 @@ def main(args=None):
 
 
 def with_run(options, by):
-    first, *_ = fold_runs(options.run) if is_folds(options.run) else [options.run]
-    dataset = datasets.of_run(first)
-    if dataset.data is not Own:
-        raise InputError(f"{options.run}: is a run on {dataset.data.dataset}, whose scans are not yours to label; "
-                         "expected one of train_own.py")
-    recipe = load_recipe(first, dataset.recipe)
-    if options.data_dir:
-        recipe = replace(recipe, data_dir=expanded(options.data_dir, "--data-dir"))
+    first, recipe = run_on_own_data(options)
     prepared = datasets.prepared_as(first, recipe.data_dir)
     sources, data = read_sources(recipe.data_dir), Own(recipe)
-    record = Round(run_of(options), with_output(sources.command, recipe.data_dir),
-                   read_as(prepared.labels, prepared.ignore), prepared.class_names, prepared.geometry,
-                   "--same-voxels" in sources.command, len(prepared.modalities))
-    if record.option("--images"):
-        check_outside(options.output, record.option("--images"))
-    names = data.listed("train")
-    labelled = data.labelled(names)
-    others = [name for name in names if name not in set(labelled)]
-    if not others:
-        raise InputError(f"{recipe.data_dir}: all {len(names)} cases of train.list have a label; add scans, and "
-                         "prepare the folder again")
-    if unknown := [name for name in others if name not in sources.cases]:
-        raise InputError(f"{recipe.data_dir / SOURCES}: does not say where the scans of "
-                         f"{', '.join(unknown[:3])} are; prepare the folder again")
+    record = new_round(options, prepared, sources, recipe.data_dir)
+    labelled, others = labelled_and_others(data, sources, recipe.data_dir)
     waiting = [*listed(recipe.data_dir / TESTS), *tests_handed(options.output)]
     tests, pool = drawn_for_testing(others, waiting, data.patients, labelled, options.count, options.seed)
     if not (tests or pool):
@@ -184,6 +165,43 @@ def with_run(options, by):
     print(told_tests(tests, options), end="", flush=True)
     hand_out(options, scans, sources.channels, chosen, record, Path(sources.labels))
     return code
+
+
+def run_on_own_data(options):
+    """The run, of folds the first one, and its recipe; InputError for a run on one of the published data sets."""
+    first, *_ = fold_runs(options.run) if is_folds(options.run) else [options.run]
+    dataset = datasets.of_run(first)
+    if dataset.data is not Own:
+        raise InputError(f"{options.run}: is a run on {dataset.data.dataset}, whose scans are not yours to label; "
+                         "expected one of train_own.py")
+    recipe = load_recipe(first, dataset.recipe)
+    if options.data_dir:
+        recipe = replace(recipe, data_dir=expanded(options.data_dir, "--data-dir"))
+    return first, recipe
+
+
+def new_round(options, prepared, sources, data_dir):
+    """The Round of a data folder; InputError where --output lies in the folder of its scans."""
+    record = Round(run_of(options), with_output(sources.command, data_dir), read_as(prepared.labels, prepared.ignore),
+                   prepared.class_names, prepared.geometry, "--same-voxels" in sources.command,
+                   len(prepared.modalities))
+    if record.option("--images"):
+        check_outside(options.output, record.option("--images"))
+    return record
+
+
+def labelled_and_others(data, sources, data_dir):
+    """Names of the cases of train.list with a label, and of those without; InputError where there is none to label."""
+    names = data.listed("train")
+    labelled = data.labelled(names)
+    others = [name for name in names if name not in set(labelled)]
+    if not others:
+        raise InputError(f"{data_dir}: all {len(names)} cases of train.list have a label; add scans, and prepare the "
+                         "folder again")
+    if unknown := [name for name in others if name not in sources.cases]:
+        raise InputError(f"{data_dir / SOURCES}: does not say where the scans of {', '.join(unknown[:3])} are; prepare "
+                         "the folder again")
+    return labelled, others
 
 
 def propose(options, scans, channels):

@@ -38,8 +38,7 @@ class ACDCRecipe(Recipe):
     unlabeled_batch: int = 12               # unlabelled slices per step, mixed in pairs                      [C]
 
     # method
-    # two U-Nets [P]; decoder 0 bilinear, decoder 1 transposed [C]; or `released`, one U-Net for both views   [C]
-    network: str = "unet"
+    network: str = "unet"                   # two U-Nets [P], bilinear and transposed; released: one for both [C]
     beta: Ratio = 1 / 2                     # edge of the CutMix box over edge of the patch                   [P]
     lambda_unsup: float = 0.5               # lambda_1 of Eq. 4: weight of L_sup on unlabelled slices         [P]
     lambda_dis: float = 0.1                 # lambda_2 of Eq. 4 and 11: weight of the discrepancy             [P]

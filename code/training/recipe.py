@@ -58,7 +58,7 @@ class Recipe:
 
     method: MethodName = "cml"  # how the unlabelled scans are used: docs/methods.md
     hyper: Any = None               # the method's own hyperparameters; None: its defaults
-    # matched: one recipe for all methods; original: as the method's code was released, mini and short in their length
+    # matched: one recipe for all methods; original: as each method's code was released (mini, short: its length aside)
     protocol: Literal["matched", "original"] = "matched"
     labeled_draw: int = 0           # labelled cases: the first of the list (0), or of its K-th random order (K) [O]
     seed: int = 1337                # of initialisation, data order, crops, masks and dropout           [C]
