@@ -118,7 +118,7 @@ def attempt(call: Callable, remedy: str):
         if is_out_of_memory(error):
             return f"out of memory: {remedy}"
         if isinstance(error, OSError):
-            return f"{one_line(error)}: mend the file's permissions, and start the same command again"
+            return f"{one_line(error)}: fix the file's permissions, and start the same command again"
         traceback.print_exception(error)    # ours, not the user's: say all, and go on with the other cases
         return f"{type(error).__name__}: {one_line(error)} (our mistake, not yours: see the traceback above)"
 

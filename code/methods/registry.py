@@ -66,7 +66,7 @@ def check(recipe):
         if isinstance(value, float) and not 0 <= value < math.inf:
             raise InputError(f"--hyper.{name} {value:g}: must be a number, 0 or more")
     from_record(method_class(recipe.method).Hyper, vars(hyper), f"hyperparameters of --method {recipe.method}",
-                "mend it at the top of the method's file")
+                "fix it at the top of the method's file")
     if (loss := getattr(hyper, "supervised", None)) in SUPERVISED:     # a method may have its own
         check_supervised(loss, recipe.num_classes)
     method_class(recipe.method).check(recipe)

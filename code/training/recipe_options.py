@@ -66,7 +66,7 @@ def command_line(presets, description, args=None):
 
 def typed_preset(name, presets):
     """A preset as a train script has it, of the fields' types; InputError for what was typed there and does not fit."""
-    recipe, remedy = presets[name], "mend it at the top of the script"
+    recipe, remedy = presets[name], "fix it at the top of the script"
     if recipe.preset not in presets:
         raise InputError(f"preset {name}: has preset={recipe.preset!r}, expected {name!r}: {remedy}")
     return type(recipe).typed(recipe.to_json(), f"preset {name}", remedy)
