@@ -47,7 +47,7 @@ def anchors(document):
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=str)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_links_lead_to_files_and_headings(document):
     prose = re.sub(r"```.*?```", "", document.read_text(encoding="utf-8"), flags=re.S)
     for link in re.findall(r"\]\((?!https?://)([^)]+)\)", prose):
@@ -65,7 +65,7 @@ def options_of(script):
     return {f"--{name.replace('_', '-')}" for name in (*fields, *arguments)} | {"--from-config", "--debug", "--help"}
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=str)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_commands_name_options_that_their_scripts_have(document):
     text = document.read_text(encoding="utf-8")
     for script, words in re.findall(r"python code/(\w+)\.py([^`\n#|;]*)", text):
