@@ -60,7 +60,7 @@ class Method(nn.Module):
 
     With several processes, each sees its share of the batch. The loop averages the gradients of `trained_parameters`
     over them. A method with a second optimiser averages the gradients of that one by `Ranks().average_gradients`, and
-    keeps any other state that must be equal equal.
+    sees to it that all processes agree on any other state.
     """
 
     Hyper = Hyper                   # its own hyperparameters: `--hyper.NAME` on the command line

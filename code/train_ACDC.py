@@ -16,7 +16,7 @@ from runtime.script import reported
 
 from dataloaders.acdc import ACDC
 from runtime.files import ROOT
-from training.recipe import Ratio, Recipe, Schedule
+from training.recipe import NetworkName, Ratio, Recipe, Schedule
 from training.recipe_options import command_line
 
 
@@ -38,7 +38,7 @@ class ACDCRecipe(Recipe):
     unlabeled_batch: int = 12               # unlabelled slices per step, mixed in pairs                      [C]
 
     # method
-    network: str = "unet"                   # two U-Nets [P], bilinear and transposed; released: one for both [C]
+    network: NetworkName = "unet"           # two U-Nets [P], bilinear and transposed; released: one for both [C]
     beta: Ratio = 1 / 2                     # edge of the CutMix box over edge of the patch                   [P]
     lambda_unsup: float = 0.5               # lambda_1 of Eq. 4: weight of L_sup on unlabelled slices         [P]
     lambda_dis: float = 0.1                 # lambda_2 of Eq. 4 and 11: weight of the discrepancy             [P]

@@ -16,7 +16,7 @@ from runtime.script import reported
 
 from dataloaders.brats import BraTS
 from runtime.files import ROOT
-from training.recipe import Ratio, Recipe, Schedule
+from training.recipe import NetworkName, Ratio, Recipe, Schedule
 from training.recipe_options import command_line
 
 
@@ -41,7 +41,7 @@ class BraTSRecipe(Recipe):
     half_resolution: bool = False           # halve every axis in memory; metrics stay on the native grid     [O]
 
     # method
-    network: str = "vnet"                   # two V-Nets [P]; decoder 0 transposed, decoder 1 trilinear       [O]
+    network: NetworkName = "vnet"           # two V-Nets [P]; decoder 0 transposed, decoder 1 trilinear       [O]
     beta: Ratio = 2 / 3                     # edge of the CutMix box over edge of the patch                   [P]
     lambda_unsup: float = 1.0               # lambda_1 of Eq. 4: weight of L_sup on unlabelled scans          [P]
     lambda_dis: float = 0.2                 # lambda_2 of Eq. 4 and 11: weight of the discrepancy             [P]

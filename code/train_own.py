@@ -35,7 +35,7 @@ from imaging.plan import PLAN, PREPARED, read_plan, shrunk
 from imaging.record import read_preprocessing
 from runtime.errors import InputError
 from runtime.files import ROOT, expanded, is_case_name
-from training.recipe import MethodName, Ratio, Recipe, Schedule
+from training.recipe import MethodName, NetworkName, Ratio, Recipe, Schedule
 from training.recipe_options import command_line
 
 # What is different for slices: the paper's values for ACDC                                                   [P]
@@ -78,7 +78,7 @@ class OwnRecipe(Recipe):
 
     # method
     method: MethodName = "cml_plus"         # how the unlabelled scans are used: docs/methods.md [plan]
-    network: str = "vnet"                   # vnet for volumes, unet for slices                               [plan]
+    network: NetworkName = "vnet"           # vnet for volumes, unet for slices                               [plan]
     beta: Ratio = 2 / 3                     # edge of the CutMix box over edge of the patch; SLICES           [P]
     lambda_unsup: float = 1.0               # lambda_1 of Eq. 4: weight of L_sup on unlabelled scans; SLICES  [P]
     lambda_dis: float = 0.2                 # lambda_2 of Eq. 4 and 11: weight of the discrepancy; SLICES     [P]

@@ -658,7 +658,7 @@ BAD = {
     "unknown method": (option("--method", "vat"), "--method vat: unknown", "cml"),
     "loss of two classes for three": (option("--method", "ict", "--hyper.supervised", "dsq_fg", "--num-classes", "3"),
                                       "--hyper.supervised dsq_fg", "there are 3 classes; choose eq2 or dsq_all"),
-    "unknown network": (option("--network", "resnet"), "--network resnet", "vnet"),
+    "unknown network": (option("--network", "resnet"), "invalid choice 'resnet' for argument '--network'", "vnet"),
     "network of other axes": (option("--network", "unet"), "--network unet: choose one for 3 axes", "vnet"),
     "unknown device": (option("--device", "gpu"), "--device gpu: unknown", "auto, cpu, cuda"),
     "patch not divisible by 16": (option("--patch-size", "32", "32", "90"), "--patch-size 32 32 90",

@@ -30,6 +30,7 @@ Ratio = Annotated[float, tyro.constructors.PrimitiveConstructorSpec(
     is_instance=lambda value: isinstance(value, float | int), str_from_instance=lambda value: [str(value)])]
 Schedule = Literal["constant", "step", "poly"]
 MethodName = Literal[*registry.METHODS]
+NetworkName = Literal["vnet", "unet", "released", "narrow_vnet", "narrow_unet"]     # networks/two_view.py has them
 LEAST = {1: ("labeled", "labeled_batch", "unlabeled_batch", "in_channels", "patch_size", "stride", "self_steps",
              "eval_every", "checkpoint_steps"),
          0: ("seed", "labeled_draw", "pre_steps", "workers", "holdout_val", "holdout_test", "weight_decay",
