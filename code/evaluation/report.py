@@ -14,7 +14,7 @@ from evaluation import components, published, tables
 from evaluation.saved_maps import PREDICTIONS, prediction_marks, save_prediction
 from evaluation.windows import WEIGHTS, windows_of
 from imaging.patients import Patients
-from imaging.preprocess import read_preprocessing
+from imaging.record import read_preprocessing
 from runtime.command_line import parsed
 from runtime.errors import DEBUG, InputError, counted
 from runtime.files import check_writable, write_text

@@ -143,7 +143,7 @@ def test_a_test_case_that_the_first_run_was_trained_on_is_refused(first, recipe,
     runs.train(recipe("LA", data_dir=data))     # from random weights it may
 
 
-def test_first_weights_of_which_nobody_knows_what_they_were_trained_on_are_said(first, recipe, runs, capsys):
+def test_initial_weights_of_which_nobody_knows_what_they_were_trained_on_are_said(first, recipe, runs, capsys):
     one = first("LA")
     (one / "data.json").unlink()
     second = runs.train(recipe("LA", init_from=one, out=one.with_name("second")))
