@@ -69,13 +69,13 @@ def test_seeds_of_one_curve_meet_at_the_same_steps(results, narrow):
     assert curve.get_ydata().tolist() == [10, 20]
 
 
-@pytest.mark.parametrize("change", ["case", "windows"])
+@pytest.mark.parametrize("change", ["case", "voxels"])
 def test_runs_that_were_tested_on_other_cases_share_no_table(results, write, change):
     """The folders are named; of one row, the way of testing counts, too."""
     folders = [write(results, "table2", "CML, 7", seed, lambda _: 0.3) for seed in (1337, 1338)]
     for folder, less in zip(folders, (0, 1), strict=True):
         table = next(folder.glob("test_*_last.csv"))
-        other = {"windows": "a"} if change == "case" else {"windows": f"{less}"}
+        other = {"voxels": "a" if change == "case" else f"{less}"}
         rows = [row | other | {"case": row["case"] + "x" * less * (change == "case")} for row in read_rows(table)]
         write_rows(table, [row | {"data": check_sum(row["case"] for row in rows)} for row in rows])
     with pytest.raises(InputError) as refused:
