@@ -74,7 +74,7 @@ class CML(Method):
     def stages(self, pre_steps, self_steps):
         """Section 3.3: pre-train on labelled scans, then self-train on both."""
         return [Stage("pre", pre_steps, self.pretraining_losses, unlabelled=False),
-                Stage("self", self_steps, self.losses, cost=8 / 3)]     # a mixed half, and a pass twice as large
+                Stage("self", self_steps, self.losses, cost=8 / 3)]     # both halves, and a whole batch forwards
 
     def pretraining_losses(self, batch):
         """Eq. 11: L_pre = L_sup^l + lambda_2 L_dis^l."""
@@ -97,7 +97,7 @@ class CML(Method):
         pseudo_labels = self.pseudo_labels(batch.for_targets)
         x, mask = self.mixed(batch.x_u, batch.generator)
         views = self.networks(x)
-        labels = pseudo_labels()        # now, so that the host reduces them while a GPU computes the views
+        labels = pseudo_labels()        # only now: the CPU looks for components while a GPU computes the views
         loss, terms = self.objective("u", x, views, heterogeneous_targets(*labels, mask), self.lambda_unsup)
         return loss, terms | {"empty_pseudo_labels": empty(*labels)}
 
@@ -108,10 +108,10 @@ class CML(Method):
 
     @torch.no_grad()
     def pseudo_labels(self, x):
-        """Each view's argmax on clean scans (B, ., *S) -> function: both label maps (B, *S), largest components alone.
+        """Each view's argmax on clean scans (B, ., *S), cut to each class's largest component ("NMS" in the paper).
 
-        The paper calls the reduction NMS. The networks stay in training mode: dropout acts, and batch norm takes
-        this pass into its running statistics [C].
+        -> function that returns both views' label maps (2, B, *S). The networks stay in training mode: dropout acts,
+        and batch norm takes this pass into its running statistics [C].
         """
         labels = torch.stack([logits.argmax(1).byte() for logits, _ in self.networks(x)])
         return reduced(labels, self.components)

@@ -4,8 +4,8 @@
     python code/demo.py --dataset LA
 
 Loaders, loops and tables are those of the real data sets. The networks are half as wide, and the scans are synthetic,
-small and easier than real ones (DEMOS says by how much), so that the figures say nothing about patients. Ends with a
-table and model/demo/demo.png. Started again, it goes on where it was.
+small and easier than real ones, so that the figures say nothing about patients. Ends with a table and
+model/demo/demo.png. Started again, it goes on where it was.
 """
 import contextlib
 import io

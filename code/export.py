@@ -27,7 +27,7 @@ from evaluation.pooled import is_folds
 from evaluation.windows import windows_of
 from imaging.cases import in_shell
 from imaging.plan import PLAN, read_plan
-from imaging.preprocess import PUBLISHED, write_preprocessing, written_values
+from imaging.record import PUBLISHED, write_preprocessing, written_values
 from runtime.command_line import parsed
 from runtime.errors import DEBUG, InputError
 from runtime.files import ROOT, make_folder, write_text, writing
@@ -45,7 +45,7 @@ class Options:
 
     run: Path                       # folder that a train script wrote
     output: Path                    # folder to be made: network.onnx, network.json, preprocessing.json, segment.py
-    checkpoint: Literal["last", "best", "pretrained"] = "last"
+    checkpoint: Literal["last", "best", "pretrained"] = "last"  # weights of the run
 
 
 def check_readable_there(run, preprocessing):

@@ -29,7 +29,7 @@ LONGEST = 7 * 24 * 60       # minutes
 class Options:
     """What is done, in the order in which it is named."""
 
-    what: tyro.conf.Positional[tuple[Literal["check", "time", "train"], ...]]
+    what: tyro.conf.Positional[tuple[Literal["check", "time", "train"], ...]]   # to do, in this order
     device: str = "auto"            # auto | cpu | cuda | cuda:1 ...
     quick: bool = False             # small shapes, few steps: shows that it runs, judges no speed
     minutes: float = 30             # for `train`

@@ -14,7 +14,6 @@ a run, --labeled 0 chooses among the scans of a folder those that differ most in
 Each chosen case gets a folder in --output with its scan and, as <case>_seg, what the network proposes. Correct that
 file, or save a segmentation beside it; take_labels.py takes whatever differs from the proposal.
 """
-import random
 import shlex
 import sys
 import tempfile
@@ -29,9 +28,16 @@ from tqdm import tqdm
 
 from dataloaders.own import Own
 from evaluation.pooled import fold_runs, is_folds
-from evaluation.predictions import FILE
-from evaluation.selection import appearance, bottleneck, farthest_first
-from evaluation.trust import flags_of
+from evaluation.predictions import flags_of_cases
+from evaluation.selection import (
+    TESTED,
+    appearance,
+    bottleneck,
+    drawn_for_testing,
+    farthest_first,
+    half_spread,
+    shuffled,
+)
 from imaging.case_files import scans_to_segment, told
 from imaging.cases import Case, existing_folder, listed, shown
 from imaging.labelling import (
@@ -43,26 +49,26 @@ from imaging.labelling import (
     Places,
     Round,
     add_tests,
+    copied,
     placed_beside,
     read_round,
     read_sources,
     scan_of,
     source_files,
+    tests_handed,
+    with_output,
 )
 from imaging.patients import Patients
 from imaging.preparation import in_parallel, report_bad
-from imaging.preprocess import PLAIN, RECORD, read_as, read_preprocessing
+from imaging.record import PLAIN, read_as
 from imaging.scan_files import checksum, find_scan, read_scans, suffix
 from runtime import job
 from runtime.command_line import parsed
-from runtime.csv_table import Table
 from runtime.errors import DEBUG, InputError, counted
-from runtime.files import ROOT, expanded, make_folder, write_aside
+from runtime.files import expanded
 from runtime.locks import LOCK, locked
 from training import datasets
 from training.recipe import load_recipe
-
-TESTED = 5      # of so many cases, one is drawn at random and kept for testing
 
 
 @dataclass(kw_only=True)
@@ -130,31 +136,13 @@ def main(args=None):
 
 
 def with_run(options, by):
-    first, *_ = fold_runs(options.run) if is_folds(options.run) else [options.run]
-    dataset = datasets.of_run(first)
-    if dataset.data is not Own:
-        raise InputError(f"{options.run}: is a run on {dataset.data.dataset}, whose scans are not yours to label; "
-                         "expected one of train_own.py")
-    recipe = load_recipe(first, dataset.recipe)
-    if options.data_dir:
-        recipe = replace(recipe, data_dir=expanded(options.data_dir, "--data-dir"))
-    prepared = prepared_as(first, recipe.data_dir)
+    first, recipe = run_on_own_data(options)
+    prepared = datasets.prepared_as(first, recipe.data_dir)
     sources, data = read_sources(recipe.data_dir), Own(recipe)
-    record = Round(run_of(options), with_output(sources.command, recipe.data_dir),
-                   read_as(prepared.labels, prepared.ignore), prepared.class_names, prepared.geometry,
-                   "--same-voxels" in sources.command, len(prepared.modalities))
-    if record.option("--images"):
-        check_outside(options.output, record.option("--images"))
-    names = data.listed("train")
-    labelled = data.labelled(names)
-    others = [name for name in names if name not in set(labelled)]
-    if not others:
-        raise InputError(f"{recipe.data_dir}: all {len(names)} cases of train.list have a label; add scans, and "
-                         "prepare the folder again")
-    if unknown := [name for name in others if name not in sources.cases]:
-        raise InputError(f"{recipe.data_dir / SOURCES}: does not say where the scans of "
-                         f"{', '.join(unknown[:3])} are; prepare the folder again")
-    tests, pool = drawn_for_testing(others, listed(recipe.data_dir / TESTS), data.patients, labelled, options)
+    record = new_round(options, prepared, sources, recipe.data_dir)
+    labelled, others = labelled_and_others(data, sources, recipe.data_dir)
+    waiting = [*listed(recipe.data_dir / TESTS), *tests_handed(options.output)]
+    tests, pool = drawn_for_testing(others, waiting, data.patients, labelled, options.count, options.seed)
     if not (tests or pool):
         raise InputError(f"--count {options.count}: all {counted(len(others), 'case')} without a label are kept for "
                          f"testing, and one of every {TESTED} chosen ones is: expected {TESTED} or more")
@@ -163,48 +151,57 @@ def with_run(options, by):
     pool = shuffled(pool, options.seed + 1)[:count] if by == "random" else pool
     places = Places(options.images)
     scans = {name: scan_of(name, sources.cases[name], sources.channels, places) for name in [*pool, *tests]}
-    begin(options, record)
+    record.begin(options.output)
     code = propose(options, scans, sources.channels)
-    flags = flags_by_look(options)
+    flags = flags_of_cases(options.output / PROPOSALS)
     looked = [name for name in flags if name in pool]
     if by == "spread":
-        looked = spread(first, recipe.data_dir, options.device, labelled, looked[:max(count, -(-len(looked) // 2))])
+        looked = spread(first, recipe.data_dir, options.device, labelled, looked, count)
     chosen = {name: False for name in looked[:count]} | dict.fromkeys(tests, True)
     print(f"{len(labelled)} labelled cases, {len(others)} without a label; {counted(len(chosen), 'case')} to label, "
           f"by {by}:")
     for name, test in chosen.items():
         print(f"  {name}: {'drawn at random, kept for testing' if test else flags[name] or 'no flags'}")
     print(told_tests(tests, options), end="", flush=True)
-    copies = {name: placed_beside(name, scans[name], sources.channels, options.output, copied) for name in chosen}
-    handed = {}
-    for name, test in chosen.items():
-        proposal = find_scan(options.output / PROPOSALS / name)     # if there is none, predict.py has said why
-        if proposal:
-            copied(proposal, options.output / name / f"{name}_seg{suffix(proposal)}")
-        handed[name] = Handed(source_files(scans[name]), tuple(copies[name]),
-                              proposal and f"{PROPOSALS}/{proposal.name}", test, proposal and checksum(proposal))
-    finish(options, handed, record, Path(sources.labels))
+    hand_out(options, scans, sources.channels, chosen, record, Path(sources.labels))
     return code
 
 
-def prepared_as(run, data_dir):
-    """The record of the data that a run was trained on; InputError where they are not there, or others."""
-    datasets.check_there(data_dir, run)
-    there, own = read_preprocessing(data_dir), read_preprocessing(run)
-    if there is None or own is None or there.to_dict() != own.to_dict():
-        raise InputError(f"{data_dir}: its {RECORD} is not that of {run}, whose proposals would have other values or "
-                         "lie elsewhere: train again on these data, or name those of the run with --data-dir")
-    return there
+def run_on_own_data(options):
+    """The run, of folds the first one, and its recipe; InputError for a run on one of the published data sets."""
+    first, *_ = fold_runs(options.run) if is_folds(options.run) else [options.run]
+    dataset = datasets.of_run(first)
+    if dataset.data is not Own:
+        raise InputError(f"{options.run}: is a run on {dataset.data.dataset}, whose scans are not yours to label; "
+                         "expected one of train_own.py")
+    recipe = load_recipe(first, dataset.recipe)
+    if options.data_dir:
+        recipe = replace(recipe, data_dir=expanded(options.data_dir, "--data-dir"))
+    return first, recipe
 
 
-def with_output(command, folder):
-    """Options of prepare_folder.py with another data folder, where they name one that it is not."""
-    words = list(command)
-    place = words.index("--output") if "--output" in words else len(words)
-    if place == len(words) and folder == ROOT / "data" / "mine":
-        return command
-    words[place:place + 2] = ["--output", str(folder)]
-    return tuple(words)
+def new_round(options, prepared, sources, data_dir):
+    """The Round of a data folder; InputError where --output lies in the folder of its scans."""
+    record = Round(run_of(options), with_output(sources.command, data_dir), read_as(prepared.labels, prepared.ignore),
+                   prepared.class_names, prepared.geometry, "--same-voxels" in sources.command,
+                   len(prepared.modalities))
+    if record.option("--images"):
+        check_outside(options.output, record.option("--images"))
+    return record
+
+
+def labelled_and_others(data, sources, data_dir):
+    """Names of the cases of train.list with a label, and of those without; InputError where there is none to label."""
+    names = data.listed("train")
+    labelled = data.labelled(names)
+    others = [name for name in names if name not in set(labelled)]
+    if not others:
+        raise InputError(f"{data_dir}: all {len(names)} cases of train.list have a label; add scans, and prepare the "
+                         "folder again")
+    if unknown := [name for name in others if name not in sources.cases]:
+        raise InputError(f"{data_dir / SOURCES}: does not say where the scans of {', '.join(unknown[:3])} are; prepare "
+                         "the folder again")
+    return labelled, others
 
 
 def propose(options, scans, channels):
@@ -219,23 +216,16 @@ def propose(options, scans, channels):
                                                      output=options.output / PROPOSALS), cases)
 
 
-def flags_by_look(options):
-    """{case: what predict.py flags} of all proposals, the one to look at first in front."""
-    cases = {}
-    for row in Table(options.output / PROPOSALS / FILE).rows():
-        cases.setdefault(row["case"], []).append(row)
-    return {name: "; ".join(flags_of(rows)) for name, rows in cases.items()}
-
-
-def spread(run, data_dir, device, labelled, names):
-    """The cases, those first whose bottlenecks are farthest from the labelled ones' and from those before."""
+def spread(run, data_dir, device, labelled, looked, count):
+    """`count` of the cases that differ most in their bottlenecks, of the half that look ranks first."""
     from training.trained import load_run
-    trained, features = load_run(run, device=device, data_dir=data_dir), {}
-    for name in tqdm([*labelled, *names], "spread", unit="scan", disable=None):
-        [scan] = trained.data.train_scans([name], labelled=False)
-        features[name] = bottleneck(trained.method, scan.image, trained.recipe)
-    rows = list(features.values())
-    return [list(features)[place] for place in farthest_first(rows, range(len(labelled)), len(names))]
+    trained = load_run(run, device=device, data_dir=data_dir)
+
+    def bottlenecks(names):
+        for name in tqdm(names, "spread", unit="scan", disable=None):
+            [scan] = trained.data.train_scans([name], labelled=False)
+            yield bottleneck(trained.method, scan.image, trained.recipe)
+    return half_spread(labelled, looked, count, bottlenecks)
 
 
 # ---- before any label --------------------------------------------------------------------------------------------
@@ -243,7 +233,8 @@ def spread(run, data_dir, device, labelled, names):
 
 def without_run(options, by):
     cases, bad, aside = scans_to_segment(options.images, options.channels or PLAIN, trained=False)
-    tests, pool = drawn_for_testing(list(cases), [], Patients(), [], options)
+    tests, pool = drawn_for_testing(list(cases), tests_handed(options.output), Patients(), [], options.count,
+                                    options.seed)
     if by == "random":
         ranked = shuffled(pool, options.seed + 1)
     else:
@@ -267,13 +258,11 @@ def without_run(options, by):
           + ", ".join(name + " (drawn at random, kept for testing)" * test for name, test in chosen.items())
           + (f"; {counted(len(aside), 'file')} left aside: {told(aside)}" if aside else ""))
     print(told_tests(tests, options), end="")
-    handed, command = {}, ["--images", str(options.images.resolve())]
+    command = ["--images", str(options.images.resolve())]
     command += ["--channels", *options.channels] if options.channels else []
-    begin(options, record := Round(command=tuple(command), channels=len(options.channels) or 1))
-    for name, test in chosen.items():
-        copies = placed_beside(name, cases[name], options.channels, options.output, copied)
-        handed[name] = Handed(source_files(cases[name]), tuple(copies), None, test)
-    finish(options, handed, record, Path("masks"))
+    record = Round(command=tuple(command), channels=len(options.channels) or 1)
+    record.begin(options.output)
+    hand_out(options, cases, options.channels, chosen, record, Path("masks"))
     return 2 if bad else 0
 
 
@@ -284,47 +273,25 @@ def seen(case, channels):
 # ---- both --------------------------------------------------------------------------------------------------------
 
 
-def drawn_for_testing(names, waiting, patients, labelled, options):
-    """(cases for testing, those to choose from): one of every TESTED, those first that were drawn before and wait for
-    labels. Of patients that are trained on none is drawn, and of those drawn none is chosen for training.
-    """
-    waiting = [name for name in waiting if name in names]
-    if (options.output / ROUND).exists():
-        before = read_round(options.output).handed(options.output / ROUND)
-        waiting += [name for name in names if name in before and before[name].test and name not in waiting]
-    trained = set(map(patients.of, labelled))
-    pool = [name for name in sorted(names) if name not in waiting]
-    free = [name for name in pool if patients.of(name) not in trained]
-    drawn = [*waiting, *shuffled(free, options.seed)][:options.count // TESTED]
-    tested = set(map(patients.of, {*waiting, *drawn}))
-    return drawn, [name for name in pool if patients.of(name) not in tested]
-
-
-def shuffled(names, seed):
-    """In an order that depends on the seed and on the names alone."""
-    return random.Random(seed).sample(sorted(names), len(names))
-
-
 def told_tests(tests, options):
     why = f"--count is less than {TESTED}" if options.count < TESTED else "all patients have a labelled case"
     return "" if tests else f"none of them is for testing, since {why}\n"
 
 
-def copied(source, target):
-    """Copy a file; what is there already stays: somebody may have begun to correct it."""
-    if not target.exists():
-        write_aside(target, lambda file: file.write(source.read_bytes()))
+def hand_out(options, scans, channels, chosen, record, labels):
+    """The chosen scans and what is proposed for them, side by side; then the record, and what to do next.
 
-
-def begin(options, record):
-    """The record before anything else is there: the same command goes on after a kill."""
-    make_folder(options.output)
-    if not (options.output / ROUND).exists():
-        record.write(options.output)
-
-
-def finish(options, handed, record, labels):
-    """The record, with what was handed out before, and what to do next."""
+    scans: {case: its scan files}; chosen: {case: whether it is for testing}; record: the Round, whose file still has
+    what was handed out before; labels: the folder that corrected labels go to.
+    """
+    handed = {}
+    for name, test in chosen.items():
+        copies = placed_beside(name, scans[name], channels, options.output, copied)
+        proposal = find_scan(options.output / PROPOSALS / name)     # if there is none, predict.py has said why
+        if proposal:
+            copied(proposal, options.output / name / f"{name}_seg{suffix(proposal)}")
+        handed[name] = Handed(source_files(scans[name]), tuple(copies), proposal and f"{PROPOSALS}/{proposal.name}",
+                              test, proposal and checksum(proposal))
     record = Round(**vars(record) | {"cases": read_round(options.output).cases})
     record.cases.update({name: asdict(case) for name, case in handed.items()})
     record.write(options.output)

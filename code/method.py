@@ -19,7 +19,7 @@ class Batch(NamedTuple):
     x_l: Tensor                     # (B_l, in_channels, *S) labelled patches
     y_l: Tensor                     # (B_l, *S) their label maps, int64; own data's with IGNORED voxels: not to learn
     x_u: Tensor | None              # (B_u, in_channels, *S) unlabelled patches; None in a stage without them. A pass
-                                    # that makes targets from them, and learns nothing, takes `for_targets` instead
+                                    # without gradient that makes targets takes `for_targets` instead
     step: int                       # counted from 0 within the stage
     steps: int                      # length of the stage: ramps are functions of step / steps
     generator: torch.Generator      # on the CPU, a function of (seed, stage, step): masks are drawn from it
@@ -47,7 +47,7 @@ class Stage(NamedTuple):
     steps: int
     losses: Callable[[Batch], Iterator[tuple[Tensor, dict]]]
     unlabelled: bool = True         # whether its batches have an unlabelled half: nothing else says so
-    cost: float = 1                 # of one step, in steps of any unit: for the estimate of a run's hours
+    cost: float = 1                 # of one step, relative to the other stages': for the estimate of a run's hours
 
 
 @dataclass(frozen=True)
@@ -58,16 +58,16 @@ class Hyper:
 class Method(nn.Module):
     """Base of all methods. Parameters, buffers and `get_extra_state` (own optimisers) go into checkpoints.
 
-    Of several processes each sees its share of the batch. The loop averages the gradients of `trained_parameters` over
-    them; a method with a second optimiser averages that one's share by `Ranks().average_gradients`, and keeps equal
-    what must be equal.
+    With several processes, each sees its share of the batch. The loop averages the gradients of `trained_parameters`
+    over them. A method with a second optimiser averages the gradients of that one by `Ranks().average_gradients`, and
+    sees to it that all processes agree on any other state.
     """
 
     Hyper = Hyper                   # its own hyperparameters: `--hyper.NAME` on the command line
     OPTIONS = frozenset()           # optional fields of a recipe that act on it: beta, fusion, components ...
     NETWORKS = ("vnet", "unet")     # values of --network that it takes
     PAIRED = ()                     # its batches whose scans it takes in pairs: labeled_batch, unlabeled_batch
-    pair = None                     # names of the two views whose disagreement says something, if there are two
+    pair = None                     # names of the two views whose disagreement is measured, if there are two
     of_label = None                 # function of a label map (*S) uint8 -> (K, *S) float32, called in loader workers
 
     def __init__(self, networks):

@@ -4,14 +4,14 @@
     python code/predict.py --run model/mine/cml_8_seed1337 --input scans/ --output segmentations --overlay
     python code/predict.py --run model/mine/cml_plus_8_seed1337_folds --input scans/ --output segmentations
 
-Each scan is preprocessed as the run's training data were, segmented by both subnets, and put back: shape, affine and
-orientation of the output are the input's. Of several runs, RUN1 RUN2 ... or the folder of folds, the probabilities are
-averaged, one run at a time; what disagrees are then the runs and their views. A folder is taken file by file, or folder
-by folder where it holds no scan itself; with several channels, case by case (<case>_flair.nii.gz, <case>_t1.nii.gz,
-...). Label maps hold the values of the training set's label files, where its record knows them. Each output knows the
-weights and the scan that it was made with: the same again is skipped, anything else is left alone without --force.
-Unreadable scans are skipped and reported at the end (exit code 2). predictions.csv measures every result beside the
-labelled cases of training, the one to look at first in front; --report shows them on a page.
+Each scan is preprocessed as the run's training data were, segmented, and put back: shape, affine and orientation of the
+output are the input's. With several runs (RUN1 RUN2 ..., or a folder of folds) the probabilities are averaged, one run
+in memory at a time, and disagreement is that between all runs and their views. A folder is taken file by file, or
+folder by folder where it holds no scan itself; with several channels, case by case (<case>_flair.nii.gz,
+<case>_t1.nii.gz, ...). Label maps hold the values of the training set's label files, where its record knows them. Each
+output carries check sums of the weights and the scan that it was made with: the same again is skipped, anything else is
+left alone without --force. Unreadable scans are skipped and reported at the end (exit code 2). predictions.csv compares
+every result with the labelled cases of training, the result to look at first in front; --report shows them on a page.
 """
 import json
 import sys
@@ -37,7 +37,7 @@ from imaging.case_files import scans_to_segment, told
 from imaging.cases import in_shell
 from imaging.dicom import Series
 from imaging.preparation import attempt, report_bad
-from imaging.preprocess import PUBLISHED, written_values
+from imaging.record import PUBLISHED, written_values
 from imaging.scan_files import (
     checksum,
     parts,
@@ -65,16 +65,16 @@ class Options:
     run: tuple[Path, ...]           # folders that a train script wrote; of folds, the folder that holds them
     input: Path                     # a scan, or a folder of scans or of one folder per case
     output: Path                    # folder for <case>.nii.gz and what is asked for below
-    # of what is written. By default nrrd for NRRD, MetaImage and DICOM scans, whose places NIfTI rounds, and nifti for
-    # others; for DICOM scans dicom-seg, label maps as DICOM SEG, or rtstruct, their contours as RTSTRUCT, which both
-    # carry the patient's module of the series
+    # of the label maps: by default nrrd for NRRD, MetaImage and DICOM scans, whose origin NIfTI would round, and nifti
+    # for others; for DICOM scans also dicom-seg (DICOM SEG) or rtstruct (contours as RTSTRUCT), both of which carry the
+    # patient module of the series
     format: Literal["nifti", "nrrd", "dicom-seg", "rtstruct"] | None = None
-    codes: Path | None = None       # codes.json of these two; by default the run's own, where it has one
-    checkpoint: Literal["last", "best", "pretrained"] = "last"
+    codes: Path | None = None       # codes.json, for dicom-seg and rtstruct; by default the run's own, if it has one
+    checkpoint: Literal["last", "best", "pretrained"] = "last"  # weights of the run
     device: str = "auto"            # auto | cpu | cuda | cuda:1 ...
     stride: tuple[int, ...] = ()    # voxels between windows; by default half the patch
     weights: Literal[WEIGHTS] | None = None     # of a window's voxels; by default gaussian, most in the middle
-    # none, each, or the classes, by name or number, that keep one component alone; by default as in the test
+    # classes, by name or number, of which the largest component alone is kept; each: all; none; by default the recipe's
     keep_largest: tuple[str, ...] = ()
     probabilities: bool = False     # also <case>_probabilities.nii.gz, float32 (X, Y, Z, classes)
     disagreement: bool = False      # also <case>_disagreement.nii.gz: how far the subnets, or runs, are apart, 0 to 1

@@ -6,7 +6,7 @@ Reads patientXXX/Info.cfg at any depth below --input, takes the two frames that 
 and end-systole (ES), with their _gt files, and writes, below --output, data/patientXXX_frame01.h5 (ED) and
 data/patientXXX_frame02.h5 (ES) with `image` (slices, H, W), min-max to [0, 1] over the volume, and `label`: 1
 right ventricle, 2 myocardium, 3 left ventricle. All patients but those of val.list and test.list also get
-data/slices/patientXXX_frame0Y_slice_K.h5, K from 1. The published lists that apply are put beside.
+data/slices/patientXXX_frame0Y_slice_K.h5, K from 1. The published lists that apply are put beside them.
 """
 import sys
 from dataclasses import dataclass
@@ -93,7 +93,7 @@ def main(args=None) -> int:
 def prepare(cases, bad, options) -> int:
     """Scans, lists, and what to do next; the caller holds the output folder."""
     from imaging.preparation import prepare_cases
-    from imaging.preprocess import PUBLISHED
+    from imaging.record import PUBLISHED
     outcome = prepare_cases(cases, bad, PUBLISHED["ACDC"], options, "data/{case}.h5", same_affine=False)
     written = {path.stem for case in cases if case.slices and case.name in outcome.good
                for k in range(outcome.good[case.name]["shape"][0])

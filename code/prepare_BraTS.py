@@ -51,7 +51,7 @@ def find_cases(folder: Path, modalities: tuple[str, ...]) -> tuple[list[Case], d
 @reported
 def main(args=None) -> int:
     options = command_line(BraTSOptions, __doc__, args)
-    from imaging.preprocess import PUBLISHED
+    from imaging.record import PUBLISHED
     preprocessing = replace(PUBLISHED["BraTS2019"], modalities=tuple(options.modalities.split(",")),
                             background=options.background)
     cases, bad = find_cases(options.input, preprocessing.modalities)

@@ -4,7 +4,7 @@
 
 Reads <case>/lgemri.nrrd and <case>/laendo.nrrd at any depth below --input and writes, below --output,
 2018LA_Seg_Training Set/<case>/mri_norm2.h5 with `image` (x, y, z), z-scored over the whole scan, then cropped
-in plane, and `label`, 1 for the left atrium. The published lists that apply are put beside.
+in plane, and `label`, 1 for the left atrium. The published lists that apply are put beside them.
 """
 import sys
 from dataclasses import dataclass, replace
@@ -60,7 +60,7 @@ def main(args=None) -> int:
     options = command_line(LAOptions, __doc__, args)
     check_seed(options.seed)
     cases, bad = find_cases(options.input, needs_label=options.crop == "label")
-    from imaging.preprocess import PUBLISHED  # here: options are read without what scans need
+    from imaging.record import PUBLISHED  # here: options are read without what scans need
     preprocessing = replace(PUBLISHED["LA"], crop=options.crop, seed=options.seed)
     print(f"LA: {counted(len(cases) + len(bad), 'case')} below {options.input}\n{CROPS[options.crop]}")
     with locked(options.output, "--output"):

@@ -3,13 +3,13 @@
     python code/prepare_folder.py --images scans --labels masks --output data/mine
     python code/prepare_folder.py --images Task02_Heart --output data/heart     (holds a dataset.json)
 
-A scan and its label have the same file name, and that is the case name, or the label's ends in _seg, _gt, _label or
-_mask after it; then both may lie in one folder. Of several channels, the files are <case>_0000, <case>_0001, ... and
-the label is <case>. A Medical Segmentation Decathlon or nnU-Net folder is taken as its dataset.json describes it: the
-cases that it lists (or imagesTr and labelsTr), its channels, classes and their names. Writes, below --output,
-<case>/mri_norm2.h5 with `image` (x, y, z) or (C, x, y, z) turned to right, anterior, superior, and `label` where
-there is one; plan.json, which says with reasons how the scans are prepared and what train_own.py starts from, and may
-be edited; and train.list, labelled cases first, and with --holdout N test.list with N labelled cases, which are not
+A scan and its label have the same file name, which is the name of the case; or the label's name has _seg, _gt, _label
+or _mask after it, and both may then lie in one folder. With several channels, the files are <case>_0000, <case>_0001,
+... and the label is <case>. A Medical Segmentation Decathlon or nnU-Net folder is taken as its dataset.json describes
+it: the cases that it lists (or imagesTr and labelsTr), its channels, classes and their names. Writes, below --output,
+<case>/mri_norm2.h5 with `image` (x, y, z) or (C, x, y, z) turned to right, anterior, superior, and `label` where there
+is one; plan.json, which says with reasons how the scans are prepared and what train_own.py starts from, and may be
+edited; and train.list, labelled cases first, and with --holdout N test.list with N labelled cases, which are not
 trained on. A list that was edited by hand is kept. Give the same command again when scans or labels are added.
 """
 import sys
@@ -37,7 +37,7 @@ class FolderOptions(Options):
     spacing: tuple[float, float, float] | None = None   # resample to these mm along x, y, z; by default as planned
     num_classes: int | None = None  # with background; by default from dataset.json, or the values up to a gap
     class_names: tuple[str, ...] = ()   # of the foreground classes in order; by default those of dataset.json
-    label_map: tuple[str, ...] = ()     # value in the files:class, such as 255:1; other values of theirs stay
+    label_map: tuple[str, ...] = ()     # VALUE:CLASS, such as 255:1; other values stay as they are
     # value in the files of voxels that nobody has labelled, which are neither learnt nor measured; by default the one
     # that dataset.json calls ignore
     ignore_label: int | None = None

@@ -121,7 +121,7 @@ def plan(names: Names = (), preset: Preset = None, seeds: int | None = None, slu
             where = f" --data-dir {shlex.quote(str(data_dir))}" if data_dir else ""
             print(f"python code/reproduce.py run {active.NAME}{where}    # {counted(len(absent), 'run')}, "
                   + ("hours unknown" if np.isnan(time) else f"{time:.1f} h"))
-    print(f"\n{counted(len(todo), 'run')}, {total:.1f} hours of training by runs that are there"
+    print(f"\n{counted(len(todo), 'run')}, {total:.1f} hours of training, estimated from finished runs"
           + (f", and {unknown} of unknown length" if unknown else ""))
 
 

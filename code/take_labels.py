@@ -5,10 +5,10 @@
 
 Of each case, the file beside the scan that differs from the proposal is its label: the corrected <case>_seg, or a
 segmentation saved under any name (.nii.gz, .nrrd, .mha, .seg.nrrd: also cropped, in layers, with named segments). It is
-written into --labels on the scan's own grid, with the values of your label files, where and as the labels that are
-there lie: in one folder, in one per case, or beside the scans as <case>_seg. How many voxels changed is said for each
+written into --labels on the scan's own grid, with the values of your label files, and laid out as the labels that are
+there: in one folder, in one per case, or beside the scans as <case>_seg. How many voxels changed is said for each
 class. A proposal that nobody changed is no label and stays where it is, unless --accept names its case. A label that
-exists is kept without --replace; no scan is written to, and nothing into --input.
+exists is kept without --replace. No scan is changed, and nothing is written into --input.
 """
 import shlex
 import sys
@@ -57,7 +57,7 @@ class Options:
     class_names: tuple[str, ...] = ()
     accept: tuple[str, ...] = ()    # cases whose proposal is right as it is
     same_voxels: bool = False       # labels belong to their scans voxel by voxel: their headers need not agree
-    replace: bool = False           # take the place of labels that are there
+    replace: bool = False           # overwrite labels that are there
     allow_empty: bool = False       # take labels without any foreground (healthy cases)
 
 

@@ -16,7 +16,7 @@ from runtime.script import reported
 
 from dataloaders.acdc import ACDC
 from runtime.files import ROOT
-from training.recipe import Ratio, Recipe, Schedule
+from training.recipe import NetworkName, Ratio, Recipe, Schedule
 from training.recipe_options import command_line
 
 
@@ -38,7 +38,7 @@ class ACDCRecipe(Recipe):
     unlabeled_batch: int = 12               # unlabelled slices per step, mixed in pairs                      [C]
 
     # method
-    network: str = "unet"                   # two subnets, bilinear and transposed; or `released`, one for both [P]
+    network: NetworkName = "unet"           # two U-Nets [P], bilinear and transposed; released: one for both [C]
     beta: Ratio = 1 / 2                     # edge of the CutMix box over edge of the patch                   [P]
     lambda_unsup: float = 0.5               # lambda_1 of Eq. 4: weight of L_sup on unlabelled slices         [P]
     lambda_dis: float = 0.1                 # lambda_2 of Eq. 4 and 11: weight of the discrepancy             [P]
@@ -47,10 +47,10 @@ class ACDCRecipe(Recipe):
     pre_steps: int = 10_000                 # pre-training on labelled pairs, Eq. 11                          [P]
     self_steps: int = 30_000                # self-training, Eq. 4                                            [P]
     lr: float = 0.01                        # initial learning rate                                           [P]
-    pre_schedule: Schedule = "constant"     # of the learning rate                                            [C]
-    self_schedule: Schedule = "constant"    #                                                                 [C]
-    momentum: float = 0.9                   #                                                                 [C]
-    weight_decay: float = 1e-4              #                                                                 [C]
+    pre_schedule: Schedule = "constant"     # of the learning rate, in pre-training                           [C]
+    self_schedule: Schedule = "constant"    # of self-training                                                [C]
+    momentum: float = 0.9                   # of the gradients                                                [C]
+    weight_decay: float = 1e-4              # L2 penalty on all parameters                                    [C]
 
     # test
     keep_largest: bool = False              # keep each class's largest component                             [C]

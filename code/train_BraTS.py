@@ -16,7 +16,7 @@ from runtime.script import reported
 
 from dataloaders.brats import BraTS
 from runtime.files import ROOT
-from training.recipe import Ratio, Recipe, Schedule
+from training.recipe import NetworkName, Ratio, Recipe, Schedule
 from training.recipe_options import command_line
 
 
@@ -37,11 +37,11 @@ class BraTSRecipe(Recipe):
     labeled_batch: int = 4                  # labelled patches per step, mixed in pairs                       [P]
     unlabeled_batch: int = 4                # unlabelled patches per step, mixed in pairs                     [P]
     holdout_val: int = 0                    # validation cases taken from the end of the train list           [O]
-    holdout_test: int = 0                   # test cases taken from there before                              [O]
+    holdout_test: int = 0                   # test cases taken from that end, before those                    [O]
     half_resolution: bool = False           # halve every axis in memory; metrics stay on the native grid     [O]
 
     # method
-    network: str = "vnet"                   # two subnets; decoder 0 transposed, decoder 1 trilinear          [O]
+    network: NetworkName = "vnet"           # two V-Nets [P]; decoder 0 transposed, decoder 1 trilinear       [O]
     beta: Ratio = 2 / 3                     # edge of the CutMix box over edge of the patch                   [P]
     lambda_unsup: float = 1.0               # lambda_1 of Eq. 4: weight of L_sup on unlabelled scans          [P]
     lambda_dis: float = 0.2                 # lambda_2 of Eq. 4 and 11: weight of the discrepancy             [P]
@@ -52,8 +52,8 @@ class BraTSRecipe(Recipe):
     lr: float = 0.01                        # initial learning rate                                           [P]
     pre_schedule: Schedule = "poly"         # of the learning rate, power 0.9, as URPC                        [O]
     self_schedule: Schedule = "poly"        # starts anew from lr                                             [O]
-    momentum: float = 0.9                   #                                                                 [C]
-    weight_decay: float = 1e-4              #                                                                 [C]
+    momentum: float = 0.9                   # of the gradients                                                [C]
+    weight_decay: float = 1e-4              # L2 penalty on all parameters                                    [C]
     eval_every: int = 300                   # steps between validations: 25 volumes, under 5 % of the time    [O]
 
     # test

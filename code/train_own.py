@@ -17,8 +17,10 @@ Do the unlabelled scans help, and would more labels? Supervised and the method, 
 folds.json in the data folder says which fold a case belongs to, once for all. Each of these commands goes on where it
 was stopped.
 
-What depends on the scans is chosen by their plan: plan.json in the data folder gives each value with its reason, and
-may be edited. The method is CML+, methods/cml_plus.py, or where every scan has a label, methods/supervised.py.
+What depends on the scans is in their plan, plan.json in the data folder, which gives each value with its reason and may
+be edited; options marked [plan] are taken from there. Values of options that name SIZES or SLICES depend on the preset
+and on whether patches are volumes or slices: see the top of this script. The method is CML+, methods/cml_plus.py, or
+methods/supervised.py where every scan has a label.
 """
 import math
 from dataclasses import dataclass, replace
@@ -30,15 +32,15 @@ from runtime.script import reported
 from dataloaders.folds import fold_folder, fold_number
 from dataloaders.own import Own
 from imaging.plan import PLAN, PREPARED, read_plan, shrunk
-from imaging.preprocess import read_preprocessing
+from imaging.record import read_preprocessing
 from runtime.errors import InputError
 from runtime.files import ROOT, expanded, is_case_name
-from training.recipe import MethodName, Ratio, Recipe, Schedule
+from training.recipe import MethodName, NetworkName, Ratio, Recipe, Schedule
 from training.recipe_options import command_line
 
-# Of slices instead of volumes, the paper's values on ACDC                                                    [P]
+# What is different for slices: the paper's values for ACDC                                                   [P]
 SLICES = dict(network="unet", beta=1 / 2, lambda_unsup=0.5, lambda_dis=0.1)
-# preset -> voxels per patch at most, scans per batch: of volumes, of slices                                   [O]
+# preset -> (most voxels of a patch, scans per batch) for volumes, then for slices                             [O]
 SIZES = {"paper": ((112 * 112 * 80, 4), (256 * 256, 12)), "short": ((48 * 48 * 32, 4), (128 * 128, 6)),
          "mini": ((48 * 48 * 32, 4), (128 * 128, 6))}
 
@@ -47,8 +49,8 @@ def folder(text):
     return expanded(text, "--data-dir or --plan")
 
 
-# Where a value comes from: [P] the paper, [C] the authors' code only, [O] ours; whatever stands here, [plan] the data
-# folder's plan.json. SIZES and SLICES above overrule what names them
+# Where a value comes from: [P] the paper, [C] the authors' code only, [O] ours, [plan] the data folder's plan.json,
+# which replaces the value here, as SIZES and SLICES do in the lines that name them
 @dataclass(kw_only=True)
 class OwnRecipe(Recipe):
     """Own data: 3D V-Net or, of slices, 2D U-Net; pre-training and self-training."""
@@ -68,16 +70,16 @@ class OwnRecipe(Recipe):
     patch_size: tuple[int, ...] = (112, 112, 80)        # voxels; of slices two numbers                       [plan]
     labeled_batch: int = 4                  # labelled patches per step, mixed in pairs; SIZES                [P]
     unlabeled_batch: int = 4                # unlabelled patches per step, mixed in pairs; SIZES              [P]
-    foreground: Ratio = 1 / 2               # share of labelled patches that hold foreground for certain      [plan]
+    foreground: Ratio = 1 / 2               # share of labelled patches that are drawn around foreground      [plan]
     flips: tuple[int, ...] = ()             # axes of the patch that are mirrored                             [plan]
     quarter_turns: bool = False             # turns by 90 degrees, in slices by any angle                     [plan]
-    # strong: nnU-Net's augmentation; geometry or intensity: of it alone; paper: crops, flips, quarter turns   [O]
+    # strong: nnU-Net's augmentation; geometry, intensity: half of it; paper: crops, flips, quarter turns      [O]
     augment: Literal["paper", "strong", "geometry", "intensity"] = "strong"
 
     # method
     method: MethodName = "cml_plus"         # how the unlabelled scans are used: docs/methods.md [plan]
-    network: str = "vnet"                   # or unet, for slices                                             [plan]
-    beta: Ratio = 2 / 3                     # edge of the CutMix box over edge of the patch; of slices SLICES [P]
+    network: NetworkName = "vnet"           # vnet for volumes, unet for slices                               [plan]
+    beta: Ratio = 2 / 3                     # edge of the CutMix box over edge of the patch; SLICES           [P]
     lambda_unsup: float = 1.0               # lambda_1 of Eq. 4: weight of L_sup on unlabelled scans; SLICES  [P]
     lambda_dis: float = 0.2                 # lambda_2 of Eq. 4 and 11: weight of the discrepancy; SLICES     [P]
     components: tuple[int, ...] = ()        # classes whose pseudo-labels keep the largest component          [plan]
@@ -88,14 +90,14 @@ class OwnRecipe(Recipe):
     lr: float = 0.01                        # initial learning rate                                           [P]
     pre_schedule: Schedule = "constant"     # of the learning rate                                            [C]
     self_schedule: Schedule = "poly"        # power 0.9                                                       [O]
-    hours: float | None = None              # take no more steps than fit into them                           [O]
-    momentum: float = 0.9                   #                                                                 [C]
-    weight_decay: float = 1e-4              #                                                                 [C]
+    hours: float | None = None              # take no more steps than fit into so many hours                  [O]
+    momentum: float = 0.9                   # of the gradients                                                [C]
+    weight_decay: float = 1e-4              # L2 penalty on all parameters                                    [C]
 
     # cross-validation
-    folds: int | None = None                # train so many runs, each without the labelled cases of one fold
-    fold: str | None = None                 # train one of them alone, 2/4 for the second of four
-    # over the folds, supervised and the method with so many labels each, and Dice against labels; --folds 4 by default
+    folds: int | None = None                # number of folds: one run each, without the fold's labelled cases
+    fold: str | None = None                 # train one of these runs alone, 2/4 for the second of four
+    # numbers of labels: train supervised and the method with each of them over the folds (4 if --folds is not given)
     budget: tuple[int, ...] = ()
 
     # test
@@ -134,7 +136,7 @@ class OwnRecipe(Recipe):
             components=plan.components, keep_largest=plan.keep_largest)
 
     def repeated(self):
-        """Where those are of other classes or channels, what follows from them is theirs."""
+        """On scans with other classes or channels than the run's, with what follows from these in their plan."""
         now, scans = replace(self, plan=None).planned(), ("num_classes", "in_channels", "class_names")
         if all(getattr(now, name) == getattr(self, name) for name in scans):
             return self
@@ -193,7 +195,7 @@ class OwnRecipe(Recipe):
         return super().check()
 
     def fields(self):
-        """Half the patch is the same stride whether it was asked for or not."""
+        """As the base class's; a stride of half the patch is None, the default, also where it was asked for."""
         values = super().fields()
         return values | {"stride": None if self.stride == self._half else self.stride}
 

@@ -36,13 +36,13 @@ def volume_of(name):
 
 
 def check_names(names, file, slices):
-    """InputError for a name without a frame in a list that does not say its patient, or of slices, its slice."""
+    """InputError for a listed name without a frame that does not say its patient or, in a list of slices, its slice."""
     for name in [name for name in names if not FRAME.search(name)]:
         if slices and not SLICE.search(name):
             raise InputError(f"{file}: {name} does not end in its slice, expected <patient>_frame01_slice_3: slices of "
                              "one patient would be taken for several; rename the files and the lines")
         if UNCLEAR.search(patient_of(name)):
-            raise InputError(f"{file}: which patient {name} is of does not stand in its name, expected "
+            raise InputError(f"{file}: {name} does not say which patient it is of, expected "
                              f"<patient>_frame01{'_slice_3' if slices else ''}: a patient in two lists would not be "
                              "noticed; rename the files and the lines")
 

@@ -7,7 +7,7 @@ def largest_component(label_map, classes=True):
     """Keep each class's largest component, full connectivity (26 in 3D, 8 in 2D); (*S) ints -> the same, NumPy.
 
     A tie goes to the component with the first voxel in C order; an empty class stays empty. The paper calls it
-    NMS; connectivity as the authors' release. classes: True for all, or those that are reduced; the others stay.
+    NMS; connectivity as the authors' release. classes: True for all, or those to do so for; the others stay.
     """
     label_map = np.ascontiguousarray(label_map)
     # numbered in the order of their first voxels, so that a stable sort settles ties
@@ -30,9 +30,8 @@ def largest_component(label_map, classes=True):
 def largest_components(label_maps, classes=True):
     """`largest_component` of each map of a tensor (views, B, *S) of up to 256 classes; same dtype and device.
 
-    classes: True for all, or those that are reduced.
-    One transfer to the host and one back, one byte per voxel, whatever their number. Of a map in pinned memory the
-    result is there, too, so that it goes to a GPU without anybody waiting.
+    classes: as in `largest_component`. One transfer to the host and one back, one byte per voxel. Maps in pinned memory
+    give a result in pinned memory, so that the host does not wait while it is copied to a GPU.
     """
     import torch  # here: options are read without PyTorch
 
@@ -44,9 +43,10 @@ def largest_components(label_maps, classes=True):
 
 
 def reduced(label_maps, classes=True):
-    """Start fetching label maps (views, B, *S) from their device -> function that gives `largest_components`, there.
+    """Start copying label maps (views, B, *S) to the host -> function that returns their `largest_components`.
 
-    What a GPU is given between the two calls it computes while the host reduces. No classes, or False: all stay.
+    The result is on the maps' device. What a GPU is given to do between the two calls runs while the host looks for
+    components. The maps stay as they are where `classes` is empty or False.
     """
     if not classes:
         return lambda: label_maps

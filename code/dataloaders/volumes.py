@@ -16,7 +16,7 @@ from dataloaders.scans import (
     read_scans,
     read_spacing,
 )
-from imaging.preprocess import read_preprocessing
+from imaging.record import read_preprocessing
 from imaging.resample import resample_label
 from runtime.errors import InputError, counted
 

@@ -66,7 +66,7 @@ def dice_interval(values, patients=None):
     return Interval(float(values.mean()), float(found.low), float(found.high))
 
 
-def mean_dice(rows, absent=None):
+def mean_interval(rows, absent=None):
     """Interval of the rows' mean Dice over cases; absent: as of `case_dice`."""
     dice, whose = case_dice(rows, absent), {row["case"]: row.get("patient") or row["case"] for row in rows}
     return dice_interval(list(dice.values()), [whose[case] for case in dice])
@@ -208,7 +208,7 @@ def table_lines(rows):
 
 def _line(title, rows, absent):
     stats = tables.statistics(rows, absent=absent, metrics=COLUMNS)
-    dice = str(mean_dice(rows)) if stats["cases"] else "–"
+    dice = str(mean_interval(rows)) if stats["cases"] else "–"
     return [title, dice, *(tables.cell(stats, metric) for metric in COLUMNS[1:]), str(stats["empty"])]
 
 

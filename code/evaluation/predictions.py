@@ -101,6 +101,14 @@ class Predictions:
                 + f"{self.path} has all cases ranked"]
 
 
+def flags_of_cases(folder):
+    """{case: its flags in words} of a folder's predictions.csv, the case to look at first in front."""
+    cases = {}
+    for row in Table(folder / FILE).rows():
+        cases.setdefault(row["case"], []).append(row)
+    return {name: "; ".join(trust.flags_of(rows)) for name, rows in cases.items()}
+
+
 def _case_of(row):
     """As its label map is called where its cell is no more: spreadsheets make 1 of 001."""
     file = Path(row["file"]).name

@@ -72,7 +72,7 @@ CHOSEN = {
 }
 
 # What does not add up, by table or figure
-SOURCE = ("Where the compared methods' rows come from the paper does not say: Section 4.3 reports them \"under "
+SOURCE = ("The paper does not say where the compared methods' rows come from: Section 4.3 reports them \"under "
           "identical experimental settings in SS-Net\". SS-Net's rows equal those of its own paper.")
 NOTES = {
     "table1": SOURCE,

@@ -6,7 +6,7 @@ import numpy as np
 from dataloaders.scans import read_geometry
 from evaluation.windows import windows_of
 from imaging.grids import voxel_sum
-from imaging.preprocess import PUBLISHED, read_preprocessing
+from imaging.record import PUBLISHED, read_preprocessing
 from imaging.scan_files import mark_of
 from runtime.errors import InputError
 from runtime.files import inside, write_aside
@@ -34,14 +34,14 @@ def prediction_marks(trained, names, options):
 def save_prediction(folder, name, scan, maps, data, mark):
     """NIfTI label maps of every view, on the prepared scan's grid, and an overlay in Figure 4's layout.
 
-    A viewer shows the maps where the scan's own file lies; of published files nobody knows. Maps that are there with
+    A viewer shows the maps on the scan's own file; for published files its place is not known. Maps that are there with
     this mark stay as they are.
     """
     import nibabel
 
     from evaluation import plots
     geometry = read_geometry(data.path_of(name))
-    affine = np.eye(4) if geometry is None else prepared_affine(geometry)
+    affine = np.eye(4) if geometry is None else geometry.prepared_affine
     for view, labels in maps.items():
         path = inside(folder.parent, folder / f"{name}_{view}.nii")
         if not path.exists() or mark_of(path) != mark:
@@ -50,21 +50,10 @@ def save_prediction(folder, name, scan, maps, data, mark):
             nifti.header["intent_name"], nifti.header["aux_file"] = mark, voxel_sum(labels)
             write_aside(path, lambda file, nifti=nifti: file.write(nifti.to_bytes()))
     plots.overlay(folder / f"{name}.png", scan.image[0].numpy(), scan.label.numpy(), maps, data.depth_axis,
-                  body_axes(data), names=data.recipe.classes)
+                  prepared_axes(data), names=data.recipe.classes)
 
 
-def prepared_affine(geometry):
-    """Voxel indices of a prepared scan -> mm, RAS+, as in the scan's own file: affine (4, 4) of a Geometry."""
-    from nibabel.orientations import inv_ornt_aff
-    turn = np.asarray(geometry.turn)
-    upright = np.asarray(geometry.affine) @ inv_ornt_aff(turn, geometry.shape)
-    sides = np.asarray(geometry.shape)[np.argsort(turn[:, 0])] / geometry.grid      # in the scan's own voxels
-    cut = np.diag([*sides, 1.0])
-    cut[:3, 3] = (np.asarray(geometry.box)[:, 0] + 0.5) * sides - 0.5
-    return upright @ cut
-
-
-def body_axes(data):
+def prepared_axes(data):
     """Where the axes of prepared scans point, "LPS" say, or None where nothing says so."""
     record = read_preprocessing(data.recipe.data_dir) or PUBLISHED.get(data.dataset)
     return record.orientation if record and record.orientation != "slices" else None

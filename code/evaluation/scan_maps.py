@@ -8,7 +8,8 @@ from nibabel.orientations import aff2axcodes, apply_orientation
 from evaluation import components, trust
 from evaluation.windows import DISAGREEMENT, Member
 from imaging import dicom_contours, dicom_segmentations
-from imaging.preprocess import Preprocessing, apply, restore, restore_labels
+from imaging.preprocess import apply, restore, restore_labels
+from imaging.record import Preprocessing
 from imaging.scan_files import SUFFIXES, WRITERS, checksum, format_of, mark_of, parts, read_scans, save_on_grid
 from runtime.errors import InputError
 from runtime.files import check_readable

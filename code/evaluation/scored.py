@@ -12,7 +12,7 @@ from imaging.case_files import LABELS, MAPS, case_of_each, contents, files_in, p
 from imaging.cases import one_case_each
 from imaging.label_values import check_segments, mapped_values, segment_values
 from imaging.preparation import attempt, report_bad
-from imaging.preprocess import read_as
+from imaging.record import read_as
 from imaging.scan_files import case_name, is_label, is_scan, read_label, read_scan_file, tell_notes, values_in
 from runtime.errors import InputError, counted
 from runtime.files import check_writable

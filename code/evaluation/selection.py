@@ -2,10 +2,12 @@
 
 Shapes: N cases, K features, C classes, *S spatial.
 """
+import random
 from contextlib import contextmanager
 
 import numpy as np
 
+TESTED = 5      # of so many cases to label, one is drawn at random and kept for testing
 INTENSITIES = 0.05, 0.25, 0.5, 0.75, 0.95, 0.99      # quantiles of a scan's intensities by which scans differ
 
 
@@ -32,6 +34,15 @@ def farthest_first(features, start, count):
         taken.append(place)
         nearest = np.minimum(nearest, np.linalg.norm(features - features[place], axis=1))
     return chosen
+
+
+def half_spread(labelled, ranked, count, features_of):
+    """Up to `count` of the first half of ranked cases: those farthest from the labelled ones and from each other.
+
+    features_of: names -> their features, a row (K,) each; it is asked for those of the labelled cases, too.
+    """
+    names = [*labelled, *ranked[:max(count, -(-len(ranked) // 2))]]
+    return [names[place] for place in farthest_first(list(features_of(names)), range(len(labelled)), count)]
 
 
 def appearance(scans):
@@ -74,3 +85,23 @@ def bottleneck(method, image, recipe):
     with noting_bottlenecks(method.tested) as noted:
         segment(method, image, recipe, coarse=True, views=())
     return np.concatenate([np.concatenate(rows).mean(0) for rows in noted])
+
+
+def drawn_for_testing(names, waiting, patients, labelled, count, seed):
+    """(cases for testing, those to choose from), of names without a label: of `count`, one of every TESTED is drawn.
+
+    Those go first that were drawn before and wait for labels. Of patients that are trained on none is drawn, and of
+    those drawn none is chosen for training.
+    """
+    waiting = [name for name in dict.fromkeys(waiting) if name in names]
+    trained = set(map(patients.of, labelled))
+    pool = [name for name in sorted(names) if name not in waiting]
+    free = [name for name in pool if patients.of(name) not in trained]
+    drawn = [*waiting, *shuffled(free, seed)][:count // TESTED]
+    tested = set(map(patients.of, {*waiting, *drawn}))
+    return drawn, [name for name in pool if patients.of(name) not in tested]
+
+
+def shuffled(names, seed):
+    """In an order that depends on the seed and on the names alone."""
+    return random.Random(seed).sample(sorted(names), len(names))

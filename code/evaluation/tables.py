@@ -50,9 +50,10 @@ def absent_classes(rows):
     """Classes that neither the reference nor any view's prediction has in any of the rows' cases."""
     there = set()
     for row in rows:        # of runs of several methods, whose views have other names
-        empty = [value for key, value in row.items() if key.endswith(("empty_pred", "empty_ref"))]
-        if not (empty and all(empty)):
-            there.add(row["class"])
+        if row["class"] not in there:
+            empty = [value for key, value in row.items() if key.endswith(("empty_pred", "empty_ref"))]
+            if not (empty and all(empty)):
+                there.add(row["class"])
     return {row["class"] for row in rows} - there
 
 

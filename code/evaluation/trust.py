@@ -227,7 +227,7 @@ def case_rows(case, names, found, evidence, training=None, voxel_ml=None, voxel_
     of_scan = [f"intensities {apart:.1f} times as far from training as its scans are from each other"] * (apart > FAR)
     if factor > MIXED:
         of_scan.append(f"voxels of {_sides(voxel_size)} mm, in training {_sides(*training.voxel_sizes.values())}")
-    of_scan += [f"{names[one - 1]} and {names[other - 1]} lie the other way round than in all labelled cases"
+    of_scan += [f"{names[one - 1]} and {names[other - 1]} have changed sides compared with all labelled cases"
                 for one, other in (training.turned_round(places) if places else ())]
     agreement = evidence.agreement or [math.nan] * len(names)
     rows, score, doubts = [], len(of_scan), []
@@ -240,7 +240,7 @@ def case_rows(case, names, found, evidence, training=None, voxel_ml=None, voxel_
         if taken and taken[index] > REMOVED * voxels:
             flags.append(f"other parts of {name}, {100 * taken[index] / voxels:.0f} % of the largest one, were removed")
         if border and training.border and not any(known[index] for known in training.border.values()):
-            flags.append(f"{name} touches the border of the scan, that of no labelled case does")
+            flags.append(f"{name} touches the border of the scan, as in no labelled case")
         if agreement[index] < DISAGREEING:
             flags.append(f"views agree on {name} by {100 * agreement[index]:.0f} %")
         if evidence.entropy[index] > UNCERTAIN:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from imaging import dicom, dicom_series
 from imaging.cases import existing_folder, one_case_each
-from imaging.preprocess import PLAIN
+from imaging.record import PLAIN
 from imaging.scan_files import COMPANIONS, SUFFIXES, case_name, is_prediction, is_scan, suffix
 from imaging.segmentations import SEG_NRRD
 from runtime.errors import InputError

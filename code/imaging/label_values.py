@@ -10,7 +10,7 @@ from imaging.cases import IGNORED
 from imaging.descriptions import IGNORE, Description
 from imaging.folders import Found
 from imaging.preparation import in_parallel
-from imaging.preprocess import read_as
+from imaging.record import read_as
 from imaging.scan_files import segments_of, suffix, values_in
 from imaging.segmentations import SEG_NRRD
 from runtime.errors import InputError, one_line

@@ -15,7 +15,7 @@ from imaging.case_files import files_below, role_of
 from imaging.cases import listed
 from imaging.scan_files import parts, read_scan_file, save_on_grid, suffix
 from runtime.errors import InputError, counted
-from runtime.files import make_folder, write_text
+from runtime.files import ROOT, make_folder, write_aside, write_text
 from runtime.records import from_record, read_json
 
 SOURCES = "sources.json"        # in a data folder
@@ -83,6 +83,12 @@ class Round:
     def handed(self, where: Path) -> dict[str, Handed]:
         return {name: from_record(Handed, case, f"{where}: {name}", REMEDY) for name, case in self.cases.items()}
 
+    def begin(self, folder: Path) -> None:
+        """Write the record before anything else is there: the same command goes on after a kill."""
+        make_folder(folder)
+        if not (folder / ROUND).exists():
+            self.write(folder)
+
     def write(self, folder: Path) -> None:
         write_text(folder / ROUND, json.dumps(asdict(self), indent=1) + "\n")
 
@@ -97,11 +103,28 @@ def read_round(folder: Path) -> Round:
     return from_record(Round, read_json(path, REMEDY), path, REMEDY)
 
 
+def tests_handed(folder: Path) -> list[str]:
+    """The cases for testing among those that are handed out in a folder; none before there are any."""
+    if not (folder / ROUND).exists():
+        return []
+    return [name for name, case in read_round(folder).handed(folder / ROUND).items() if case.test]
+
+
 def add_tests(folder: Path, names: Sequence[str]) -> None:
     """Add cases for testing to a folder's record, those that are not there yet."""
     known = listed(folder / TESTS)
     if new := [name for name in names if name not in known]:
         write_text(folder / TESTS, "".join(f"{name}\n" for name in [*known, *new]))
+
+
+def with_output(command: tuple[str, ...], folder: Path) -> tuple[str, ...]:
+    """Options of prepare_folder.py with another data folder, where they name one that it is not."""
+    words = list(command)
+    place = words.index("--output") if "--output" in words else len(words)
+    if place == len(words) and folder == ROOT / "data" / "mine":
+        return command
+    words[place:place + 2] = ["--output", str(folder)]
+    return tuple(words)
 
 
 def read_segments(folder: Path) -> dict[str, int]:
@@ -195,3 +218,9 @@ def placed_beside(name: str, scans: Sequence[Path | dicom.Series], channels: Seq
             analyze = part.suffix.lower() == ".img"     # is found by the header's own name
             put(part, home / (names[-1] if part == scan else f"{stem}{part.suffix}" if analyze else part.name))
     return names
+
+
+def copied(source: Path, target: Path) -> None:
+    """Copy a file; what is there already stays: somebody may have begun to correct it."""
+    if not target.exists():
+        write_aside(target, lambda file: file.write(source.read_bytes()))

@@ -15,7 +15,7 @@ from imaging.own_lists import TEST, TRAIN, VAL, OurFiles, last_patients, write_l
 from imaging.patients import PATIENTS, Patients
 from imaging.plan import PLAN, PREPARED, REMEDY, Choice, Plan, plan_preparation, plan_text, plan_training, read_plan
 from imaging.preparation import in_parallel, prepare_cases, voxels_of
-from imaging.preprocess import COARSEST, EXPECTED, FINEST, PLAIN, Preprocessing, read_as, read_preprocessing
+from imaging.record import COARSEST, EXPECTED, FINEST, PLAIN, Preprocessing, read_as, read_preprocessing
 from imaging.survey import look_at_label, look_at_scan
 from runtime.errors import InputError, counted
 from runtime.files import write_text

@@ -15,7 +15,8 @@ import numpy as np
 from tqdm import tqdm
 
 from imaging.cases import IGNORED, Case, Options, shown
-from imaging.preprocess import RECORD, Preprocessing, apply, read_as, read_preprocessing, write_preprocessing
+from imaging.preprocess import apply
+from imaging.record import RECORD, Preprocessing, read_as, read_preprocessing, write_preprocessing
 from imaging.scan_files import checksums, is_prediction, read_label, read_scans, segments_of, tell_notes
 from runtime.errors import InputError, held_by_another, is_out_of_memory, one_line, printable
 from runtime.files import check_readable, inside, make_folder, write_aside
@@ -117,7 +118,7 @@ def attempt(call: Callable, remedy: str):
         if is_out_of_memory(error):
             return f"out of memory: {remedy}"
         if isinstance(error, OSError):
-            return f"{one_line(error)}: mend the file's permissions, and start the same command again"
+            return f"{one_line(error)}: fix the file's permissions, and start the same command again"
         traceback.print_exception(error)    # ours, not the user's: say all, and go on with the other cases
         return f"{type(error).__name__}: {one_line(error)} (our mistake, not yours: see the traceback above)"
 

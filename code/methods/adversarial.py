@@ -30,7 +30,7 @@ class AdversarialMethod(Method):
     def __init__(self, networks, discriminator, hyper):
         super().__init__(networks)
         self.hyper = hyper
-        self.discriminator = discriminator.requires_grad_(False)        # but in its own step
+        self.discriminator = discriminator.requires_grad_(False)        # except in its own step
         self.optimizer = torch.optim.Adam(discriminator.parameters(), RATE, BETAS)
 
     def maps(self, output):

@@ -3,11 +3,11 @@
     Idea: labelled and unlabelled scans learn from one another if a box of each is pasted into the other. The student
     sees both mixes; true labels count in full, the teacher's labels of the unlabelled part by half.
 
-One order of box and outside serves all data sets (the release swaps it on ACDC, which is equivalent); argmax decides
-the teacher's labels (a tie goes to the background, on LA's release to the foreground); the momentum of pre-training is
-kept, as for CML (the release does so on ACDC, and starts anew on LA). 'matched' pre-trains with Eq. 2 on every data
-set; self-training has the release's loss in either protocol, since its two regions cannot be told apart from it. On
-BraTS, where no code was released, it is run as on LA [O].
+One order of box and outside serves all data sets (the release swaps it on ACDC, which is equivalent). Argmax decides
+the teacher's labels: an exact tie goes to the background, in the release for LA to the foreground. The momentum of
+pre-training is kept, as for CML; the release keeps it on ACDC and starts anew on LA. 'matched' pre-trains with Eq. 2 on
+every data set; self-training has the release's loss in either protocol, since weighting the two regions is the method.
+On BraTS, where no code was released, it is run as on LA [O].
 """
 from dataclasses import dataclass
 
@@ -105,7 +105,7 @@ class BCP(StudentTeacher):
     def stages(self, pre_steps, self_steps):
         """Pre-train on mixed labelled pairs, then self-train on both."""
         return [Stage("pre", pre_steps, self.pretraining_losses, unlabelled=False),
-                Stage("self", self_steps, self.losses, cost=8 / 3)]     # a teacher's pass and two mixes of half a batch
+                Stage("self", self_steps, self.losses, cost=8 / 3)]     # two mixes, and the teacher's whole batch
 
     def begin(self, stage):
         """Self-training starts with the teacher as a copy of the pre-trained student."""
@@ -129,7 +129,7 @@ class BCP(StudentTeacher):
         pseudo_labels = self.pseudo_labels(*batch.for_targets.chunk(2))
         x = mix(l_a, u_a, mask)
         logits, _ = self.networks(x)
-        p_a, p_b = pseudo_labels().long()       # now, so that the host reduces them while a GPU computes the logits
+        p_a, p_b = pseudo_labels().long()       # only now: the CPU looks for components while a GPU computes logits
         yield self.objective("sup_l", x, logits, y_a, p_a, mask, (true, pseudo))
         x = mix(u_b, l_b, mask)
         loss, terms = self.objective("sup_u", x, self.networks(x)[0], p_b, y_b, mask, (pseudo, true))

@@ -3,8 +3,8 @@
 Each is a switch of `Hyper`, and without all three this is CML, bit for bit:
 
 - both orders: a pair (a, b) is mixed as a M + b (1 - M) and as b M + a (1 - M), with one mask M, so that as many mixed
-  scans enter the losses as were loaded, for the same pass that makes pseudo-labels. Eq. 9 holds in both orders: outside
-  the box the other view's label, inside it the own one.
+  scans enter the losses as were loaded; the pass that makes pseudo-labels stays the same. Eq. 9 holds in both orders:
+  outside the box the other view's label, inside it the own one.
 - averaged: a moving average of both subnets, weights and running statistics, copied at the first step of each stage,
   is what is tested; the last iterate's views stand beside it.
 - perturbed: the mixed scans that the losses see change in contrast, brightness, sharpness and noise; the pseudo-labels
@@ -66,7 +66,7 @@ class CMLPlus(CML):
 
     def stages(self, pre_steps, self_steps):
         pre, later = super().stages(pre_steps, self_steps)
-        # forward and backward of B labelled scans; then of B unlabelled ones, too, and their pseudo-labels
+        # in units of pre-training: B labelled scans, then B unlabelled ones and a forward pass for their pseudo-labels
         return [pre, later._replace(cost=7 / 3) if self.hyper.both_orders else later]
 
     def labelled_half(self, batch):

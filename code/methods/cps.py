@@ -1,8 +1,8 @@
 """CPS and CFL, with which the paper's Figure 6 compares: CML's two subnets without mixing (Eq. 3).
 
 CPS is cross pseudo supervision; CFL, conflict-based feature learning, adds the discrepancy of Section 3.1. No code was
-released for either. Pre-training is on labelled batches as they are, in CFL with the discrepancy; the paper's Eq. 11
-has CutMix there, too [O].
+released for either. Both pre-train on labelled batches without mixing, CFL with the discrepancy [O]: the paper
+describes pre-training for CML alone, with CutMix (Eq. 11).
 """
 from dataclasses import replace
 
@@ -22,7 +22,7 @@ class CFL(CML):
 
     def stages(self, pre_steps, self_steps):
         pre, later = super().stages(pre_steps, self_steps)
-        return [pre, later._replace(cost=2)]        # a labelled batch, then as large an unlabelled one, too
+        return [pre, later._replace(cost=2)]        # a labelled and an unlabelled batch
 
     def labelled_half(self, batch):
         """Both views learn the true label."""

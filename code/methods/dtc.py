@@ -3,9 +3,9 @@
     Idea: a mask and the signed distance to its surface say the same thing. One head predicts each; the level set
     sigmoid(-1500 z) turns distances into a mask, and on all scans, labelled or not, the two masks must agree.
 
-Neither side of the agreement is detached. The release computes a cross-entropy that it never adds; so do we not.
-Published for LA alone. On slices [O]: one map and level set for each foreground class, against that class's softmax
-probability. On BraTS [O]: as on LA.
+Neither side of the agreement is detached. The release also computes a cross-entropy, but never adds it to the loss; it
+is left out. Published for LA alone. On slices [O]: one map and level set for each foreground class, against that
+class's softmax probability. On BraTS [O]: as on LA.
 """
 from dataclasses import dataclass
 from functools import partial
@@ -16,7 +16,7 @@ from method import Method, Picture
 from methods.losses import squared_difference, supervised_loss, widened
 from methods.ramps import ramp
 from methods.sassnet import shape_loss
-from methods.sdm import class_probabilities, distance_loss, distance_maps, level_set
+from methods.sdm import distance_loss, distance_maps, level_set, views_of
 from networks import compared
 
 
@@ -62,11 +62,9 @@ class DTC(Method):
         distance = distance_loss(maps[:labelled], batch.z_l, batch.y_l)
         consistency = dual_task_consistency(maps, widened(logits).softmax(1)[:, 1:])
         weight = self.hyper.consistency * ramp(batch, self.hyper.ramp_share, self.hyper.stairs)
-        picture = Picture(batch.x_u, None, {"network": logits[labelled:].detach(),
-                                            "level_set": class_probabilities(maps[labelled:].detach())})
+        picture = Picture(batch.x_u, None, views_of(logits[labelled:].detach(), maps[labelled:].detach()))
         yield (sup + self.hyper.distance * distance + weight * consistency,
                {"sup_l": sup, "distance": distance, "consistency": consistency, "picture": picture})
 
     def predict(self, x):
-        logits, maps = self.networks(x)
-        return {"network": widened(logits).softmax(1), "level_set": class_probabilities(maps)}
+        return views_of(*self.networks(x))

@@ -1,7 +1,7 @@
 """ICT, interpolation consistency training (Verma et al. 2019), as SSL4MIS runs it.
 
     Idea: between two unlabelled scans the prediction should be as linear as the input. The student sees the mix
-    (1 - lambda) u0 + lambda u1 and learns (1 - lambda) p_t(u0) + lambda p_t(u1), p_t of its moving average.
+    (1 - lambda) u0 + lambda u1 and learns (1 - lambda) p_t(u0) + lambda p_t(u1), where p_t is its moving average's.
 
 As released, no noise is added and the teacher stays in training mode, so that its dropout acts. On LA, where no code
 was released, 'original' takes UA-MT's settings [O].

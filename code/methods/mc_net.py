@@ -18,7 +18,7 @@ from networks import compared
 from runtime.errors import InputError
 
 TEMPERATURE = 0.1       # of the sharpening             [C]
-OFFSET = 1              # steps that the released counter has in advance of ours when it asks for the ramp's stair   [C]
+OFFSET = 1              # steps by which the released counter is ahead when the ramp's stair is looked up            [C]
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,12 @@
 """MCF, mutual correction framework (Wang et al. 2023).
 
-    Idea: two networks of different make err in different places. Where they disagree on a labelled voxel, both are
-    corrected once more; and the one with the lower Dice loss at this step teaches the other on unlabelled scans.
+    Idea: two networks of different architecture err in different places. Labelled voxels on which they disagree count
+    once more in both losses; and the one with the lower Dice loss at this step teaches the other on unlabelled scans.
 
 Both see the same scans. One optimiser moves both, which is the same as the release's two, since their parameters are
 disjoint. For ACDC and BraTS no code was released: with more than two classes, the rectification is the squared distance
 to the one-hot label over C, and the competing Dice covers all classes; on slices, network B is a 2D twin of the
-released one; BraTS is run as LA [O]. Both networks are initialised as in 3D on slices, too [O].
+released one; BraTS is run as LA [O]. On slices, too, both networks have the initialisation of 3D [O].
 """
 from dataclasses import dataclass
 

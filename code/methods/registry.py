@@ -44,7 +44,7 @@ METHODS = Methods({
     "cml": "cml.CML",
     "cml_plus": "methods.cml_plus.CMLPlus",
 })
-OPTIONS = frozenset({"beta", "components", "fusion", "lambda_dis", "lambda_unsup"})    # fields of some methods
+OPTIONS = frozenset({"beta", "components", "fusion", "lambda_dis", "lambda_unsup"})    # that act on some methods only
 
 
 def method_class(name):
@@ -64,9 +64,9 @@ def check(recipe):
     hyper = hyper_of(recipe)
     for name, value in vars(hyper).items():
         if isinstance(value, float) and not 0 <= value < math.inf:
-            raise InputError(f"--hyper.{name} {value:g}: must be a number from 0 on")
+            raise InputError(f"--hyper.{name} {value:g}: must be a number, 0 or more")
     from_record(method_class(recipe.method).Hyper, vars(hyper), f"hyperparameters of --method {recipe.method}",
-                "mend it at the top of the method's file")
+                "fix it at the top of the method's file")
     if (loss := getattr(hyper, "supervised", None)) in SUPERVISED:     # a method may have its own
         check_supervised(loss, recipe.num_classes)
     method_class(recipe.method).check(recipe)

@@ -1,10 +1,11 @@
 """SASSNet, shape-aware semi-supervised segmentation (Li et al. 2020).
 
     Idea: a second head predicts the signed distance to the object's surface, which knows the object's shape. A
-    discriminator judges these maps beside their scans, and so hands the shapes of labelled scans to unlabelled ones.
+    discriminator sees these maps beside their scans, so that those of unlabelled scans become like those of labelled
+    ones.
 
-The release computes a cross-entropy that it never adds; so do we not. Published for LA alone. On slices [O]: one map
-for each foreground class, a softmax head, Dice of all classes in 'original'. On BraTS [O]: as on LA.
+The release also computes a cross-entropy, but never adds it to the loss; it is left out. Published for LA alone. On
+slices [O]: one map for each foreground class, a softmax head, Dice of all classes in 'original'. On BraTS [O]: as LA.
 """
 from dataclasses import dataclass
 from functools import partial
@@ -13,9 +14,9 @@ import torch
 
 from method import Picture
 from methods.adversarial import AdversarialMethod
-from methods.losses import supervised_loss, widened
+from methods.losses import supervised_loss
 from methods.ramps import ramp
-from methods.sdm import class_probabilities, distance_loss, distance_maps
+from methods.sdm import distance_loss, distance_maps, views_of
 from networks import compared
 
 
@@ -68,11 +69,9 @@ class SASSNet(AdversarialMethod):
         distance = distance_loss(maps[:labelled], batch.z_l, batch.y_l)
         adversarial = self.fooling(maps[labelled:], batch.x_u)
         weight = self.hyper.consistency * ramp(batch, self.hyper.ramp_share, self.hyper.stairs)
-        picture = Picture(batch.x_u, None, {"network": logits[labelled:].detach(),
-                                            "level_set": class_probabilities(maps[labelled:].detach())})
+        picture = Picture(batch.x_u, None, views_of(logits[labelled:].detach(), maps[labelled:].detach()))
         yield (sup + self.hyper.distance * distance + weight * adversarial,
                {"sup_l": sup, "distance": distance, "adversarial": adversarial, "picture": picture})
 
     def predict(self, x):
-        logits, maps = self.networks(x)
-        return {"network": widened(logits).softmax(1), "level_set": class_probabilities(maps)}
+        return views_of(*self.networks(x))

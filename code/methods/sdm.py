@@ -61,10 +61,15 @@ def level_set(z):
     return (-STEEPNESS * widened(z)).sigmoid()
 
 
-def class_probabilities(maps):
+def level_set_probabilities(maps):
     """Signed distance maps (B, K, *S) -> (B, C, *S): with one foreground class 1 - l and l, l its level set.
 
     With more, the softmax of 0 and -1500 z [O].
     """
     scores = -STEEPNESS * widened(maps)
     return torch.cat([torch.zeros_like(scores[:, :1]), scores], 1).softmax(1)
+
+
+def views_of(logits, maps):
+    """Both heads' class probabilities (B, C, *S), by the name of the view: the segmentation's, the level sets'."""
+    return {"network": widened(logits).softmax(1), "level_set": level_set_probabilities(maps)}

@@ -3,10 +3,10 @@
     Idea: predictions should not change under the small perturbation that changes them most (virtual adversarial
     training), and each class's features should lie close to a few remembered, well predicted features of that class.
 
-One backbone is trained and tested; small heads (networks/ssnet.py) make features of its last one. Selectors that never
-act are not built (networks/ssnet.py) [O]. Memory is replaced at every step; with several processes, rank 0's is
-everyone's, while the features that are compared with it are each process's own [O]. On BraTS, where no code was
-released, it is run as on LA [O]. The perturbed passes come after the first backward pass: gradients add up alike.
+One backbone is trained and tested; small heads make the compared features of its last feature. Selectors that never act
+are not built (networks/ssnet.py) [O]. Memory is replaced at every step; several processes share rank 0's memory, and
+each compares its own features with it [O]. On BraTS, where no code was released, it is run as on LA [O]. The perturbed
+passes come after the first backward pass, which leaves the sum of the gradients as it is.
 """
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -96,7 +96,7 @@ def frozen_statistics(module):
 class Memory(nn.Module):
     """The remembered features of each foreground class: buffers of fixed size, so that checkpoints hold them.
 
-    Of `features[c - 1]` the first `filled[c - 1]` rows are class c's; how many is known to the device alone.
+    The first `filled[c - 1]` rows of `features[c - 1]` are class c's; their number stays on the device.
     """
 
     def __init__(self, num_classes):
@@ -105,7 +105,7 @@ class Memory(nn.Module):
         self.register_buffer("filled", torch.zeros(num_classes - 1, dtype=torch.long))
 
     def replace(self, c, features, count):
-        """Class c's memory becomes the first `count`, a tensor, of the features (n, SIZE), n <= MEMORY; of 0 it stays.
+        """Class c's memory becomes the first `count` (a tensor) of features (n, SIZE), n <= MEMORY; 0 keeps the old.
         """
         places = torch.arange(len(features), device=features.device)[:, None]
         memory, filled = self.features[c - 1, :len(features)], self.filled[c - 1]
@@ -120,9 +120,9 @@ class Memory(nn.Module):
 
 
 def rows_of(chosen, *tensors):
-    """Tensors of N rows each and which rows are meant, (N) bool -> (*tensors, chosen), without the others where free.
+    """Tensors of N rows, and which of these are chosen, (N) bool -> (*tensors, chosen): on a CPU the chosen rows alone.
 
-    Elsewhere than on a CPU the host would wait for the number of those that are meant.
+    Elsewhere all rows, since the host would have to wait for the number of the chosen ones.
     """
     if chosen.device.type != "cpu":
         return *tensors, chosen
@@ -130,9 +130,9 @@ def rows_of(chosen, *tensors):
 
 
 def scores_of(module, rows, chosen, acts):
-    """What a module of layers gives for rows (n, K) if batch norms see the chosen ones alone; the others' are void.
+    """A module's output for rows (n, K), where batch norms see the chosen rows alone; that of other rows means nothing.
 
-    acts: bool tensor, whether running statistics take notice.
+    acts: bool tensor, whether running statistics are updated.
     """
     if isinstance(module, _BatchNorm) and module.training:
         return _normalised(module, rows, chosen, acts)
@@ -160,7 +160,7 @@ def _normalised(norm, rows, chosen, acts):
 def memorable(selector, features):
     """The features of one class that are worth remembering: (n, 32) -> (min(n, 32), 32).
 
-    Of more than 32, those of the lowest score, ascending [C]; its paper and comment say the highest; fewer stay
+    Of more than 32, those of the lowest score, ascending [C] (the release's comment says the highest); fewer stay
     as they are. selector: (n, 32) -> scores (n, 1), used in the mode it is in.
     """
     return _memorable(selector, features, torch.ones_like(features[:, 0], dtype=torch.bool))[0]

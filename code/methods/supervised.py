@@ -12,7 +12,7 @@ class Hyper:
 
 
 class Supervised(Method):
-    """networks: x -> (logits, feature). By default the loss is Eq. 2, so that the comparison is about the scans."""
+    """networks: x -> (logits, feature). By default the loss is Eq. 2, as that of the other methods."""
 
     Hyper = Hyper
     NETWORKS = ("vnet", "unet", "narrow_vnet", "narrow_unet")

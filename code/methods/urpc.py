@@ -3,9 +3,9 @@
     Idea: four heads on the decoder's scales should agree with their mean. Where a scale diverges from it (KL), it is
     uncertain: its squared difference counts less there, and the divergence itself is minimised beside it.
 
-Gradient flows through the mean and the weights too, as released. On slices the coarse heads see disturbed features;
-volumes have V-Net with dropout before the coarse heads, since the released network is a 3D U-Net of three classes, and
-the ramp takes all of training rather than twice its length [O].
+Gradient flows through the mean and the weights too, as released. On slices the coarse heads see disturbed features. On
+volumes the release has a 3D U-Net, for another data set; here it is V-Net with dropout before the coarse heads, and the
+ramp takes all of training, where the released one is twice as long as training [O].
 """
 import math
 from dataclasses import dataclass

@@ -12,7 +12,7 @@ LAYERS = {2: (nn.Conv2d, nn.BatchNorm2d), 3: (nn.Conv3d, nn.BatchNorm3d)}
 class EverySecond(nn.Module):
     """Every second voxel along each axis: the stride of a 1x1(x1) convolution.
 
-    oneDNN's own strided one writes past its buffers in channels-last memory with fewer than 8 channels (PyTorch 2.13).
+    oneDNN's own strided one is wrong in channels-last memory with fewer than 8 channels (PyTorch 2.13).
     """
 
     def forward(self, x):

@@ -14,7 +14,7 @@ from dataloaders.acdc import ACDC
 from dataloaders.scans import read_geometry, read_lists
 from evaluation import tables
 from evaluation.pooled import case_dice
-from evaluation.selection import farthest_first
+from evaluation.selection import bottleneck, half_spread
 from reproduction.experiments import SEEDS, Experiment
 from reproduction.results import RESULTS, Kept
 from reproduction.runs import MODEL, Run, check_scans, hours
@@ -160,13 +160,12 @@ def more_patients(cell, run, everybody, labelled, device):
     ranked = by_look(one)
     if cell.by == "look":
         return ranked[:STEP]
-    from evaluation.selection import bottleneck  # here: options are read without PyTorch
-    half = ranked[:max(STEP, -(-len(ranked) // 2))]
-    features = {patient: np.mean([bottleneck(one.method, image, one.recipe) for _, image in volumes], 0)
-                for patient, volumes in volumes_of(one.data, [*labelled, *half]).items()}
-    names = [*labelled, *half]
-    places = farthest_first([features[name] for name in names], range(len(labelled)), STEP)
-    return [names[place] for place in places]
+
+    def bottlenecks(patients):
+        volumes = volumes_of(one.data, patients)
+        return [np.mean([bottleneck(one.method, image, one.recipe) for _, image in volumes[patient]], 0)
+                for patient in patients]
+    return half_spread(labelled, ranked, STEP, bottlenecks)
 
 
 def volumes_of(data, patients=None):

@@ -153,7 +153,7 @@ def segmentations(columns, device="auto", data_dir=None, cases=()):
     """
     rows, listed = [], {dataset: list(ranked(list(runs.values())[-1])[1]) for dataset, runs in columns.items()}
     if unknown := [case for case in cases if not any(case in names for names in listed.values())]:
-        raise InputError(f"--cases {unknown[0]}: the last run of no data set was tested on it; choose of "
+        raise InputError(f"--cases {unknown[0]}: no data set has it in the test of its last run; choose of "
                          f"{', '.join(sum(listed.values(), [])[:5])}, ...")
     for dataset, runs in columns.items():
         names = listed[dataset]

@@ -29,13 +29,14 @@ class Point(NamedTuple):
 @functools.cache
 def _images(recipe_class, items):
     recipe = recipe_class(**dict(items))
-    method = registry.build(replace(recipe, patch_size=(32,) * len(recipe.patch_size)))
+    patch = *(16,) * (len(recipe.patch_size) - 1), 32       # two positions at the lowest resolution
+    method = registry.build(replace(recipe, patch_size=patch))
     counts = []
     method.networks.register_forward_pre_hook(
         lambda _, inputs: counts.append((len(inputs[0]), torch.is_grad_enabled())))
 
     def batch(size):
-        return torch.randn(size, recipe.in_channels, *(32,) * len(recipe.patch_size))
+        return torch.randn(size, recipe.in_channels, *patch)
 
     images = {}
     for stage in method.stages(1, 1):

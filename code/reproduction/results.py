@@ -106,7 +106,7 @@ def say(line):
     print(line, file=sys.stderr)
 
 
-PUBLISHED = re.compile(r"(log|val|pseudo_labels|(test|agreement|trust)_(test|val)_(last|best|pretrained)\w*)\.csv")
+KEPT_FILES = re.compile(r"(log|val|pseudo_labels|(test|agreement|trust)_(test|val)_(last|best|pretrained)\w*)\.csv")
 
 
 def publish(folder, results):
@@ -127,7 +127,7 @@ def publish(folder, results):
     target = Path(results) / config["dataset"] / folder.name
     texts = {}
     for path in sorted(folder.glob("*.csv")):
-        if path.is_symlink() or not PUBLISHED.fullmatch(path.name):
+        if path.is_symlink() or not KEPT_FILES.fullmatch(path.name):
             print(f"left aside: {path} is {'a link' if path.is_symlink() else 'no table of a run'}")
         else:
             texts[path.name] = read_text(path)

@@ -12,7 +12,7 @@ import numpy as np
 
 from evaluation import published
 from evaluation.report import write_rows
-from imaging.preprocess import read_preprocessing
+from imaging.record import read_preprocessing
 from methods import registry
 from reproduction.experiments import PLACES, SEEDS, Experiment, fraction, places_of
 from reproduction.results import RESULTS, Kept, publish, say, why_not

@@ -9,7 +9,7 @@ from evaluation.inference import segment
 from evaluation.metrics import where_labelled
 from evaluation.pooled import case_dice
 from evaluation.report import label_maps
-from evaluation.saved_maps import body_axes
+from evaluation.saved_maps import prepared_axes
 from runtime.errors import InputError
 from training import datasets
 from training.trained import load_run
@@ -44,7 +44,7 @@ def segmented(folder, names, device="auto", data_dir=None):
         label = scan.label.numpy()
         reference, *maps = (where_labelled(labels, label)[0] for labels in (label, *views.values()))
         yield Segmented(name, scan.image[0].numpy(), reference, dict(zip(views, maps, strict=True)),
-                        trained.data.depth_axis, body_axes(trained.data))
+                        trained.data.depth_axis, prepared_axes(trained.data))
 
 
 def tested(folder):

@@ -1,4 +1,4 @@
-"""Errors that a user can mend, and their words."""
+"""Errors that a user can fix, and their words."""
 import errno
 
 WORDS = "out of memory", "can't allocate memory", "not enough memory", "unable to allocate", "cannot allocate memory"

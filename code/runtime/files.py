@@ -24,7 +24,7 @@ def writing(path):
     try:
         yield
     except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror or error}); free space or mend permissions, and "
+        raise InputError(f"{path}: cannot be written ({error.strerror or error}); free space or fix permissions, and "
                          "start the same command again; the file's previous version is untouched") from error
 
 
@@ -86,7 +86,7 @@ def check_readable(path):
     if not stat.S_ISREG(kind) and not stat.S_ISDIR(kind):
         raise Denied(f"{path}: is no regular file, which was expected there; remove it, or name another path")
     if not os.access(path, os.R_OK):
-        raise Denied(f"{path}: may not be read by this user; mend its permissions (chmod u+r), or run as its owner")
+        raise Denied(f"{path}: may not be read by this user; fix its permissions (chmod u+r), or run as its owner")
 
 
 def expanded(path, option):
@@ -112,7 +112,7 @@ def make_folder(path):
     try:
         Path(path).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"{path}: this folder cannot be made ({error.strerror}); name another one, or mend "
+        raise InputError(f"{path}: this folder cannot be made ({error.strerror}); name another one, or fix "
                          "permissions") from error
     return path
 
@@ -193,7 +193,7 @@ def load_tensors(path, keys=()):
     except FileNotFoundError:
         raise InputError(f"{path} does not exist") from None
     except PermissionError:
-        raise Denied(f"{path}: may not be read by this user; mend its permissions (chmod u+r), or run as its "
+        raise Denied(f"{path}: may not be read by this user; fix its permissions (chmod u+r), or run as its "
                      "owner") from None
     except pickle.UnpicklingError as error:     # whose words say how to load it all the same
         raise InputError(f"{path} is no checkpoint of this program: it holds more than tensors and numbers, may run "

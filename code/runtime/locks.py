@@ -39,7 +39,7 @@ def locked(folder, option="--out"):
                          f"{option}") from None
     except OSError as error:
         if error.errno not in NO_LOCKS:
-            raise InputError(f"{path}: cannot be written ({error.strerror or error}); mend permissions or choose "
+            raise InputError(f"{path}: cannot be written ({error.strerror or error}); fix permissions or choose "
                              f"another {option}") from error
         warnings.warn(f"{folder}: this file system has no locks; let nothing else write into it", stacklevel=3)
     try:

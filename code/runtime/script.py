@@ -61,7 +61,7 @@ def _message(error):
                 "patches, fewer --workers; what is finished is kept")
     if isinstance(error, OSError):
         remedy = ("name another path" if error.errno in NO_NAME else
-                  "free space or mend permissions, and start the same command again")
+                  "free space or fix permissions, and start the same command again")
         return f"{error.filename or 'a file'}: {error.strerror or one_line(error)}; {remedy}"
     if isinstance(error, BrokenExecutor):
         return ("a worker process was killed, for want of memory perhaps: close other programs, and start the same "

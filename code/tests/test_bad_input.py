@@ -658,7 +658,7 @@ BAD = {
     "unknown method": (option("--method", "vat"), "--method vat: unknown", "cml"),
     "loss of two classes for three": (option("--method", "ict", "--hyper.supervised", "dsq_fg", "--num-classes", "3"),
                                       "--hyper.supervised dsq_fg", "there are 3 classes; choose eq2 or dsq_all"),
-    "unknown network": (option("--network", "resnet"), "--network resnet", "vnet"),
+    "unknown network": (option("--network", "resnet"), "invalid choice 'resnet' for argument '--network'", "vnet"),
     "network of other axes": (option("--network", "unet"), "--network unet: choose one for 3 axes", "vnet"),
     "unknown device": (option("--device", "gpu"), "--device gpu: unknown", "auto, cpu, cuda"),
     "patch not divisible by 16": (option("--patch-size", "32", "32", "90"), "--patch-size 32 32 90",
@@ -1002,8 +1002,8 @@ BAD = {
         "b.nii.gz: is a label map of predict.py", "--accept-predictions"),
     **{f"slices named {name}": (lists("ACDC", train_slices=f"{name}\n"), f"train_slices.list: {found}", "rename")
        for name, found in (("p1_1", "p1_1 does not end in its slice"), ("p1_z3", "p1_z3 does not end in its slice"),
-                           ("p1_02_slice_3", "which patient p1_02_slice_3 is of"),
-                           ("p1_diastole_slice_3", "which patient p1_diastole_slice_3 is of"))},
+                           ("p1_02_slice_3", "p1_02_slice_3 does not say which patient it is of"),
+                           ("p1_diastole_slice_3", "p1_diastole_slice_3 does not say which patient it is of"))},
     "empty label, LA": (challenge(prepare_LA.main, two(la_case, lambda folder: nrrd.write(
         str(folder / "in/CASE1/laendo.nrrd"), 0 * volume()[1]))), "laendo.nrrd: is empty", "--allow-empty"),
     "channel that is not there": (prepared(nothing, "--channels", "7"), "--channels 7: no file name ends in _0007"),

@@ -19,7 +19,7 @@ from dataloaders.own import Own
 from evaluation.metrics import class_metrics, overlap_of_classes, volume_metrics
 from evaluation.trust import read_training_cases
 from imaging.cases import IGNORED
-from imaging.preprocess import read_preprocessing
+from imaging.record import read_preprocessing
 from method import Batch
 from methods import bcp, losses, mcf, registry, sdm
 

@@ -21,7 +21,7 @@ import train_own
 from evaluation.selection import appearance, farthest_first
 from imaging.grids import ScanFile
 from imaging.labelling import Handed, Places, Round
-from imaging.preprocess import Preprocessing, read_preprocessing
+from imaging.record import Preprocessing, read_preprocessing
 from imaging.scan_files import mark_of
 from runtime.errors import InputError
 

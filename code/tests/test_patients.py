@@ -15,6 +15,7 @@ import test_own as testing_own
 import train_own
 from dataloaders.folds import divided, write_folds
 from evaluation import pooled, tables
+from evaluation.selection import drawn_for_testing
 from imaging.own_lists import last_patients
 from imaging.patients import Patients, told_by
 from runtime.errors import InputError
@@ -205,16 +206,15 @@ def test_a_run_is_not_tested_on_another_scan_of_a_patient_whose_label_it_learned
     assert trust["patients"] == {"p1_a": "p1", "p1_b": "p1"}
 
 
-def test_patients_that_are_trained_on_are_not_drawn_for_testing(tmp_path):
-    options = SimpleNamespace(output=tmp_path / "none", count=10, seed=3)
+def test_patients_that_are_trained_on_are_not_drawn_for_testing():
     patients = Patients(cases=told_by(r"p\d+", [*LABELLED, *UNLABELLED, "p6_a", "p6_b"]))
     others = [*UNLABELLED, "p6_a", "p6_b"]
-    tests, pool = label_next.drawn_for_testing(others, [], patients, LABELLED, options)
+    tests, pool = drawn_for_testing(others, [], patients, LABELLED, 10, 3)
     assert len(tests) == 2 and not {name for name in tests if name.startswith("p4")}
     assert "p4_b" in pool and not {name[:2] for name in tests} & {name[:2] for name in pool}
-    tests, pool = label_next.drawn_for_testing(["p4_b"], [], patients, LABELLED, options)
+    tests, pool = drawn_for_testing(["p4_b"], [], patients, LABELLED, 10, 3)
     assert (tests, pool) == ([], ["p4_b"])
-    told = label_next.told_tests(tests, options)
+    told = label_next.told_tests(tests, SimpleNamespace(count=10))
     assert told == "none of them is for testing, since all patients have a labelled case\n"
 
 

@@ -24,7 +24,8 @@ import test_own as testing_own
 import train_own
 from evaluation import scan_maps
 from evaluation.inference import segment
-from imaging.preprocess import PUBLISHED, apply
+from imaging.preprocess import apply
+from imaging.record import PUBLISHED
 from imaging.scan_files import read_scan_file
 from runtime.files import ROOT, load_tensors, save_tensors
 from training.trained import load_run
@@ -379,7 +380,7 @@ import torch
 
 import predict
 from evaluation import scan_maps
-from imaging.preprocess import Preprocessing
+from imaging.record import Preprocessing
 from runtime.device import Device
 
 Device("cpu")

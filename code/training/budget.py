@@ -52,7 +52,7 @@ def results_of(folds, device):
 def present_budget(results, recipe):
     """One table and one picture of {(method, labels): rows}."""
     absent = tables.absent_classes([row for rows in results.values() for row in rows])
-    cells = {key: pooled.mean_dice(rows, absent) for key, rows in results.items()}
+    cells = {key: pooled.mean_interval(rows, absent) for key, rows in results.items()}
     lines = []
     for labels in recipe.budget:
         line = [str(cells.get((method, labels), "–")) for method in (BASELINE, recipe.method)]

@@ -117,5 +117,5 @@ def tell_hours(recipes):
 
 
 def seconds_left(stages, stage, step):
-    """What the stages [(steps, seconds per step)] of a run still take that has come to this step of that stage."""
+    """Seconds that a run still takes from this step of this stage on; stages: [(steps, seconds per step)] of all."""
     return sum(map(math.prod, stages[stage:])) - (step * stages[stage][1] if stage < len(stages) else 0)

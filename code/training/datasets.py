@@ -6,6 +6,7 @@ from dataloaders.acdc import ACDC
 from dataloaders.brats import BraTS
 from dataloaders.la import LA
 from dataloaders.own import Own
+from imaging.record import RECORD, read_preprocessing
 from runtime.errors import InputError
 from runtime.files import RESTORE
 from training.recipe import check_run_folder, config_path, read_config
@@ -56,3 +57,13 @@ def check_there(data_dir, run):
     """InputError where the folder with the scans of a run has moved."""
     if not data_dir.is_dir():
         raise InputError(f"{data_dir}: is no longer there; --data-dir names the folder where {run}'s data are now")
+
+
+def prepared_as(run, data_dir):
+    """The record of the data that a run was trained on; InputError where the folder has moved or holds other data."""
+    check_there(data_dir, run)
+    there, own = read_preprocessing(data_dir), read_preprocessing(run)
+    if there is None or own is None or there.to_dict() != own.to_dict():
+        raise InputError(f"{data_dir}: its {RECORD} is not that of {run}, whose proposals would have other values or "
+                         "lie elsewhere: train again on these data, or name those of the run with --data-dir")
+    return there

@@ -14,7 +14,7 @@ from dataloaders import strong, two_stream
 from dataloaders.two_stream import TwoStream
 from evaluation import trust
 from evaluation.inference import mean_dice, segment
-from imaging.preprocess import write_preprocessing
+from imaging.record import write_preprocessing
 from method import Batch
 from methods import registry
 from runtime.device import Device
@@ -135,7 +135,7 @@ class Fit:
             self.ranks.say(f"resuming after step {self.step} of stage {self.stage + 1} of {len(self.stages)}")
         elif self.recipe.init_from:
             self.checkpoints.start_from(self.recipe.init_from)      # again, where all checkpoints were damaged
-            self.ranks.say(f"first weights: the last ones of {self.recipe.init_from}")
+            self.ranks.say(f"initial weights: the last ones of {self.recipe.init_from}")
         self.ranks.wait()       # all have read the checkpoint before one writes the next
         self.logbook = Logbook(self.recipe, self.folder.path, self.stages, self.device, (self.stage, self.step),
                                last_dice=state and state["last_dice"])

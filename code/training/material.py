@@ -7,11 +7,11 @@ import numpy as np
 
 from dataloaders.scans import check_labelled, read_check_sum
 from imaging.cases import IGNORED
-from imaging.preprocess import read_preprocessing
+from imaging.record import read_preprocessing
 from runtime.errors import InputError, counted
 from runtime.ranks import Ranks
 
-EARLIER = "labelled before"     # role of the cases whose labels the first weights have seen
+EARLIER = "labelled before"     # role of the cases whose labels the initial weights have seen
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Content:
 
 
 class Material:
-    """The scans of a recipe's run, from a data set of dataloaders/; earlier: Content of what its first weights saw.
+    """The scans of a recipe's run, from a data set of dataloaders/; earlier: Content of what its initial weights saw.
 
     labelled, unlabelled: lists of Scan; validation: (split, this process's scans, whether they choose) a group;
     untested: the test cases whose files are not here, and how many there are in all; preprocessing: the data's record
@@ -126,7 +126,7 @@ class Material:
 
     @staticmethod
     def _check_test(earlier, data, names):
-        """InputError where the first weights have seen the label of a test case, by its name or its voxels."""
+        """InputError where the initial weights have seen the label of a test case, by its name or its voxels."""
         patients, role_of = set(map(data.patient_of, earlier.learned)), earlier.finder(data.patient_of)
         seen = []
         for name in names:

@@ -30,6 +30,7 @@ Ratio = Annotated[float, tyro.constructors.PrimitiveConstructorSpec(
     is_instance=lambda value: isinstance(value, float | int), str_from_instance=lambda value: [str(value)])]
 Schedule = Literal["constant", "step", "poly"]
 MethodName = Literal[*registry.METHODS]
+NetworkName = Literal["vnet", "unet", "released", "narrow_vnet", "narrow_unet"]     # networks/two_view.py has them
 LEAST = {1: ("labeled", "labeled_batch", "unlabeled_batch", "in_channels", "patch_size", "stride", "self_steps",
              "eval_every", "checkpoint_steps"),
          0: ("seed", "labeled_draw", "pre_steps", "workers", "holdout_val", "holdout_test", "weight_decay",
@@ -58,13 +59,14 @@ class Recipe:
 
     method: MethodName = "cml"  # how the unlabelled scans are used: docs/methods.md
     hyper: Any = None               # the method's own hyperparameters; None: its defaults
-    protocol: Literal["matched", "original"] = "matched"    # original: as released; mini, short keep batch and steps
-    labeled_draw: int = 0           # which cases are labelled; 0: the first of the list, K: of its K-th shuffle [O]
+    # matched: one recipe for all methods; original: as each method's code was released (mini, short: its length aside)
+    protocol: Literal["matched", "original"] = "matched"
+    labeled_draw: int = 0           # labelled cases: the first of the list (0), or of its K-th random order (K) [O]
     seed: int = 1337                # of initialisation, data order, crops, masks and dropout           [C]
     drop_every: Ratio = 2_500       # steps between drops of the step schedule; below 1, a share of the stage [C]
-    # strong: nnU-Net's after the paper's; of nnU-Net's, geometry or intensity alone: docs/methods.md [O]
+    # strong: nnU-Net's beside the paper's; geometry, intensity: half of nnU-Net's alone; docs/methods.md [O]
     augment: Literal["paper", "strong", "geometry", "intensity"] = "paper"
-    # zscore: what the networks see has mean 0 and deviation 1, each slice or each scan of volumes [O]
+    # zscore: each slice, or each scan of volumes, is given to the networks with mean 0 and deviation 1 [O]
     normalise: Literal["stored", "zscore"] = "stored"
     fusion: Literal["softmax", "logits"] = "softmax"    # averaged at test: probabilities [P], logits [C]
     components: bool = True         # pseudo-labels keep each class's largest component, as the paper's "NMS" [C]
@@ -74,16 +76,16 @@ class Recipe:
     monitor: Literal["none", "test"] = "none"   # also draw curves on these cases, choosing nothing      [O]
     eval_every: int = 200           # steps between validations                                         [C]
 
-    init_from: Path | None = None   # run whose last weights are the first ones here; same method and network     [O]
+    init_from: Path | None = None   # run whose last weights are the initial ones; same method and network        [O]
 
     out: Path | None = None         # run folder; by default model/<dataset>/<method>_<labeled>_seed<seed>...
-    name: str | None = None         # of the run folder below model/<dataset>/, instead of that long one
+    name: str | None = None         # of the run folder below model/<dataset>/, instead of the default's long name
     device: str = "auto"            # auto | cpu | cuda | cuda:1 ...
     workers: int | None = None      # processes that draw patches in advance, None: by device; each gives the same run
     deterministic: bool = False     # kernels that repeat bit for bit where PyTorch has them (slower on a GPU)
     compile: bool = False           # torch.compile the networks: for a GPU, and slower on a CPU
-    checkpoint_steps: int = 200     # a killed run loses at most the steps since its last checkpoint:
-    checkpoint_minutes: float = 10  # ... so many steps or minutes, whichever comes first
+    checkpoint_steps: int = 200     # at most between two checkpoints; a killed run goes on from the last one
+    checkpoint_minutes: float = 10  # at most between two checkpoints
 
     def check(self):
         """Return self; InputError for values that no run could start with."""

@@ -48,7 +48,8 @@ def command_line(presets, description, args=None):
                       for name, reason in reasons.items())
     usage = (f"{description}{planned}\n\nThe first word is the preset, {' or '.join(presets)}; shown here: "
              f"{default.preset}. Instead of it, --from-config RUN/config.json repeats a run: its recipe, changed by "
-             f"the options that follow, in a new run folder. {DEBUG}")
+             "the options that follow, in a new run folder. Marks say where a value comes from: [P] the paper, [C] the "
+             f"authors' code only, [O] ours. {DEBUG}")
     if not {"-h", "--help"} & set(args):
         Ranks().say(f"{default.dataset}, preset {default.preset}: PyTorch is loading")
     recipe = _parsed(default, presets[default.preset], args, usage).check()
@@ -65,7 +66,7 @@ def command_line(presets, description, args=None):
 
 def typed_preset(name, presets):
     """A preset as a train script has it, of the fields' types; InputError for what was typed there and does not fit."""
-    recipe, remedy = presets[name], "mend it at the top of the script"
+    recipe, remedy = presets[name], "fix it at the top of the script"
     if recipe.preset not in presets:
         raise InputError(f"preset {name}: has preset={recipe.preset!r}, expected {name!r}: {remedy}")
     return type(recipe).typed(recipe.to_json(), f"preset {name}", remedy)

@@ -10,7 +10,7 @@ from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
-from imaging.preprocess import read_preprocessing
+from imaging.record import read_preprocessing
 from runtime.errors import InputError
 from runtime.files import ROOT, make_folder, write_text
 from runtime.locks import LOCK, locked

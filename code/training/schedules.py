@@ -7,7 +7,7 @@ POLY_POWER = 0.9        # of the polynomial schedule                            
 def learning_rate(schedule, base, step, steps, drop_every=1 / 6):
     """The rate at `step` (from 0) of `steps`: 'constant', 'step' or 'poly'.
 
-    drop_every: the step schedule takes a tenth after each so many steps, or below 1 after that share of `steps`.
+    drop_every: steps after which the step schedule divides the rate by ten; below 1, a share of `steps`.
     """
     if schedule == "constant":
         return base
@@ -22,8 +22,8 @@ def learning_rate(schedule, base, step, steps, drop_every=1 / 6):
 def rate_at(recipe, stage, step):
     """The rate at a stage's `step`, counted from 0.
 
-    In 'matched', one stage in place of two takes the rates of both, pre_schedule for pre_steps and then self_schedule
-    anew, so that all methods have the same rate at a step; but a polynomial that both have covers it as one [O].
+    In 'matched', a method of one stage has at each step the rate that methods of two stages have: pre_schedule for the
+    first pre_steps, then self_schedule from its start. Where both are 'poly', one polynomial covers all steps [O].
     """
     schedules, pre, steps = (recipe.pre_schedule, recipe.self_schedule), stage.name == "pre", stage.steps
     if recipe.protocol == "matched" and steps == recipe.pre_steps + recipe.self_steps and set(schedules) != {"poly"}:

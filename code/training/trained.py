@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from dataloaders.folds import FOLDS
 from dataloaders.scans import published_list, read_list
-from imaging.preprocess import PUBLISHED, RECORD, Preprocessing, read_preprocessing
+from imaging.record import PUBLISHED, RECORD, Preprocessing, read_preprocessing
 from methods import registry
 from runtime.errors import InputError, counted
 from runtime.files import load_tensors, load_weights

@@ -128,10 +128,10 @@ def test_slices_without_a_frame_are_grouped_by_patient_and_no_validation_patient
 @pytest.mark.parametrize(("lists", "words"), [
     ({"slices": ["heart1_1", "heart1_2"]}, "train_slices.list: heart1_1 does not end in its slice"),
     ({"slices": ["heart1_z3"]}, "train_slices.list: heart1_z3 does not end in its slice"),
-    ({"slices": ["p1_02_slice_3"]}, "train_slices.list: which patient p1_02_slice_3 is of"),
-    ({"slices": ["p1_diastole_slice_3"]}, "train_slices.list: which patient p1_diastole_slice_3 is of"),
-    ({"slices": ["p1_slice_3"], "val": ["p1_systole"]}, "val.list: which patient p1_systole is of"),
-    ({"slices": ["p1_slice_3"], "test": ["p1-2"]}, "test.list: which patient p1-2 is of")])
+    ({"slices": ["p1_02_slice_3"]}, "train_slices.list: p1_02_slice_3 does not say which patient it is of"),
+    ({"slices": ["p1_diastole_slice_3"]}, "train_slices.list: p1_diastole_slice_3 does not say which patient it is of"),
+    ({"slices": ["p1_slice_3"], "val": ["p1_systole"]}, "val.list: p1_systole does not say which patient it is of"),
+    ({"slices": ["p1_slice_3"], "test": ["p1-2"]}, "test.list: p1-2 does not say which patient it is of")])
 def test_names_that_do_not_say_their_patient_are_refused(tmp_path, lists, words):
     with pytest.raises(InputError, match=words):
         split(ACDC, train_ACDC.PRESETS, data_dir=acdc_lists(tmp_path, **lists), labeled=1)

@@ -13,7 +13,8 @@ from nibabel.affines import apply_affine, voxel_sizes
 from evaluation import plots, saved_maps
 from imaging.grids import ScanFile
 from imaging.preparation import write_case
-from imaging.preprocess import Preprocessing, apply
+from imaging.preprocess import apply
+from imaging.record import Preprocessing
 
 AXES = np.array([[0, -1.5, 0.1, 20], [1.2, 0, 0, -30], [0, 0.1, 3, 5], [0, 0, 0, 1.0]])     # turned, flipped, oblique
 RISE = np.array([0.3, -0.7, 1.1])       # of the intensity, per mm

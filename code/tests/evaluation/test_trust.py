@@ -121,7 +121,7 @@ def test_a_pair_of_organs_that_lies_the_other_way_round_is_flagged(mirrored):
                                               places=trust.middles(labels, 3)))
 
     labels = kidneys(9) if mirrored is None else np.flip(kidneys(9), mirrored)
-    assert flags(labels, 3) == ["atrium and vessel lie the other way round than in all labelled cases"] * (
+    assert flags(labels, 3) == ["atrium and vessel have changed sides compared with all labelled cases"] * (
         mirrored == 0)
     assert not flags(np.flip(kidneys(9), 0), 2) and not flags(kidneys(9, count=1), 3)   # two may be so by chance
 

@@ -23,7 +23,8 @@ import prepare_LA
 from imaging import cases, scan_files
 from imaging import preparation as prepare
 from imaging.cases import Case, one_case_each
-from imaging.preprocess import Geometry, read_preprocessing, restore
+from imaging.preprocess import Geometry, restore
+from imaging.record import read_preprocessing
 from runtime import files as files_module
 from runtime.errors import InputError
 from runtime.files import ROOT

@@ -14,7 +14,7 @@ from scipy.spatial.transform import Rotation
 from imaging.case_files import scans_to_segment, told
 from imaging.folders import find
 from imaging.labelling import Places, scan_of, source_files
-from imaging.preprocess import PLAIN
+from imaging.record import PLAIN
 from imaging.scan_files import read_scan_file, save_on_grid
 from runtime.errors import InputError
 

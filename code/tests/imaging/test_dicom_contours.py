@@ -11,7 +11,7 @@ from imaging import dicom_contours, dicom_segmentations
 from imaging.case_files import scans_to_segment
 from imaging.dicom_contours import outlines
 from imaging.dicom_segmentations import TISSUE, mark_of
-from imaging.preprocess import PLAIN
+from imaging.record import PLAIN
 from imaging.scan_files import read_scan_file, save_on_grid
 from runtime.errors import InputError
 

@@ -16,7 +16,7 @@ import predict
 import prepare_folder
 from imaging import dicom_segmentations
 from imaging.case_files import scans_to_segment
-from imaging.preprocess import PLAIN
+from imaging.record import PLAIN
 from imaging.scan_files import mark_of, read_scan_file
 from runtime.errors import InputError
 

@@ -13,7 +13,7 @@ from imaging.case_files import scans_to_segment, told
 from imaging.descriptions import read_description
 from imaging.own_lists import OurFiles
 from imaging.plan import read_plan
-from imaging.preprocess import PLAIN, Preprocessing, read_preprocessing
+from imaging.record import PLAIN, Preprocessing, read_preprocessing
 from imaging.scan_files import read_scan_file, save_on_grid
 from runtime.errors import InputError
 from runtime.files import write_text

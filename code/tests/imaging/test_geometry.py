@@ -12,7 +12,8 @@ from scipy.spatial.transform import Rotation
 
 import prepare_ACDC
 import prepare_folder
-from imaging.preprocess import Preprocessing, apply
+from imaging.preprocess import apply
+from imaging.record import Preprocessing
 from imaging.scan_files import read_label, read_scan_file, save_on_grid
 from runtime.errors import InputError
 

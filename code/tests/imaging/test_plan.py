@@ -16,7 +16,7 @@ import train_own
 from dataloaders.own import Own
 from imaging import own_folder
 from imaging.plan import ORIENTATIONS, VOXELS, Choice, Plan, plan_preparation, plan_training, read_plan, shrunk
-from imaging.preprocess import read_preprocessing
+from imaging.record import read_preprocessing
 from imaging.survey import alike_pairs, look_at_label, look_at_scan
 from runtime.errors import InputError
 from training.recipe_options import command_line

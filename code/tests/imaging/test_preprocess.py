@@ -1,4 +1,4 @@
-"""preprocess.py, scan_files.py: what is read is what was stored, restore undoes apply, odd input is refused."""
+"""preprocess.py, record.py, scan_files.py: what is stored is read, restore undoes apply, bad input is refused."""
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from nibabel.orientations import axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
 
 from dataloaders.components import largest_component
-from imaging import preprocess, scan_files
-from imaging.preprocess import PUBLISHED, Geometry, Preprocessing, apply, restore, restore_labels
+from imaging import record, scan_files
+from imaging.preprocess import Geometry, apply, restore, restore_labels
+from imaging.record import PUBLISHED, Preprocessing
 from imaging.scan_files import ScanFile, read_label, read_scan_file
 from runtime.errors import InputError
 
@@ -315,12 +316,12 @@ def test_modalities_become_channels():
 
 @pytest.mark.parametrize("recipe", [*PUBLISHED.values(), replace(FOLDER, spacing=(1, 1.5, 2), labels={9: 1})])
 def test_record_round_trip(tmp_path, recipe):
-    assert preprocess.read_preprocessing(tmp_path) is None
-    preprocess.write_preprocessing(tmp_path, recipe)
-    assert preprocess.read_preprocessing(tmp_path) == recipe
-    (tmp_path / preprocess.RECORD).write_text('{"dataset": 1', encoding="utf-8")
+    assert record.read_preprocessing(tmp_path) is None
+    record.write_preprocessing(tmp_path, recipe)
+    assert record.read_preprocessing(tmp_path) == recipe
+    (tmp_path / record.RECORD).write_text('{"dataset": 1', encoding="utf-8")
     with pytest.raises(InputError, match="preprocessing.json: is no preprocessing record .* prepare"):
-        preprocess.read_preprocessing(tmp_path)
+        record.read_preprocessing(tmp_path)
 
 
 # ---- reading -----------------------------------------------------------------------------------------------

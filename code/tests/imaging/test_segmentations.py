@@ -10,7 +10,7 @@ import pytest
 import prepare_folder
 from imaging.grids import ScanFile
 from imaging.label_values import check_segments
-from imaging.preprocess import read_preprocessing
+from imaging.record import read_preprocessing
 from imaging.scan_files import read_label, read_scan_file, values_in
 from imaging.segmentations import segments
 from runtime.errors import InputError

@@ -1,6 +1,7 @@
 """The compared methods through the interface that the training loop uses."""
 import dataclasses
 import math
+import typing
 
 import pytest
 import torch
@@ -10,8 +11,10 @@ from method import Batch
 from methods import registry
 from methods.mean_teacher import MeanTeacher
 from methods.ramps import sigmoid_ramp_up
+from networks.two_view import AXES
 from runtime.errors import InputError
 from train_ACDC import PRESETS
+from training.recipe import NetworkName
 
 EVERY = ["cml", "cfl", "cps", "supervised", "mean_teacher"]
 every_method = pytest.mark.parametrize("name", EVERY)
@@ -46,6 +49,10 @@ def losses(method, batch):
 
 def gradients(method):
     return {key: p.grad for key, p in method.named_parameters() if p.grad is not None}
+
+
+def test_the_networks_on_the_command_line_are_those_that_are_built():
+    assert typing.get_args(NetworkName) == tuple(AXES)
 
 
 def test_the_methods_on_the_command_line():

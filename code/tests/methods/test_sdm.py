@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from methods.sdm import class_probabilities, distance_maps, level_set, signed_distance
+from methods.sdm import distance_maps, level_set, level_set_probabilities, signed_distance
 
 
 def by_force(mask):
@@ -96,9 +96,9 @@ def test_the_level_set_is_1_inside_and_steep():
 
 def test_class_probabilities_of_maps():
     maps = torch.tensor([-0.002, 0.0, 0.01]).view(1, 1, 3, 1)
-    torch.testing.assert_close(class_probabilities(maps)[:, 1:], level_set(maps))
-    probs = class_probabilities(torch.randn(2, 3, 4, 4))
+    torch.testing.assert_close(level_set_probabilities(maps)[:, 1:], level_set(maps))
+    probs = level_set_probabilities(torch.randn(2, 3, 4, 4))
     assert probs.shape == (2, 4, 4, 4)
     torch.testing.assert_close(probs.sum(1), torch.ones(2, 4, 4))
-    assert int(class_probabilities(torch.tensor([0.5, -0.3, 0.1]).view(1, 3, 1, 1)).argmax()) == 2
-    assert int(class_probabilities(torch.tensor([0.5, 0.3, 0.1]).view(1, 3, 1, 1)).argmax()) == 0
+    assert int(level_set_probabilities(torch.tensor([0.5, -0.3, 0.1]).view(1, 3, 1, 1)).argmax()) == 2
+    assert int(level_set_probabilities(torch.tensor([0.5, 0.3, 0.1]).view(1, 3, 1, 1)).argmax()) == 0

@@ -6,7 +6,7 @@ import pytest
 
 import reproduce
 from dataloaders.acdc import ACDC
-from evaluation import evidence, selection, trust
+from evaluation import evidence, trust
 from reproduction import active, document
 from reproduction.active import NAME, ActiveRun
 from runtime.csv_table import Table
@@ -77,7 +77,7 @@ def test_a_network_chooses_among_those_without_a_label(monkeypatch, by, expected
     monkeypatch.setattr(active, "read_geometry", lambda path: None)
     monkeypatch.setattr(trust, "read_training_cases", lambda run, recipe: None)
     monkeypatch.setattr(evidence, "judged", lambda one, image, *_: ([{"score": scores[image[0]][image[1]]}],))
-    monkeypatch.setattr(selection, "bottleneck", lambda method, image, recipe: np.array([float(places[image[0]])]))
+    monkeypatch.setattr(active, "bottleneck", lambda method, image, recipe: np.array([float(places[image[0]])]))
     chosen = active.more_patients(ActiveRun(1337, by, 0, 1), None, list(places), ["p0", "p1"], "cpu")
     assert set(chosen) == expected
 

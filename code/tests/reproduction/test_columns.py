@@ -309,7 +309,7 @@ def test_what_strong_augmentation_does_to_the_gain_of_methods_holds():
     agreement, cosine = (np.mean([float(row[key]) for row in rows]) for key in ("dice", "cosine"))
     assert f"agree by {100 * agreement:.1f} %, and the cosine of their features is −{-cosine:.3f}" in text
     changes = [dice[title][1][place] for title in ("supervised", "CPS", "CML", PLUS, "BCP") for place in (1, 0)]
-    words = ("alone from {:.1f} to {:.1f} %, CPS from {:.1f} to {:.1f}, CML from {:.1f} to {:.1f}, CML+ from {:.1f} to "
+    words = ("goes from {:.1f} to {:.1f} %, CPS from {:.1f} to {:.1f}, CML from {:.1f} to {:.1f}, CML+ from {:.1f} to "
              "{:.1f} and BCP from {:.1f} to {:.1f} % (one seed)")
     assert words.format(*changes) in " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
     paper = by_patient(lines["CML"]._replace(runs=lines["CML"].plain))

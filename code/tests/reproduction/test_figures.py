@@ -76,7 +76,7 @@ def test_figure_4_shows_reference_and_runs_side_by_side(dataset, recipe, runs, s
         runs.trained(own)
         {"LA": test_LA, "ACDC": test_ACDC}[dataset].main(["--run", str(own.out), "--device", "cpu"])
         folders[method] = own.out
-    with pytest.raises(InputError, match="--cases nobody: the last run of no data set was tested on it; choose of "):
+    with pytest.raises(InputError, match="--cases nobody: no data set has it in the test of its last run; choose of "):
         figures.segmentations(figures.weights_of(folders.values()), "cpu", cases=("nobody",))
     drawn = figures.segmentations(figures.weights_of(folders.values()), "cpu")
     titles = [axes.get_title() for axes in drawn.axes]

@@ -13,7 +13,7 @@ import pytest
 
 import reproduce
 import train_ACDC
-from imaging.preprocess import PUBLISHED, write_preprocessing
+from imaging.record import PUBLISHED, write_preprocessing
 from reproduction import runs
 from reproduction.experiments import PLACES, Experiment, Place, Row
 from runtime.errors import InputError
@@ -95,7 +95,7 @@ def test_a_plan_has_the_missing_commands_and_their_hours(results, capsys, monkey
     # 400 steps at 0.9 s and 1,200 at 1.8 s: 0.7 h a run
     assert lines[0] == ("python code/train_ACDC.py mini --method cml --labeled 7 --seed 1337 --lambda-unsup 0.0 "
                         "--lambda-dis 0.0    # 0.7 h")
-    assert lines[-1] == "3 runs, 2.1 hours of training by runs that are there"
+    assert lines[-1] == "3 runs, 2.1 hours of training, estimated from finished runs"
     run = next(run for run in runs.runs_of(["mini_acdc7"]) if run.experiment.method == "cps")
     assert runs.hours(run, (results,), tmp_path) == (pytest.approx(0.7), False)
 

@@ -14,7 +14,7 @@ import test_ACDC
 import test_LA
 from dataloaders.scans import Scan, read_list
 from evaluation.agreement import agreement
-from imaging.preprocess import PUBLISHED, write_preprocessing
+from imaging.record import PUBLISHED, write_preprocessing
 from reproduction.results import publish
 from reproduction.segmentations import segmented
 from runtime.errors import InputError
