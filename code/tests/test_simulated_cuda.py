@@ -119,7 +119,8 @@ def device_of(recipe):
 def loop_of(gpu, monkeypatch, tmp_path):
     """loop_of(recipe) -> its Fit on the simulated GPU, without scans."""
     monkeypatch.setattr(fit, "device_of", device_of)
-    monkeypatch.setattr(fit, "Material", lambda *_: SimpleNamespace(content=None, remarks=list))
+    monkeypatch.setattr(fit, "Material", lambda *_: SimpleNamespace(
+        content=SimpleNamespace(check_sum=None), remarks=list))
     monkeypatch.setattr(Device, "__str__", lambda self: "a simulated GPU")
     return lambda recipe: fit.Fit(recipe, None, SimpleNamespace(
         path=tmp_path, earlier=lambda: None, check_data=lambda content: None, finished=False, fields=recipe.fields))
