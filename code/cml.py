@@ -74,7 +74,7 @@ class CML(Method):
     def stages(self, pre_steps, self_steps):
         """Section 3.3: pre-train on labelled scans, then self-train on both."""
         return [Stage("pre", pre_steps, self.pretraining_losses, unlabelled=False),
-                Stage("self", self_steps, self.losses, cost=8 / 3)]     # both halves, and a whole batch forwards
+                Stage("self", self_steps, self.losses, cost=8 / 3)]     # two mixed halves; a whole batch forward
 
     def pretraining_losses(self, batch):
         """Eq. 11: L_pre = L_sup^l + lambda_2 L_dis^l."""

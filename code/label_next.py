@@ -38,7 +38,7 @@ from evaluation.selection import (
     half_spread,
     shuffled,
 )
-from imaging.case_files import scans_to_segment, told
+from imaging.case_files import told
 from imaging.cases import Case, existing_folder, listed, shown
 from imaging.labelling import (
     PROPOSALS,
@@ -58,6 +58,7 @@ from imaging.labelling import (
     tests_handed,
     with_output,
 )
+from imaging.new_scans import scans_to_segment
 from imaging.patients import Patients
 from imaging.preparation import in_parallel, report_bad
 from imaging.record import PLAIN, read_as

@@ -33,9 +33,10 @@ from evaluation.predictions import Predictions
 from evaluation.scan_maps import OBJECTS, Job, body_axes, depth_axis, outputs, predict_case
 from evaluation.windows import WEIGHTS, Member, windows_of
 from imaging import dicom_segmentations
-from imaging.case_files import scans_to_segment, told
+from imaging.case_files import told
 from imaging.cases import folder_of, in_shell
 from imaging.dicom import Series
+from imaging.new_scans import scans_to_segment
 from imaging.preparation import attempt, report_bad
 from imaging.record import PUBLISHED, written_values
 from imaging.scan_files import (

@@ -4,7 +4,7 @@
 
 Reads <case>_flair.nii(.gz) and <case>_seg.nii(.gz), or <case>-t2f and <case>-seg as of 2023, at any depth below
 --input, in HGG and LGG, say, and writes, below --output, data/<case>.h5 with `image` (x, y, z), or (C, x, y, z) with
-several modalities, and `label`, 1 for any tumour label, which 4 is not in BraTS-GLI and BraTS-MET: the resection
+several modalities, and `label`, 1 for any tumour label. In BraTS-GLI and BraTS-MET, 4 is no tumour but the resection
 cavity. Brain is what differs from the value in the scan's corner, whatever that value is: crop to the brain's box (a
 label reaching beyond widens it), clip at the 99.9 % intensity, z-score over the brain, the background along with it. A
 scan without _seg is prepared without `label`, to be used unlabelled.

@@ -49,8 +49,8 @@ class FolderOptions(Options):
     # labelled cases, the last ones, that are in test.list instead of train.list; those that are there stay
     holdout: int | None = None
     # regular expression of what in a case's name is the patient, such as 'p\d+' of p01_before and p01_after: scans of
-    # one patient are trained on together or tested together; by default as DICOM headers, or names of BIDS, BraTS since
-    # 2023 and ACDC, say, and otherwise each case is a patient
+    # one patient are trained on together or tested together; by default as in DICOM headers, or in names of BIDS, of
+    # BraTS since 2023 and of ACDC; otherwise each case is a patient
     patients: str | None = None
 
 

@@ -13,7 +13,7 @@ from imaging.preparation import in_parallel
 from imaging.record import read_as
 from imaging.scan_files import segments_of, suffix, values_in
 from imaging.segmentations import SEG_NRRD
-from runtime.errors import InputError, one_line
+from runtime.errors import InputError, is_visible, one_line
 
 
 class LabelValues(NamedTuple):
@@ -137,7 +137,7 @@ def class_names(found: Found, classes: dict[int, int], options) -> tuple[str, ..
 
 def check_class_names(names: Sequence[str]) -> None:
     """InputError where --class-names has a name twice, or none, by which no segment could be told."""
-    if not all(name.strip() and name.isprintable() for name in names):
+    if not all(map(is_visible, names)):
         raise InputError(f"--class-names {' '.join(map(ascii, names))}: expected letters that can be seen; give each "
                          "class a name")
     if double := next((name for name in names if names.count(name) > 1), None):

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from runtime.errors import InputError
+from runtime.errors import InputError, is_visible
 from runtime.records import from_record, read_json
 
 PLAN = "plan.json"
@@ -91,7 +91,7 @@ def read_plan(path: Path) -> tuple[Plan, dict[str, str]]:
     for name in ("class_names", "flips"):
         if len(set(values := getattr(plan, name))) < len(values):
             raise InputError(f"{path}: {name} {list(values)}: has one of them twice: {REMEDY}")
-    if not all(name.strip() and name.isprintable() for name in plan.class_names):
+    if not all(map(is_visible, plan.class_names)):
         raise InputError(f"{path}: class_names {list(plan.class_names)}: expected letters that can be seen: {REMEDY}")
     return plan, {name: _reason(line) for name, line in lines.items()}
 

@@ -36,6 +36,11 @@ def printable(text):
     return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)
 
 
+def is_visible(name):
+    """Whether a name has letters that can be seen, and nothing else but spaces."""
+    return bool(name.strip()) and name.isprintable()
+
+
 def one_line(error):
     """An error's words on one line, or its name where it has none."""
     return " ".join(str(error).split()) or type(error).__name__

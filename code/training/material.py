@@ -56,11 +56,15 @@ class Content:
                         None)
         return role_of
 
-    def twin(self, scan):
-        """The case whose label training had that has the same label as a Scan, if that is not empty; or None."""
+    def twins(self):
+        """Function of a Scan -> the case with the same label that training had with it, if that is not empty; or None.
+        """
         drawn = {(tuple(shape), label): name for name, (shape, _, label) in self.learned.items()}
-        shape, _, label = scan.content
-        return drawn.get((tuple(shape), label)) if scan.label is not None and scan.label.any() else None
+
+        def twin_of(scan):
+            shape, _, label = scan.content
+            return drawn.get((tuple(shape), label)) if scan.label is not None and scan.label.any() else None
+        return twin_of
 
     def differences(self, other):
         """What is different in `other`, in words."""

@@ -55,8 +55,8 @@ class Trained(NamedTuple):
         if getattr(self.recipe, "init_from", None) and EARLIER not in self.content.cases:
             Ranks().say(f"{self.run}: whether {self.recipe.init_from}, which it was started from, was trained on these "
                         f"cases is not known, since that run has no {DATA}")
-        role_of = self.content.finder(self.data.patient_of)
-        found = {name: (role_of(scan), self.content.twin(scan)) for name in names for scan in self.data.cases([name])}
+        role_of, twin_of = self.content.finder(self.data.patient_of), self.content.twins()
+        found = {name: (role_of(scan), twin_of(scan)) for name in names for scan in self.data.cases([name])}
         roles = {name: role for name, (role, _) in found.items()}
         if trained := [name for name, role in roles.items() if role == "labelled"]:
             raise InputError(f"{self.run}: was trained on the labels of {len(trained)} of these "

@@ -4,7 +4,8 @@ import time
 import numpy as np
 import pytest
 
-from imaging.case_files import contents, files_below, grouped, role_of, scans_to_segment, told
+from imaging.case_files import contents, files_below, grouped, role_of, told
+from imaging.new_scans import scans_to_segment
 from runtime.errors import InputError
 
 

@@ -13,9 +13,10 @@ from scipy.spatial.transform import Rotation
 
 import label_next
 import prepare_folder
-from imaging.case_files import scans_to_segment, told
+from imaging.case_files import told
 from imaging.folders import find
 from imaging.labelling import Places, scan_of, source_files
+from imaging.new_scans import scans_to_segment
 from imaging.record import PLAIN
 from imaging.scan_files import read_scan_file, save_on_grid
 from runtime.errors import InputError

@@ -11,7 +11,7 @@ import pytest
 
 import predict
 import prepare_folder
-from imaging.case_files import scans_to_segment
+from imaging.new_scans import scans_to_segment
 from imaging.record import PLAIN
 from imaging.scan_files import read_scan_file
 

@@ -8,9 +8,9 @@ from matplotlib.path import Path as Polygon
 from skimage.draw import polygon2mask
 
 from imaging import dicom_contours, dicom_segmentations
-from imaging.case_files import scans_to_segment
 from imaging.dicom_contours import outlines
 from imaging.dicom_segmentations import TISSUE, mark_of
+from imaging.new_scans import scans_to_segment
 from imaging.record import PLAIN
 from imaging.scan_files import read_scan_file, save_on_grid
 from runtime.errors import InputError

@@ -15,7 +15,7 @@ from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 import predict
 import prepare_folder
 from imaging import dicom_segmentations
-from imaging.case_files import scans_to_segment
+from imaging.new_scans import scans_to_segment
 from imaging.record import PLAIN
 from imaging.scan_files import mark_of, read_scan_file
 from runtime.errors import InputError

@@ -9,8 +9,9 @@ import pytest
 
 import prepare_folder
 from imaging import own_folder, own_lists
-from imaging.case_files import scans_to_segment, told
+from imaging.case_files import told
 from imaging.descriptions import read_description
+from imaging.new_scans import scans_to_segment
 from imaging.own_lists import OurFiles
 from imaging.plan import read_plan
 from imaging.record import PLAIN, Preprocessing, read_preprocessing
