@@ -32,7 +32,7 @@ from runtime.script import reported
 from dataloaders.folds import fold_folder, fold_number
 from dataloaders.own import Own
 from imaging.plan import PLAN, PREPARED, read_plan, shrunk
-from imaging.record import read_preprocessing
+from imaging.record import RECORD, moved_name, read_preprocessing
 from runtime.errors import InputError
 from runtime.files import ROOT, expanded, is_case_name
 from training.recipe import MethodName, NetworkName, Ratio, Recipe, Schedule
@@ -122,6 +122,9 @@ class OwnRecipe(Recipe):
         if record.made != plan.made:
             raise InputError(f"{path}: the scans in {self.data_dir} were prepared in another way (preprocessing.json); "
                              f"python code/prepare_folder.py --plan {path} with another --output prepares them so")
+        if moved := moved_name(record.class_names, plan.class_names):
+            raise InputError(f"{path}: calls another class {moved} than {self.data_dir / RECORD}, by which labels are "
+                             "taken and drawn segments told; prepare the folder again, or put the names back")
         data = Own(self)
         train = data.listed("train")
         labelled = self.labeled or len(data.labelled(train))

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from imaging.cases import IGNORED, Case, Options, shown
 from imaging.preprocess import apply
-from imaging.record import RECORD, Preprocessing, read_as, read_preprocessing, write_preprocessing
+from imaging.record import RECORD, Preprocessing, moved_name, read_as, read_preprocessing, write_preprocessing
 from imaging.scan_files import checksums, is_prediction, read_label, read_scans, segments_of, tell_notes
 from runtime.errors import InputError, held_by_another, is_out_of_memory, one_line, printable
 from runtime.files import check_readable, inside, make_folder, write_aside
@@ -51,10 +51,11 @@ def prepare_cases(cases: Sequence[Case], bad: dict[str, str], preprocessing: Pre
     preprocessing = replace(preprocessing, geometry=options.geometry)
     make_folder(options.output)
     before = None if options.force else read_preprocessing(options.output)
-    if before not in (None, preprocessing):
+    moved = before and moved_name(before.class_names, preprocessing.class_names)    # other names may be given
+    if moved or before not in (None, preprocessing):
         old, new = asdict(before), asdict(preprocessing)
         differing = ", ".join(f"{key} was {old[key]}, now {new[key]}" for key in new
-                              if old[key] != new[key] and key != "class_names")      # which may change
+                              if old[key] != new[key] and (moved or key != "class_names"))
         raise InputError(f"{options.output / RECORD}: these data were prepared in another way ({differing}); "
                          + (instead or "choose another --output, or --force to overwrite them"))
     work = partial(_prepare_case, preprocessing=preprocessing, output=options.output, layout=layout,

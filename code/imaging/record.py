@@ -1,5 +1,6 @@
 """What was done to a dataset's scans: the record of its preprocessing, preprocessing.json beside the data."""
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -97,6 +98,12 @@ class Preprocessing:
 def read_as(labels: dict[int, int], ignore: int | None) -> dict[int, int]:
     """What becomes of each value in the label files: its class, or IGNORED."""
     return labels if ignore is None else labels | {ignore: IGNORED}
+
+
+def moved_name(names: Sequence[str], now: Sequence[str]) -> str | None:
+    """The first of the foreground classes' names that was another class's among `names`; None where none was."""
+    places = dict(zip(names, range(len(names)), strict=True))
+    return next((name for place, name in enumerate(now) if places.get(name, place) != place), None)
 
 
 LATER = "geometry", "background", "windows", "ignore"   # fields that records of earlier versions do not have

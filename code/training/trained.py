@@ -40,7 +40,8 @@ class Trained(NamedTuple):
                 return read_list(folder / lists[split])
             if not published_list(self.data.dataset, lists["train"]):
                 raise InputError(f"{folder / lists[split]}: does not exist; name the cases to test in it, one per line")
-        return getattr(self.data.split(), split)
+        anyone = dataclasses.replace(self.recipe, labeled=1)    # how many are labelled there is no matter
+        return getattr(type(self.data)(anyone).split(), split)
 
     def check_cases(self, names):
         """InputError where training had the label of one of these cases, or scans that were prepared in another way.
@@ -72,7 +73,10 @@ class Trained(NamedTuple):
                             "is it that scan with other intensities?")
 
     def _check_prepared(self):
-        """InputError unless the scans were prepared as those of training; another crop or ignore label is said."""
+        """InputError unless the scans were prepared as those of training, with no class under the name of another one;
+        another crop or ignore label is said.
+        """
+        datasets.check_class_names(self.run, self.recipe.data_dir)
         now, made = read_preprocessing(self.recipe.data_dir), self._made
         now = self._published if now is None else now.to_dict()
         if not made or not now:

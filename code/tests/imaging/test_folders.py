@@ -211,7 +211,7 @@ def test_channels_in_one_file_of_four_axes(tmp_path):
     assert read_preprocessing(tmp_path / "out").modalities == ("0000", "0001")
 
 
-def test_class_names_are_kept_in_the_record_and_the_plan(tmp_path):
+def test_class_names_are_kept_in_the_record_and_the_plan(tmp_path, capsys):
     folder = decathlon(tmp_path / "in", values=(0, 1, 2), labels={"background": 0, "17": 1, "53": 2})
     assert prepare("--images", folder, "--output", tmp_path / "out") == 0
     record = read_preprocessing(tmp_path / "out")
@@ -220,6 +220,12 @@ def test_class_names_are_kept_in_the_record_and_the_plan(tmp_path):
     assert record == Preprocessing.from_dict(record.to_dict()) and "class_names" not in record.to_dict()
     assert prepare("--images", folder, "--output", tmp_path / "out", "--class-names", "left", "right") == 0
     assert read_preprocessing(tmp_path / "out").class_names == ("left", "right")
+    again = "--images", folder, "--output", tmp_path / "out", "--class-names", "right", "left"
+    with pytest.raises(SystemExit, match="2"):      # which the labels that are there do not have
+        prepare(*again)
+    assert "(class_names was ('left', 'right'), now ('right', 'left'));" in capsys.readouterr().err
+    assert prepare(*again, "--force") == 0
+    assert read_preprocessing(tmp_path / "out").class_names == ("right", "left")
 
 
 def test_regions_are_trained_as_their_classes_and_said(tmp_path, capsys):
