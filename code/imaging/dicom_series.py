@@ -182,9 +182,10 @@ def _described(path, data):
                          "maker's own; convert it with dcm2niix")
     kind = "localiser" if "LOCALIZER" in kinds else "derived" if kinds[:1] == ["DERIVED"] else "original"
     text = {key: str(data.get(key) or "") for key in HEADER if "Sequence" not in key}
-    return Header((_person(text["PatientName"]), text["PatientID"].strip().casefold()), text["PatientIdentityRemoved"] == "YES",
-                  text["StudyInstanceUID"], text["SeriesInstanceUID"] or str(path.parent), text["SeriesNumber"],
-                  text["Modality"], (text["StudyDate"], text["StudyTime"], text["SeriesTime"]), kind), frames
+    patient = _person(text["PatientName"]), text["PatientID"].strip().casefold()
+    return Header(patient, text["PatientIdentityRemoved"] == "YES", text["StudyInstanceUID"],
+                  text["SeriesInstanceUID"] or str(path.parent), text["SeriesNumber"], text["Modality"],
+                  (text["StudyDate"], text["StudyTime"], text["SeriesTime"]), kind), frames
 
 
 def _person(name):
