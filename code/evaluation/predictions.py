@@ -11,7 +11,7 @@ from runtime.errors import InputError, counted
 FILE = "predictions.csv"
 NOTED = ".predictions_{}.csv"       # of one process, until all are put together
 NEEDED = {"case", "class", "score", "flags", "file", "made_from"}
-LABELLED = "labelled"               # in the column "training": a scan that was trained on with its label
+LABELLED, UNLABELLED = "labelled", "unlabelled"     # in the column "training": how a scan was trained on
 SHOWN = 5                           # cases that are named in the end
 
 
@@ -91,9 +91,9 @@ class Predictions:
             row["estimated_dice"] = before
         return row
 
-    def trained_on(self):
-        """Names of the label maps that were made by runs which were trained on the labels of their scans."""
-        return {Path(rows[0]["file"]).name for rows in self.cases.values() if rows[0].get("training") == LABELLED}
+    def trained_on(self, role):
+        """Names of the label maps that were made by runs which were trained on their scans, LABELLED or UNLABELLED."""
+        return {Path(rows[0]["file"]).name for rows in self.cases.values() if rows[0].get("training") == role}
 
     def told(self, cases):
         """Lines that say which of these cases were trained on, and which to look at first; none of no cases."""

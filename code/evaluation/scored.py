@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 from evaluation import pooled, tables
 from evaluation.metrics import class_metrics, volume_metrics
-from evaluation.predictions import FILE, Predictions
+from evaluation.predictions import FILE, LABELLED, UNLABELLED, Predictions
 from imaging.case_files import LABELS, MAPS, case_of_each, contents, files_in, plain_name, role_of, told
 from imaging.cases import one_case_each
 from imaging.label_values import check_segments, mapped_values, segment_values
@@ -111,8 +111,11 @@ def matched(labels, predictions):
 
 
 def without_trained(pairs, folder):
-    """The pairs without results that predict.py made with runs that were trained on the labels of their scans."""
-    known = Predictions(folder, force=True).trained_on()
+    """The pairs without results that predict.py made with runs that were trained on the labels of their scans; those
+    of unlabelled scans of training are said.
+    """
+    made = Predictions(folder, force=True)
+    known, seen = made.trained_on(LABELLED), made.trained_on(UNLABELLED)
     left = {name: pair for name, pair in pairs.items() if pair[1].name not in known}
     if trained := sorted(pairs.keys() - left.keys()):
         words = (f"{folder / FILE}: {counted(len(trained), 'case')} of which the network had the labels in training, "
@@ -120,6 +123,9 @@ def without_trained(pairs, folder):
         if not left:
             raise InputError(f"{words}, and no other: it is not tested on them; give the results of other scans")
         print(f"{words}, which stay out")
+    if unlabelled := sorted(name for name, pair in left.items() if pair[1].name in seen):
+        print(f"{counted(len(unlabelled), 'case')} of which the network had the scans in training without their "
+              f"labels, {unlabelled[0]} the first")
     return left
 
 

@@ -23,6 +23,7 @@ SETTINGS = {"list": "list of cases", "weights": "weights", "unit": "unit of dist
             "voxels": "scans resampled to",
             "tolerance": "tolerance of the surface Dice"}
 TEXT = "case", "patient", "name", "fold", "flags"       # columns that hold words, beside the SETTINGS
+ROUNDED = 2e-6          # by which numbers in a result differ from those that it was written from, at most
 HEADINGS = ("Dice (%) ↑", "Jaccard (%) ↑", "95HD (voxel) ↓", "ASD (voxel) ↓")
 
 
@@ -232,12 +233,25 @@ def check_alike(results):
                 raise InputError(f"{first} and {second} were tested on different cases: test both on the same data")
             raise InputError(f"{first} and {second} were not measured alike: {words} {one} and {other}; test both the "
                              "same way")
+    _check_references(results)
     classes = {name: sorted({row["class"] for row in rows if "class" in row}) for name, rows in results.items()}
     for name, own in classes.items():
         if own != classes[first := next(iter(classes))]:
             numbers = [", ".join(f"{label:g}" for label in some) for some in (classes[first], own)]
             raise InputError(f"{first} and {name} have different classes, {' and '.join(numbers)}, so that their means "
                              "are not of the same: compare runs of the same classes")
+
+
+def _check_references(results):
+    """InputError where the label of a case was another one for one of {name: rows}, as its volume says."""
+    seen = {}
+    for name, rows in results.items():
+        for row in rows:
+            ml = row.get("reference_ml", math.nan)
+            first, there = seen.setdefault((row.get("case"), row.get("class")), (name, ml))
+            if abs(ml - there) > ROUNDED:
+                raise InputError(f"{first} and {name} were tested with different labels of {row['case']}, {there:.4g} "
+                                 f"and {ml:.4g} ml of class {row['class']:g}: test both on the labels as they are now")
 
 
 def compare_lines(runs, patient_of=str):

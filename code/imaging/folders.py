@@ -1,6 +1,7 @@
 """Scans, labels, channels and classes as somebody's folder, or its dataset.json, has them."""
 import os
 import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -187,11 +188,20 @@ def _paired(images, labels, channels, unfit=None):
     bad |= bad_masks
     others = sorted(set(files) - set(masks))
     there = f"; scans without a label are {', '.join(others[:3])}{', ...' * (len(others) > 3)}" if others else ""
+    spelt = {_letters(name): name for name in others}
     for name, mask in masks.items():
         if name not in files and name not in bad:
-            bad[name] = f"{mask}: has no scan of that name; rename or remove the label{there}"
+            other = spelt.get(_letters(name))
+            way = (f"{files[other][0].name} has other capitals, or accents that are stored in another way: give both "
+                   "one name" if other else f"rename or remove the label{there}")
+            bad[name] = f"{mask}: has no scan of that name; {way}"
     cases = [Case(name, files[name], masks.get(name)) for name in set(files) - set(bad)]
     return Found(sorted(cases, key=_labelled_first), bad, channels, aside)
+
+
+def _letters(name):
+    """A name by its letters alone: whatever their capitals, and as macOS and other systems store accents."""
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def _ends_after_labels(found):

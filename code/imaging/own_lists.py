@@ -63,6 +63,9 @@ def write_patients(cases: Sequence[Case], options) -> Patients:
         return there
     by_hand = path.exists() and not options.force and not ours.holds(path)
     patients = Patients(pattern, told | (there.cases if by_hand else {}))
+    if pattern and (alone := [name for name in names if name not in patients.cases]):
+        print(f"--patients {pattern}: finds no patient in {counted(len(alone), 'name')}, such as {alone[0]}, of which "
+              "each counts as a patient of its own")
     if patients != there:
         text = json.dumps(asdict(patients), indent=1) + "\n"
         write_text(path, text) if by_hand else ours.write(path, text)

@@ -412,6 +412,11 @@ def test_results_of_folds_are_compared_in_mm_and_not_replaced_by_those_of_other_
         report.write_rows(home / "test_test_last_mm.csv", rows)
     lines = testing_own.main(["--compare", *map(str, homes)])
     assert [line[1] for line in lines] == ["80.00 ± 0.00"] * 2 and "95HD (mm)" in capsys.readouterr().out
+    for home, ml in zip(homes, (1.5, 2.0), strict=True):        # a label was corrected in between
+        report.write_rows(home / "test_test_last_mm.csv", [row | {"reference_ml": ml} for row in rows])
+    with pytest.raises(SystemExit, match="2"):
+        testing_own.main(["--compare", *map(str, homes)])
+    assert "were tested with different labels of c0, 1.5 and 2 ml of class 1: test both on" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="2"):
         testing_own.main(["--run", str(homes[0]), "--device", "cpu"])
     assert "is the result of 2 other cases, and these are 5; --force replaces it" in capsys.readouterr().err

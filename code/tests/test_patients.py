@@ -137,7 +137,7 @@ def test_a_hold_out_of_all_patients_is_refused(mine, capsys):
     assert not (mine / "data" / "train.list").exists()
 
 
-def test_patients_that_were_written_by_hand_stay(mine):
+def test_patients_that_were_written_by_hand_stay(mine, capsys):
     assert prepare(mine, *BY_NAME) == 0
     path = mine / "data" / "patients.json"
     record = json.loads(path.read_text(encoding="utf-8"))
@@ -148,6 +148,13 @@ def test_patients_that_were_written_by_hand_stay(mine):
     assert prepare(mine, "--holdout", "1") == prepare(mine) == 0
     cases = json.loads(path.read_text(encoding="utf-8"))["cases"]
     assert cases["p5_a"] == "p1" and cases["p5_c"] == "p5"
+    write_case(mine, "P5_d", False, 31)
+    for by_hand in ({}, {"P5_d": "p5"}):        # what the pattern does not find is told, and may be written there
+        record["cases"] |= by_hand
+        path.write_text(json.dumps(record), encoding="utf-8")
+        assert prepare(mine) == 0
+        told = r"--patients p\d+: finds no patient in 1 name, such as P5_d, of which" in capsys.readouterr().out
+        assert told == (not by_hand)
     assert prepare(mine, "--force", *BY_NAME) == 0
     assert json.loads(path.read_text(encoding="utf-8"))["cases"]["p5_a"] == "p5"
 
