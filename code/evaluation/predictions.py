@@ -11,7 +11,7 @@ from runtime.errors import InputError, counted
 FILE = "predictions.csv"
 NOTED = ".predictions_{}.csv"       # of one process, until all are put together
 NEEDED = {"case", "class", "score", "flags", "file", "made_from"}
-LABELLED, UNLABELLED = "labelled", "unlabelled"     # in the column "training": how a scan was trained on
+LABELLED, WITHOUT_LABEL = "labelled", "unlabelled"     # in the column "training": how a scan was trained on
 SHOWN = 5                           # cases that are named in the end
 
 
@@ -92,7 +92,7 @@ class Predictions:
         return row
 
     def trained_on(self, role):
-        """Names of the label maps that were made by runs which were trained on their scans, LABELLED or UNLABELLED."""
+        """Names of the label maps of runs that were trained on their scans, LABELLED or WITHOUT_LABEL."""
         return {Path(rows[0]["file"]).name for rows in self.cases.values() if rows[0].get("training") == role}
 
     def told(self, cases):

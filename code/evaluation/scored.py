@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 from evaluation import pooled, tables
 from evaluation.metrics import class_metrics, volume_metrics
-from evaluation.predictions import FILE, LABELLED, UNLABELLED, Predictions
+from evaluation.predictions import FILE, LABELLED, WITHOUT_LABEL, Predictions
 from imaging.case_files import LABELS, MAPS, case_of_each, contents, files_in, plain_name, role_of, told
 from imaging.cases import one_case_each
 from imaging.label_values import check_segments, mapped_values, segment_values
@@ -115,7 +115,7 @@ def without_trained(pairs, folder):
     of unlabelled scans of training are said.
     """
     made = Predictions(folder, force=True)
-    known, seen = made.trained_on(LABELLED), made.trained_on(UNLABELLED)
+    known, seen = made.trained_on(LABELLED), made.trained_on(WITHOUT_LABEL)
     left = {name: pair for name, pair in pairs.items() if pair[1].name not in known}
     if trained := sorted(pairs.keys() - left.keys()):
         words = (f"{folder / FILE}: {counted(len(trained), 'case')} of which the network had the labels in training, "

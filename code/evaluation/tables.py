@@ -23,7 +23,7 @@ SETTINGS = {"list": "list of cases", "weights": "weights", "unit": "unit of dist
             "voxels": "scans resampled to",
             "tolerance": "tolerance of the surface Dice"}
 TEXT = "case", "patient", "name", "fold", "flags"       # columns that hold words, beside the SETTINGS
-ROUNDED = 2e-6          # by which numbers in a result differ from those that it was written from, at most
+AS_WRITTEN = 2e-6       # by which numbers in a result differ from those that it was written from, at most
 HEADINGS = ("Dice (%) ↑", "Jaccard (%) ↑", "95HD (voxel) ↓", "ASD (voxel) ↓")
 
 
@@ -249,7 +249,7 @@ def _check_references(results):
         for row in rows:
             ml = row.get("reference_ml", math.nan)
             first, there = seen.setdefault((row.get("case"), row.get("class")), (name, ml))
-            if abs(ml - there) > ROUNDED:
+            if abs(ml - there) > AS_WRITTEN:
                 raise InputError(f"{first} and {name} were tested with different labels of {row['case']}, {there:.4g} "
                                  f"and {ml:.4g} ml of class {row['class']:g}: test both on the labels as they are now")
 

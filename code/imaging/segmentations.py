@@ -13,7 +13,7 @@ SEG_NRRD = ".seg.nrrd"
 FIELD = re.compile(r"Segment(\d+)_(Name|LabelValue|Layer|ID)")
 STORED = ".nrrd", ".nhdr"       # as which 3D Slicer saves segmentations, too, with the same fields
 NAMED, BLANK = re.compile(rb"^Segment\d+_(Name|ID):=", re.MULTILINE), re.compile(rb"\r?\n\r?\n")
-START = 2 ** 16         # bytes in which they stand
+HEADER_START = 2 ** 16      # bytes in which they stand
 OFFSET = "Segmentation_ReferenceImageExtentOffset"      # of the stored box in the scan's voxels
 
 
@@ -24,7 +24,7 @@ def is_segmentation(path: Path) -> bool:
         return name.endswith(SEG_NRRD)
     try:
         with path.open("rb") as file:
-            start = file.read(START)
+            start = file.read(HEADER_START)
     except OSError:     # is said where it is read
         return False
     return start.startswith(b"NRRD") and bool(NAMED.search(BLANK.split(start, 1)[0]))

@@ -66,11 +66,11 @@ def prepared_as(run, data_dir):
     if there is None or own is None or there.to_dict() != own.to_dict():
         raise InputError(f"{data_dir}: its {RECORD} is not that of {run}, whose proposals would have other values or "
                          "lie elsewhere: train again on these data, or name those of the run with --data-dir")
-    check_class_names(run, data_dir)
+    check_class_order(run, data_dir)
     return there
 
 
-def check_class_names(run, data_dir):
+def check_class_order(run, data_dir):
     """InputError where a class of the data is called as another one of the run's: files have them in another order."""
     made, now = ((record := read_preprocessing(folder)) and record.class_names or () for folder in (run, data_dir))
     if moved := moved_name(made, now):

@@ -76,7 +76,7 @@ class Trained(NamedTuple):
         """InputError unless the scans were prepared as those of training, with no class under the name of another one;
         another crop or ignore label is said.
         """
-        datasets.check_class_names(self.run, self.recipe.data_dir)
+        datasets.check_class_order(self.run, self.recipe.data_dir)
         now, made = read_preprocessing(self.recipe.data_dir), self._made
         now = self._published if now is None else now.to_dict()
         if not made or not now:

@@ -244,7 +244,8 @@ def test_an_edited_plan_is_obeyed(folder, tmp_path, capsys):
     with pytest.raises(InputError, match="edited.json: the scans in .*out were prepared in another way"):
         own_recipe(out, "--plan", str(edited))
     swapped = edited.with_name("swapped.json")
-    swapped.write_text((out / "plan.json").read_text(encoding="utf-8").replace('["a", "b"]', '["b", "a"]'), "utf-8")
+    text = (out / "plan.json").read_text(encoding="utf-8")
+    swapped.write_text(text.replace('["a", "b"]', '["b", "a"]'), encoding="utf-8")
     with pytest.raises(InputError, match="swapped.json: calls another class b than .*preprocessing.json"):
         own_recipe(out, "--plan", str(swapped))
     capsys.readouterr()
