@@ -11,8 +11,8 @@ import torch
 
 from method import Picture
 from methods.adversarial import AdversarialMethod
-from methods.losses import half_and_half, supervised_loss, widened
-from methods.ramps import ramp
+from methods.losses import half_and_half, widened
+from methods.ramps import ramped
 from networks import compared
 from networks.two_view import build_subnet
 
@@ -29,10 +29,6 @@ class DAN(AdversarialMethod):
     """networks: x -> (logits, feature); tested as it is."""
 
     Hyper = Hyper
-
-    def __init__(self, networks, discriminator, hyper):
-        super().__init__(networks, discriminator, hyper)
-        self.supervised = supervised_loss(hyper.supervised)
 
     @classmethod
     def defaults(cls, dataset, protocol="matched"):
@@ -54,7 +50,7 @@ class DAN(AdversarialMethod):
         logits, maps = output[0], self.maps(output)
         sup = self.supervised(logits[:labelled], batch.y_l)
         adversarial = self.fooling(maps[labelled:], batch.x_u)
-        weight = self.hyper.consistency * ramp(batch, self.hyper.ramp_share, self.hyper.stairs)
+        weight = ramped(self.hyper, batch)
         picture = Picture(batch.x_u, None, {"network": logits[labelled:].detach()})
         yield sup + weight * adversarial, {"sup_l": sup, "adversarial": adversarial, "picture": picture}
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import torch
 
-from method import Method, Picture
-from methods.losses import half_and_half, supervised_loss, widened
-from methods.ramps import ramp
+from method import Picture
+from methods.losses import WithSupervisedLoss, half_and_half, widened
+from methods.ramps import ramped
 from networks.two_view import build_subnet
 
 
@@ -31,14 +31,10 @@ def entropy_loss(prob):
     return -(prob * (prob + 1e-6).log()).sum(1).mean() / math.log(prob.shape[1])
 
 
-class EM(Method):
+class EM(WithSupervisedLoss):
     """networks: x -> (logits, feature); tested as it is."""
 
     Hyper = Hyper
-
-    def __init__(self, networks, hyper):
-        super().__init__(networks)
-        self.hyper, self.supervised = hyper, supervised_loss(hyper.supervised)
 
     @classmethod
     def defaults(cls, dataset, protocol="matched"):
@@ -53,7 +49,7 @@ class EM(Method):
         labelled = len(batch.x_l)
         logits, _ = self.networks(torch.cat([batch.x_l, batch.x_u]))
         sup, entropy = self.supervised(logits[:labelled], batch.y_l), entropy_loss(widened(logits).softmax(1))
-        weight = self.hyper.consistency * ramp(batch, self.hyper.ramp_share, self.hyper.stairs)
+        weight = ramped(self.hyper, batch)
         picture = Picture(batch.x_u, None, {"network": logits[labelled:].detach()})
         yield sup + weight * entropy, {"sup_l": sup, "entropy": entropy, "picture": picture}
 

@@ -13,7 +13,7 @@ import torch
 from method import Picture
 from methods.losses import half_and_half, squared_difference, widened
 from methods.mean_teacher import MeanTeacher
-from methods.ramps import ramp
+from methods.ramps import ramped
 from runtime.errors import InputError
 
 
@@ -68,6 +68,6 @@ class ICT(MeanTeacher):
         logits, _ = self.networks(torch.cat([batch.x_l, mixed]))
         sup = self.supervised(logits[:labelled], batch.y_l)
         consistency = squared_difference(widened(logits[labelled:]).softmax(1), target)
-        weight = self.hyper.consistency * ramp(batch, self.hyper.ramp_share, self.hyper.stairs)
+        weight = ramped(self.hyper, batch)
         picture = Picture(mixed, None, {"student": logits[labelled:].detach(), "teacher": target})
         yield sup + weight * consistency, {"sup_l": sup, "consistency": consistency, "picture": picture}

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import torch
 
-from method import Method, Picture
-from methods.losses import sharpen, squared_difference, supervised_loss, widened
-from methods.ramps import ramp
+from method import Picture
+from methods.losses import WithSupervisedLoss, sharpen, squared_difference, widened
+from methods.ramps import ramped
 from networks import compared
 from runtime.errors import InputError
 
@@ -37,15 +37,11 @@ def mutual_consistency(probs):
     return sum(squared_difference(probs[i], targets[j]) for i, j in itertools.permutations(range(len(probs)), 2))
 
 
-class MCNet(Method):
+class MCNet(WithSupervisedLoss):
     """networks: x -> ((logits, feature), ...), one pair for each decoder. The first decoder is tested."""
 
     Hyper = Hyper
     pair = "decoder1", "decoder2"
-
-    def __init__(self, networks, hyper):
-        super().__init__(networks)
-        self.hyper, self.supervised = hyper, supervised_loss(hyper.supervised)
 
     @classmethod
     def defaults(cls, dataset, protocol="matched"):
@@ -71,7 +67,7 @@ class MCNet(Method):
         views = [logits for logits, _ in self.networks(torch.cat([batch.x_l, batch.x_u]))]
         sup = sum(self.supervised(logits[:labelled], batch.y_l) for logits in views)
         consistency = mutual_consistency([widened(logits).softmax(1) for logits in views])
-        weight = self.hyper.consistency * ramp(batch, self.hyper.ramp_share, self.hyper.stairs, OFFSET)
+        weight = ramped(self.hyper, batch, OFFSET)
         shown = named([logits[labelled:].detach() for logits in views])
         yield (self.hyper.share_l * sup + weight * consistency,
                {"sup_l": sup, "consistency": consistency, "picture": Picture(batch.x_u, None, shown)})

@@ -9,7 +9,7 @@ import torch
 
 from method import Picture
 from methods.losses import half_and_half, supervised_loss
-from methods.ramps import ramp
+from methods.ramps import ramped
 from methods.teacher import StudentTeacher, bounded_noise, moving_average
 from networks.two_view import build_subnet
 
@@ -52,7 +52,7 @@ class MeanTeacher(StudentTeacher):
         logits, _ = self.networks(torch.cat([batch.x_l, batch.x_u]))
         with torch.no_grad():
             target = self.teacher(batch.for_targets + bounded_noise(torch.randn_like(batch.x_u)))[0].softmax(1)
-        weight = self.hyper.consistency * ramp(batch, self.hyper.ramp_share, self.hyper.stairs)
+        weight = ramped(self.hyper, batch)
         if batch.step < self.hyper.delay * batch.steps:
             weight = 0.0
         sup = self.supervised(logits[:labelled], batch.y_l)

@@ -14,8 +14,7 @@ import torch
 
 from method import Picture
 from methods.adversarial import AdversarialMethod
-from methods.losses import supervised_loss
-from methods.ramps import ramp
+from methods.ramps import ramped
 from methods.sdm import distance_loss, distance_maps, views_of
 from networks import compared
 
@@ -43,7 +42,6 @@ class SASSNet(AdversarialMethod):
 
     def __init__(self, networks, discriminator, hyper, num_classes):
         super().__init__(networks, discriminator, hyper)
-        self.supervised = supervised_loss(hyper.supervised)
         self.of_label = partial(distance_maps, num_classes=num_classes)
 
     @classmethod
@@ -68,7 +66,7 @@ class SASSNet(AdversarialMethod):
         sup = self.supervised(logits[:labelled], batch.y_l)
         distance = distance_loss(maps[:labelled], batch.z_l, batch.y_l)
         adversarial = self.fooling(maps[labelled:], batch.x_u)
-        weight = self.hyper.consistency * ramp(batch, self.hyper.ramp_share, self.hyper.stairs)
+        weight = ramped(self.hyper, batch)
         picture = Picture(batch.x_u, None, views_of(logits[labelled:].detach(), maps[labelled:].detach()))
         yield (sup + self.hyper.distance * distance + weight * adversarial,
                {"sup_l": sup, "distance": distance, "adversarial": adversarial, "picture": picture})

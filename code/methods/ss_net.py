@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from method import Method, Picture
-from methods.losses import supervised_loss, widened
-from methods.ramps import ramp
+from method import Picture
+from methods.losses import WithSupervisedLoss, widened
+from methods.ramps import ramped
 from networks import compared
 from networks.ssnet import SIZE
 from networks.two_view import AXES
@@ -209,14 +209,14 @@ def separation_from(memory, features, labels, selectors):
 # ---- the method --------------------------------------------------------------------------------------------------
 
 
-class SSNet(Method):
+class SSNet(WithSupervisedLoss):
     """networks: x -> (logits, embedding), with heads; tested as it is."""
 
     Hyper = Hyper
 
     def __init__(self, networks, memory, hyper, axes):
-        super().__init__(networks)
-        self.memory, self.hyper, self.supervised = memory, hyper, supervised_loss(hyper.supervised)
+        super().__init__(networks, hyper)
+        self.memory = memory
         self.distance = distance_3d if axes == 3 else distance_2d
         self.offset = int(axes == 3)         # on volumes the counter is advanced before the weight      [C]
 
@@ -236,7 +236,7 @@ class SSNet(Method):
     def losses(self, batch):
         """Labels and separation, with one pass of the whole batch; then smoothness, with three more."""
         x, labelled = torch.cat([batch.x_l, batch.x_u]), len(batch.x_l)
-        weight = self.hyper.consistency * ramp(batch, self.hyper.ramp_share, self.hyper.stairs, self.offset)
+        weight = ramped(self.hyper, batch, self.offset)
         logits, embedding = self.networks(x)
         sup = self.supervised(logits[:labelled], batch.y_l)
         e_l, e_u = (half.movedim(1, -1).flatten(0, -2) for half in (embedding[:labelled], embedding[labelled:]))

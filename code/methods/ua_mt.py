@@ -15,7 +15,7 @@ import torch
 from method import Picture
 from methods.losses import half_and_half, widened
 from methods.mean_teacher import MeanTeacher
-from methods.ramps import ramp, sigmoid_ramp_up
+from methods.ramps import ramped, sigmoid_ramp_up
 from methods.teacher import bounded_noise
 
 PASSES, COPIES = 4, 2       # of the teacher for its uncertainty, and of each unlabelled scan in a pass    [C]
@@ -69,7 +69,7 @@ class UAMT(MeanTeacher):
         mask = (entropy < certainty_threshold(batch.step / batch.steps)).to(entropy)
         sup = self.supervised(logits[:labelled], batch.y_l)
         consistency = certain_consistency(widened(logits[labelled:]).softmax(1), target, mask)
-        weight = self.hyper.consistency * ramp(batch, self.hyper.ramp_share, self.hyper.stairs)
+        weight = ramped(self.hyper, batch)
         picture = Picture(batch.x_u, None, {"student": logits[labelled:].detach(), "teacher": target})
         yield sup + weight * consistency, {"sup_l": sup, "consistency": consistency, "certain": mask.mean(),
                                            "picture": picture}

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import torch
 
-from method import Method, Picture, Stage
-from methods.losses import supervised_loss, widened
-from methods.ramps import ramp
+from method import Picture, Stage
+from methods.losses import WithSupervisedLoss, widened
+from methods.ramps import ramped
 from networks import compared
 from networks.pyramid import feature_dropout
 
@@ -46,14 +46,10 @@ def pyramid_consistency(scales):
     return loss / len(logs)
 
 
-class URPC(Method):
+class URPC(WithSupervisedLoss):
     """networks: x -> (full-size logits, [logits of the 1/2, 1/4, 1/8 heads]). The full-resolution head is tested."""
 
     Hyper = Hyper
-
-    def __init__(self, networks, hyper):
-        super().__init__(networks)
-        self.hyper, self.supervised = hyper, supervised_loss(hyper.supervised)
 
     @classmethod
     def defaults(cls, dataset, protocol="matched"):
@@ -77,7 +73,7 @@ class URPC(Method):
         if batch.x_u is not None:
             unlabelled = [logits[labelled:] for logits in scales]
             terms["consistency"] = pyramid_consistency(unlabelled)
-            weight = self.hyper.consistency * ramp(batch, self.hyper.ramp_share, self.hyper.stairs)
+            weight = ramped(self.hyper, batch)
             loss, shown = loss + weight * terms["consistency"], (batch.x_u, None, unlabelled)
         x, y, scales = shown
         views = {name: logits.detach() for name, logits in zip(SCALES, scales, strict=True)}
