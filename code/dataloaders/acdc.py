@@ -1,6 +1,7 @@
 """ACDC: cine MRI of the heart, trained on the 1,312 slices of 70 patients, tested on volumes."""
 import itertools
 import re
+from dataclasses import replace
 
 import numpy as np
 
@@ -9,10 +10,10 @@ from dataloaders.scans import (
     Split,
     drawn,
     first_existing,
-    normalised,
+    for_networks,
+    read_all,
     read_lists,
     read_scan,
-    read_scans,
     read_spacing,
 )
 from runtime.errors import InputError, counted
@@ -92,12 +93,12 @@ class ACDC:
         def read(name, path):
             return read_scan(name, path, ndim=ndim, in_channels=self.recipe.in_channels,
                              num_classes=self.recipe.num_classes, labelled=labelled)
-        return read_scans(names, self.path_of, read, what)
+        return read_all(names, self.path_of, read, what)
 
     def train_scans(self, names, labelled):
         """Slices as they are trained on; without `labelled` their labels are not opened."""
         slices = self._read(names, 2, labelled, "labelled" if labelled else "unlabelled")
-        return [normalised(scan, self.recipe) for scan in slices]
+        return [replace(scan, image=for_networks(scan.image, self.recipe)) for scan in slices]
 
     def cases(self, names):
         """Validation or test volumes (D, H, W) with labels, on their own grid."""

@@ -3,7 +3,7 @@ import json
 import math
 import zlib
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -157,12 +157,13 @@ def read_scan(name, path, *, ndim, in_channels, num_classes, labelled):
     return Scan(name, _tensor(image), label, content)
 
 
-def normalised(scan, recipe):
-    """The scan as `recipe.normalise` has it: as stored, or with mean 0 and deviation 1, each slice or each volume."""
+def for_networks(image, recipe):
+    """A tensor (in_channels, *S) as `recipe.normalise` has it: as stored, or with mean 0 and deviation 1, each slice or
+    each volume.
+    """
     if recipe.normalise == "stored":
-        return scan
-    image, *_ = standardised(scan.image.numpy(), len(recipe.patch_size))
-    return replace(scan, image=_tensor(image))
+        return image
+    return _tensor(standardised(image.numpy(), len(recipe.patch_size))[0])
 
 
 def check_labelled(names, path_of, role):
@@ -269,7 +270,7 @@ def read_spacing(path):
     return spacing
 
 
-def read_scans(names, path_of, read, what):
+def read_all(names, path_of, read, what):
     """[read(name, path_of(name))] with a progress bar; InputError before work starts if they cannot fit in memory."""
     paths = [path_of(name) for name in names]
     _check_memory(paths, what)

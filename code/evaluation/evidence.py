@@ -9,8 +9,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from dataloaders.augment import standardised
-from dataloaders.scans import read_geometry
+from dataloaders.scans import for_networks, read_geometry
 from dataloaders.volumes import halved
 from evaluation.components import keep_largest
 from evaluation.inference import likeliest, segment
@@ -127,8 +126,7 @@ def entropies(probs):
 
 def as_trained(image, recipe):
     """A prepared image (in_channels, *S) with the intensities and at the resolution that training has."""
-    if recipe.normalise == "zscore":
-        image = torch.from_numpy(standardised(image.numpy(), len(recipe.patch_size))[0])
+    image = for_networks(image, recipe)
     return halved(image) if recipe.half_resolution else image
 
 

@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dataloaders.augment import resize_nearest, standardised
+from dataloaders.augment import resize_nearest
+from dataloaders.scans import for_networks
 from dataloaders.volumes import halved
 from evaluation.metrics import of_classes_there, overlap_of_classes, where_labelled
 from evaluation.windows import WEIGHTS
@@ -220,8 +221,7 @@ def segment(model, image, recipe, coarse=False, *, stride=None, weights=None, vi
     recipe's. views: True for all, or the names of those that are wanted beside the headline. watch: sees the views
     that it names, window by window or slice by slice, without their being held: watch.note({view: probabilities}).
     """
-    if recipe.normalise == "zscore":
-        image = torch.from_numpy(standardised(image.numpy(), len(recipe.patch_size))[0])
+    image = for_networks(image, recipe)
     if recipe.stride is None:
         return slice_wise(model, image, recipe.patch_size, views, watch=watch)
     windows = {"patch_size": recipe.patch_size, "stride": recipe.patch_size if coarse else stride or recipe.stride,

@@ -38,8 +38,8 @@ FAULTS = {
         'slices = self._read(names, 2, True, "labelled" if labelled else "unlabelled")',
         ["dataloaders/test_scans.py", "training/test_fit.py"]),
     "labels of unlabelled volumes are read": (
-        "dataloaders/volumes.py", "normalised(self._read(name, path, labelled), self.recipe)",
-        "normalised(self._read(name, path, True), self.recipe)",
+        "dataloaders/volumes.py", "return self._as_trained(self._read(name, path, labelled))",
+        "return self._as_trained(self._read(name, path, True))",
         ["dataloaders/test_scans.py", "training/test_fit.py"]),
     "momentum not restored": (
         "training/checkpoints.py",

@@ -253,7 +253,7 @@ def test_scans_that_do_not_fit_in_memory_are_refused_before_they_are_read(tmp_pa
 
     def load(free):
         monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=free))
-        scans.read_scans(list("0123456789"), lambda name: path, lambda name, _: read.append(name), "unlabelled")
+        scans.read_all(list("0123456789"), lambda name: path, lambda name, _: read.append(name), "unlabelled")
 
     with pytest.raises(InputError, match="the 10 unlabelled scans, .*a.h5 .*, need about .* GiB.*mini preset"):
         load(needed - 1)
