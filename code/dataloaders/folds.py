@@ -2,14 +2,12 @@
 
 A fold is written 2/4, the second of four.
 """
-import json
 from collections import Counter
 from dataclasses import dataclass
 
 from imaging.patients import PATIENTS, read_patients
 from runtime.errors import InputError, counted
-from runtime.files import write_text
-from runtime.records import from_record, read_json
+from runtime.records import read_json, read_record, write_record
 
 FOLDS = "folds.json"
 REMEDY = "restore the file from a copy, or remove it: the cases are then divided anew, and all folds trained again"
@@ -25,8 +23,7 @@ class Folds:
 
 def read_folds(folder):
     """Folds of folds.json, or None where it does not exist."""
-    path = folder / FOLDS
-    return from_record(Folds, read_json(path, REMEDY), path, REMEDY) if path.exists() else None
+    return read_record(Folds, folder / FOLDS, REMEDY)
 
 
 def fold_number(text):
@@ -78,4 +75,4 @@ def write_folds(folder, numbers, count):
     path = folder / FOLDS
     there = read_json(path, REMEDY)["cases"] if path.exists() else {}
     if new := {name: number for name, number in numbers.items() if name not in there}:
-        write_text(path, json.dumps({"folds": count, "cases": there | new}, indent=2) + "\n")
+        write_record(path, {"folds": count, "cases": there | new}, indent=2)

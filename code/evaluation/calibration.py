@@ -1,6 +1,5 @@
 """What trust.py's score is worth where the true Dice is known, and the Dice it lets one expect where it is not."""
 import itertools
-import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,8 +8,7 @@ import numpy as np
 
 from imaging.scan_files import checksum
 from runtime.errors import InputError
-from runtime.files import write_text
-from runtime.records import from_record, read_json
+from runtime.records import read_record, write_record
 
 CALIBRATION = "calibration.json"
 REMEDY = "delete it, and let reproduce.py trust write it again"
@@ -100,9 +98,8 @@ def told(rows):
 def write_calibration(runs, look_scores, dice, checkpoint="last"):
     """calibration.json beside the runs of folds, of their out-of-fold cases."""
     points, fitted = calibrate(look_scores, dice)
-    write_text(Path(runs[0]).parent / CALIBRATION, json.dumps(
-        {"cases": len(dice), "scores": points, "dice": fitted, "checkpoint": checkpoint,
-         "weights": {run.name: checksum(run / f"{checkpoint}.pt") for run in runs}}) + "\n")
+    weights = {run.name: checksum(run / f"{checkpoint}.pt") for run in runs}
+    write_record(Path(runs[0]).parent / CALIBRATION, Calibrated(len(dice), points, fitted, checkpoint, weights))
 
 
 def read_calibration(runs, checkpoint="last"):
@@ -110,9 +107,8 @@ def read_calibration(runs, checkpoint="last"):
     those that a fold had before it was trained again.
     """
     path = runs[0].resolve().parent / CALIBRATION
-    if not path.exists():
+    if (record := read_record(Calibrated, path, REMEDY)) is None:
         return None
-    record = from_record(Calibrated, read_json(path, REMEDY), path, REMEDY)
     if len(record.scores) != len(record.dice) or not record.scores or sorted(record.scores) != [*record.scores]:
         raise InputError(f"{path}: expected as many Dice as scores, which rise: {REMEDY}")
     same = record.checkpoint == checkpoint and all(

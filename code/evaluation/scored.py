@@ -15,7 +15,7 @@ from imaging.label_values import check_segments, mapped_values, segment_values
 from imaging.preparation import attempt, report_bad
 from imaging.record import read_as
 from imaging.scan_files import case_name, is_label, is_scan, read_label, read_scan_file, tell_notes, values_in
-from runtime.errors import InputError, counted
+from runtime.errors import InputError, counted, some_of
 from runtime.files import check_writable
 
 
@@ -35,7 +35,7 @@ def score_maps(options):
         if missing:
             other = "prediction" if what == "reference" else "reference"
             print(f"{counted(len(missing), what)} without a {other}, which stay out: "
-                  f"{', '.join(sorted(missing)[:5])}{', ...' if len(missing) > 5 else ''}")
+                  f"{some_of(sorted(missing), 5)}")
     pairs = without_trained(pairs, options.predictions)
     output = options.output or options.predictions.with_name(f"{options.predictions.resolve().name}_scores.csv")
     if output.suffix != ".csv":

@@ -12,9 +12,8 @@ are empty agree. Components are said and do not count, since with few labelled c
 
 Shapes: C classes, *S spatial. Volumes are in ml where voxel sizes are known, else in voxels.
 """
-import json
 import math
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -26,8 +25,8 @@ from imaging.cases import IGNORED
 from imaging.plan import MIXED, fixed_orders
 from imaging.survey import alike_pairs, component_sizes
 from runtime.errors import InputError, counted
-from runtime.files import RESTORE, write_text
-from runtime.records import from_record, read_json
+from runtime.files import RESTORE
+from runtime.records import read_record, write_record
 
 TRAINING = "training_cases.json"
 LEVELS = 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99     # quantiles of a scan's intensities
@@ -175,7 +174,7 @@ def training_cases(data, recipe, labelled, unlabelled):
 
 
 def write_training_cases(run, record):
-    write_text(Path(run) / TRAINING, json.dumps(asdict(record)) + "\n")
+    write_record(Path(run) / TRAINING, record)
 
 
 def read_training_cases(run, recipe=None):
@@ -183,10 +182,8 @@ def read_training_cases(run, recipe=None):
     are those of another run.
     """
     path = Path(run) / TRAINING
-    if not path.exists():
-        return None
-    record = from_record(TrainingCases, read_json(path, RESTORE), path, RESTORE)
-    if recipe is None:
+    record = read_record(TrainingCases, path, RESTORE)
+    if record is None or recipe is None:
         return record
     classes, quantiles = recipe.num_classes - 1, (recipe.in_channels, len(LEVELS))
     for name, fits in {**dict.fromkeys(("volumes", "components", "border"), lambda _, of: len(of) == classes),

@@ -12,7 +12,7 @@ import tyro
 
 from runtime import job
 from runtime.command_line import parsed
-from runtime.errors import DEBUG, InputError
+from runtime.errors import DEBUG, InputError, some_of
 from runtime.files import ROOT, check_readable, is_case_name, write_aside
 
 SEED = 1337     # of what is drawn in preparing
@@ -72,7 +72,7 @@ def copy_lists(dataset: str, options: "Options", present: set[str]) -> dict[str,
         if absent:
             remedy = f"; name those to use, one per line, in {shown(target)}"
             print(f"{source.name}: {len(names) - len(absent)} of the {len(names)} published entries are "
-                  f"here, not copied; missing {', '.join(absent[:3])}{', ...' if len(absent) > 3 else ''}"
+                  f"here, not copied; missing {some_of(absent, 3)}"
                   + remedy * (len(absent) < len(names) and not target.exists()))
         elif target.exists() and target.read_bytes() != source.read_bytes() and not options.force:
             print(f"{source.name}: the list in {shown(options.output)} is not the published one and is kept; "

@@ -32,7 +32,7 @@ from imaging.descriptions import Description, Listed, read_description, resolved
 from imaging.dicom import is_dicom
 from imaging.preparation import report_bad
 from imaging.scan_files import case_name, is_label, is_scan, suffix
-from runtime.errors import InputError
+from runtime.errors import InputError, some_of
 
 
 @dataclass
@@ -87,7 +87,7 @@ def find(images: Path | None, labels: Path | None, dataset_json: Path | None, ch
         ends = _ends_after_labels(found)
         names = [case.name for case in found.cases]
         raise InputError("no scan has a label, training needs one at least; a label has its scan's file name"
-                         + f" ({', '.join(names[:3])}{', ...' * (len(names) > 3)})" * bool(names)
+                         + f" ({some_of(names, 3)})" * bool(names)
                          + ", with or without _seg, _gt, _label or _mask"
                          + f", and scans' names go on with {', '.join(ends)}: if those are channels, say so with "
                          f"--channels {' '.join(ends)}" * bool(ends) + "; "
@@ -186,7 +186,7 @@ def _paired(images, labels, channels, unfit=None):
     masks, bad_masks = one_case_each(case_of_each(labels, {*files, *bad}))
     bad |= bad_masks
     others = sorted(set(files) - set(masks))
-    there = f"; scans without a label are {', '.join(others[:3])}{', ...' * (len(others) > 3)}" if others else ""
+    there = f"; scans without a label are {some_of(others, 3)}" if others else ""
     for name, mask in masks.items():
         if name not in files and name not in bad:
             bad[name] = f"{mask}: has no scan of that name; rename or remove the label{there}"

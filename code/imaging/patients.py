@@ -6,7 +6,7 @@ from pathlib import Path
 
 from imaging.cases import Case
 from runtime.errors import InputError, counted
-from runtime.records import from_record, read_json
+from runtime.records import read_record
 
 PATIENTS = "patients.json"      # in a data folder
 # How names of a standard begin: sub-01_ses-2_T1w of BIDS, BraTS-GLI-00005-101 since 2023, patient001_frame12 of ACDC
@@ -26,8 +26,7 @@ class Patients:
 
 
 def read_patients(folder: Path) -> Patients:
-    path = folder / PATIENTS
-    return from_record(Patients, read_json(path, REMEDY), path, REMEDY) if path.exists() else Patients()
+    return read_record(Patients, folder / PATIENTS, REMEDY) or Patients()
 
 
 def told_by(pattern: str, cases: Sequence[str]) -> dict[str, str]:

@@ -8,8 +8,8 @@ import numpy as np
 
 from imaging.cases import IGNORED, SEED
 from runtime.errors import InputError
-from runtime.files import is_case_name, write_text
-from runtime.records import from_record, read_json
+from runtime.files import is_case_name
+from runtime.records import from_record, read_json, write_record
 
 RECORD = "preprocessing.json"
 
@@ -138,4 +138,4 @@ def written_values(record: Preprocessing | None, num_classes: int) -> np.ndarray
 
 
 def write_preprocessing(folder: Path, preprocessing: Preprocessing) -> None:
-    write_text(folder / RECORD, json.dumps(asdict(preprocessing), indent=2) + "\n")
+    write_record(folder / RECORD, preprocessing, indent=2)

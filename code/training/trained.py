@@ -7,7 +7,7 @@ from dataloaders.folds import FOLDS
 from dataloaders.scans import published_list, read_list
 from imaging.record import PUBLISHED, RECORD, Preprocessing, read_preprocessing
 from methods import registry
-from runtime.errors import InputError, counted
+from runtime.errors import InputError, counted, some_of
 from runtime.files import load_tensors, load_weights
 from runtime.ranks import Ranks
 from training import datasets
@@ -60,8 +60,7 @@ class Trained(NamedTuple):
         roles = {name: role for name, (role, _) in found.items()}
         if trained := [name for name, role in roles.items() if role == "labelled"]:
             raise InputError(f"{self.run}: was trained on the labels of {len(trained)} of these "
-                             f"{counted(len(names), 'case')}, "
-                             f"{', '.join(trained[:3])}{', ...' if trained[3:] else ''}, and is not tested on them: "
+                             f"{counted(len(names), 'case')}, {some_of(trained, 3)}, and is not tested on them: "
                              "take them out of the list, or train again with the lists as they are now")
         if unlabelled := [name for name, role in roles.items() if role == "unlabelled"]:
             Ranks().say(f"{len(unlabelled)} of the {counted(len(names), 'case')} were unlabelled scans of training, "
