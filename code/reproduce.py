@@ -169,11 +169,11 @@ def collect(names: Names = (), preset: Preset = None, results: Path | None = Non
     for name in names or PLACES:
         if name not in PLACES:
             raise InputError(f"{name!r} is unknown: choose of {', '.join(PLACES)}")
-        stem = output / f"{name}_{PLACES[name].at(preset)}"
-        for suffix, form in columns.FORMS.items():
-            write_text(f"{stem}.{suffix}", form(name, preset, read) + "\n")
+        at, texts = PLACES[name].at(preset), columns.texts(name, preset, read)
+        for suffix, text in texts.items():
+            write_text(output / f"{name}_{at}.{suffix}", text + "\n")
         if names:
-            print(f"{PLACES[name].caption} ({PLACES[name].at(preset)}):\n\n{columns.markdown(name, preset, read)}\n")
+            print(f"{PLACES[name].caption} ({at}):\n\n{texts['md']}\n")
     if not names:
         for path in (root / "README.md", root / "docs/results.md"):
             document.fill(path, read)

@@ -4,7 +4,7 @@ import platform
 import statistics
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from multiprocessing import get_context
@@ -18,13 +18,14 @@ from torch import nn
 
 from benchmarks import predicting, start, workloads
 from benchmarks.stopwatch import Timed, compare, seconds_of
-from benchmarks.targets import COMPARED, REPORTS, TARGETS
+from benchmarks.targets import COMPARED, REPORTS, TARGETS, verdict
 from dataloaders.la import LA
 from dataloaders.phantom import write_phantoms
 from dataloaders.scans import Scan
 from evaluation import plots
 from evaluation.inference import mean_dice, segment
 from methods.registry import METHODS
+from networks.initialisation import CONVOLUTIONS
 from runtime.device import CHANNELS_LAST
 from runtime.errors import InputError
 from runtime.fast_layers import weight_gradient
@@ -51,10 +52,6 @@ def row_of(row, options):
     target = f"≥ {least}" + (f", memory ≤ {most}" if most else "")
     return [row, f"{plain:.4g}", f"{fast:.4g}", f"{times:.2f}", f"{plain_peak:.2f}", f"{fast_peak:.2f}",
             f"{memory:.2f}", target, verdict(met, options.quick)]
-
-
-def verdict(met, quick):
-    return "" if quick else "met" if met else "missed"
 
 
 # ---- validation, limit, growth -------------------------------------------------------------------------------
@@ -113,13 +110,11 @@ def counting(passes, method, backward):
         geometry = (isinstance(module, nn.ConvTranspose2d | nn.ConvTranspose3d), tuple(module.weight.shape),
                     tuple(module.stride), tuple(module.padding), tuple(inputs[0].shape))
         passes[geometry, backward] += 1
-    hooks = [module.register_forward_hook(count) for module in method.modules()
-             if isinstance(module, nn.Conv2d | nn.Conv3d | nn.ConvTranspose2d | nn.ConvTranspose3d)]
-    try:
+    with ExitStack() as hooks:
+        for module in method.modules():
+            if isinstance(module, CONVOLUTIONS):
+                hooks.enter_context(module.register_forward_hook(count))
         yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def _best_seconds(key, options):

@@ -46,11 +46,8 @@ def noting_cosines(networks):
         cosines, filled = F.cosine_similarity(feature0, feature1, dim=1).flatten(1).mean(1), inputs[0].flatten(1).any(1)
         noted.append(cosines.float().cpu()[filled.cpu()])
 
-    hook = networks.register_forward_hook(note)
-    try:
+    with networks.register_forward_hook(note):
         yield noted
-    finally:
-        hook.remove()
 
 
 def agreement(trained, split):

@@ -3,7 +3,7 @@
 Shapes: N cases, K features, C classes, *S spatial.
 """
 import random
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import numpy as np
 
@@ -60,7 +60,6 @@ def noting_bottlenecks(networks):
     Patches that are 0 throughout are left out: on a GPU they fill a batch.
     """
     noted = []
-    encoders = [module for module in networks.modules() if type(module).__name__ == "Encoder"]
 
     def noting(rows):
         def note(_, inputs, features):
@@ -68,15 +67,12 @@ def noting_bottlenecks(networks):
             rows.append(features[-1].flatten(2).mean(2)[there].float().cpu().numpy())
         return note
 
-    hooks = []
-    for encoder in encoders:
-        noted.append([])
-        hooks.append(encoder.register_forward_hook(noting(noted[-1])))
-    try:
+    with ExitStack() as hooks:
+        for module in networks.modules():
+            if type(module).__name__ == "Encoder":
+                noted.append([])
+                hooks.enter_context(module.register_forward_hook(noting(noted[-1])))
         yield noted
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def bottleneck(method, image, recipe):

@@ -164,10 +164,10 @@ def validation():
     return metric("dice", "validation: Dice", tested=VALIDATION)
 
 
-def settled(count=5):
+def settled():
     """Of a learning rate that never falls, the last weights are those of a better or worse moment; this is steadier."""
-    return Column(f"last {count} validations: Dice", lambda line, _: over_runs(
-        [np.mean(run.headlines[-count:]) for run in line.runs.values() if run.validations]))
+    return Column("last 5 validations: Dice", lambda line, _: over_runs(
+        [np.mean(run.headlines[-5:]) for run in line.runs.values() if run.validations]))
 
 
 def subnets():
@@ -203,21 +203,17 @@ LAYOUTS = {
 # ---- as text -----------------------------------------------------------------------------------------------------
 
 
-def markdown(name, preset=None, results=RESULTS):
-    headings, rows = table(PLACES[name], preset, results)
-    return tables.markdown([[title, *cells] for title, cells, _ in rows], headings)
-
-
-def latex(name, preset=None, results=RESULTS):
-    headings, rows = table(PLACES[name], preset, results)
-    return tables.latex([[title, *cells] for title, cells, _ in rows], headings)
-
-
-def csv_text(name, preset=None, results=RESULTS):
-    headings, rows = table(PLACES[name], preset, results)
+def csv_text(lines, headings):
+    """Rows of cells -> CSV."""
     text = io.StringIO(newline="")
-    csv.writer(text, lineterminator="\n").writerows([["", *headings], *([title, *cells] for title, cells, _ in rows)])
+    csv.writer(text, lineterminator="\n").writerows([["", *headings], *lines])
     return text.getvalue().rstrip()
 
 
-FORMS = {"md": markdown, "tex": latex, "csv": csv_text}
+FORMS = {"md": tables.markdown, "tex": tables.latex, "csv": csv_text}
+
+
+def texts(name, preset=None, results=RESULTS):
+    """{suffix of a file: the table of a place in that form}"""
+    headings, rows = table(PLACES[name], preset, results)
+    return {suffix: form([[title, *cells] for title, cells, _ in rows], headings) for suffix, form in FORMS.items()}

@@ -1,5 +1,4 @@
 """Figures 2, 4, 5 and 6 from runs: PNG and PDF, one colour per method everywhere, readable without colour."""
-from pathlib import Path
 
 import numpy as np
 from matplotlib.colors import LightSource
@@ -27,9 +26,9 @@ WIDTH = 3.4                             # inches of a panel
 BAR = 0.65                              # inches that a bar needs, for its label
 
 
-def panels(number, height=3.0, widths=None, **share):
+def panels(number, widths=None, **share):
     widths = widths or [WIDTH] * number
-    figure = Figure(figsize=(sum(widths), height), layout="constrained")
+    figure = Figure(figsize=(sum(widths), 3), layout="constrained")
     return figure, figure.subplots(1, number, squeeze=False, width_ratios=widths, **share)[0]
 
 
@@ -211,7 +210,7 @@ def _surface(axes, mask, reference):
     axes.axis("off")
 
 
-def weights_of(folders, preset=None, model=MODEL):
+def weights_of(folders, preset=None):
     """{data set: {title: run folder}} of the given run folders, or of Figure 4's runs that have weights."""
     found = {}
     if folders:
@@ -223,14 +222,13 @@ def weights_of(folders, preset=None, model=MODEL):
         return found
     for row in PLACES["figure4"].rows:
         if has_preset(row.experiment, preset):
-            folder = Path(model) / Run(row.experiment, preset, SEEDS[0]).name
+            folder = MODEL / Run(row.experiment, preset, SEEDS[0]).name
             if has_weights(folder):
                 found.setdefault(row.experiment.dataset, {})[row.title] = folder
     return {dataset: found[dataset] for dataset in FIGURE4 if dataset in found}
 
 
 # ---- which is drawn ----------------------------------------------------------------------------------------------
-
 
 
 def of_place(name, preset, results):

@@ -69,8 +69,7 @@ def _tables(results):
 def _origin(found):
     """Where a row's numbers come from."""
     command, commit = (found.config.get(name) or "unknown" for name in ("command", "commit"))
-    return {"name": f"{found.folder.parent.name}/{found.folder.name}", "command": str(command),
-            "commit": str(commit)[:12], "folder": found}
+    return {"name": _name_of(found.folder), "command": str(command), "commit": str(commit)[:12], "folder": found}
 
 
 def _curves(tables):
