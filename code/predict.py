@@ -39,13 +39,7 @@ from imaging.dicom import Series
 from imaging.new_scans import scans_to_segment
 from imaging.preparation import attempt, report_bad
 from imaging.record import PUBLISHED, written_values
-from imaging.scan_files import (
-    checksum,
-    parts,
-    read_scan_file,
-    read_scans,
-    tell_notes,
-)
+from imaging.scan_files import checksum, parts, read_scan_file, read_scans, tell_notes
 from methods import registry
 from runtime.command_line import parsed
 from runtime.errors import DEBUG, InputError, counted, one_line
