@@ -30,10 +30,10 @@ TAPS = range(-3, 4)     # of the filter: three deviations on either side        
 
 @dataclass(frozen=True)
 class Hyper:
-    both_orders: bool = True        # mix each pair both ways, with one mask                            [O]
-    averaged: bool = True           # test the moving average of the subnets, not their last iterate    [O]
-    perturbed: bool = True          # the mixed scans change in intensity                               [O]
-    decay: float = 0.99             # of the moving average, once 100 steps have passed                 [O]
+    both_orders: bool = True        # [O] mix each pair both ways, with one mask
+    averaged: bool = True           # [O] test the moving average of the subnets, not their last iterate
+    perturbed: bool = True          # [O] the mixed scans change in intensity
+    decay: float = 0.99             # [O] of the moving average, once 100 steps have passed
 
 
 class CMLPlus(CML):

@@ -22,11 +22,11 @@ from networks import compared
 
 @dataclass(frozen=True)
 class Hyper:
-    supervised: str = "eq2"         # loss of the labelled scans, a name of methods/losses.py   [O: Eq. 2]
-    distance: float = 0.3           # weight of the distance maps' squared error                [C]
-    consistency: float = 1.0        # ceiling of the consistency weight                         [C]
-    ramp_share: float = 1.0         # share of training that its ramp takes                     [C]
-    stairs: bool = False            # the ramp rises every 150 iterations, not at every step    [O; DTC: True]
+    supervised: str = "eq2"         # [O: Eq. 2] loss of the labelled scans, a name of methods/losses.py
+    distance: float = 0.3           # [C] weight of the distance maps' squared error
+    consistency: float = 1.0        # [C] ceiling of the consistency weight
+    ramp_share: float = 1.0         # [C] share of training that its ramp takes
+    stairs: bool = False            # [O; DTC: True] the ramp rises every 150 iterations, not at every step
 
 
 def dual_task_consistency(sdm, prob):

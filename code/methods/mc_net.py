@@ -23,12 +23,12 @@ OFFSET = 1              # steps by which the released counter is ahead when the 
 
 @dataclass(frozen=True)
 class Hyper:
-    supervised: str = "eq2"         # loss of each decoder on labelled scans, a name of methods/losses.py  [O: Eq. 2]
-    share_l: float = 0.5            # weight of the sum of these losses: 0.5 on volumes, 1 on slices     [C]
-    consistency: float = 1.0        # ceiling of the consistency weight: 1 on volumes, 0.1 on slices     [C]
-    ramp_share: float = 0.4         # share of training that its ramp takes: 0.4 on volumes, 1 on slices [C]
-    stairs: bool = False            # the ramp rises every 150 iterations, not at every step        [O; MC-Net: True]
-    decoders: int = 2               # 2: MC-Net, 3: MC-Net+                                              [C]
+    supervised: str = "eq2"         # [O: Eq. 2] loss of each decoder on labelled scans, a name of methods/losses.py
+    share_l: float = 0.5            # [C] weight of the sum of these losses: 0.5 on volumes, 1 on slices
+    consistency: float = 1.0        # [C] ceiling of the consistency weight: 1 on volumes, 0.1 on slices
+    ramp_share: float = 0.4         # [C] share of training that its ramp takes: 0.4 on volumes, 1 on slices
+    stairs: bool = False            # [O; MC-Net: True] the ramp rises every 150 iterations, not at every step
+    decoders: int = 2               # [C] 2: MC-Net, 3: MC-Net+
 
 
 def mutual_consistency(probs):

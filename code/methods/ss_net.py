@@ -30,12 +30,12 @@ POWER = 10.0            # length of the perturbation that looks for the directio
 
 @dataclass(frozen=True)
 class Hyper:
-    supervised: str = "eq2"         # loss of the labelled scans, a name of methods/losses.py            [O: Eq. 2]
-    consistency: float = 1.0        # ceiling of the weight of smoothness and separation                 [C]
-    ramp_share: float = 0.4         # share of training that its ramp takes: 6,000 of 15,000             [C]
-    stairs: bool = False            # the ramp rises every 150 iterations, not at every step        [O; SS-Net: True]
-    radius: float = 10.0            # length of the adversarial perturbation of a scan                   [C]
-    separation: float = 0.1         # weight of the separation beside the smoothness                     [C]
+    supervised: str = "eq2"         # [O: Eq. 2] loss of the labelled scans, a name of methods/losses.py
+    consistency: float = 1.0        # [C] ceiling of the weight of smoothness and separation
+    ramp_share: float = 0.4         # [C] share of training that its ramp takes: 6,000 of 15,000
+    stairs: bool = False            # [O; SS-Net: True] the ramp rises every 150 iterations, not at every step
+    radius: float = 10.0            # [C] length of the adversarial perturbation of a scan
+    separation: float = 0.1         # [C] weight of the separation beside the smoothness
 
 
 ON_SLICES = {"consistency": 0.1, "ramp_share": 1.0, "radius": 6.0}       # [C]

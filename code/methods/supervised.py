@@ -8,7 +8,7 @@ from networks.two_view import build_subnet
 
 @dataclass(frozen=True)
 class Hyper:
-    supervised: str = "eq2"         # loss, a name of methods/losses.py                          [O: Eq. 2]
+    supervised: str = "eq2"         # [O: Eq. 2] loss, a name of methods/losses.py
 
 
 class Supervised(WithSupervisedLoss):
