@@ -30,6 +30,7 @@ from dataloaders.own import Own
 from evaluation import selection
 from evaluation.pooled import fold_runs, is_folds
 from evaluation.predictions import flags_of_cases
+from evaluation.selection import TEST_EVERY
 from imaging import labelling
 from imaging.case_files import told
 from imaging.cases import Case, existing_folder, listed, shown
@@ -122,8 +123,7 @@ def with_run(options, by):
     tests, pool = selection.drawn_for_testing(others, waiting, data.patients, labelled, options.count, options.seed)
     if not (tests or pool):
         raise InputError(f"--count {options.count}: all {counted(len(others), 'case')} without a label are kept for "
-                         f"testing, and one of every {selection.TESTED} chosen ones is: expected {selection.TESTED} or "
-                         "more")
+                         f"testing, and one of every {TEST_EVERY} chosen ones is: expected {TEST_EVERY} or more")
     labelling.add_tests(recipe.data_dir, tests)
     count = options.count - len(tests)
     pool = selection.shuffled(pool, options.seed + 1)[:count] if by == "random" else pool
@@ -254,8 +254,7 @@ def seen(case, channels):
 
 
 def told_tests(tests, options):
-    why = (f"--count is less than {selection.TESTED}" if options.count < selection.TESTED else
-           "all patients have a labelled case")
+    why = f"--count is less than {TEST_EVERY}" if options.count < TEST_EVERY else "all patients have a labelled case"
     return "" if tests else f"none of them is for testing, since {why}\n"
 
 

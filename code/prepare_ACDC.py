@@ -19,7 +19,7 @@ from runtime.errors import InputError, counted
 from runtime.files import ROOT
 from runtime.locks import locked
 
-SLICES = "data/slices/{case}_slice_{k}.h5"
+SLICE_FILES = "data/slices/{case}_slice_{k}.h5"
 
 
 @dataclass(kw_only=True)
@@ -74,7 +74,7 @@ def find_cases(folder: Path) -> tuple[list[Case], dict[str, str]]:
         for suffix, phase in (("frame01", "ED"), ("frame02", "ES")):
             name = f"{patient.name}_{suffix}"
             try:
-                slices = None if name in held_out else SLICES
+                slices = None if name in held_out else SLICE_FILES
                 cases.append(frame_case(patient, name, numbers[phase], slices))
             except InputError as error:
                 bad[name] = str(error)
@@ -97,7 +97,7 @@ def prepare(cases, bad, options) -> int:
     outcome = prepare_cases(cases, bad, PUBLISHED["ACDC"], options, "data/{case}.h5", same_affine=False)
     written = {path.stem for case in cases if case.slices and case.name in outcome.good
                for k in range(outcome.good[case.name]["shape"][0])
-               if (path := options.output / SLICES.format(case=case.name, k=k + 1)).exists()}
+               if (path := options.output / SLICE_FILES.format(case=case.name, k=k + 1)).exists()}
     missing = copy_lists("ACDC", options, written | set(outcome.good))
     # absent patients are the user's choice; absent slices of a patient who is there are not
     lost = [name for name in missing.get("train_slices.list", ()) if name.split("_slice_")[0] in outcome.good]

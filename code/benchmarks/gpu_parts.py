@@ -94,7 +94,7 @@ def measure(options, machine):
     """
     records = Records(options, "time", machine)
     rows, failed = [], False
-    heading(*gpu_timing.HEADINGS)
+    heading(*gpu_timing.STEP_HEADINGS)
     with TemporaryDirectory() as folder:
         for name in ("ACDC", "LA") if options.quick else ("ACDC", "LA", "BraTS"):
             variants = gpu_timing.variants(options.device)

@@ -18,7 +18,7 @@ from torch import nn
 
 from benchmarks import predicting, start, workloads
 from benchmarks.stopwatch import Timed, compare, seconds_of
-from benchmarks.targets import COMPARED, REPORTS, TARGETS, verdict
+from benchmarks.targets import REPORTS, TARGETS, WITH_ANOTHER, verdict
 from dataloaders.la import LA
 from dataloaders.phantom import write_phantoms
 from dataloaders.scans import Scan
@@ -263,9 +263,9 @@ def measure(options):
         options.repeat = 1
     rows = (*TARGETS, *REPORTS) if options.row == "all" else [options.row]
     if not options.against:
-        if options.row in COMPARED:
+        if options.row in WITH_ANOTHER:
             raise InputError(f"{options.row}: --against is missing: name the revision that is compared, 1484acb say")
-        rows = [row for row in rows if row not in COMPARED]
+        rows = [row for row in rows if row not in WITH_ANOTHER]
     if options.device != "cpu" and not all(row.endswith(("-step", "-volume")) for row in rows):
         raise InputError(f"{options.row} --device {options.device}: only a row about a step or a volume, such as "
                          "LA-step, is measured on a GPU; see code/gpu_day.py for the rest")

@@ -10,7 +10,7 @@ from imaging.cases import IGNORED, LAYOUT
 from imaging.patients import PATIENTS, read_patients
 from runtime.errors import InputError
 
-PLACES = 10_000     # voxels remembered of each class and scan, for patches that hold one
+REMEMBERED = 10_000     # voxels of each class and scan, for patches that hold one
 
 
 class Own(Volumes):
@@ -134,7 +134,7 @@ def window_start(shape, size, place, rng):
 
 
 def _some(mask):
-    """Up to PLACES voxels (n, 3) of a mask, evenly over it."""
+    """Up to REMEMBERED voxels (n, 3) of a mask, evenly over it."""
     voxels = np.flatnonzero(mask)
-    voxels = voxels[np.linspace(0, len(voxels) - 1, min(len(voxels), PLACES)).astype(int)]
+    voxels = voxels[np.linspace(0, len(voxels) - 1, min(len(voxels), REMEMBERED)).astype(int)]
     return np.stack(np.unravel_index(voxels, mask.shape), 1)

@@ -18,7 +18,7 @@ from networks.two_view import TwoView
 from runtime.errors import InputError
 from runtime.files import load_tensors, load_weights
 
-SLICES = 200            # of the unlabelled ones, on which pseudo-labels are measured
+SAMPLED = 200           # slices of the unlabelled ones, on which pseudo-labels are measured
 
 
 def check_pair(trained):
@@ -78,10 +78,10 @@ def agreement(trained, split):
 def hidden_labels(recipe, data):
     """Images (in_channels, N, H, W) and labels (N, H, W) of unlabelled slices at the training resolution.
 
-    Up to SLICES of them, drawn by the recipe's seed among those with a label on disk, which training never opens.
+    Up to SAMPLED slices, drawn by the recipe's seed among those with a label on disk, which training never opens.
     """
     names = np.random.default_rng(recipe.seed).permutation(data.split().unlabelled).tolist()
-    names = islice((name for name in names if has_label(data.path_of(name))), SLICES)
+    names = islice((name for name in names if has_label(data.path_of(name))), SAMPLED)
     scans = data.train_scans(list(names), labelled=True)
     if not scans:
         raise InputError(f"{recipe.data_dir}: no unlabelled slice has a label on disk to measure pseudo-labels with")

@@ -11,7 +11,7 @@ from runtime.errors import InputError
 from runtime.records import read_record, write_record
 
 CALIBRATION = "calibration.json"
-REMEDY = "delete it, and let reproduce.py trust write it again"
+CALIBRATION_REMEDY = "delete it, and let reproduce.py trust write it again"
 EXACT = 8               # cases whose orders are all looked at
 SHARES = 0.1, 0.2, 0.3  # of the cases that are set aside
 
@@ -107,10 +107,10 @@ def read_calibration(runs, checkpoint="last"):
     those that a fold had before it was trained again.
     """
     path = runs[0].resolve().parent / CALIBRATION
-    if (record := read_record(Calibrated, path, REMEDY)) is None:
+    if (record := read_record(Calibrated, path, CALIBRATION_REMEDY)) is None:
         return None
     if len(record.scores) != len(record.dice) or not record.scores or sorted(record.scores) != [*record.scores]:
-        raise InputError(f"{path}: expected as many Dice as scores, which rise: {REMEDY}")
+        raise InputError(f"{path}: expected as many Dice as scores, which rise: {CALIBRATION_REMEDY}")
     same = record.checkpoint == checkpoint and all(
         record.weights.get(run.name) in (None, checksum(run / f"{checkpoint}.pt")) for run in runs)
     return (record.scores, record.dice) if same else None

@@ -15,10 +15,10 @@ from runtime.files import RESTORE
 from runtime.ranks import Ranks
 from runtime.records import read_json
 
-COLUMNS = ("dice", "hd95", "asd", "surface_dice", "error_ml")
+MEASURED = ("dice", "hd95", "asd", "surface_dice", "error_ml")
 CONFIDENCE = 0.95        # of the bootstrap interval
 RESAMPLES = 9_999
-SEED = 0
+BOOTSTRAP_SEED = 0
 WORST = 10          # cases that are shown; the CSV holds all of them, in this order
 
 
@@ -62,7 +62,7 @@ def dice_interval(values, patients=None):
     from scipy.stats import bootstrap  # here: it takes as long as the rest of --help
     found = bootstrap((sums, counts), lambda total, count, axis: total.sum(axis) / count.sum(axis), paired=True,
                       n_resamples=RESAMPLES, confidence_level=CONFIDENCE, method="percentile",
-                      rng=np.random.default_rng(SEED)).confidence_interval
+                      rng=np.random.default_rng(BOOTSTRAP_SEED)).confidence_interval
     return Interval(float(values.mean()), float(found.low), float(found.high))
 
 
@@ -207,9 +207,9 @@ def table_lines(rows):
 
 
 def _line(title, rows, absent):
-    stats = tables.statistics(rows, absent=absent, metrics=COLUMNS)
+    stats = tables.statistics(rows, absent=absent, metrics=MEASURED)
     dice = str(mean_interval(rows)) if stats["cases"] else "–"
-    return [title, dice, *(tables.cell(stats, metric) for metric in COLUMNS[1:]), str(stats["empty"])]
+    return [title, dice, *(tables.cell(stats, metric) for metric in MEASURED[1:]), str(stats["empty"])]
 
 
 def table_headings(rows):

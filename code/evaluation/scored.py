@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 from evaluation import pooled, tables
 from evaluation.metrics import class_metrics, volume_metrics
-from evaluation.predictions import FILE, Predictions
+from evaluation.predictions import PREDICTIONS_CSV, Predictions
 from imaging.case_files import LABELS, MAPS, case_of_each, contents, files_in, plain_name, role_of, told
 from imaging.cases import one_case_each
 from imaging.label_values import check_segments, mapped_values, segment_values
@@ -115,8 +115,8 @@ def without_trained(pairs, folder):
     known = Predictions(folder, force=True).trained_on()
     left = {name: pair for name, pair in pairs.items() if pair[1].name not in known}
     if trained := sorted(pairs.keys() - left.keys()):
-        words = (f"{folder / FILE}: {counted(len(trained), 'case')} of which the network had the labels in training, "
-                 f"{trained[0]} the first")
+        words = (f"{folder / PREDICTIONS_CSV}: {counted(len(trained), 'case')} of which the network had the labels in "
+                 f"training, {trained[0]} the first")
         if not left:
             raise InputError(f"{words}, and no other: it is not tested on them; give the results of other scans")
         print(f"{words}, which stay out")

@@ -25,7 +25,7 @@ LABELS = {"seg", "segm", "segmentation", "gt", "groundtruth", "ground_truth", "t
 WORD_FIRST = re.compile(r"([^\W\d_]+)[-_.]?(\d.*)")      # segmentation-0, label0001
 TAKEN = f"{', '.join(SUFFIXES)} and DICOM"
 MAPS = f"{', '.join(SUFFIXES)} and {SEG_NRRD}, as which 3D Slicer saves DICOM SEG and RTSTRUCT, too"    # of labels
-PREDICTIONS = "made by predict.py"      # of scans, which they are not
+MADE_HERE = "made by predict.py"      # of scans, which they are not
 
 
 def role_of(name: str, roles: Iterable[str]) -> tuple[str, str] | None:

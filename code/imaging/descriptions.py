@@ -10,8 +10,8 @@ from runtime.errors import InputError, one_line
 from runtime.files import is_case_name
 from runtime.records import read_json
 
-REMEDY = "correct it, or give --images and --labels"
-LARGEST = 65535         # value in label files
+CORRECT_IT = "correct it, or give --images and --labels"
+HIGHEST = 65535         # value in label files
 IGNORE = "ignore"       # nnU-Net's name for voxels that nobody has labelled
 
 
@@ -42,7 +42,7 @@ class Description:
 
 def read_description(path: Path) -> Description:
     """InputError, ending in a remedy, for what is no dataset.json."""
-    values = read_json(path, REMEDY)
+    values = read_json(path, CORRECT_IT)
     try:
         named = _values(values["labels"])
         channels = values.get("channel_names", values.get("modality", {}))
@@ -52,20 +52,21 @@ def read_description(path: Path) -> Description:
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         found = f"it has no {error}" if isinstance(error, KeyError) else one_line(error)
         raise InputError(f"{path}: cannot be used ({found}), expected the classes under \"labels\": "
-                         f"{REMEDY}") from error
+                         f"{CORRECT_IT}") from error
     ignore = next((numbers[0] for name, numbers in named if name.lower() == IGNORE), None)
     named = [(name, numbers) for name, numbers in named if name.lower() != IGNORE]
     foreground = sorted({number for _, numbers in named for number in numbers} - {0, ignore})
-    if not 1 <= len(foreground) <= 254 or foreground[-1] > LARGEST:
+    if not 1 <= len(foreground) <= 254 or foreground[-1] > HIGHEST:
         raise InputError(f"{path}: cannot be used, names {len(foreground) + 1} classes with values up to "
-                         f"{max(foreground, default=0)}, expected 2 to 255 with background, up to {LARGEST}: {REMEDY}")
+                         f"{max(foreground, default=0)}, expected 2 to 255 with background, up to {HIGHEST}: "
+                         f"{CORRECT_IT}")
     ending = values.get("file_ending")
     if ending is not None and str(ending).lower() not in SUFFIXES:
         raise InputError(f"{path}: its \"file_ending\" is {ending}, expected one of {', '.join(SUFFIXES)}: convert the "
-                         f"files, or {REMEDY}")
+                         f"files, or {CORRECT_IT}")
     names = tuple(_class_name(number, named) for number in foreground)
     if double := next((name for name in names if names.count(name) > 1), None):
-        raise InputError(f"{path}: cannot be used, calls two classes {one_line(double)}: {REMEDY}")
+        raise InputError(f"{path}: cannot be used, calls two classes {one_line(double)}: {CORRECT_IT}")
     return Description(path, {0: 0} | {number: place for place, number in enumerate(foreground, 1)}, names,
                        {name: numbers for name, numbers in named if len(numbers) > 1}, ignore, channels, ending,
                        listed, test, values.get("numTraining"))

@@ -9,9 +9,9 @@ from pathlib import Path
 from imaging import dicom_series
 from imaging.case_files import (
     LABELS,
+    MADE_HERE,
     MAPS,
     NUMBER,
-    PREDICTIONS,
     case_of_each,
     contents,
     files_in,
@@ -122,12 +122,12 @@ def _told_apart(images, labels):
             raise InputError(f"--images {images} is the folder of --labels, too, and no file name there ends in _seg, "
                              f"_gt, _label or _mask: scans and label maps cannot be told apart; {contents(images)}")
         scans, predicted = without_predictions(path for path in files if path not in masks)
-        return scans, sorted(masks), _filled({PREDICTIONS: predicted})
+        return scans, sorted(masks), _filled({MADE_HERE: predicted})
     scans, predicted = without_predictions(path for path in files_in(images) if not _within(path, labels))
     names = {case_name(path) for path in scans}
     aside = {path for path in scans if (role := role_of(case_name(path), LABELS)) and role[0] in names}
     return [path for path in scans if path not in aside], files_in(labels, is_label), _filled(
-        {PREDICTIONS: predicted, "label maps by their names": sorted(aside)})
+        {MADE_HERE: predicted, "label maps by their names": sorted(aside)})
 
 
 def _check_one_map_each(masks):

@@ -80,7 +80,7 @@ class Round:
         return self.option("--labels") is not None and self.option("--labels") == self.option("--images")
 
     def handed(self, where: Path) -> dict[str, Handed]:
-        return {name: from_record(Handed, case, f"{where}: {name}", REMEDY) for name, case in self.cases.items()}
+        return {name: from_record(Handed, case, f"{where}: {name}", ROUND_REMEDY) for name, case in self.cases.items()}
 
     def begin(self, folder: Path) -> None:
         """Write the record before anything else is there: the same command goes on after a kill."""
@@ -92,14 +92,14 @@ class Round:
         write_record(folder / ROUND, self, indent=1)
 
 
-REMEDY = "restore the file from a copy, or run label_next.py with another --output"
+ROUND_REMEDY = "restore the file from a copy, or run label_next.py with another --output"
 
 
 def read_round(folder: Path) -> Round:
     path = folder / ROUND
     if not path.exists():
         raise InputError(f"--input {folder}: has no {ROUND}; give a folder that label_next.py wrote")
-    return read_record(Round, path, REMEDY)
+    return read_record(Round, path, ROUND_REMEDY)
 
 
 def tests_handed(folder: Path) -> list[str]:

@@ -22,7 +22,7 @@ from runtime.files import write_text
 from runtime.locks import locked
 from runtime.records import from_record, read_json
 
-UNLABELLED = 20     # scans without a label that are looked at for the plan, at most
+LOOKED_AT = 20      # scans without a label that are looked at for the plan, at most
 
 
 def sources_of(found: Found, options) -> Sources:
@@ -112,7 +112,7 @@ def look(found: Found, classes, segments, patients: Patients, options, ct=None) 
     labelled = [case for case in labelled if patients.of(case.name) not in kept]
     kept = last_patients([case.name for case in labelled], max((options.holdout or 0) - len(held), 0), patients)
     trained = [case for case in labelled if case.name not in kept] or labelled
-    chosen = trained + others[::-(-len(others) // UNLABELLED) or 1]
+    chosen = trained + others[::-(-len(others) // LOOKED_AT) or 1]
     work = partial(look_at_scan, channels=max(len(found.channels), 1), labels=classes, geometry=options.geometry,
                    same_affine=not options.same_voxels, allow_empty=True, segments=segments)
     scans = {case.name: scan for case, scan in in_parallel(work, chosen, options.workers) if isinstance(scan, dict)}

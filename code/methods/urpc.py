@@ -19,7 +19,7 @@ from networks import compared
 from networks.pyramid import feature_dropout
 
 __all__ = ["URPC", "Hyper", "feature_dropout", "pyramid_consistency"]
-SCALES = "network", "half", "quarter", "eighth"
+SCALE_NAMES = "network", "half", "quarter", "eighth"
 
 
 @dataclass(frozen=True)
@@ -76,9 +76,9 @@ class URPC(WithSupervisedLoss):
             weight = ramped(self.hyper, batch)
             loss, shown = loss + weight * terms["consistency"], (batch.x_u, None, unlabelled)
         x, y, scales = shown
-        views = {name: logits.detach() for name, logits in zip(SCALES, scales, strict=True)}
+        views = {name: logits.detach() for name, logits in zip(SCALE_NAMES, scales, strict=True)}
         yield loss, terms | {"picture": Picture(x, y, views)}
 
     def predict(self, x):
         full, coarse = self.networks(x)
-        return {name: widened(logits).softmax(1) for name, logits in zip(SCALES, [full, *coarse], strict=True)}
+        return {name: widened(logits).softmax(1) for name, logits in zip(SCALE_NAMES, [full, *coarse], strict=True)}

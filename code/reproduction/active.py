@@ -31,7 +31,7 @@ CAPTION = "ACDC, which patients to label next, 20 validation volumes"
 FILE = f"{NAME}.csv"            # in the folder of results: a row per run
 START, ROUNDS, STEP = 3, 2, 2   # patients at first, rounds, patients that each adds
 DRAWS, REPEATS = 5, 3           # random choices per seed, seeds
-OPTIONS = "mini", "--method", "cml_plus"        # of train_ACDC.py
+TRAIN_OPTIONS = "mini", "--method", "cml_plus"        # of train_ACDC.py
 STRATEGIES = "look", "spread", "random"
 
 
@@ -129,8 +129,8 @@ def trained(cell, folder, scans, slices, patients, device):
     link_scans(data, scans)
     modules, where = DATASETS["ACDC"], ["--data-dir", str(data), "--device", device]
     if not is_finished(run):
-        modules.train.main.__wrapped__([*OPTIONS, "--labeled", str(len(patients)), "--seed", str(cell.seed), "--out",
-                                        str(run), *where])
+        modules.train.main.__wrapped__([*TRAIN_OPTIONS, "--labeled", str(len(patients)), "--seed", str(cell.seed),
+                                        "--out", str(run), *where])
     if not (run / "test_val_last.csv").exists():
         modules.test.main.__wrapped__(["--run", str(run), "--split", "val", *where])
     return run

@@ -17,7 +17,7 @@ from reproduction.runs import Run, has_preset, kept
 from training.datasets import DATASETS
 
 VALIDATION = "val", "last"          # list and weights of the columns headed "validation"
-METRICS = {"dice": ("Dice (%) ↑", 0), "hd95": ("95HD (voxel) ↓", 1), "asd": ("ASD (voxel) ↓", 2)}   # place in `paper`
+IN_PAPER = {"dice": ("Dice (%) ↑", 0), "hd95": ("95HD (voxel) ↓", 1), "asd": ("ASD (voxel) ↓", 2)}   # place in `paper`
 
 
 class Line(NamedTuple):
@@ -104,14 +104,14 @@ def metric(name, heading=None, **of):
 
 def paper(name):
     """What the paper reports."""
-    return Column("paper", lambda line, _: f"{line.row.paper[METRICS[name][1]]:.2f}" if line.row.paper else "")
+    return Column("paper", lambda line, _: f"{line.row.paper[IN_PAPER[name][1]]:.2f}" if line.row.paper else "")
 
 
 def difference(name):
     """Ours minus the paper's."""
     def cell(line, _):
         values = means(line, name)
-        return f"{np.mean(values) - line.row.paper[METRICS[name][1]]:+.2f}" if values and line.row.paper else ""
+        return f"{np.mean(values) - line.row.paper[IN_PAPER[name][1]]:+.2f}" if values and line.row.paper else ""
     return Column("difference", cell)
 
 
@@ -188,7 +188,7 @@ def _compared(place):
 
 
 LAYOUTS = {
-    "paper": lambda place: [seeds(), *(column for name, (heading, _) in METRICS.items() for column in (
+    "paper": lambda place: [seeds(), *(column for name, (heading, _) in IN_PAPER.items() for column in (
         metric(name, heading), paper(name), difference(name)))],
     "short": lambda place: [*_compared(place), *subnets(), *agreement()],
     "augmented": lambda place: [*_compared(place), augmented(),

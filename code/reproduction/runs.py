@@ -193,7 +193,7 @@ def is_newer(table, weights):
 
 
 # Fields on which the time of a step does not depend
-ANYHOW = "preset", "seed", "labeled", "labeled_draw", "pre_steps", "self_steps"
+NOT_TIMED = "preset", "seed", "labeled", "labeled_draw", "pre_steps", "self_steps"
 
 
 def hours(run, results=RESULTS, model=MODEL):
@@ -203,7 +203,7 @@ def hours(run, results=RESULTS, model=MODEL):
     nearest to this one's. nan where there is none. What cannot be read is left out, and said.
     """
     recipe, times = run.recipe, []      # (another method, how many options differ), seconds
-    fields = {name: value for name, value in json.loads(json.dumps(recipe.fields())).items() if name not in ANYHOW}
+    fields = {name: value for name, value in json.loads(json.dumps(recipe.fields())).items() if name not in NOT_TIMED}
     for log in [path for root in (model, *results) for path in sorted((Path(root) / run.dataset).glob("*/log.csv"))]:
         try:
             other = read_config(log.parent)["recipe"]

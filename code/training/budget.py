@@ -13,14 +13,14 @@ from runtime.ranks import Ranks
 from training.cross_validation import of_folds, train_in_turn
 from training.trained import load_run
 
-FOLDS = 4           # without --folds
+DEFAULT_FOLDS = 4           # without --folds
 BASELINE = "supervised"
 SEMI = "cml_plus"   # in the place of a method that is the baseline itself
 
 
 def compare_labels(recipe):
     """Train and test what is not there yet, then write budget.csv, .md and .png -> the folder of all."""
-    ranks, recipe = Ranks(), replace(recipe, folds=recipe.folds or FOLDS)
+    ranks, recipe = Ranks(), replace(recipe, folds=recipe.folds or DEFAULT_FOLDS)
     if recipe.method == BASELINE:
         recipe = replace(recipe, method=SEMI, hyper=None)
     groups = {}
