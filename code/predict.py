@@ -196,9 +196,8 @@ def segment_scans(options, cases=None):
         raise InputError(f"{run}: its preprocessing.json names {len(preprocessing.modalities)} channels, and "
                          f"the network takes {recipe.in_channels}: the record does not belong to it; {RESTORE}")
     if options.disagreement and method.pair is None and len(runs) == 1:
-        paired = ", ".join(name for name, one in registry.METHODS.items() if one.pair)
-        raise InputError(f"--disagreement needs two views to compare, as {paired} have; this run's method is "
-                         f"{recipe.method}")
+        raise InputError(f"--disagreement needs two views to compare, as {', '.join(registry.paired())} have; this "
+                         f"run's method is {recipe.method}")
     values = written_values(said[0], recipe.num_classes)
     windows, *others = [windows_of(one.recipe, options.stride, options.weights, fast=True) for one in trained]
     kept = components.asked_for(options.keep_largest, recipe.keep_largest, recipe.classes)

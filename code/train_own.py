@@ -35,7 +35,7 @@ from imaging.plan import PLAN, PREPARED, read_plan, shrunk
 from imaging.record import read_preprocessing
 from runtime.errors import InputError
 from runtime.files import ROOT, expanded, is_case_name
-from training.recipe import MethodName, NetworkName, Ratio, Recipe, Schedule
+from training.recipe import MethodName, NetworkName, Ratio, Recipe, Schedule, option_text
 from training.recipe_options import command_line
 
 # What is different for slices: the paper's values for ACDC                                                   [P]
@@ -169,29 +169,27 @@ class OwnRecipe(Recipe):
         if self.folds is not None and self.folds < 2:
             raise InputError(f"--folds {self.folds}: must be 2 or more")
         if min(self.budget, default=1) < 1 or sorted(set(self.budget)) != [*self.budget]:
-            raise InputError(f"--budget {' '.join(map(str, self.budget))}: expected rising numbers of labels, such as "
-                             "2 4 8")
+            raise InputError(f"{option_text('budget', self.budget)}: expected rising numbers of labels, such as 2 4 8")
         axes = set(range(len(self.patch_size)))
         if len(axes) not in (2, 3):
-            raise InputError(f"--patch-size {' '.join(map(str, self.patch_size))}: expected three numbers, or two of a "
-                             "patch of slices")
+            raise InputError(f"{option_text('patch_size', self.patch_size)}: expected three numbers, or two of a patch "
+                             "of slices")
         if not axes >= set(self.flips) or len(set(self.flips)) < len(self.flips):
-            raise InputError(f"--flips {' '.join(map(str, self.flips))}: a patch of {len(axes)} axes has the axes "
+            raise InputError(f"{option_text('flips', self.flips)}: a patch of {len(axes)} axes has the axes "
                              f"{' '.join(map(str, axes))}, each once")
         for name in ("components", "keep_largest"):
             if not set(range(1, self.num_classes)) >= set(getattr(self, name)):
-                raise InputError(f"--{name.replace('_', '-')} {' '.join(map(str, getattr(self, name)))}: expected "
-                                 f"classes from 1 to {self.num_classes - 1}, as of --num-classes {self.num_classes}")
+                raise InputError(f"{option_text(name, getattr(self, name))}: expected classes from 1 to "
+                                 f"{self.num_classes - 1}, as of --num-classes {self.num_classes}")
         if len(self.class_names) not in (0, self.num_classes - 1):
-            raise InputError(f"--class-names {' '.join(self.class_names)}: expected {self.num_classes - 1} names or "
-                             f"none, as of --num-classes {self.num_classes} with the background")
+            raise InputError(f"{option_text('class_names', self.class_names)}: expected {self.num_classes - 1} names "
+                             f"or none, as of --num-classes {self.num_classes} with the background")
         if self.hours is not None and not 0 < self.hours < math.inf:
             raise InputError(f"--hours {self.hours:g}: must be above 0")
         if not 0 <= self.foreground <= 1:
             raise InputError(f"--foreground {self.foreground:g}: a share, from 0 to 1")
         if self.stride is not None and len(self.stride) != len(axes):
-            raise InputError(f"--stride {' '.join(map(str, self.stride))}: expected {len(axes)} numbers, as of "
-                             "--patch-size")
+            raise InputError(f"{option_text('stride', self.stride)}: expected {len(axes)} numbers, as of --patch-size")
         return super().check()
 
     def fields(self):

@@ -24,9 +24,8 @@ SAMPLED = 200           # slices of the unlabelled ones, on which pseudo-labels 
 def check_pair(trained):
     """InputError if a run's method has no pair of views to compare."""
     if trained.method.pair is None:
-        paired = ", ".join(name for name, one in registry.METHODS.items() if one.pair)
         raise InputError(f"{trained.run}: its method is {trained.recipe.method}, expected one with two views to "
-                         f"compare: {paired}")
+                         f"compare: {', '.join(registry.paired())}")
 
 
 @contextmanager
@@ -59,12 +58,8 @@ def agreement(trained, split):
     """
     check_pair(trained)
     recipe, method, data = trained.recipe, trained.method, trained.data
-    names = trained.names(split)
-    if not names:
-        raise InputError(f"--split {split}: {trained.run} has no such cases; choose the other one")
-    trained.check_cases(names)
     rows, overlaps = [], []
-    for name in tqdm(names, "agreement", unit="case"):
+    for name in tqdm(trained.names_to_test(split), "agreement", unit="case"):
         [scan] = data.cases([name])
         with noting_cosines(method.tested) as cosines:
             maps = label_maps(segment(method, scan.image, recipe, views=method.pair), recipe.keep_largest)

@@ -158,10 +158,7 @@ def examined_cases(runs, split):
 def _examined(trained, split):
     """A run's rows of `examined_cases`, without their Dice, and the Dice of each case's classes."""
     recipe, data = trained.recipe, trained.data
-    names = trained.names(split)
-    if not names:
-        raise InputError(f"--split {split}: {trained.run} has no such cases; choose the other one")
-    trained.check_cases(names)
+    names = trained.names_to_test(split)
     training, rows, overlaps = trust.read_training_cases(trained.run, recipe), [], []
     if training is None:
         raise InputError(f"{trained.run / trust.TRAINING}: is not there, and the score compares with it: copy it from "

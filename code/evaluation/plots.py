@@ -88,10 +88,15 @@ def _middle(array):
     return array if array.ndim == 2 else array[..., array.shape[-1] // 2]
 
 
+def stretched(image):
+    """An image of any range -> the same in [0, 1], its lowest and highest hundredth cut."""
+    low, high = np.percentile(image, (1, 99))
+    return np.clip((image - low) / max(high - low, 1e-6), 0, 1)
+
+
 def coloured(grey, labels, alpha=0.45):
     """Grey image (H, W) of any range with classes (H, W) painted over it -> (H, W, 3) in [0, 1]."""
-    low, high = np.percentile(grey, (1, 99))
-    picture = np.repeat(np.clip((grey - low) / max(high - low, 1e-6), 0, 1)[..., None], 3, -1)
+    picture = np.repeat(stretched(grey)[..., None], 3, -1)
     painted = COLOURS[(labels - 1) % len(COLOURS)]
     return np.where(labels[..., None] % IGNORED > 0, (1 - alpha) * picture + alpha * painted, picture)
 

@@ -95,21 +95,21 @@ def make_missing(results, model=MODEL, data_dir=None, device="auto", seeds=None)
     with locked(home, "run, or --out"):
         for cell in cells(seeds):
             kept = there([results])
-            if cell not in kept:
-                before = earlier(cell)
-                patients = everybody[:START]
-                if before:
-                    patients = kept[before][0]
-                    if (data := home / before.folder / "data").is_dir():
-                        link_scans(data, scans)
-                    patients = patients + more_patients(cell, home / before.folder / "run", everybody, patients, device)
-                run = trained(cell, home / cell.folder, scans, slices, patients, device)
-                dice = 100 * float(np.mean(list(case_dice(Kept(run).tested("val", "last")).values())))
-                table_file = Table(Path(results) / FILE)
-                table_file.append({"seed": cell.seed, "by": cell.by, "draw": cell.draw, "round": cell.number,
-                                   "patients": " ".join(patients), "dice": f"{dice:.4f}"})
-                table_file.close()
-                print(f"{cell.folder}: {len(patients)} patients, Dice {dice:.2f} %", flush=True)
+            if cell in kept:
+                continue
+            patients = everybody[:START]
+            if before := earlier(cell):
+                patients = kept[before][0]
+                if (data := home / before.folder / "data").is_dir():
+                    link_scans(data, scans)
+                patients = patients + more_patients(cell, home / before.folder / "run", everybody, patients, device)
+            run = trained(cell, home / cell.folder, scans, slices, patients, device)
+            dice = 100 * float(np.mean(list(case_dice(Kept(run).tested("val", "last")).values())))
+            table_file = Table(Path(results) / FILE)
+            table_file.append({"seed": cell.seed, "by": cell.by, "draw": cell.draw, "round": cell.number,
+                               "patients": " ".join(patients), "dice": f"{dice:.4f}"})
+            table_file.close()
+            print(f"{cell.folder}: {len(patients)} patients, Dice {dice:.2f} %", flush=True)
 
 
 def earlier(cell):

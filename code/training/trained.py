@@ -42,6 +42,14 @@ class Trained(NamedTuple):
                 raise InputError(f"{folder / lists[split]}: does not exist; name the cases to test in it, one per line")
         return getattr(self.data.split(), split)
 
+    def names_to_test(self, split):
+        """The cases of a list, one at least, none of which training had the label of: see `check_cases`."""
+        names = self.names(split)
+        if not names:
+            raise InputError(f"--split {split}: {self.run} has no such cases; choose the other one")
+        self.check_cases(names)
+        return names
+
     def check_cases(self, names):
         """InputError where training had the label of one of these cases, or scans that were prepared in another way.
 
