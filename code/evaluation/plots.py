@@ -16,6 +16,7 @@ from runtime.files import write_aside
 COLOURS = np.array([to_rgb(name) for name in ("#e69f00", "#56b4e9", "#cc79a7", "#f0e442", "#0072b2", "#009e73",
                                               "#d55e00", "#999999")])
 SMOOTHING = 50      # steps of the moving mean over a loss term
+OPACITY = 0.45      # of classes painted over an image
 
 
 def save(figure, path, **metadata):
@@ -94,11 +95,11 @@ def stretched(image):
     return np.clip((image - low) / max(high - low, 1e-6), 0, 1)
 
 
-def coloured(grey, labels, alpha=0.45):
+def coloured(grey, labels):
     """Grey image (H, W) of any range with classes (H, W) painted over it -> (H, W, 3) in [0, 1]."""
     picture = np.repeat(stretched(grey)[..., None], 3, -1)
     painted = COLOURS[(labels - 1) % len(COLOURS)]
-    return np.where(labels[..., None] % IGNORED > 0, (1 - alpha) * picture + alpha * painted, picture)
+    return np.where(labels[..., None] % IGNORED > 0, (1 - OPACITY) * picture + OPACITY * painted, picture)
 
 
 def overlay(path, image, reference, predictions, depth_axis, axes=None, comment="", names=()):
