@@ -154,6 +154,37 @@ def check_together(runs, recipes, records, kept):
                              "choose them with --keep-largest")
 
 
+def codes_of(run, classes, options):
+    """Codes of the classes in DICOM, none for other formats; classes that have another name there are said."""
+    if options.format == "dicom-seg":
+        dicom_segmentations.writer()    # said before the work, where it is missing
+    if options.format not in OBJECTS:
+        return []
+    own = run / "codes.json"
+    codes = dicom_segmentations.read_codes(options.codes or (own if own.exists() else None), classes)
+    for name, written in zip(classes, dicom_segmentations.in_dicom(classes), strict=True):
+        if name != written:
+            Ranks().say(f"{one_line(name)} is called {written} there: DICOM's names have at most "
+                        f"{dicom_segmentations.LONGEST} characters and no backslash")
+    return codes
+
+
+def training_of(trained, crop, shown):
+    """What results are compared with, trust.TrainingCases of all runs, or None; what cannot be compared is said."""
+    training = trust.together([trust.read_training_cases(one.run, one.recipe) for one in trained])
+    if training is None:
+        Ranks().say(f"{shown} has no {trust.TRAINING}, as runs of earlier versions: predictions.csv compares nothing "
+                    "with training")
+        return None
+    alike = len({(one.recipe.normalise, one.recipe.half_resolution) for one in trained}) == 1
+    if crop != "label" and not alike:
+        Ranks().say(f"{shown} were trained on other intensities each (--normalise, --half-resolution): predictions.csv "
+                    "does not compare them")
+    if crop == "label" or not alike:        # a new scan is not cropped, and has other intensities
+        return replace(training, quantiles={})
+    return training
+
+
 @reported
 def main(args=None):
     options = parsed(Options, args, description=f"{__doc__}\n{DEBUG}")
@@ -204,16 +235,8 @@ def segment_scans(options, cases=None):
     names = trained[0].content.names if trained[0].content else ()
     cases, bad, aside = (cases, {}, []) if cases else scans_to_segment(options.input, preprocessing.modalities,
                                                                        names=names)
-    codes = []
-    if options.format == "dicom-seg":
-        dicom_segmentations.writer()    # said before the work, where it is missing
+    codes = codes_of(run, recipe.classes, options)
     if options.format in OBJECTS:
-        own = run / "codes.json"
-        codes = dicom_segmentations.read_codes(options.codes or (own if own.exists() else None), recipe.classes)
-        for name, written in zip(recipe.classes, dicom_segmentations.in_dicom(recipe.classes), strict=True):
-            if name != written:
-                Ranks().say(f"{one_line(name)} is called {written} there: DICOM's names have at most "
-                            f"{dicom_segmentations.LONGEST} characters and no backslash")
         bad |= {name: f"{paths[0]}: is no DICOM series, which --format {options.format} refers to; --format nifti "
                       "or nrrd writes its label map"
                 for name, paths in cases.items() if not isinstance(paths[0], Series)}
@@ -225,16 +248,7 @@ def segment_scans(options, cases=None):
     ranks.say(f"{counted(len(cases), 'scan')}; {options.checkpoint}.pt of {shown}; preprocessing: "
               f"{preprocessing.normalise}, {crop}"
               + (f"; {counted(len(aside), 'file')} left aside: {told(aside)}" if aside else ""))
-    training = trust.together([trust.read_training_cases(one.run, one.recipe) for one in trained])
-    if training is None:
-        ranks.say(f"{shown} has no {trust.TRAINING}, as runs of earlier versions: predictions.csv compares "
-                  "nothing with training")
-    elif preprocessing.crop == "label":     # a new scan is not cropped, and has other intensities
-        training = replace(training, quantiles={})
-    elif len({(one.recipe.normalise, one.recipe.half_resolution) for one in trained}) > 1:
-        ranks.say(f"{shown} were trained on other intensities each (--normalise, --half-resolution): predictions.csv "
-                  "does not compare them")
-        training = replace(training, quantiles={})
+    training = training_of(trained, preprocessing.crop, shown)
     weights = 0
     for one, own in zip(trained, (windows, *others), strict=True):
         what = [one.recipe.fields(), preprocessing.to_dict(), own, kept, *codes]
