@@ -37,7 +37,7 @@ from imaging.case_files import told
 from imaging.cases import folder_of, in_shell
 from imaging.dicom import Series
 from imaging.new_scans import scans_to_segment
-from imaging.preparation import attempt, report_bad
+from imaging.preparation import SMALLER, attempt, report_bad
 from imaging.record import PUBLISHED, written_values
 from imaging.scan_files import checksum, parts, read_scan_file, read_scans, tell_notes
 from methods import registry
@@ -263,8 +263,7 @@ def segment_scans(options, cases=None):
                   Predictions(options.output, ranks.rank, options.force), codes,
                   tuple(Member(one.method, one.recipe, own) for one, own in zip(trained[1:], others, strict=True)),
                   tuple(one.content.finder() for one in trained if one.content))
-        results = [attempt(partial(predict_case, job, name, cases[name]),
-                           "crop or resample the scan, or use a machine with more memory")
+        results = [attempt(partial(predict_case, job, name, cases[name]), SMALLER)
                    for name in tqdm(ranks.shard(list(cases)), "predict", unit="scan",
                                     disable=None if ranks.main else True)]
         results = dict(zip(cases, ranks.gather(results), strict=True))

@@ -214,33 +214,26 @@ def print_table(headings, lines):
 
 def report(row, options):
     """One of REPORTS as a table."""
-    if row == "start":
-        return print_table(["CPU time (s)", options.against, "now", "share", "target", ""],
-                           start.lines(options.against, options.repeat, options.quick))
-    if row == "demo":
-        return print_table(["demo (s)", options.against, "now", "share", "target", ""],
-                           start.demo_lines(options.against, options.quick))
-    if row == "windows":
-        return print_table(["windows of an LA volume", "windows", "CPU time (s)", "times faster", "target", ""],
-                           predicting.window_lines(options))
-    if row == "memory":
-        return print_table([f"a scan of {predicting.CLASSES} classes", "bytes per voxel",
-                            f"{' × '.join(map(str, predicting.LARGE))} voxels (GiB)", "target", ""],
-                           predicting.memory_lines(options))
-    if row == "monai":
-        return print_table(["CPU time", "MONAI (s)", "ours (s)", "times faster", "off by at most", "target",
-                            ""], predicting.monai_lines(options))
-    if row == "growth":
-        return print_table(["LA", "fit", "exponent", "R²"], growth_lines(options))
-    if row == "methods":
-        return print_table(["method", "seconds per step", "times supervised", "peak memory (GiB)"],
-                           methods_lines(options))
-    if row == "validation":
-        return print_table(["validation", "volumes", "s per volume", "every ... steps", "s per step",
-                            "share of training", "target", ""],
-                           (validation_line(name, options) for name in workloads.SETS))
-    return print_table(["limit", "convolutions at their best (s)", "all (s)", "share", "target", ""],
-                       (limit_line(*row.split("-"), options) for row in TARGETS if row.endswith(LIMITED)))
+    against, target = options.against, ["share", "target", ""]
+    headings, lines = {
+        "start": (["CPU time (s)", against, "now", *target],
+                  partial(start.lines, against, options.repeat, options.quick)),
+        "demo": (["demo (s)", against, "now", *target], partial(start.demo_lines, against, options.quick)),
+        "windows": (["windows of an LA volume", "windows", "CPU time (s)", "times faster", "target", ""],
+                    partial(predicting.window_lines, options)),
+        "memory": ([f"a scan of {predicting.CLASSES} classes", "bytes per voxel",
+                    f"{' × '.join(map(str, predicting.LARGE))} voxels (GiB)", "target", ""],
+                   partial(predicting.memory_lines, options)),
+        "monai": (["CPU time", "MONAI (s)", "ours (s)", "times faster", "off by at most", "target", ""],
+                  partial(predicting.monai_lines, options)),
+        "growth": (["LA", "fit", "exponent", "R²"], partial(growth_lines, options)),
+        "methods": (["method", "seconds per step", "times supervised", "peak memory (GiB)"],
+                    partial(methods_lines, options)),
+        "validation": (["validation", "volumes", "s per volume", "every ... steps", "s per step", "share of training",
+                        "target", ""], lambda: (validation_line(name, options) for name in workloads.SETS)),
+        "limit": (["limit", "convolutions at their best (s)", "all (s)", *target], lambda: (
+            limit_line(*each.split("-"), options) for each in TARGETS if each.endswith(LIMITED)))}[row]
+    return print_table(headings, lines())
 
 
 def machine(options):

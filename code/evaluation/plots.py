@@ -30,7 +30,7 @@ def curves(run):
     log, val = Table(run / "log.csv").rows(), Table(run / "val.csv").rows()
     if not log:
         return
-    offset = _offset(log)
+    offset = sum(row["stage"] == "pre" for row in log)      # steps of pre-training
     figure = Figure(figsize=(11, 4))
     losses, dice = figure.subplots(1, 2)
     skipped = {"stage", "step", "lr", "loss", "grad_norm", "seconds", "memory_gib", "empty_pseudo_labels"}
@@ -53,11 +53,6 @@ def curves(run):
     if val:
         dice.legend(fontsize=8)
     save(figure, run / "curves.png")
-
-
-def _offset(log):
-    """Steps of pre-training."""
-    return sum(row["stage"] == "pre" for row in log)
 
 
 def _steps(rows, offset):

@@ -182,8 +182,7 @@ def read_rows(path, columns=COLUMNS):
 
 
 def _check_whole(rows):
-    """ValueError unless each case has one row of each class, with values that metrics can have, and no case is missing.
-    """
+    """ValueError unless each case has one row per class, with values that metrics can have, and no case is missing."""
     pairs = [(row["case"], row["class"]) for row in rows]
     cases, classes = (len(set(names)) for names in zip(*pairs, strict=True))
     if not len(set(pairs)) == len(pairs) == cases * classes:

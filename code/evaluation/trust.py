@@ -26,7 +26,7 @@ from imaging.plan import MIXED, fixed_orders
 from imaging.survey import alike_pairs, component_sizes
 from runtime.errors import InputError, counted
 from runtime.files import RESTORE
-from runtime.records import read_record, write_record
+from runtime.records import read_record
 
 TRAINING = "training_cases.json"
 LEVELS = 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99     # quantiles of a scan's intensities
@@ -82,8 +82,7 @@ def taken_away(before, after, num_classes):
 
 
 def middles(labels, num_classes):
-    """Label map (*S) along the prepared axes -> the middle of each foreground class in voxels, None of one without any.
-    """
+    """Label map (*S) along the prepared axes -> the middle of each foreground class in voxels, or None."""
     boxes = ndimage.find_objects(labels, num_classes - 1)
     return [box and ndimage.center_of_mass(labels[box] == label) + np.array([span.start for span in box])
             for label, box in enumerate(boxes, 1)]
@@ -171,10 +170,6 @@ def training_cases(data, recipe, labelled, unlabelled):
         record.volumes.update({name: [spacings[name] * count for count in record.volumes[name]] for name in spacings})
         return record
     return replace(record, unit="voxels")
-
-
-def write_training_cases(run, record):
-    write_record(Path(run) / TRAINING, record)
 
 
 def read_training_cases(run, recipe=None):

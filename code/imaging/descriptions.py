@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from imaging.cases import UNFIT
 from imaging.scan_files import SUFFIXES, case_name, find_scan, suffix
 from runtime.errors import InputError, one_line
 from runtime.files import is_case_name
@@ -137,7 +138,7 @@ def resolved(case: Listed, channels: Sequence[str], where: Path) -> Listed:
     InputError names the first file that is missing, or the name that cannot be a case's.
     """
     if not is_case_name(case.name):
-        raise InputError(f"{where}: {case.name!a} cannot be a case name; rename it with letters, digits, - and _")
+        raise InputError(UNFIT.format(where, case.name))
     images = case.images
     if len(images) == 1 and not images[0].exists():
         stems = [images[0].with_name(f"{case_name(images[0])}_{channel}") for channel in channels]

@@ -130,8 +130,7 @@ def read_preprocessing(folder: Path) -> Preprocessing | None:
 
 
 def written_values(record: Preprocessing | None, num_classes: int) -> np.ndarray:
-    """Of each class, its value in the label maps that are written: that of the label files, where the record knows it.
-    """
+    """Each class's value in the label maps that are written: that of the label files, where the record knows it."""
     if record is not None and record.num_classes == num_classes:
         return record.values
     return np.arange(num_classes, dtype=np.uint8)

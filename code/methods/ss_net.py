@@ -105,8 +105,7 @@ class Memory(nn.Module):
         self.register_buffer("filled", torch.zeros(num_classes - 1, dtype=torch.long))
 
     def replace(self, c, features, count):
-        """Class c's memory becomes the first `count` (a tensor) of features (n, SIZE), n <= MEMORY; 0 keeps the old.
-        """
+        """Class c's memory becomes the first `count`, a tensor, of features (n <= MEMORY, SIZE); 0 keeps the old."""
         places = torch.arange(len(features), device=features.device)[:, None]
         memory, filled = self.features[c - 1, :len(features)], self.filled[c - 1]
         memory.copy_(torch.where(places < count, features.to(memory), memory))

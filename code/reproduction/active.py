@@ -137,8 +137,7 @@ def trained(cell, folder, scans, slices, patients, device):
 
 
 def link_scans(data, scans):
-    """Links in a cell's data folder to what is in the folder of scans, but its train list; moved ones are linked anew.
-    """
+    """Link in a cell's data folder to what is in the folder of scans, but its train list; anew where that moved."""
     for path in scans.iterdir():
         link = data / path.name
         if path.name != ACDC.lists["train"] and not (link.is_symlink() and link.resolve() == path.resolve()):

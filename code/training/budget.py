@@ -28,7 +28,8 @@ def compare_labels(recipe):
         own = replace(recipe, method=method, hyper=recipe.hyper if method == recipe.method else None,
                       out=recipe.out / f"{method}_{labels}")
         groups[method, labels] = of_folds(own, labels)
-    for key in [key for key, recipes in groups.items() if key[0] != BASELINE and not all(map(has_unlabelled, recipes))]:
+    for key in [key for key, recipes in groups.items() if key[0] != BASELINE
+                and not all(Own(one).split().unlabelled for one in recipes)]:
         ranks.say(f"{key[0]} with {key[1]} labels is left out: no unlabelled scan remains in some fold")
         del groups[key]
     train_in_turn([recipe for recipes in groups.values() for recipe in recipes])
@@ -37,10 +38,6 @@ def compare_labels(recipe):
         present_budget(results, recipe)
     ranks.wait()
     return recipe.out
-
-
-def has_unlabelled(recipe):
-    return bool(Own(recipe).split().unlabelled)
 
 
 def results_of(folds, device):

@@ -57,8 +57,7 @@ class Content:
         return role_of
 
     def twins(self):
-        """Function of a Scan -> the case with the same label that training had with it, if that is not empty; or None.
-        """
+        """Function of a Scan -> the case that training had with the same label, if that is not empty; or None."""
         drawn = {(tuple(shape), label): name for name, (shape, _, label) in self.learned.items()}
 
         def twin_of(scan):
