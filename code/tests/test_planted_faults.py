@@ -53,7 +53,8 @@ FAULTS = {
         "methods/mean_teacher.py", "        moving_average(self.teacher, self.networks, batch.step)\n", "",
         ["methods/test_registry.py"]),
     "mean_teacher: a ramp of half the length": (
-        "methods/mean_teacher.py", "ramp(batch, self.hyper.ramp_share,", "ramp(batch, 0.5 * self.hyper.ramp_share,",
+        "methods/mean_teacher.py", "ramped(self.hyper, batch)",
+        "ramped(self.hyper, batch._replace(steps=batch.steps / 2))",
         ["methods/test_registry.py"]),
     "mean_teacher: at the first step the teacher is not copied": (
         "methods/teacher.py", "min(1 - 1 / (step + 1), decay) if warm_up else decay", "decay",
