@@ -6,7 +6,16 @@ from dataclasses import replace
 import numpy as np
 
 from dataloaders import augment, strong
-from dataloaders.scans import Split, drawn, first_existing, for_networks, read_all, read_lists, read_scan, read_spacing
+from dataloaders.scans import (
+    Split,
+    drawn,
+    first_existing,
+    for_networks,
+    read_all,
+    read_lists,
+    read_scan,
+    read_spacing,
+)
 from runtime.errors import InputError, counted
 
 SLICE = re.compile(r"[_-]slice[_-]?\d+$", re.IGNORECASE)

@@ -22,7 +22,7 @@ SETTINGS = {"list": "list of cases", "weights": "weights", "unit": "unit of dist
             "largest_component": "classes reduced to their largest component", "data": "cases",
             "voxels": "scans resampled to",
             "tolerance": "tolerance of the surface Dice"}
-TEXT_COLUMNS = "case", "patient", "name", "fold", "flags"       # columns that hold words, beside the SETTINGS
+TEXT = "case", "patient", "name", "fold", "flags"       # columns that hold words, beside the SETTINGS
 HEADINGS = ("Dice (%) ↑", "Jaccard (%) ↑", "95HD (voxel) ↓", "ASD (voxel) ↓")
 
 
@@ -163,7 +163,7 @@ def read_rows(path, columns=COLUMNS):
             lines = csv.DictReader(file)
             if why := other_separators(lines.fieldnames or []):
                 raise ValueError(why)
-            rows = [{key: value if key in (*TEXT_COLUMNS, *SETTINGS) else float(value) for key, value in row.items()}
+            rows = [{key: value if key in (*TEXT, *SETTINGS) else float(value) for key, value in row.items()}
                     for row in lines]
         if missing := set(columns) - set(*rows[:1]):
             raise ValueError(f"no {', '.join(sorted(missing))}")

@@ -19,16 +19,15 @@ from imaging.dicom_stacks import PHASES, Frame, phases_of, stacked
 from runtime.errors import InputError, counted, one_line
 
 PLACED = re.compile("(CT|MR|Positron Emission Tomography|PET) Image Storage$")      # their images have a place
-GEOMETRY_TAGS = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness",
-                 "SpacingBetweenSlices", "RescaleSlope", "RescaleIntercept")
-HEADER_TAGS = ("SOPClassUID", "SOPInstanceUID", "PatientName", "PatientID", "PatientIdentityRemoved",
-               "StudyInstanceUID", "SeriesInstanceUID", "SeriesNumber", "StudyDate", "StudyTime", "SeriesTime",
-               "Modality", "Rows", "Columns", "NumberOfFrames", "BitsAllocated", "SamplesPerPixel",
-               "PhotometricInterpretation", "ModalityLUTSequence", "SharedFunctionalGroupsSequence",
-               "PerFrameFunctionalGroupsSequence", "DirectoryRecordSequence")
-GROUP_TAGS = ("PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasuresSequence", "FrameContentSequence",
-              "PixelValueTransformationSequence", "MREchoSequence", "MRDiffusionSequence", "MRImageFrameTypeSequence",
-              "CTImageFrameTypeSequence", "PETFrameTypeSequence", "CardiacSynchronizationSequence")
+GEOMETRY = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "SpacingBetweenSlices",
+            "RescaleSlope", "RescaleIntercept")
+HEADER = ("SOPClassUID", "SOPInstanceUID", "PatientName", "PatientID", "PatientIdentityRemoved", "StudyInstanceUID",
+          "SeriesInstanceUID", "SeriesNumber", "StudyDate", "StudyTime", "SeriesTime", "Modality", "Rows", "Columns",
+          "NumberOfFrames", "BitsAllocated", "SamplesPerPixel", "PhotometricInterpretation", "ModalityLUTSequence",
+          "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "DirectoryRecordSequence")
+GROUPS = ("PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasuresSequence", "FrameContentSequence",
+          "PixelValueTransformationSequence", "MREchoSequence", "MRDiffusionSequence", "MRImageFrameTypeSequence",
+          "CTImageFrameTypeSequence", "PETFrameTypeSequence", "CardiacSynchronizationSequence")
 
 
 class Header(NamedTuple):
@@ -141,7 +140,7 @@ def _read_header(path):
     with pydicom() as module:
         try:
             data = module.dcmread(path, stop_before_pixels=True, force=True,
-                                  specific_tags=[*HEADER_TAGS, *PHASES, *GEOMETRY_TAGS])
+                                  specific_tags=[*HEADER, *PHASES, *GEOMETRY])
             return _described(path, data)
         except InputError:
             raise
@@ -182,7 +181,7 @@ def _described(path, data):
         raise InputError(f"{path}: is a mosaic, all slices of a volume in one image, whose places are in fields of its "
                          "maker's own; convert it with dcm2niix")
     kind = "localiser" if "LOCALIZER" in kinds else "derived" if kinds[:1] == ["DERIVED"] else "original"
-    text = {key: str(data.get(key) or "") for key in HEADER_TAGS if "Sequence" not in key}
+    text = {key: str(data.get(key) or "") for key in HEADER if "Sequence" not in key}
     return Header((text["PatientName"], text["PatientID"]), text["PatientIdentityRemoved"] == "YES",
                   text["StudyInstanceUID"], text["SeriesInstanceUID"] or str(path.parent), text["SeriesNumber"],
                   text["Modality"], (text["StudyDate"], text["StudyTime"], text["SeriesTime"]), kind), frames
@@ -190,9 +189,9 @@ def _described(path, data):
 
 def _frame(path, data, groups, index) -> Frame | None:
     """One frame; None where it has no place."""
-    values: dict[str, Any] = {key: data.get(key) for key in (*PHASES, *GEOMETRY_TAGS)}
+    values: dict[str, Any] = {key: data.get(key) for key in (*PHASES, *GEOMETRY)}
     for group in groups:
-        for key in GROUP_TAGS:
+        for key in GROUPS:
             for item in (group.get(key) or ())[:1]:
                 values |= {element.keyword: element.value for element in item}
     orientation, position, spacing = (

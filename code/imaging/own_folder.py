@@ -13,7 +13,7 @@ from imaging.label_values import label_values, segment_values, tell_regions
 from imaging.labelling import SEGMENTS, TESTS, Sources, source_files
 from imaging.own_lists import TEST, TRAIN, VAL, OurFiles, last_patients, write_lists, write_patients
 from imaging.patients import PATIENTS, Patients
-from imaging.plan import PLAN, PREPARED, REMEDY, Choice, Plan, plan_preparation, plan_text, plan_training, read_plan
+from imaging.plan import PLAN, PREPARED, REPLAN, Choice, Plan, plan_preparation, plan_text, plan_training, read_plan
 from imaging.preparation import in_parallel, prepare_cases, voxels_of
 from imaging.record import COARSEST, EXPECTED, FINEST, PLAIN, Preprocessing, read_as, read_preprocessing
 from imaging.survey import look_at_label, look_at_scan
@@ -100,7 +100,7 @@ def planned_names(path: Path, count: int, options) -> tuple[str, ...]:
     check_same_as_plan(["class_names"] if options.class_names not in ((), names) else [], path)
     if len(names) not in (0, count):
         raise InputError(f"{path}: class_names has {counted(len(names), 'name')}, expected {count}, one for each class "
-                         f"but the background, or none: {REMEDY}")
+                         f"but the background, or none: {REPLAN}")
     return names
 
 
@@ -211,7 +211,7 @@ def prepare(found, options) -> int:
     classes, names, ignore, segments = label_values(found, options)
     patients = write_patients(found.cases, options)
     seen, lines, fixed = preparation(found, read_as(classes, ignore), segments, patients, options)
-    plan = from_record(Plan, {name: lines[name].value for name in PREPARED}, PLAN, REMEDY)
+    plan = from_record(Plan, {name: lines[name].value for name in PREPARED}, PLAN, REPLAN)
     called = planned_names(options.plan or options.output / PLAN, max(classes.values()), options) if fixed else names
     if called and called != names:      # segments go by an edited plan's names, as by --class-names
         segments = segment_values(called, read_as(classes, ignore))

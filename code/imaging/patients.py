@@ -11,7 +11,7 @@ from runtime.records import read_record
 PATIENTS = "patients.json"      # in a data folder
 # How names of a standard begin: sub-01_ses-2_T1w of BIDS, BraTS-GLI-00005-101 since 2023, patient001_frame12 of ACDC
 STANDARD = re.compile(r"sub-[0-9A-Za-z]+(?=_)|BraTS-[A-Z]+-\d{5}(?=-\d{3}\b)|patient\d{3}(?=_frame\d)")
-PATIENTS_REMEDY = "correct it, or remove it and prepare the folder again with --patients"
+REMEDY = "correct it, or remove it and prepare the folder again with --patients"
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Patients:
 
 
 def read_patients(folder: Path) -> Patients:
-    return read_record(Patients, folder / PATIENTS, PATIENTS_REMEDY) or Patients()
+    return read_record(Patients, folder / PATIENTS, REMEDY) or Patients()
 
 
 def told_by(pattern: str, cases: Sequence[str]) -> dict[str, str]:

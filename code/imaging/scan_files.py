@@ -65,12 +65,7 @@ def is_label(path: Path) -> bool:
 
 def is_scan(path: Path) -> bool:
     """Whether its name is that of a scan."""
-    return is_label(path) and not is_segmentation(path)
-
-
-def is_segmentation(path: Path) -> bool:
-    """Whether its name is that of a .seg.nrrd."""
-    return path.name.lower().endswith(segmentations.SEG_NRRD)
+    return is_label(path) and suffix(path).lower() != segmentations.SEG_NRRD
 
 
 def case_name(path: Path) -> str:
@@ -99,7 +94,7 @@ def read_channels(path: Path, geometry: str, channels: int) -> list[ScanFile]:
     """Read one file with this many channels along its fourth axis, as one scan per channel."""
     if not isinstance(path, dicom.Series):
         path = Path(path)
-    if is_segmentation(path):
+    if suffix(path).lower() == segmentations.SEG_NRRD:
         raise InputError(f"{path}: is a segmentation, expected a scan ({', '.join(SUFFIXES)})")
     array, affine, notes, readings = _whole(path, format_of(path).name, format_of(path).read, geometry, channels)
     spacing = voxel_sizes(affine)
@@ -200,14 +195,14 @@ def tell_notes(scans: Iterable[tuple[Path, dict[str, str]]]) -> None:
 
 def values_in(path: Path) -> set[int]:
     """The values that a label file has."""
-    if is_segmentation(path):
+    if suffix(path).lower() == segmentations.SEG_NRRD:
         return {0, *segments_of(path).values()}
     return set(np.unique(np.rint(read_scan_file(path).array).astype(int)).tolist())
 
 
 def segments_of(path: Path) -> dict[str, int]:
     """{name: value} of the segments of a .seg.nrrd; empty of any other file."""
-    if not is_segmentation(path):
+    if suffix(path).lower() != segmentations.SEG_NRRD:
         return {}
     return {name: value for name, (_, _, value) in _whole(path, "segmentation", segmentations.segments).items()}
 
@@ -223,7 +218,7 @@ def read_label(path: Path, scan: ScanFile, labels: dict[int, int], same_affine: 
     `remedy`, for other values than in `labels` or no foreground.
     """
     path = Path(path)
-    if is_segmentation(path):
+    if suffix(path).lower() == segmentations.SEG_NRRD:
         values = _whole(path, "segmentation", segmentations.read_values, scan, segments, same_affine)
     else:
         file = read_scan_file(path, geometry)

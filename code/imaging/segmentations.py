@@ -11,7 +11,7 @@ from runtime.errors import InputError, one_line
 
 SEG_NRRD = ".seg.nrrd"
 FIELD = re.compile(r"Segment(\d+)_(Name|LabelValue|Layer|ID)")
-OFFSET_FIELD = "Segmentation_ReferenceImageExtentOffset"      # of the stored box in the scan's voxels
+OFFSET = "Segmentation_ReferenceImageExtentOffset"      # of the stored box in the scan's voxels
 
 
 def segments(path: Path) -> dict[str, tuple[int, int, int]]:
@@ -54,7 +54,7 @@ def read_values(path: Path, scan: ScanFile, values: dict[str, int] | None, same_
     affine, _ = nrrd_files.placed(path, header)
     if same_affine:
         layers, affine = turned(layers, affine, scan.affine)
-    place = _offset(path, affine, layers.shape[:3], scan, same_affine, header.get(OFFSET_FIELD))
+    place = _offset(path, affine, layers.shape[:3], scan, same_affine, header.get(OFFSET))
     box, owner, names = np.zeros(layers.shape[:3], np.float32), np.full(layers.shape[:3], -1, np.int16), []
     for name, (layer, stored, value) in _segments(path, header).items():
         if values is not None and name not in values:

@@ -18,7 +18,7 @@ from networks import compared
 from runtime.errors import InputError
 
 TEMPERATURE = 0.1       # of the sharpening             [C]
-OFFSET = 1              # steps by which the released counter is ahead when the ramp's stair is looked up            [C]
+COUNTER_AHEAD = 1       # steps by which the released counter is ahead when the ramp's stair is looked up    [C]
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class MCNet(WithSupervisedLoss):
         views = [logits for logits, _ in self.networks(torch.cat([batch.x_l, batch.x_u]))]
         sup = sum(self.supervised(logits[:labelled], batch.y_l) for logits in views)
         consistency = mutual_consistency([widened(logits).softmax(1) for logits in views])
-        weight = ramped(self.hyper, batch, OFFSET)
+        weight = ramped(self.hyper, batch, COUNTER_AHEAD)
         shown = named([logits[labelled:].detach() for logits in views])
         yield (self.hyper.share_l * sup + weight * consistency,
                {"sup_l": sup, "consistency": consistency, "picture": Picture(batch.x_u, None, shown)})
