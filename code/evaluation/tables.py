@@ -22,6 +22,7 @@ SETTINGS = {"list": "list of cases", "weights": "weights", "unit": "unit of dist
             "largest_component": "classes reduced to their largest component", "data": "cases",
             "voxels": "scans resampled to",
             "tolerance": "tolerance of the surface Dice"}
+OUT_OF_FOLD = "out-of-fold"     # the list of the cases of all folds, each tested by the run that never saw it
 TEXT = "case", "patient", "name", "fold", "flags"       # columns that hold words, beside the SETTINGS
 HEADINGS = ("Dice (%) ↑", "Jaccard (%) ↑", "95HD (voxel) ↓", "ASD (voxel) ↓")
 

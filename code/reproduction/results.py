@@ -33,8 +33,8 @@ class Kept:
         if self.config["dataset"] != run.dataset:
             return [f"the data set is {self.config['dataset']}, not {run.dataset}"]
         held, meant = type(run.recipe).from_json(self.config["recipe"], path).fields(), run.recipe.fields()
-        if run.preset == "paper":       # whatever the train script was edited to
-            meant |= published.CHOSEN[run.dataset] | dict(run.experiment.changes)
+        if run.preset == "paper":       # whatever the train script and the method's file were edited to
+            meant |= published.chosen(run.dataset, run.experiment.method) | dict(run.experiment.changes)
         return [f"{name} is {held.get(name)}, not {meant.get(name)}" for name in meant | held
                 if held.get(name) != meant.get(name) and name != "preset"]      # which is a name for the other values
 
