@@ -71,7 +71,7 @@ CHOSEN = {
                             "stride": (64, 64, 64), "pre_schedule": "poly", "self_schedule": "poly",
                             "keep_largest": False},
 }
-# The compared methods' own, as released but for Eq. 2 and smooth ramps, which are ours; a method's file begins with them
+# The compared methods' own, as released but for Eq. 2 and smooth ramps, which are ours; their files begin with these
 RAMPED = {"supervised": "eq2", "consistency": 0.1, "ramp_share": 1.0, "stairs": False}
 HYPER = {
     "supervised": {"supervised": "eq2"}, "mean_teacher": RAMPED | {"delay": 0.0},

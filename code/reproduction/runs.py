@@ -15,7 +15,7 @@ from evaluation.report import write_rows
 from imaging.record import read_preprocessing
 from methods import registry
 from reproduction.experiments import PLACES, SEEDS, Experiment, fraction, places_of
-from reproduction.results import RESULTS, Kept, publish, say, why_not
+from reproduction.results import RESULTS, Kept, differing, publish, say, why_not
 from runtime.errors import InputError, one_line
 from runtime.files import ROOT
 from runtime.locks import locked
@@ -155,6 +155,10 @@ def carry_out(run, results, model=MODEL, data_dir=None, device="auto"):
     """
     folder = Path(model) / run.name
     modules = DATASETS[run.dataset]
+    if words := differing(run, run.recipe.fields()):
+        raise InputError(f"{modules.train.__name__}.py or the file of {run.experiment.method} was edited "
+                         f"({'; '.join(words)}), so that the result would stand in no table: set it back, or train "
+                         "with that script alone")
     for place in (folder, Path(results) / run.name):
         if (place / "config.json").exists() and (words := why_not(run, Kept(place))):
             raise InputError(f"{place} is not the run that its name stands for ({words}): rename it, or name other "

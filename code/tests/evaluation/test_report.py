@@ -197,11 +197,16 @@ def test_a_table_that_is_not_there_or_foreign_is_refused(tmp_path, content, word
     (lambda rows: [*rows, rows[0]], "7 rows of 3 cases and 2 classes"),
     (lambda rows: [*rows[:-1], rows[-1] | {"data": "0"}], "cases are missing"),
     *((lambda rows, cell=cell: [rows[0] | cell, *rows[1:]], "case0 has values that no metric has")
-      for cell in ({"dice": NAN}, {"dice": 50.0}, {"jaccard": float("inf")}, {"hd95": -1.0}, {"asd": -0.1}))])
+      for cell in ({"dice": NAN}, {"dice": 50.0}, {"jaccard": float("inf")}, {"hd95": -1.0}, {"asd": -0.1},
+                   {"asd": float("inf")}, {"fused_dice": 50.0}, {"subnet0_hd95": -1.0}, {"surface_dice": 1.1})),
+    *((lambda rows, cell=cell: [rows[0] | cell, *rows[1:]], f"case0: {next(iter(cell)).split('_')[-1]} and fused_")
+      for cell in ({"dice": 0.6}, {"fused_dice": 0.6}, {"fused_hd95": 2.0}, {"asd": NAN}))])
 def test_a_table_with_rows_missing_or_twice_is_refused(tmp_path, change, words):
     """As a copy that was interrupted, an editor or a spreadsheet's filter leaves it."""
     cases = [f"case{index}" for index in range(3)]
-    rows = [{"case": case, "class": label, "dice": 0.5, "jaccard": 1 / 3, "hd95": NAN, "asd": 1.0,
+    values = {"dice": 0.5, "jaccard": 1 / 3, "hd95": NAN, "asd": 1.0}
+    rows = [{"case": case, "class": label, **values, "surface_dice": NAN,
+             **{f"{view}_{name}": value for view in ("fused", "subnet0") for name, value in values.items()},
              "data": tables.check_sum(cases)} for case in cases for label in (1, 2)]
     report.write_rows(tmp_path / "whole.csv", rows)
     report.write_rows(tmp_path / "t.csv", change(rows))

@@ -14,6 +14,7 @@ import pytest
 import reproduce
 import train_ACDC
 from imaging.record import PUBLISHED, write_preprocessing
+from methods import ua_mt
 from reproduction import runs
 from reproduction.experiments import PLACES, Experiment, Place, Row
 from runtime.errors import InputError
@@ -65,6 +66,19 @@ def test_a_run_of_a_script_that_was_edited_is_no_cell_of_the_paper(tmp_path, mon
     config["recipe"]["lambda_dis"] = 0.1
     (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
     assert runs.Kept(tmp_path).unlike(run) == []
+    with pytest.raises(InputError, match=r"^train_ACDC\.py or the file of cml was edited \(lambda_dis is 0\.5, not"):
+        runs.carry_out(run, tmp_path, tmp_path)     # before it trains for days
+    runs._recipe.cache_clear()
+
+
+def test_a_run_of_a_methods_file_that_was_edited_is_no_cell_of_the_paper(tmp_path, monkeypatch):
+    [run] = [run for run in runs.runs_of(["table1"]) if run.experiment[1:3] == ("ua_mt", 8)]
+    edited = replace(ua_mt.UAMT.defaults("LA"), consistency=0.2)
+    config = {"dataset": "LA", "recipe": replace(run.recipe, hyper=edited).to_json()}
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    monkeypatch.setattr(ua_mt.UAMT, "defaults", lambda *_: edited)
+    runs._recipe.cache_clear()
+    assert runs.Kept(tmp_path).unlike(run) == ["hyper.consistency is 0.2, not 0.1"]
     runs._recipe.cache_clear()
 
 
