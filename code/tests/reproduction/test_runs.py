@@ -13,6 +13,7 @@ import pytest
 
 import reproduce
 import train_ACDC
+from dataloaders.scans import published_list
 from imaging.record import PUBLISHED, write_preprocessing
 from methods import ua_mt
 from reproduction import runs
@@ -319,6 +320,21 @@ def test_scans_that_were_prepared_in_another_way_make_no_table(place, arguments,
         reproduce.main([*arguments, "tiny", "active_acdc"])
     words = "in another way than the published ones (normalise is zscore, not minmax)"
     assert capsys.readouterr().err.count(words) == 2
+
+
+@pytest.mark.parametrize(("file", "change", "refused"), [
+    ("train_slices.list", lambda names: names[32:] + names[:32], True), ("test.list", lambda names: names[:-1], True),
+    ("test.list", lambda names: names[::-1], False)])
+def test_the_papers_recipe_on_other_cases_is_refused_before_it_trains(tmp_path, monkeypatch, file, change, refused):
+    """Their result would stand beside the paper's numbers; where a list names the same cases, order is that of labels.
+    """
+    run = runs.runs_of(["table2"])[-1]
+    (tmp_path / "data/ACDC").mkdir(parents=True)
+    names = change(published_list("ACDC", file))
+    (tmp_path / "data/ACDC" / file).write_text("\n".join(names), encoding="utf-8")
+    monkeypatch.setattr(train_ACDC, "main", None)
+    with pytest.raises(InputError if refused else AttributeError, match=rf"{file}: names other" if refused else None):
+        runs.carry_out(run, tmp_path / "kept", tmp_path / "model", tmp_path / "data")
 
 
 # ---- publish -------------------------------------------------------------------------------------------------------
