@@ -1,5 +1,4 @@
 """ACDC: cine MRI of the heart, trained on the 1,312 slices of 70 patients, tested on volumes."""
-import itertools
 import re
 from dataclasses import replace
 
@@ -8,6 +7,7 @@ import numpy as np
 from dataloaders import augment, strong
 from dataloaders.scans import (
     Split,
+    check_patients,
     drawn,
     first_existing,
     for_networks,
@@ -72,11 +72,7 @@ class ACDC:
             raise InputError(f"--labeled {recipe.labeled}: {self.lists['train']} has "
                              f"{counted(len(patients), 'patient')}; choose no more than that")
         chosen = set(drawn(patients, recipe.labeled_draw)[:recipe.labeled])
-        of = {role: set(map(patient_of, names)) for role, names in lists.items()}
-        for one, other in itertools.combinations(self.lists, 2):
-            if shared := of[one] & of[other]:
-                raise InputError(f"{self.lists[other]}: {min(shared)} is in {self.lists[one]} too; a patient belongs "
-                                 "to one list: remove it from the other")
+        check_patients({role: lists[role] for role in self.lists}, patient_of, self.lists)
         return Split([name for name in slices if patient_of(name) in chosen],
                      [name for name in slices if patient_of(name) not in chosen], val, test)
 

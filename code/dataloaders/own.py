@@ -4,7 +4,7 @@ import numpy as np
 from dataloaders import strong
 from dataloaders.augment import each, window_at
 from dataloaders.folds import divided, fold_number
-from dataloaders.scans import Split, drawn, has_label, read_list
+from dataloaders.scans import Split, check_patients, drawn, has_label, read_list
 from dataloaders.volumes import Volumes
 from imaging.cases import IGNORED, LAYOUT
 from imaging.patients import PATIENTS, read_patients
@@ -38,13 +38,8 @@ class Own(Volumes):
         """
         recipe = self.recipe
         lists = {role: self.listed(role) for role in self.lists}
-        trained = {self.patient_of(name): name for name in lists["train"]}
-        for role in ("val", "test"):
-            for name in lists[role]:
-                if (other := trained.get(self.patient_of(name), name)) != name:
-                    raise InputError(f"{recipe.data_dir / self.lists[role]}: {name} is a scan of "
-                                     f"{self.patient_of(name)}, as {other} of {self.lists['train']} is by {PATIENTS}; "
-                                     "a patient belongs to one list: remove one of the two")
+        files = {role: recipe.data_dir / file for role, file in self.lists.items()}
+        check_patients(lists, self.patient_of, files, f" by {PATIENTS}")
         labelled, held = self.labelled(lists["train"]), []
         where = recipe.data_dir / self.lists["train"]
         if recipe.fold:

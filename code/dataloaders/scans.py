@@ -1,4 +1,5 @@
 """Scans as the field keeps them on disk: HDF5 files with `image` and `label`, named by split lists."""
+import itertools
 import json
 import math
 import zlib
@@ -52,6 +53,19 @@ class Split:
                     raise InputError(f"{name} is listed as {seen[name]} and as {role}: a case belongs to one list, "
                                      "once; remove it from the other")
                 seen[name] = role
+
+
+def check_patients(lists, patient_of, where, how=""):
+    """InputError where scans of one patient are in two of the lists {role: names}; `Split` looks at a scan in two.
+
+    where: {role: its list in words}; how: what says that they are one patient's, in words.
+    """
+    for one, other in itertools.combinations(lists, 2):
+        scan_of = {patient_of(name): name for name in lists[one]}
+        for name in lists[other]:
+            if (twin := scan_of.get(patient_of(name), name)) != name:
+                raise InputError(f"{where[other]}: {name} is a scan of {patient_of(name)}, as {twin} of {where[one]} "
+                                 f"is{how}; a patient belongs to one list: take one of the two out of its list")
 
 
 def read_lists(data_dir, dataset, files):

@@ -7,6 +7,7 @@ import numpy as np
 from dataloaders import augment, strong
 from dataloaders.scans import (
     Split,
+    check_patients,
     check_prepared,
     drawn,
     first_existing,
@@ -64,15 +65,18 @@ class Volumes:
         recipe = self.recipe
         lists = read_lists(recipe.data_dir, self.dataset, self.lists)
         train, val, test = lists["train"], lists.get("val", []), lists.get("test", [])
+        where = dict(self.lists)
         for role in ("test", "val"):
             count = getattr(recipe, f"holdout_{role}")
             if count:
                 train, held = train[:-count], train[-count:]
                 test, val = (held, val) if role == "test" else (test, held)
+                where[role] = f"--holdout-{role} {count}"
         if not 0 < recipe.labeled <= len(train):
             raise InputError(f"--labeled {recipe.labeled}: {self.lists['train']} has {counted(len(train), 'case')}"
                              f"{' after the hold-outs' if recipe.holdout_test or recipe.holdout_val else ''}; choose "
                              "no more than that")
+        check_patients({"train": train, "val": val, "test": test}, self.patient_of, where)
         train = drawn(train, recipe.labeled_draw)
         return Split(train[:recipe.labeled], train[recipe.labeled:], val, test)
 

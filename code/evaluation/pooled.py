@@ -171,7 +171,7 @@ def test_folds(options, load, dataset):
     for fold, one in trained.items():
         how = replace(options, run=one.run)
         rows += [{"case": row["case"], "fold": fold} | row for row in report.measure(one, names[fold], how)]
-    rows = worst_first([row | {"list": "out-of-fold", "data": tables.check_sum(every)} for row in rows])
+    rows = worst_first([row | {"list": tables.OUT_OF_FOLD, "data": tables.check_sum(every)} for row in rows])
     if ranks.main:
         chosen = max(report.chosen_here(one, names[fold], options) for fold, one in trained.items())
         present_cases(rows, path, f"{options.run.name}: {options.checkpoint}.pt on {len(every)} out-of-fold cases "

@@ -9,8 +9,10 @@ from runtime.errors import InputError, counted
 from runtime.records import read_record
 
 PATIENTS = "patients.json"      # in a data folder
-# How names of a standard begin: sub-01_ses-2_T1w of BIDS, BraTS-GLI-00005-101 since 2023, patient001_frame12 of ACDC
-STANDARD = re.compile(r"sub-[0-9A-Za-z]+(?=_)|BraTS-[A-Z]+-\d{5}(?=-\d{3}\b)|patient\d{3}(?=_frame\d)")
+# How names of a standard begin: sub-01_ses-2_T1w of BIDS, BraTS-GLI-00005-101 since 2023 and brats_tcia_pat118_0202 of
+# BraTS 2015, patient001_frame12 of ACDC
+STANDARD = re.compile(r"sub-[0-9A-Za-z]+(?=_)|BraTS-[A-Z]+-\d{5}(?=-\d{3}\b)|brats_(2013|tcia)_pat\d+(?=_\d+\b)"
+                      r"|patient\d{3}(?=_frame\d)")
 REMEDY = "correct it, or remove it and prepare the folder again with --patients"
 
 

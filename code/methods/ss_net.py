@@ -73,8 +73,8 @@ def adversarial_direction(predict, x, target, noise, distance):
 
 
 def _unit(d):
-    norm = torch.linalg.vector_norm(d.flatten(1), dim=1) + 1e-8
-    return d / norm.reshape(-1, *[1] * (d.ndim - 1))
+    norm = torch.linalg.vector_norm(widened(d).flatten(1), dim=1) + 1e-8
+    return (d / norm.reshape(-1, *[1] * (d.ndim - 1))).to(d)
 
 
 @contextmanager

@@ -46,6 +46,7 @@ def certain_consistency(student, teacher, mask):
     student, teacher: probabilities (B, C, *S); mask (B, 1, *S) floating, 1 where certain. The numerator sums over
     samples, classes and voxels, the denominator over samples and voxels.
     """
+    student, teacher, mask = map(widened, (student, teacher, mask))
     return (mask * (student - teacher).square()).sum() / (2 * mask.sum() + 1e-16)
 
 

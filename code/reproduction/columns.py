@@ -10,9 +10,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from dataloaders.scans import published_list
 from evaluation import tables
 from reproduction.experiments import PLACES, SEEDS, Row
-from reproduction.results import RESULTS
+from reproduction.results import RESULTS, say
 from reproduction.runs import Run, has_preset, kept
 from training.datasets import DATASETS
 
@@ -51,10 +52,24 @@ def lines_of(place, preset=None, results=RESULTS, seeds=SEEDS):
             there, plain = ({seed: found for seed in seeds if experiment
                              and (found := kept(Run(experiment, preset, seed), results))}
                             for experiment in (row.experiment, row.experiment.plainly_augmented()))
-            lines[row.title] = Line(row, there, Run(row.experiment, preset, seeds[0]).tested[0], plain)
+            tested = Run(row.experiment, preset, seeds[0]).tested[0]
+            row = beside_paper(row, there, tested) if preset == "paper" else row
+            lines[row.title] = Line(row, there, tested, plain)
     for dataset in {line.row.experiment.dataset for line in lines.values()}:
         check_tested_alike([line for line in lines.values() if line.row.experiment.dataset == dataset])
     return lines
+
+
+def beside_paper(row, runs, tested):
+    """The row, without the paper's numbers where one of its runs was tested on other cases than those are of."""
+    dataset = DATASETS[row.experiment.dataset].data
+    names = {*published_list(dataset.dataset, dataset.lists["test"])}
+    for run in runs.values() if row.paper else ():
+        if {line["case"] for line in run.tested(*tested)} != names:
+            say(f"not beside the paper's numbers: {run.folder} was tested on other cases than the published "
+                f"{dataset.lists['test']} names")
+            return row._replace(paper=None)
+    return row
 
 
 def check_tested_alike(lines):

@@ -1,5 +1,6 @@
 """A trained run as it is tested: its recipe, its method with the weights, its data set, what it was trained on."""
 import dataclasses
+from copy import copy
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,7 +41,9 @@ class Trained(NamedTuple):
                 return read_list(folder / lists[split])
             if not published_list(self.data.dataset, lists["train"]):
                 raise InputError(f"{folder / lists[split]}: does not exist; name the cases to test in it, one per line")
-        return getattr(self.data.split(), split)
+        data = copy(self.data)
+        data.recipe = dataclasses.replace(self.recipe, labeled=1)       # how many have labels there says nothing here
+        return getattr(data.split(), split)
 
     def names_to_test(self, split):
         """The cases of a list, one at least, none of which training had the label of: see `check_cases`."""
