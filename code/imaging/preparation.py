@@ -22,6 +22,7 @@ from runtime.errors import InputError, held_by_another, is_out_of_memory, one_li
 from runtime.files import check_readable, inside, make_folder, write_aside
 from runtime.workers import end_with_parent
 
+SMALLER = "crop or resample the scan, or use a machine with more memory"
 UNREADABLE = (OSError, KeyError, ValueError, RuntimeError, TypeError, AttributeError)   # what damaged HDF5 ends in
 
 
@@ -93,15 +94,14 @@ def in_parallel(work: Callable, cases: Sequence[Case], workers: int) -> Iterable
     Raises InputError where a worker process was killed: what the other cases are is then unknown.
     """
     bar = partial(tqdm, total=len(cases), unit="case", disable=None)    # no bar where stderr is a file
-    remedy = "crop or resample the scan, or use a machine with more memory"
     if workers <= 1 or len(cases) <= 1:
-        yield from ((case, attempt(partial(work, case), remedy)) for case in bar(cases))
+        yield from ((case, attempt(partial(work, case), SMALLER)) for case in bar(cases))
         return
     with ProcessPoolExecutor(workers, initializer=end_with_parent) as pool:
         futures = {pool.submit(work, case): case for case in cases}
         try:
             for future in bar(as_completed(futures)):
-                yield futures[future], attempt(future.result, f"try --workers 1 (it was {workers}), or {remedy}")
+                yield futures[future], attempt(future.result, f"try --workers 1 (it was {workers}), or {SMALLER}")
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 

@@ -9,8 +9,8 @@ import numpy as np
 
 from imaging.cases import IGNORED, SEED
 from runtime.errors import InputError
-from runtime.files import is_case_name, write_text
-from runtime.records import from_record, read_json
+from runtime.files import is_case_name
+from runtime.records import from_record, read_json, write_record
 
 RECORD = "preprocessing.json"
 
@@ -137,12 +137,11 @@ def read_preprocessing(folder: Path) -> Preprocessing | None:
 
 
 def written_values(record: Preprocessing | None, num_classes: int) -> np.ndarray:
-    """Of each class, its value in the label maps that are written: that of the label files, where the record knows it.
-    """
+    """Each class's value in the label maps that are written: that of the label files, where the record knows it."""
     if record is not None and record.num_classes == num_classes:
         return record.values
     return np.arange(num_classes, dtype=np.uint8)
 
 
 def write_preprocessing(folder: Path, preprocessing: Preprocessing) -> None:
-    write_text(folder / RECORD, json.dumps(asdict(preprocessing), indent=2) + "\n")
+    write_record(folder / RECORD, preprocessing, indent=2)

@@ -15,7 +15,7 @@ import numpy as np
 from nibabel.affines import voxel_sizes
 
 from imaging import dicom, dicom_segmentations, metaimage, nifti, nrrd_files, segmentations
-from imaging.cases import IGNORED
+from imaging.cases import IGNORED, TWICE
 from imaging.grids import ScanFile, check_same_grid, check_same_shape, turned_onto
 from runtime.errors import InputError, counted, one_line, printable
 from runtime.files import check_readable, write_aside
@@ -78,7 +78,7 @@ def find_scan(stem: Path) -> Path | None:
     found = [path for path in sorted(stem.parent.glob(f"{glob.escape(stem.name)}.*"), reverse=True)
              if suffix(path) and case_name(path) == stem.name]
     if len(found) > 1:
-        raise InputError(f"{found[0]} and {found[1]} are one case, {stem.name}: remove or rename one of them")
+        raise InputError(TWICE.format(*found[:2], stem.name))
     return found[0] if found else None
 
 
