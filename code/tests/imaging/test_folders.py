@@ -16,6 +16,7 @@ from imaging.own_lists import OurFiles
 from imaging.plan import read_plan
 from imaging.record import PLAIN, Preprocessing, read_preprocessing
 from imaging.scan_files import read_scan_file, save_on_grid
+from runtime import records
 from runtime.errors import InputError
 from runtime.files import write_text
 
@@ -509,7 +510,7 @@ def test_what_predict_made_is_no_scan(tmp_path, capsys):
         scans_to_segment(tmp_path / "scans" / "maps" / "b_nr.nrrd", PLAIN)
 
 
-@pytest.mark.parametrize("at", range(1, 9))
+@pytest.mark.parametrize("at", range(1, 10))
 def test_a_kill_between_two_files_leaves_lists_and_plan_as_ours(tmp_path, monkeypatch, at):
     folder, count = decathlon(tmp_path / "in", "abc"), 0
 
@@ -519,7 +520,7 @@ def test_a_kill_between_two_files_leaves_lists_and_plan_as_ours(tmp_path, monkey
             raise KeyboardInterrupt
         write_text(*args)
     with monkeypatch.context() as patch, pytest.raises(SystemExit):
-        for module in (own_folder, own_lists):
+        for module in (own_folder, own_lists, records):
             patch.setattr(module, "write_text", killed)
         prepare_folder.main(["--images", str(folder), "--output", str(tmp_path / "out"), "--workers", "1"])
     image(folder / "imagesTr" / "d.nii.gz", 4)
