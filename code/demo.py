@@ -24,7 +24,7 @@ from runtime.files import ROOT
 from runtime.workers import end_with_parent
 from training.datasets import DATASETS, DataSet
 
-METHODS = {"supervised": "supervised", "cml": "CML"}
+TITLES = {"supervised": "supervised", "cml": "CML"}
 
 
 class Demo(NamedTuple):
@@ -35,17 +35,17 @@ class Demo(NamedTuple):
     recipe: dict
 
 
-VOLUMES = dict(labeled=1, network="narrow_vnet", patch_size=(16, 16, 16), stride=(8, 8, 8), half_resolution=False,
-               holdout_test=0, labeled_batch=4, unlabeled_batch=4, pre_steps=150, self_steps=250, lr=0.05,
-               pre_schedule="constant", self_schedule="poly", eval_every=1_000)
+SMALL_3D = dict(labeled=1, network="narrow_vnet", patch_size=(16, 16, 16), stride=(8, 8, 8), half_resolution=False,
+                holdout_test=0, labeled_batch=4, unlabeled_batch=4, pre_steps=150, self_steps=250, lr=0.05,
+                pre_schedule="constant", self_schedule="poly", eval_every=1_000)
 DEMOS = {
     "ACDC": Demo(DATASETS["ACDC"], dict(train=24, val=1, test=6, size=32, zoom=2.2, clutter=0.25, noise=0.15),
                  dict(labeled=1, network="narrow_unet", patch_size=(32, 32), labeled_batch=8, unlabeled_batch=8,
                       pre_steps=250, self_steps=450, lr=0.05, self_schedule="poly", normalise="zscore",
                       eval_every=1_000)),
-    "LA": Demo(DATASETS["LA"], dict(train=30, test=6, size=(24, 24, 20), zoom=1.3, clutter=0.4, noise=0.3), VOLUMES),
+    "LA": Demo(DATASETS["LA"], dict(train=30, test=6, size=(24, 24, 20), zoom=1.3, clutter=0.4, noise=0.3), SMALL_3D),
     "BraTS": Demo(DATASETS["BraTS2019"], dict(train=30, val=1, test=6, size=(24, 24, 20), zoom=1.2, clutter=0.3,
-                                              noise=0.3), VOLUMES),
+                                              noise=0.3), SMALL_3D),
 }
 
 
@@ -68,8 +68,8 @@ def main(args=None):
     data_dir = home / demo.dataset.data.dataset
     print(f"drawing phantoms: {data_dir}")
     write_phantoms(data_dir, demo.dataset.data.dataset, **demo.phantoms, seed=options.seed)
-    with ProcessPoolExecutor(len(METHODS), get_context("spawn"), end_with_parent) as pool:
-        runs = {method: pool.submit(run, demo, method, options.seed, data_dir, home / method) for method in METHODS}
+    with ProcessPoolExecutor(len(TITLES), get_context("spawn"), end_with_parent) as pool:
+        runs = {method: pool.submit(run, demo, method, options.seed, data_dir, home / method) for method in TITLES}
         rows = {method: ended.result() for method, ended in runs.items()}
     ease = ", ".join(f"{name} {demo.phantoms[name]}" for name in ("zoom", "clutter", "noise") if name in demo.phantoms)
     print(f"\n{options.dataset} phantoms{ease and f' ({ease})'}, {demo.recipe['labeled']} labelled of "
@@ -88,7 +88,7 @@ def run(demo, method, seed, data_dir, out):
     import torch  # here: options are read without PyTorch
 
     from training.fit import train
-    torch.set_num_threads(max(1, job.cpus() // len(METHODS)))
+    torch.set_num_threads(max(1, job.cpus() // len(TITLES)))
     recipe = replace(demo.dataset.presets["mini"], **demo.recipe, method=method, seed=seed, data_dir=data_dir, out=out,
                      workers=0)
     quiet = io.StringIO()
@@ -101,7 +101,7 @@ def run(demo, method, seed, data_dir, out):
 def table(rows):
     """{method: rows of its test} -> Markdown: the baseline, then CML's subnets and their fusion."""
     lines = []
-    for method, title in METHODS.items():
+    for method, title in TITLES.items():
         for view in reversed(tables.views_of(rows[method])):
             name = title if view == "network" else f"{title}, {view}"
             lines.append(tables.line(name, tables.statistics(rows[method], f"{view}_")))
@@ -120,7 +120,7 @@ def draw(home, rows, demo, data_dir, path):
     recipe = replace(demo.dataset.presets["mini"], **demo.recipe, data_dir=data_dir)
     [scan] = demo.dataset.data(recipe).cases([name])
     maps = {}
-    for method, title in METHODS.items():
+    for method, title in TITLES.items():
         trained = load_run(home / method).method
         views = report.label_maps(segment(trained, scan.image, recipe), recipe.keep_largest)
         maps |= {title if view == "network" else f"{title}, {view}": labels for view, labels in views.items()}

@@ -10,7 +10,6 @@ reads and writes NIfTI, and its label maps are predict.py's. Before the folder i
 compute random windows, and their probabilities have to agree to 1e-4. What this script needs beside requirements.txt:
 pip install -r requirements-export.txt
 """
-import json
 import shutil
 import tempfile
 import warnings
@@ -30,7 +29,8 @@ from imaging.plan import PLAN, read_plan
 from imaging.record import PUBLISHED, write_preprocessing, written_values
 from runtime.command_line import parsed
 from runtime.errors import DEBUG, InputError
-from runtime.files import ROOT, make_folder, write_text, writing
+from runtime.files import ROOT, make_folder, writing
+from runtime.records import write_record
 from training import datasets
 from training.trained import load_run, preparation_of
 
@@ -137,7 +137,7 @@ def main(args=None):
                              f"run's on a random window, expected {TOLERANCE:g} at most; nothing is left in "
                              f"{options.output}; segment with predict.py")
         write_preprocessing(folder, preprocessing)
-        write_text(folder / "network.json", json.dumps(described(recipe, record), indent=2) + "\n")
+        write_record(folder / "network.json", described(recipe, record), indent=2)
         shutil.copyfile(READER, folder / READER.name)
         plan = getattr(recipe, "plan", None) or recipe.data_dir / PLAN
         if record and plan.is_file():

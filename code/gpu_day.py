@@ -22,7 +22,7 @@ from runtime.command_line import check_number, parsed
 from runtime.errors import DEBUG
 from runtime.files import ROOT
 
-LONGEST = 7 * 24 * 60       # minutes
+MOST_MINUTES = 7 * 24 * 60
 
 
 @dataclass(kw_only=True)
@@ -42,7 +42,7 @@ class Options:
 @reported
 def main(args=None):
     options = parsed(Options, args, description=f"{__doc__}\n{DEBUG}")
-    check_number("--minutes", options.minutes, most=LONGEST, least=0)
+    check_number("--minutes", options.minutes, most=MOST_MINUTES, least=0)
     from benchmarks.gpu_parts import carry_out  # here: options are read without PyTorch
     return carry_out(options)
 

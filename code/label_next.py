@@ -27,37 +27,13 @@ from runtime.script import reported
 from tqdm import tqdm
 
 from dataloaders.own import Own
+from evaluation import selection
 from evaluation.pooled import fold_runs, is_folds
 from evaluation.predictions import flags_of_cases
-from evaluation.selection import (
-    TESTED,
-    appearance,
-    bottleneck,
-    drawn_for_testing,
-    farthest_first,
-    half_spread,
-    shuffled,
-)
+from evaluation.selection import TEST_EVERY
+from imaging import labelling
 from imaging.case_files import told
 from imaging.cases import Case, existing_folder, listed, shown
-from imaging.labelling import (
-    PROPOSALS,
-    ROUND,
-    SOURCES,
-    TESTS,
-    Handed,
-    Places,
-    Round,
-    add_tests,
-    copied,
-    placed_beside,
-    read_round,
-    read_sources,
-    scan_of,
-    source_files,
-    tests_handed,
-    with_output,
-)
 from imaging.new_scans import scans_to_segment
 from imaging.patients import Patients
 from imaging.preparation import in_parallel, report_bad
@@ -105,10 +81,10 @@ def check(options):
         raise InputError("--data-dir: belongs to --run; --images names the folder to choose from")
     if options.images is not None:
         check_outside(options.output, options.images)
-    if options.output.exists() and not (options.output / ROUND).exists() and any(
+    if options.output.exists() and not (options.output / labelling.ROUND).exists() and any(
             path.name != LOCK for path in options.output.iterdir()):
         raise InputError(f"--output {options.output}: exists, and label_next.py did not write it; name a new folder")
-    if (options.output / ROUND).exists() and read_round(options.output).run != run_of(options):
+    if (options.output / labelling.ROUND).exists() and labelling.read_round(options.output).run != run_of(options):
         raise InputError(f"--output {options.output}: holds scans that another run chose; name a new folder for each "
                          "round")
 
@@ -140,22 +116,22 @@ def main(args=None):
 def with_run(options, by):
     first, recipe = run_on_own_data(options)
     prepared = datasets.prepared_as(first, recipe.data_dir)
-    sources, data = read_sources(recipe.data_dir), Own(recipe)
+    sources, data = labelling.read_sources(recipe.data_dir), Own(recipe)
     record = new_round(options, prepared, sources, recipe.data_dir)
     labelled, others = labelled_and_others(data, sources, recipe.data_dir)
-    waiting = [*listed(recipe.data_dir / TESTS), *tests_handed(options.output)]
-    tests, pool = drawn_for_testing(others, waiting, data.patients, labelled, options.count, options.seed)
+    waiting = [*listed(recipe.data_dir / labelling.TESTS), *labelling.tests_handed(options.output)]
+    tests, pool = selection.drawn_for_testing(others, waiting, data.patients, labelled, options.count, options.seed)
     if not (tests or pool):
         raise InputError(f"--count {options.count}: all {counted(len(others), 'case')} without a label are kept for "
-                         f"testing, and one of every {TESTED} chosen ones is: expected {TESTED} or more")
-    add_tests(recipe.data_dir, tests)
+                         f"testing, and one of every {TEST_EVERY} chosen ones is: expected {TEST_EVERY} or more")
+    labelling.add_tests(recipe.data_dir, tests)
     count = options.count - len(tests)
-    pool = shuffled(pool, options.seed + 1)[:count] if by == "random" else pool
-    places = Places(options.images)
-    scans = {name: scan_of(name, sources.cases[name], sources.channels, places) for name in [*pool, *tests]}
+    pool = selection.shuffled(pool, options.seed + 1)[:count] if by == "random" else pool
+    places = labelling.Places(options.images)
+    scans = {name: labelling.scan_of(name, sources.cases[name], sources.channels, places) for name in [*pool, *tests]}
     record.begin(options.output)
     code = propose(options, scans, sources.channels)
-    flags = flags_of_cases(options.output / PROPOSALS)
+    flags = flags_of_cases(options.output / labelling.PROPOSALS)
     looked = [name for name in flags if name in pool]
     if by == "spread":
         looked = spread(first, recipe.data_dir, options.device, labelled, looked, count)
@@ -184,9 +160,9 @@ def run_on_own_data(options):
 
 def new_round(options, prepared, sources, data_dir):
     """The Round of a data folder; InputError where --output lies in the folder of its scans."""
-    record = Round(run_of(options), with_output(sources.command, data_dir), read_as(prepared.labels, prepared.ignore),
-                   prepared.class_names, prepared.geometry, "--same-voxels" in sources.command,
-                   len(prepared.modalities))
+    record = labelling.Round(run_of(options), labelling.with_output(sources.command, data_dir),
+                             read_as(prepared.labels, prepared.ignore), prepared.class_names, prepared.geometry,
+                             "--same-voxels" in sources.command, len(prepared.modalities))
     if record.option("--images"):
         check_outside(options.output, record.option("--images"))
     return record
@@ -201,8 +177,8 @@ def labelled_and_others(data, sources, data_dir):
         raise InputError(f"{data_dir}: all {len(names)} cases of train.list have a label; add scans, and prepare the "
                          "folder again")
     if unknown := [name for name in others if name not in sources.cases]:
-        raise InputError(f"{data_dir / SOURCES}: does not say where the scans of {', '.join(unknown[:3])} are; prepare "
-                         "the folder again")
+        raise InputError(f"{data_dir / labelling.SOURCES}: does not say where the scans of {', '.join(unknown[:3])} "
+                         "are; prepare the folder again")
     return labelled, others
 
 
@@ -212,10 +188,11 @@ def propose(options, scans, channels):
     with tempfile.TemporaryDirectory() as links:
         links, cases = Path(links), {}      # whatever they are called: a case may be case_0000, or p1_t2
         for name, files in scans.items():
-            placed = placed_beside(name, files, channels, links, lambda file, link: link.symlink_to(file.resolve()))
+            placed = labelling.placed_beside(name, files, channels, links,
+                                             lambda file, link: link.symlink_to(file.resolve()))
             cases[name] = tuple(links / name / file for file in placed)
         return predict.segment_scans(predict.Options(run=(options.run,), input=links, device=options.device,
-                                                     output=options.output / PROPOSALS), cases)
+                                                     output=options.output / labelling.PROPOSALS), cases)
 
 
 def spread(run, data_dir, device, labelled, looked, count):
@@ -226,8 +203,8 @@ def spread(run, data_dir, device, labelled, looked, count):
     def bottlenecks(names):
         for name in tqdm(names, "spread", unit="scan", disable=None):
             [scan] = trained.data.train_scans([name], labelled=False)
-            yield bottleneck(trained.method, scan.image, trained.recipe)
-    return half_spread(labelled, looked, count, bottlenecks)
+            yield selection.bottleneck(trained.method, scan.image, trained.recipe)
+    return selection.half_spread(labelled, looked, count, bottlenecks)
 
 
 # ---- before any label --------------------------------------------------------------------------------------------
@@ -235,10 +212,10 @@ def spread(run, data_dir, device, labelled, looked, count):
 
 def without_run(options, by):
     cases, bad, aside = scans_to_segment(options.images, options.channels or PLAIN, trained=False)
-    tests, pool = drawn_for_testing(list(cases), tests_handed(options.output), Patients(), [], options.count,
-                                    options.seed)
+    tests, pool = selection.drawn_for_testing(list(cases), labelling.tests_handed(options.output), Patients(), [],
+                                              options.count, options.seed)
     if by == "random":
-        ranked = shuffled(pool, options.seed + 1)
+        ranked = selection.shuffled(pool, options.seed + 1)
     else:
         features = {}
         work = partial(seen, channels=len(options.channels) or 1)
@@ -250,7 +227,8 @@ def without_run(options, by):
                 features[case.name] = result
         tests = [name for name in tests if name in features]
         names = sorted(features.keys() & set(pool))
-        ranked = [names[place] for place in farthest_first([features[name] for name in names], [], len(names))]
+        order = selection.farthest_first([features[name] for name in names], [], len(names))
+        ranked = [names[place] for place in order]
     report_bad(bad)
     chosen = {name: False for name in ranked[:options.count - len(tests)]} | dict.fromkeys(tests, True)
     if not chosen:
@@ -262,21 +240,21 @@ def without_run(options, by):
     print(told_tests(tests, options), end="")
     command = ["--images", str(options.images.resolve())]
     command += ["--channels", *options.channels] if options.channels else []
-    record = Round(command=tuple(command), channels=len(options.channels) or 1)
+    record = labelling.Round(command=tuple(command), channels=len(options.channels) or 1)
     record.begin(options.output)
     hand_out(options, cases, options.channels, chosen, record, Path("masks"))
     return 2 if bad else 0
 
 
 def seen(case, channels):
-    return appearance(read_scans(case.images, "itk", channels))
+    return selection.appearance(read_scans(case.images, "itk", channels))
 
 
 # ---- both --------------------------------------------------------------------------------------------------------
 
 
 def told_tests(tests, options):
-    why = f"--count is less than {TESTED}" if options.count < TESTED else "all patients have a labelled case"
+    why = f"--count is less than {TEST_EVERY}" if options.count < TEST_EVERY else "all patients have a labelled case"
     return "" if tests else f"none of them is for testing, since {why}\n"
 
 
@@ -288,13 +266,14 @@ def hand_out(options, scans, channels, chosen, record, labels):
     """
     handed = {}
     for name, test in chosen.items():
-        copies = placed_beside(name, scans[name], channels, options.output, copied)
-        proposal = find_scan(options.output / PROPOSALS / name)     # if there is none, predict.py has said why
+        copies = labelling.placed_beside(name, scans[name], channels, options.output, labelling.copied)
+        proposal = find_scan(options.output / labelling.PROPOSALS / name)   # if there is none, predict.py has said why
         if proposal:
-            copied(proposal, options.output / name / f"{name}_seg{suffix(proposal)}")
-        handed[name] = Handed(source_files(scans[name]), tuple(copies), proposal and f"{PROPOSALS}/{proposal.name}",
-                              test, proposal and checksum(proposal))
-    record = Round(**vars(record) | {"cases": read_round(options.output).cases})
+            labelling.copied(proposal, options.output / name / f"{name}_seg{suffix(proposal)}")
+        handed[name] = labelling.Handed(labelling.source_files(scans[name]), tuple(copies),
+                                        proposal and f"{labelling.PROPOSALS}/{proposal.name}", test,
+                                        proposal and checksum(proposal))
+    record = labelling.Round(**vars(record) | {"cases": labelling.read_round(options.output).cases})
     record.cases.update({name: asdict(case) for name, case in handed.items()})
     record.write(options.output)
     what = "correct <case>/<case>_seg" if record.labels else "draw each scan"

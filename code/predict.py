@@ -37,15 +37,9 @@ from imaging.case_files import told
 from imaging.cases import folder_of, in_shell
 from imaging.dicom import Series
 from imaging.new_scans import scans_to_segment
-from imaging.preparation import attempt, report_bad
+from imaging.preparation import SMALLER, attempt, report_bad
 from imaging.record import PUBLISHED, written_values
-from imaging.scan_files import (
-    checksum,
-    parts,
-    read_scan_file,
-    read_scans,
-    tell_notes,
-)
+from imaging.scan_files import checksum, parts, read_scan_file, read_scans, tell_notes
 from methods import registry
 from runtime.command_line import parsed
 from runtime.errors import DEBUG, InputError, counted, one_line
@@ -160,6 +154,37 @@ def check_together(runs, recipes, records, kept):
                              "choose them with --keep-largest")
 
 
+def codes_of(run, classes, options):
+    """Codes of the classes in DICOM, none for other formats; classes that have another name there are said."""
+    if options.format == "dicom-seg":
+        dicom_segmentations.writer()    # said before the work, where it is missing
+    if options.format not in OBJECTS:
+        return []
+    own = run / "codes.json"
+    codes = dicom_segmentations.read_codes(options.codes or (own if own.exists() else None), classes)
+    for name, written in zip(classes, dicom_segmentations.in_dicom(classes), strict=True):
+        if name != written:
+            Ranks().say(f"{one_line(name)} is called {written} there: DICOM's names have at most "
+                        f"{dicom_segmentations.LONGEST} characters and no backslash")
+    return codes
+
+
+def training_of(trained, crop, shown):
+    """What results are compared with, trust.TrainingCases of all runs, or None; what cannot be compared is said."""
+    training = trust.together([trust.read_training_cases(one.run, one.recipe) for one in trained])
+    if training is None:
+        Ranks().say(f"{shown} has no {trust.TRAINING}, as runs of earlier versions: predictions.csv compares nothing "
+                    "with training")
+        return None
+    alike = len({(one.recipe.normalise, one.recipe.half_resolution) for one in trained}) == 1
+    if crop != "label" and not alike:
+        Ranks().say(f"{shown} were trained on other intensities each (--normalise, --half-resolution): predictions.csv "
+                    "does not compare them")
+    if crop == "label" or not alike:        # a new scan is not cropped, and has other intensities
+        return replace(training, quantiles={})
+    return training
+
+
 @reported
 def main(args=None):
     options = parsed(Options, args, description=f"{__doc__}\n{DEBUG}")
@@ -202,25 +227,16 @@ def segment_scans(options, cases=None):
         raise InputError(f"{run}: its preprocessing.json names {len(preprocessing.modalities)} channels, and "
                          f"the network takes {recipe.in_channels}: the record does not belong to it; {RESTORE}")
     if options.disagreement and method.pair is None and len(runs) == 1:
-        paired = ", ".join(name for name, one in registry.METHODS.items() if one.pair)
-        raise InputError(f"--disagreement needs two views to compare, as {paired} have; this run's method is "
-                         f"{recipe.method}")
+        raise InputError(f"--disagreement needs two views to compare, as {', '.join(registry.paired())} have; this "
+                         f"run's method is {recipe.method}")
     values = written_values(said[0], recipe.num_classes)
     windows, *others = [windows_of(one.recipe, options.stride, options.weights, fast=True) for one in trained]
     kept = components.asked_for(options.keep_largest, recipe.keep_largest, recipe.classes)
     names = trained[0].content.names if trained[0].content else ()
     cases, bad, aside = (cases, {}, []) if cases else scans_to_segment(options.input, preprocessing.modalities,
                                                                        names=names)
-    codes = []
-    if options.format == "dicom-seg":
-        dicom_segmentations.writer()    # said before the work, where it is missing
+    codes = codes_of(run, recipe.classes, options)
     if options.format in OBJECTS:
-        own = run / "codes.json"
-        codes = dicom_segmentations.read_codes(options.codes or (own if own.exists() else None), recipe.classes)
-        for name, written in zip(recipe.classes, dicom_segmentations.in_dicom(recipe.classes), strict=True):
-            if name != written:
-                Ranks().say(f"{one_line(name)} is called {written} there: DICOM's names have at most "
-                            f"{dicom_segmentations.LONGEST} characters and no backslash")
         bad |= {name: f"{paths[0]}: is no DICOM series, which --format {options.format} refers to; --format nifti "
                       "or nrrd writes its label map"
                 for name, paths in cases.items() if not isinstance(paths[0], Series)}
@@ -232,16 +248,7 @@ def segment_scans(options, cases=None):
     ranks.say(f"{counted(len(cases), 'scan')}; {options.checkpoint}.pt of {shown}; preprocessing: "
               f"{preprocessing.normalise}, {crop}"
               + (f"; {counted(len(aside), 'file')} left aside: {told(aside)}" if aside else ""))
-    training = trust.together([trust.read_training_cases(one.run, one.recipe) for one in trained])
-    if training is None:
-        ranks.say(f"{shown} has no {trust.TRAINING}, as runs of earlier versions: predictions.csv compares "
-                  "nothing with training")
-    elif preprocessing.crop == "label":     # a new scan is not cropped, and has other intensities
-        training = replace(training, quantiles={})
-    elif len({(one.recipe.normalise, one.recipe.half_resolution) for one in trained}) > 1:
-        ranks.say(f"{shown} were trained on other intensities each (--normalise, --half-resolution): predictions.csv "
-                  "does not compare them")
-        training = replace(training, quantiles={})
+    training = training_of(trained, preprocessing.crop, shown)
     weights = 0
     for one, own in zip(trained, (windows, *others), strict=True):
         what = [one.recipe.fields(), preprocessing.to_dict(), own, kept, *codes]
@@ -256,8 +263,7 @@ def segment_scans(options, cases=None):
                   Predictions(options.output, ranks.rank, options.force), codes,
                   tuple(Member(one.method, one.recipe, own) for one, own in zip(trained[1:], others, strict=True)),
                   tuple(one.content.finder() for one in trained if one.content))
-        results = [attempt(partial(predict_case, job, name, cases[name]),
-                           "crop or resample the scan, or use a machine with more memory")
+        results = [attempt(partial(predict_case, job, name, cases[name]), SMALLER)
                    for name in tqdm(ranks.shard(list(cases)), "predict", unit="scan",
                                     disable=None if ranks.main else True)]
         results = dict(zip(cases, ranks.gather(results), strict=True))

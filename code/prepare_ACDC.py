@@ -19,7 +19,7 @@ from runtime.errors import InputError, counted
 from runtime.files import ROOT
 from runtime.locks import locked
 
-SLICES = "data/slices/{case}_slice_{k}.h5"
+SLICE_FILES = "data/slices/{case}_slice_{k}.h5"
 
 
 @dataclass(kw_only=True)
@@ -74,7 +74,7 @@ def find_cases(folder: Path) -> tuple[list[Case], dict[str, str]]:
         for suffix, phase in (("frame01", "ED"), ("frame02", "ES")):
             name = f"{patient.name}_{suffix}"
             try:
-                slices = None if name in held_out else SLICES
+                slices = None if name in held_out else SLICE_FILES
                 cases.append(frame_case(patient, name, numbers[phase], slices))
             except InputError as error:
                 bad[name] = str(error)
@@ -84,30 +84,25 @@ def find_cases(folder: Path) -> tuple[list[Case], dict[str, str]]:
 @reported
 def main(args=None) -> int:
     options = command_line(ACDCOptions, __doc__, args)
+    from imaging.preparation import prepare_cases  # here: options are read without what scans need
+    from imaging.record import PUBLISHED
     cases, bad = find_cases(options.input)
     print(f"ACDC: {counted(len(cases) + len(bad), 'volume')} below {options.input}")
     with locked(options.output, "--output"):
-        return prepare(cases, bad, options)
-
-
-def prepare(cases, bad, options) -> int:
-    """Scans, lists, and what to do next; the caller holds the output folder."""
-    from imaging.preparation import prepare_cases
-    from imaging.record import PUBLISHED
-    outcome = prepare_cases(cases, bad, PUBLISHED["ACDC"], options, "data/{case}.h5", same_affine=False)
-    written = {path.stem for case in cases if case.slices and case.name in outcome.good
-               for k in range(outcome.good[case.name]["shape"][0])
-               if (path := options.output / SLICES.format(case=case.name, k=k + 1)).exists()}
-    missing = copy_lists("ACDC", options, written | set(outcome.good))
-    # absent patients are the user's choice; absent slices of a patient who is there are not
-    lost = [name for name in missing.get("train_slices.list", ()) if name.split("_slice_")[0] in outcome.good]
-    if lost:
-        raise InputError(f"{len(lost)} listed slices of prepared volumes do not exist: {', '.join(lost)}; "
-                         "--force writes deleted ones again; else these are not the challenge's own files")
-    print(f"{len(written)} training slices")
-    print(next_training("train_ACDC", options, "train_slices.list", 7, "short",
-                        patient_of=lambda name: name.split("_frame")[0]))
-    return 2 if outcome.bad else 0
+        outcome = prepare_cases(cases, bad, PUBLISHED["ACDC"], options, "data/{case}.h5", same_affine=False)
+        written = {path.stem for case in cases if case.slices and case.name in outcome.good
+                   for k in range(outcome.good[case.name]["shape"][0])
+                   if (path := options.output / SLICE_FILES.format(case=case.name, k=k + 1)).exists()}
+        missing = copy_lists("ACDC", options, written | set(outcome.good))
+        # absent patients are the user's choice; absent slices of a patient who is there are not
+        lost = [name for name in missing.get("train_slices.list", ()) if name.split("_slice_")[0] in outcome.good]
+        if lost:
+            raise InputError(f"{len(lost)} listed slices of prepared volumes do not exist: {', '.join(lost)}; "
+                             "--force writes deleted ones again; else these are not the challenge's own files")
+        print(f"{len(written)} training slices")
+        print(next_training("train_ACDC", options, "train_slices.list", 7, "short",
+                            patient_of=lambda name: name.split("_frame")[0]))
+        return 2 if outcome.bad else 0
 
 
 if __name__ == "__main__":

@@ -56,6 +56,7 @@ def find_cases(folder: Path, modalities: tuple[str, ...]) -> tuple[list[Case], d
 @reported
 def main(args=None) -> int:
     options = command_line(BraTSOptions, __doc__, args)
+    from imaging.preparation import prepare_cases  # here: options are read without what scans need
     from imaging.record import PUBLISHED
     preprocessing = replace(PUBLISHED["BraTS2019"], modalities=tuple(options.modalities.split(",")),
                             background=options.background)
@@ -65,24 +66,18 @@ def main(args=None) -> int:
         print(f"in {counted(operated, 'case')} called BraTS-GLI or BraTS-MET, the value 4 is the resection cavity, and "
               "no tumour")
     with locked(options.output, "--output"):
-        return prepare(cases, bad, preprocessing, options)
-
-
-def prepare(cases, bad, preprocessing, options) -> int:
-    """Scans, lists, and what to do next; the caller holds the output folder."""
-    from imaging.preparation import prepare_cases
-    outcome = prepare_cases(cases, bad, preprocessing, options, "data/{case}.h5",
-                            same_affine=not options.same_voxels)
-    for name, case in outcome.good.items():
-        if case["outside"]:
-            print(f"{name}: {case['outside']} label voxels lie outside the brain (kept)")
-    if unlabelled := [name for name, case in outcome.good.items() if case["classes"] is None]:
-        print(f"{counted(len(unlabelled), 'case')} without a _seg file and a label: {', '.join(unlabelled[:5])}")
-    copy_lists("BraTS2019", options, set(outcome.good))
-    channels = len(preprocessing.modalities)
-    print(next_training("train_BraTS", options, "train.txt", 25, "mini",
-                        *["--in-channels", channels] * (channels > 1)))
-    return 2 if outcome.bad else 0
+        outcome = prepare_cases(cases, bad, preprocessing, options, "data/{case}.h5",
+                                same_affine=not options.same_voxels)
+        for name, case in outcome.good.items():
+            if case["outside"]:
+                print(f"{name}: {case['outside']} label voxels lie outside the brain (kept)")
+        if unlabelled := [name for name, case in outcome.good.items() if case["classes"] is None]:
+            print(f"{counted(len(unlabelled), 'case')} without a _seg file and a label: {', '.join(unlabelled[:5])}")
+        copy_lists("BraTS2019", options, set(outcome.good))
+        channels = len(preprocessing.modalities)
+        print(next_training("train_BraTS", options, "train.txt", 25, "mini",
+                            *["--in-channels", channels] * (channels > 1)))
+        return 2 if outcome.bad else 0
 
 
 if __name__ == "__main__":

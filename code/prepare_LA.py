@@ -59,25 +59,20 @@ def find_cases(folder: Path, needs_label: bool) -> tuple[list[Case], dict[str, s
 def main(args=None) -> int:
     options = command_line(LAOptions, __doc__, args)
     check_seed(options.seed)
+    from imaging.preparation import prepare_cases  # here: options are read without what scans need
+    from imaging.record import PUBLISHED
     cases, bad = find_cases(options.input, needs_label=options.crop == "label")
-    from imaging.record import PUBLISHED  # here: options are read without what scans need
     preprocessing = replace(PUBLISHED["LA"], crop=options.crop, seed=options.seed)
     print(f"LA: {counted(len(cases) + len(bad), 'case')} below {options.input}\n{CROPS[options.crop]}")
     with locked(options.output, "--output"):
-        return prepare(cases, bad, preprocessing, options)
-
-
-def prepare(cases, bad, preprocessing, options) -> int:
-    """Scans, lists, and what to do next; the caller holds the output folder."""
-    from imaging.preparation import prepare_cases
-    outcome = prepare_cases(cases, bad, preprocessing, options, "2018LA_Seg_Training Set/{case}/mri_norm2.h5",
-                            same_affine=False)
-    if cut := {name: case["outside"] for name, case in outcome.good.items() if case["outside"]}:
-        print(f"the crop cuts label voxels away in {counted(len(cut), 'case')}, {max(cut.values())} at most: "
-              f"{', '.join(list(cut)[:5])}")
-    copy_lists("LA", options, set(outcome.good))
-    print(next_training("train_LA", options, "train.list", 8, "short"))
-    return 2 if outcome.bad else 0
+        outcome = prepare_cases(cases, bad, preprocessing, options, "2018LA_Seg_Training Set/{case}/mri_norm2.h5",
+                                same_affine=False)
+        if cut := {name: case["outside"] for name, case in outcome.good.items() if case["outside"]}:
+            print(f"the crop cuts label voxels away in {counted(len(cut), 'case')}, {max(cut.values())} at most: "
+                  f"{', '.join(list(cut)[:5])}")
+        copy_lists("LA", options, set(outcome.good))
+        print(next_training("train_LA", options, "train.list", 8, "short"))
+        return 2 if outcome.bad else 0
 
 
 if __name__ == "__main__":

@@ -50,7 +50,7 @@ class FolderOptions(Options):
     holdout: int | None = None
     # regular expression of what in a case's name is the patient, such as 'p\d+' of p01_before and p01_after: scans of
     # one patient are trained on together or tested together; by default as in DICOM headers, or in names of BIDS, of
-    # BraTS since 2023 and of ACDC; otherwise each case is a patient
+    # BraTS (2015, since 2023) and of ACDC; otherwise each case is a patient
     patients: str | None = None
 
 

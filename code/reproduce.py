@@ -99,11 +99,13 @@ def plan(names: Names = (), preset: Preset = None, seeds: int | None = None, slu
     data_dir: folder with one folder of scans per data set.
     """
     check_number("--seeds", seeds, len(SEEDS))
+
+    def where(folder):
+        return f" --data-dir {shlex.quote(str(folder))}" if data_dir else ""
     read = _kept_in(results)
     todo = [run for run in _runs_of(names, preset, seeds) if not runs.kept(run, read)]
     if slurm:
-        print(runs.slurm(todo, f" --data-dir {shlex.quote(str(data_dir))}" if data_dir else "") if todo
-              else "# nothing is missing")
+        print(runs.slurm(todo, where(data_dir)) if todo else "# nothing is missing")
         return
     total, unknown = 0.0, 0
     for run in todo:
@@ -113,13 +115,11 @@ def plan(names: Names = (), preset: Preset = None, seeds: int | None = None, slu
         else:
             total += hours
         cost = "hours unknown" if np.isnan(hours) else f"{hours:.1f} h" + ("" if own else ", as other methods")
-        where = f" --data-dir {shlex.quote(str(data_dir / run.dataset))}" if data_dir else ""
-        print(f"{run.command}{where}    # {cost}")
+        print(f"{run.command}{where(data_dir and data_dir / run.dataset)}    # {cost}")
     if not names or active.NAME in names:
         absent, time = active.missing_hours(read, seeds)
         if absent:
-            where = f" --data-dir {shlex.quote(str(data_dir))}" if data_dir else ""
-            print(f"python code/reproduce.py run {active.NAME}{where}    # {counted(len(absent), 'run')}, "
+            print(f"python code/reproduce.py run {active.NAME}{where(data_dir)}    # {counted(len(absent), 'run')}, "
                   + ("hours unknown" if np.isnan(time) else f"{time:.1f} h"))
     print(f"\n{counted(len(todo), 'run')}, {total:.1f} hours of training, estimated from finished runs"
           + (f", and {unknown} of unknown length" if unknown else ""))
@@ -169,11 +169,11 @@ def collect(names: Names = (), preset: Preset = None, results: Path | None = Non
     for name in names or PLACES:
         if name not in PLACES:
             raise InputError(f"{name!r} is unknown: choose of {', '.join(PLACES)}")
-        stem = output / f"{name}_{PLACES[name].at(preset)}"
-        for suffix, form in columns.FORMS.items():
-            write_text(f"{stem}.{suffix}", form(name, preset, read) + "\n")
+        at, texts = PLACES[name].at(preset), columns.texts(name, preset, read)
+        for suffix, text in texts.items():
+            write_text(output / f"{name}_{at}.{suffix}", text + "\n")
         if names:
-            print(f"{PLACES[name].caption} ({PLACES[name].at(preset)}):\n\n{columns.markdown(name, preset, read)}\n")
+            print(f"{PLACES[name].caption} ({at}):\n\n{texts['md']}\n")
     if not names:
         for path in (root / "README.md", root / "docs/results.md"):
             document.fill(path, read)

@@ -225,8 +225,7 @@ def values_of(path, scan, record):
 
 
 def write(name, values, scan, record, options, tests):
-    """The label map in the folder of labels, once its `tests` are noted -> its path and what became of an earlier one.
-    """
+    """Write the label map, once its `tests` are noted -> its path, and what became of an earlier one."""
     files = files_in(options.labels, is_label)
     nested = bool(files) and files[0].parent != options.labels      # a folder per case, as those that are there
     there = [path for case, path in case_of_each(files, {name}) if case == name

@@ -30,30 +30,30 @@ class ACDCRecipe(Recipe):
 
     # data
     data_dir: Path = ROOT / "data/ACDC"     # folder with the scans, and the lists if not the published ones
-    labeled: int = 7                        # labelled patients, the first of the list: 3 (5 %) or 7 (10 %)   [P]
-    num_classes: int = 4                    # background, RV, MYO, LV                                         [P]
-    in_channels: int = 1                    # channels of a slice                                             [P]
-    patch_size: tuple[int, int] = (256, 256)            # pixels; every slice is resized to it                [P]
-    labeled_batch: int = 12                 # labelled slices per step, mixed in pairs (24 in all [P])        [C]
-    unlabeled_batch: int = 12               # unlabelled slices per step, mixed in pairs                      [C]
+    labeled: int = 7                        # [P] labelled patients, the first of the list: 3 (5 %) or 7 (10 %)
+    num_classes: int = 4                    # [P] background, RV, MYO, LV
+    in_channels: int = 1                    # [P] channels of a slice
+    patch_size: tuple[int, int] = (256, 256)            # [P] pixels; every slice is resized to it
+    labeled_batch: int = 12                 # [C] labelled slices per step, mixed in pairs (24 in all [P])
+    unlabeled_batch: int = 12               # [C] unlabelled slices per step, mixed in pairs
 
     # method
     network: NetworkName = "unet"           # two U-Nets [P], bilinear and transposed; released: one for both [C]
-    beta: Ratio = 1 / 2                     # edge of the CutMix box over edge of the patch                   [P]
-    lambda_unsup: float = 0.5               # lambda_1 of Eq. 4: weight of L_sup on unlabelled slices         [P]
-    lambda_dis: float = 0.1                 # lambda_2 of Eq. 4 and 11: weight of the discrepancy             [P]
+    beta: Ratio = 1 / 2                     # [P] edge of the CutMix box over edge of the patch
+    lambda_unsup: float = 0.5               # [P] lambda_1 of Eq. 4: weight of L_sup on unlabelled slices
+    lambda_dis: float = 0.1                 # [P] lambda_2 of Eq. 4 and 11: weight of the discrepancy
 
     # stochastic gradient descent
-    pre_steps: int = 10_000                 # pre-training on labelled pairs, Eq. 11                          [P]
-    self_steps: int = 30_000                # self-training, Eq. 4                                            [P]
-    lr: float = 0.01                        # initial learning rate                                           [P]
-    pre_schedule: Schedule = "constant"     # of the learning rate, in pre-training                           [C]
-    self_schedule: Schedule = "constant"    # of self-training                                                [C]
-    momentum: float = 0.9                   # of the gradients                                                [C]
-    weight_decay: float = 1e-4              # L2 penalty on all parameters                                    [C]
+    pre_steps: int = 10_000                 # [P] pre-training on labelled pairs, Eq. 11
+    self_steps: int = 30_000                # [P] self-training, Eq. 4
+    lr: float = 0.01                        # [P] initial learning rate
+    pre_schedule: Schedule = "constant"     # [C] of the learning rate, in pre-training
+    self_schedule: Schedule = "constant"    # [C] in self-training
+    momentum: float = 0.9                   # [C] of the gradients
+    weight_decay: float = 1e-4              # [C] L2 penalty on all parameters
 
     # test
-    keep_largest: bool = False              # keep each class's largest component                             [C]
+    keep_largest: bool = False              # [C] keep each class's largest component
 
 
 PRESETS = {

@@ -30,35 +30,35 @@ class BraTSRecipe(Recipe):
 
     # data
     data_dir: Path = ROOT / "data/BraTS2019"    # folder with the scans, and the lists if not the published ones
-    labeled: int = 25                       # labelled scans, the first of train.txt: 25 (10 %) or 50 (20 %)  [P]
-    num_classes: int = 2                    # background and whole tumour                                     [P]
-    in_channels: int = 1                    # FLAIR; as many as were prepared                                 [P]
-    patch_size: tuple[int, int, int] = (96, 96, 96)     # voxels                                              [P]
-    labeled_batch: int = 4                  # labelled patches per step, mixed in pairs                       [P]
-    unlabeled_batch: int = 4                # unlabelled patches per step, mixed in pairs                     [P]
-    holdout_val: int = 0                    # validation cases taken from the end of the train list           [O]
-    holdout_test: int = 0                   # test cases taken from that end, before those                    [O]
-    half_resolution: bool = False           # halve every axis in memory; metrics stay on the native grid     [O]
+    labeled: int = 25                       # [P] labelled scans, the first of train.txt: 25 (10 %) or 50 (20 %)
+    num_classes: int = 2                    # [P] background and whole tumour
+    in_channels: int = 1                    # [P] FLAIR; as many as were prepared
+    patch_size: tuple[int, int, int] = (96, 96, 96)     # [P] voxels
+    labeled_batch: int = 4                  # [P] labelled patches per step, mixed in pairs
+    unlabeled_batch: int = 4                # [P] unlabelled patches per step, mixed in pairs
+    holdout_val: int = 0                    # [O] validation cases taken from the end of the train list
+    holdout_test: int = 0                   # [O] test cases taken from that end first
+    half_resolution: bool = False           # [O] halve every axis in memory; metrics stay on the native grid
 
     # method
-    network: NetworkName = "vnet"           # two V-Nets [P]; decoder 0 transposed, decoder 1 trilinear       [O]
-    beta: Ratio = 2 / 3                     # edge of the CutMix box over edge of the patch                   [P]
-    lambda_unsup: float = 1.0               # lambda_1 of Eq. 4: weight of L_sup on unlabelled scans          [P]
-    lambda_dis: float = 0.2                 # lambda_2 of Eq. 4 and 11: weight of the discrepancy             [P]
+    network: NetworkName = "vnet"           # [P] two V-Nets; [O] decoder 0 transposed, decoder 1 trilinear
+    beta: Ratio = 2 / 3                     # [P] edge of the CutMix box over edge of the patch
+    lambda_unsup: float = 1.0               # [P] lambda_1 of Eq. 4: weight of L_sup on unlabelled scans
+    lambda_dis: float = 0.2                 # [P] lambda_2 of Eq. 4 and 11: weight of the discrepancy
 
     # stochastic gradient descent
-    pre_steps: int = 10_000                 # pre-training on labelled pairs, Eq. 11                          [P]
-    self_steps: int = 30_000                # self-training, Eq. 4                                            [P]
-    lr: float = 0.01                        # initial learning rate                                           [P]
-    pre_schedule: Schedule = "poly"         # of the learning rate, power 0.9, as URPC                        [O]
-    self_schedule: Schedule = "poly"        # starts anew from lr                                             [O]
-    momentum: float = 0.9                   # of the gradients                                                [C]
-    weight_decay: float = 1e-4              # L2 penalty on all parameters                                    [C]
-    eval_every: int = 300                   # steps between validations: 25 volumes, under 5 % of the time    [O]
+    pre_steps: int = 10_000                 # [P] pre-training on labelled pairs, Eq. 11
+    self_steps: int = 30_000                # [P] self-training, Eq. 4
+    lr: float = 0.01                        # [P] initial learning rate
+    pre_schedule: Schedule = "poly"         # [O] of the learning rate, in pre-training; power 0.9, as URPC
+    self_schedule: Schedule = "poly"        # [O] in self-training, which starts anew from lr
+    momentum: float = 0.9                   # [C] of the gradients
+    weight_decay: float = 1e-4              # [C] L2 penalty on all parameters
+    eval_every: int = 300                   # [O] steps between validations: 25 volumes, under 5 % of the time
 
     # test
-    stride: tuple[int, int, int] = (64, 64, 64)         # voxels between sliding windows of the patch size    [O]
-    keep_largest: bool = False              # keep each class's largest component                             [O]
+    stride: tuple[int, int, int] = (64, 64, 64)         # [O] voxels between sliding windows of the patch size
+    keep_largest: bool = False              # [O] keep each class's largest component
 
 
 PRESETS = {

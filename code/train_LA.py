@@ -30,34 +30,34 @@ class LARecipe(Recipe):
 
     # data
     data_dir: Path = ROOT / "data/LA"       # folder with the scans, and the lists if not the published ones
-    labeled: int = 8                        # labelled scans, the first of train.list: 4 (5 %) or 8 (10 %)    [P]
-    num_classes: int = 2                    # background and left atrium                                      [P]
-    in_channels: int = 1                    # channels of a scan                                              [P]
-    patch_size: tuple[int, int, int] = (112, 112, 80)   # voxels                                              [P]
-    labeled_batch: int = 4                  # labelled patches per step, mixed in pairs                       [P]
-    unlabeled_batch: int = 4                # unlabelled patches per step, mixed in pairs                     [P]
-    holdout_val: int = 0                    # validation cases taken from the end of the train list           [O]
-    holdout_test: int = 0                   # test cases taken from that end, before those                    [O]
-    half_resolution: bool = False           # halve every axis in memory; metrics stay on the native grid     [O]
+    labeled: int = 8                        # [P] labelled scans, the first of train.list: 4 (5 %) or 8 (10 %)
+    num_classes: int = 2                    # [P] background and left atrium
+    in_channels: int = 1                    # [P] channels of a scan
+    patch_size: tuple[int, int, int] = (112, 112, 80)   # [P] voxels
+    labeled_batch: int = 4                  # [P] labelled patches per step, mixed in pairs
+    unlabeled_batch: int = 4                # [P] unlabelled patches per step, mixed in pairs
+    holdout_val: int = 0                    # [O] validation cases taken from the end of the train list
+    holdout_test: int = 0                   # [O] test cases taken from that end first
+    half_resolution: bool = False           # [O] halve every axis in memory; metrics stay on the native grid
 
     # method
-    network: NetworkName = "vnet"           # two V-Nets [P]; decoder 0 transposed, decoder 1 trilinear       [C]
-    beta: Ratio = 2 / 3                     # edge of the CutMix box over edge of the patch                   [P]
-    lambda_unsup: float = 1.0               # lambda_1 of Eq. 4: weight of L_sup on unlabelled scans          [P]
-    lambda_dis: float = 0.2                 # lambda_2 of Eq. 4 and 11: weight of the discrepancy             [P]
+    network: NetworkName = "vnet"           # [P] two V-Nets; [C] decoder 0 transposed, decoder 1 trilinear
+    beta: Ratio = 2 / 3                     # [P] edge of the CutMix box over edge of the patch
+    lambda_unsup: float = 1.0               # [P] lambda_1 of Eq. 4: weight of L_sup on unlabelled scans
+    lambda_dis: float = 0.2                 # [P] lambda_2 of Eq. 4 and 11: weight of the discrepancy
 
     # stochastic gradient descent
-    pre_steps: int = 2_000                  # pre-training on labelled pairs, Eq. 11                          [P]
-    self_steps: int = 15_000                # self-training, Eq. 4                                            [P]
-    lr: float = 0.01                        # initial learning rate                                           [P]
-    pre_schedule: Schedule = "constant"     # of the learning rate                                            [C]
-    self_schedule: Schedule = "step"        # a tenth every 2,500 of 15,000 steps                             [C]
-    momentum: float = 0.9                   # of the gradients                                                [C]
-    weight_decay: float = 1e-4              # L2 penalty on all parameters                                    [C]
+    pre_steps: int = 2_000                  # [P] pre-training on labelled pairs, Eq. 11
+    self_steps: int = 15_000                # [P] self-training, Eq. 4
+    lr: float = 0.01                        # [P] initial learning rate
+    pre_schedule: Schedule = "constant"     # [C] of the learning rate, in pre-training
+    self_schedule: Schedule = "step"        # [C] in self-training: a tenth every 2,500 of 15,000 steps
+    momentum: float = 0.9                   # [C] of the gradients
+    weight_decay: float = 1e-4              # [C] L2 penalty on all parameters
 
     # test
-    stride: tuple[int, int, int] = (18, 18, 4)          # voxels between sliding windows of the patch size    [C]
-    keep_largest: bool = True               # keep each class's largest component                             [C]
+    stride: tuple[int, int, int] = (18, 18, 4)          # [C] voxels between sliding windows of the patch size
+    keep_largest: bool = True               # [C] keep each class's largest component
 
 
 PRESETS = {

@@ -32,10 +32,10 @@ from runtime.script import reported
 from dataloaders.folds import fold_folder, fold_number
 from dataloaders.own import Own
 from imaging.plan import PLAN, PREPARED, read_plan, shrunk
-from imaging.record import read_preprocessing
+from imaging.record import RECORD, moved_name, read_preprocessing
 from runtime.errors import InputError
 from runtime.files import ROOT, expanded, is_case_name
-from training.recipe import MethodName, NetworkName, Ratio, Recipe, Schedule
+from training.recipe import MethodName, NetworkName, Ratio, Recipe, Schedule, option_text
 from training.recipe_options import command_line
 
 # What is different for slices: the paper's values for ACDC                                                   [P]
@@ -63,36 +63,36 @@ class OwnRecipe(Recipe):
     # data
     data_dir: Path = ROOT / "data/mine"     # folder that prepare_folder.py wrote
     plan: Path | None = None                # plan.json, if not the one of the data folder
-    labeled: int = 0                        # labelled scans, the first of train.list; all that have a label  [plan]
-    num_classes: int = 2                    # with background                                                 [plan]
-    in_channels: int = 1                    # channels of a scan                                              [plan]
-    class_names: tuple[str, ...] = ()       # of the foreground, in tables, pictures and CSV files            [plan]
-    patch_size: tuple[int, ...] = (112, 112, 80)        # voxels; of slices two numbers                       [plan]
-    labeled_batch: int = 4                  # labelled patches per step, mixed in pairs; SIZES                [P]
-    unlabeled_batch: int = 4                # unlabelled patches per step, mixed in pairs; SIZES              [P]
-    foreground: Ratio = 1 / 2               # share of labelled patches that are drawn around foreground      [plan]
-    flips: tuple[int, ...] = ()             # axes of the patch that are mirrored                             [plan]
-    quarter_turns: bool = False             # turns by 90 degrees, in slices by any angle                     [plan]
-    # strong: nnU-Net's augmentation; geometry, intensity: half of it; paper: crops, flips, quarter turns      [O]
+    labeled: int = 0                        # [plan] labelled scans, the first of train.list; all that have a label
+    num_classes: int = 2                    # [plan] classes, background included
+    in_channels: int = 1                    # [plan] channels of a scan
+    class_names: tuple[str, ...] = ()       # [plan] of the foreground, in tables, pictures and CSV files
+    patch_size: tuple[int, ...] = (112, 112, 80)        # [plan] voxels; of slices two numbers
+    labeled_batch: int = 4                  # [P] labelled patches per step, mixed in pairs; SIZES
+    unlabeled_batch: int = 4                # [P] unlabelled patches per step, mixed in pairs; SIZES
+    foreground: Ratio = 1 / 2               # [plan] share of labelled patches that are drawn around foreground
+    flips: tuple[int, ...] = ()             # [plan] axes of the patch that are mirrored
+    quarter_turns: bool = False             # [plan] turns by 90 degrees, in slices by any angle
+    # [O] strong: nnU-Net's augmentation; geometry, intensity: half of it; paper: crops, flips, quarter turns
     augment: Literal["paper", "strong", "geometry", "intensity"] = "strong"
 
     # method
-    method: MethodName = "cml_plus"         # how the unlabelled scans are used: docs/methods.md [plan]
-    network: NetworkName = "vnet"           # vnet for volumes, unet for slices                               [plan]
-    beta: Ratio = 2 / 3                     # edge of the CutMix box over edge of the patch; SLICES           [P]
-    lambda_unsup: float = 1.0               # lambda_1 of Eq. 4: weight of L_sup on unlabelled scans; SLICES  [P]
-    lambda_dis: float = 0.2                 # lambda_2 of Eq. 4 and 11: weight of the discrepancy; SLICES     [P]
-    components: tuple[int, ...] = ()        # classes whose pseudo-labels keep the largest component          [plan]
+    method: MethodName = "cml_plus"         # [plan] how the unlabelled scans are used: docs/methods.md
+    network: NetworkName = "vnet"           # [plan] vnet for volumes, unet for slices
+    beta: Ratio = 2 / 3                     # [P] edge of the CutMix box over edge of the patch; SLICES
+    lambda_unsup: float = 1.0               # [P] lambda_1 of Eq. 4: weight of L_sup on unlabelled scans; SLICES
+    lambda_dis: float = 0.2                 # [P] lambda_2 of Eq. 4 and 11: weight of the discrepancy; SLICES
+    components: tuple[int, ...] = ()        # [plan] classes whose pseudo-labels keep the largest component
 
     # stochastic gradient descent
-    pre_steps: int = 2_000                  # pre-training on labelled pairs, Eq. 11                          [O]
-    self_steps: int = 15_000                # self-training, Eq. 4                                            [O]
-    lr: float = 0.01                        # initial learning rate                                           [P]
-    pre_schedule: Schedule = "constant"     # of the learning rate                                            [C]
-    self_schedule: Schedule = "poly"        # power 0.9                                                       [O]
-    hours: float | None = None              # take no more steps than fit into so many hours                  [O]
-    momentum: float = 0.9                   # of the gradients                                                [C]
-    weight_decay: float = 1e-4              # L2 penalty on all parameters                                    [C]
+    pre_steps: int = 2_000                  # [O] pre-training on labelled pairs, Eq. 11
+    self_steps: int = 15_000                # [O] self-training, Eq. 4
+    lr: float = 0.01                        # [P] initial learning rate
+    pre_schedule: Schedule = "constant"     # [C] of the learning rate, in pre-training
+    self_schedule: Schedule = "poly"        # [O] in self-training; power 0.9
+    hours: float | None = None              # [O] take no more steps than fit into so many hours
+    momentum: float = 0.9                   # [C] of the gradients
+    weight_decay: float = 1e-4              # [C] L2 penalty on all parameters
 
     # cross-validation
     folds: int | None = None                # number of folds: one run each, without the fold's labelled cases
@@ -101,8 +101,8 @@ class OwnRecipe(Recipe):
     budget: tuple[int, ...] = ()
 
     # test
-    stride: tuple[int, ...] | None = None   # voxels between sliding windows; by default half the patch       [O]
-    keep_largest: tuple[int, ...] = ()      # classes that keep the largest component                         [plan]
+    stride: tuple[int, ...] | None = None   # [O] voxels between sliding windows; by default half the patch
+    keep_largest: tuple[int, ...] = ()      # [plan] classes that keep the largest component
 
     @property
     def like(self):
@@ -122,6 +122,9 @@ class OwnRecipe(Recipe):
         if record.made != plan.made:
             raise InputError(f"{path}: the scans in {self.data_dir} were prepared in another way (preprocessing.json); "
                              f"python code/prepare_folder.py --plan {path} with another --output prepares them so")
+        if moved := moved_name(record.class_names, plan.class_names):
+            raise InputError(f"{path}: calls another class {moved} than {self.data_dir / RECORD}, by which labels are "
+                             "taken and drawn segments told; prepare the folder again, or put the names back")
         data = Own(self)
         train = data.listed("train")
         labelled = self.labeled or len(data.labelled(train))
@@ -169,29 +172,27 @@ class OwnRecipe(Recipe):
         if self.folds is not None and self.folds < 2:
             raise InputError(f"--folds {self.folds}: must be 2 or more")
         if min(self.budget, default=1) < 1 or sorted(set(self.budget)) != [*self.budget]:
-            raise InputError(f"--budget {' '.join(map(str, self.budget))}: expected rising numbers of labels, such as "
-                             "2 4 8")
+            raise InputError(f"{option_text('budget', self.budget)}: expected rising numbers of labels, such as 2 4 8")
         axes = set(range(len(self.patch_size)))
         if len(axes) not in (2, 3):
-            raise InputError(f"--patch-size {' '.join(map(str, self.patch_size))}: expected three numbers, or two of a "
-                             "patch of slices")
+            raise InputError(f"{option_text('patch_size', self.patch_size)}: expected three numbers, or two of a patch "
+                             "of slices")
         if not axes >= set(self.flips) or len(set(self.flips)) < len(self.flips):
-            raise InputError(f"--flips {' '.join(map(str, self.flips))}: a patch of {len(axes)} axes has the axes "
+            raise InputError(f"{option_text('flips', self.flips)}: a patch of {len(axes)} axes has the axes "
                              f"{' '.join(map(str, axes))}, each once")
         for name in ("components", "keep_largest"):
             if not set(range(1, self.num_classes)) >= set(getattr(self, name)):
-                raise InputError(f"--{name.replace('_', '-')} {' '.join(map(str, getattr(self, name)))}: expected "
-                                 f"classes from 1 to {self.num_classes - 1}, as of --num-classes {self.num_classes}")
+                raise InputError(f"{option_text(name, getattr(self, name))}: expected classes from 1 to "
+                                 f"{self.num_classes - 1}, as of --num-classes {self.num_classes}")
         if len(self.class_names) not in (0, self.num_classes - 1):
-            raise InputError(f"--class-names {' '.join(self.class_names)}: expected {self.num_classes - 1} names or "
-                             f"none, as of --num-classes {self.num_classes} with the background")
+            raise InputError(f"{option_text('class_names', self.class_names)}: expected {self.num_classes - 1} names "
+                             f"or none, as of --num-classes {self.num_classes} with the background")
         if self.hours is not None and not 0 < self.hours < math.inf:
             raise InputError(f"--hours {self.hours:g}: must be above 0")
         if not 0 <= self.foreground <= 1:
             raise InputError(f"--foreground {self.foreground:g}: a share, from 0 to 1")
         if self.stride is not None and len(self.stride) != len(axes):
-            raise InputError(f"--stride {' '.join(map(str, self.stride))}: expected {len(axes)} numbers, as of "
-                             "--patch-size")
+            raise InputError(f"{option_text('stride', self.stride)}: expected {len(axes)} numbers, as of --patch-size")
         return super().check()
 
     def fields(self):

@@ -37,7 +37,7 @@ from runtime.workers import end_with_parent
 from training import fit
 
 # most that loss and running statistics may be off, and a gradient's cosine short of 1
-DIGITS = {"float64": (1e-9, 1e-12), "float32": (1e-4, 1e-4), "TF32": (1e-2, 1e-2), "bfloat16": (5e-2, 1e-2)}
+TOLERANCES = {"float64": (1e-9, 1e-12), "float32": (1e-4, 1e-4), "TF32": (1e-2, 1e-2), "bfloat16": (5e-2, 1e-2)}
 WORLD = 2               # processes that share the one GPU
 
 
@@ -82,7 +82,7 @@ def agreement(device, quick, folder):
         make = plain.pseudo_labels
         plain.pseudo_labels = lambda x, make=make, labels=labels: labels.append(make(x)()) or (lambda: labels[0])
         expected = gpu_runs.step(plain, gpu_runs.batch_of(name, recipe))
-        for precision in DIGITS:
+        for precision in TOLERANCES:
             try:
                 own = Device(device, len(recipe.patch_size), amp=precision == "bfloat16")
             except InputError:      # bfloat16 in 3D on a CPU
@@ -108,7 +108,7 @@ def compared(recipe, name, precision, own, labels, expected):
             method.networks(x)
         return lambda: labels.to(own.torch)
     method.pseudo_labels = pseudo_labels
-    found, (most, turned) = gpu_runs.step(method, batch, own), DIGITS[precision]
+    found, (most, turned) = gpu_runs.step(method, batch, own), TOLERANCES[precision]
     for key in ("loss", "running statistics"):
         yield within(f"{name} in {precision}: {key}", distance(found[key], expected[key]), most)
     cosine = torch.cosine_similarity(found["gradients"], expected["gradients"], dim=0).item()

@@ -34,6 +34,7 @@ class Records:
         self.found = {one["item"]: one["value"] for one in map(_record, lines) if one and one["key"] == self.key}
 
     def add(self, item, value):
+        self.found[item] = value
         make_folder(self.path.parent)
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"item": item, "value": value, "key": self.key}) + "\n")
@@ -94,20 +95,19 @@ def measure(options, machine):
     """
     records = Records(options, "time", machine)
     rows, failed = [], False
-    heading(*gpu_timing.HEADINGS)
+    heading(*gpu_timing.STEP_HEADINGS)
     with TemporaryDirectory() as folder:
         for name in ("ACDC", "LA") if options.quick else ("ACDC", "LA", "BraTS"):
             variants = gpu_timing.variants(options.device)
             for variant in variants:
                 item = f"{name}, {variant.name}"
-                if item not in records.found:
-                    try:
+                try:
+                    if item not in records.found:
                         records.add(item, _timed(variant, name, options, folder, variant is variants[-1]))
-                        records.found = Records(options, "time", machine).found
-                    except Exception as error:      # what goes wrong on a machine that nobody has seen
-                        failed = True
-                        table_line(item, f"{type(error).__name__}: {one_line(error)[:300]}")
-                        continue
+                except Exception as error:      # what goes wrong on a machine that nobody has seen
+                    failed = True
+                    table_line(item, f"{type(error).__name__}: {one_line(error)[:300]}")
+                    continue
                 row, below = records.found[item]
                 table_line(*row)
                 rows += below

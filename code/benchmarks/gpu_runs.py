@@ -62,11 +62,8 @@ def exact(recipe):
 
 def batch_of(name, recipe):
     """One batch of phantoms, in float64 on the CPU."""
-    scans = [workloads.phantom(name, index, recipe.patch_size)
-             for index in range(recipe.labeled_batch + recipe.unlabeled_batch)]
-    x = torch.stack([image for image, _ in scans])[:, None].double()
-    y = torch.stack([label for _, label in scans[:recipe.labeled_batch]]).long()
-    return Batch(x[:recipe.labeled_batch], y, x[recipe.labeled_batch:], 0, 1, torch.Generator().manual_seed(0))
+    x_l, y_l, x_u = workloads.batch_of(name, recipe)
+    return Batch(x_l.double(), y_l, x_u.double(), 0, 1, torch.Generator().manual_seed(0))
 
 
 def step(method, batch, device=None):

@@ -23,10 +23,10 @@ from methods import registry
 from runtime.device import Device
 from runtime.memory import peak
 
-STEPS = {True: (1, 1, 1), False: (10, 30, 3)}       # quick -> steps to warm up, timed, profiled
+STEP_COUNTS = {True: (1, 1, 1), False: (10, 30, 3)}       # quick -> steps to warm up, timed, profiled
 SLOW = "vol2col", "im2col", "slow_conv", "nchwtonhwc", "nhwctonchw"     # in kernels' names: not what was meant
 KERNELS = 10            # longest ones that are shown
-HEADINGS = ("step", "median (ms)", "p90 (ms)", "GPU busy (%)", "components (ms)", "loader wait (ms)",
+STEP_HEADINGS = ("step", "median (ms)", "p90 (ms)", "GPU busy (%)", "components (ms)", "loader wait (ms)",
             "allocated (GiB)", "reserved (GiB)", "patches per second", "hours of the paper's schedule")
 
 
@@ -39,8 +39,8 @@ class Variant(NamedTuple):
     last: bool = True       # channels-last memory
 
 
-PLAIN = Variant("plain recipe")     # contiguous, one graph for both halves, scikit-image: workloads.plain_step
-VARIANTS = (PLAIN, Variant("TF32, contiguous", last=False), Variant("TF32"), Variant("+ bf16", True),
+PLAIN_VARIANT = Variant("plain recipe")     # contiguous, one graph for both halves, scikit-image: workloads.plain_step
+VARIANTS = (PLAIN_VARIANT, Variant("TF32, contiguous", last=False), Variant("TF32"), Variant("+ bf16", True),
             Variant("+ compile", True, True))
 
 
@@ -50,19 +50,19 @@ def variants(device):
 
 
 def measure(variant, name, device, quick, folder):
-    """Time a variant -> (a row under HEADINGS, Profile, the loop or None)."""
+    """Time a variant -> (a row under STEP_HEADINGS, Profile, the loop or None)."""
     recipe = gpu_runs.recipe_of(name, quick, device=device)
     cuda = Device(device, len(recipe.patch_size)).cuda
     if cuda:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-        if variant is PLAIN:            # PyTorch's own settings
+        if variant is PLAIN_VARIANT:            # PyTorch's own settings
             torch.backends.cudnn.benchmark = torch.backends.cuda.matmul.allow_tf32 = False
-    if variant is PLAIN:
+    if variant is PLAIN_VARIANT:
         step, loop = _plain_stepper(name, recipe), None
     else:
         step, loop = _stepper(variant, name, device, quick, folder)
-    warm, timed, profiled = STEPS[quick]
+    warm, timed, profiled = STEP_COUNTS[quick]
     for _ in range(warm):
         step()
     spent, waits, clock = [], [], Clock(cuda)

@@ -10,6 +10,7 @@ from multiprocessing import get_context
 import torch
 
 from benchmarks import workloads
+from benchmarks.targets import verdict
 from evaluation.inference import likeliest, segment, sliding_window, window_starts
 from evaluation.windows import windows_of
 from runtime.device import Device
@@ -47,14 +48,10 @@ def window_lines(options):
     for (name, windows), spent in zip(kinds.items(), seconds, strict=True):
         count = math.prod(len(window_starts(extent, window, stride)) for extent, window, stride in
                           zip(shape, recipe.patch_size, windows["stride"], strict=True))
+        target = ("", "") if name == "the paper's" else (
+            f"≥ {FEWER}", verdict(seconds[0] >= FEWER * spent, options.quick))
         yield [f"{name}, {' '.join(map(str, windows['stride']))} apart, {windows['weights']}", str(count),
-               f"{spent:.3g}", f"{seconds[0] / spent:.2f}",
-               *(("", "") if name == "the paper's" else (f"≥ {FEWER}", verdict(seconds[0] >= FEWER * spent, options)))]
-
-
-def verdict(met, options):
-    """Of a target; none with small shapes."""
-    return "" if options.quick else "met" if met else "missed"
+               f"{spent:.3g}", f"{seconds[0] / spent:.2f}", *target]
 
 
 def memory_lines(options):
@@ -65,7 +62,7 @@ def memory_lines(options):
             small, large = (fresh.submit(_peak, edge, views).result() for edge in edges)
             each = (large - small) / (edges[1] ** 3 - edges[0] ** 3)
             whole = (small + each * math.prod(LARGE)) / GIB
-            target = ("", "") if views else (f"≤ {BYTES} GiB", verdict(whole <= BYTES, options))
+            target = ("", "") if views else (f"≤ {BYTES} GiB", verdict(whole <= BYTES, options.quick))
             yield [name, f"{each:.0f}", f"{whole:.1f}", *target]
 
 
@@ -107,6 +104,6 @@ def monai_lines(options):
     for at_once in (1, 2):
         distance = (ours() - theirs(at_once)).abs().max().item()
         own, other = in_turns([ours, partial(theirs, at_once)], options.repeat)
-        judged = verdict(other >= FASTER * own and distance <= 1e-6, options)
+        judged = verdict(other >= FASTER * own and distance <= 1e-6, options.quick)
         yield [f"sw_batch_size={at_once}", f"{other:.3g}", f"{own:.3g}", f"{other / own:.2f}", f"{distance:.1e}",
                f"≥ {FASTER}, off ≤ 1e-6", judged]

@@ -4,7 +4,7 @@ import platform
 import statistics
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from multiprocessing import get_context
@@ -18,13 +18,14 @@ from torch import nn
 
 from benchmarks import predicting, start, workloads
 from benchmarks.stopwatch import Timed, compare, seconds_of
-from benchmarks.targets import COMPARED, REPORTS, TARGETS
+from benchmarks.targets import REPORTS, TARGETS, WITH_ANOTHER, verdict
 from dataloaders.la import LA
 from dataloaders.phantom import write_phantoms
 from dataloaders.scans import Scan
 from evaluation import plots
 from evaluation.inference import mean_dice, segment
 from methods.registry import METHODS
+from networks.initialisation import CONVOLUTIONS
 from runtime.device import CHANNELS_LAST
 from runtime.errors import InputError
 from runtime.fast_layers import weight_gradient
@@ -51,10 +52,6 @@ def row_of(row, options):
     target = f"≥ {least}" + (f", memory ≤ {most}" if most else "")
     return [row, f"{plain:.4g}", f"{fast:.4g}", f"{times:.2f}", f"{plain_peak:.2f}", f"{fast_peak:.2f}",
             f"{memory:.2f}", target, verdict(met, options.quick)]
-
-
-def verdict(met, quick):
-    return "" if quick else "met" if met else "missed"
 
 
 # ---- validation, limit, growth -------------------------------------------------------------------------------
@@ -113,13 +110,11 @@ def counting(passes, method, backward):
         geometry = (isinstance(module, nn.ConvTranspose2d | nn.ConvTranspose3d), tuple(module.weight.shape),
                     tuple(module.stride), tuple(module.padding), tuple(inputs[0].shape))
         passes[geometry, backward] += 1
-    hooks = [module.register_forward_hook(count) for module in method.modules()
-             if isinstance(module, nn.Conv2d | nn.Conv3d | nn.ConvTranspose2d | nn.ConvTranspose3d)]
-    try:
+    with ExitStack() as hooks:
+        for module in method.modules():
+            if isinstance(module, CONVOLUTIONS):
+                hooks.enter_context(module.register_forward_hook(count))
         yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def _best_seconds(key, options):
@@ -219,33 +214,26 @@ def print_table(headings, lines):
 
 def report(row, options):
     """One of REPORTS as a table."""
-    if row == "start":
-        return print_table(["CPU time (s)", options.against, "now", "share", "target", ""],
-                           start.lines(options.against, options.repeat, options.quick))
-    if row == "demo":
-        return print_table(["demo (s)", options.against, "now", "share", "target", ""],
-                           start.demo_lines(options.against, options.quick))
-    if row == "windows":
-        return print_table(["windows of an LA volume", "windows", "CPU time (s)", "times faster", "target", ""],
-                           predicting.window_lines(options))
-    if row == "memory":
-        return print_table([f"a scan of {predicting.CLASSES} classes", "bytes per voxel",
-                            f"{' × '.join(map(str, predicting.LARGE))} voxels (GiB)", "target", ""],
-                           predicting.memory_lines(options))
-    if row == "monai":
-        return print_table(["CPU time", "MONAI (s)", "ours (s)", "times faster", "off by at most", "target",
-                            ""], predicting.monai_lines(options))
-    if row == "growth":
-        return print_table(["LA", "fit", "exponent", "R²"], growth_lines(options))
-    if row == "methods":
-        return print_table(["method", "seconds per step", "times supervised", "peak memory (GiB)"],
-                           methods_lines(options))
-    if row == "validation":
-        return print_table(["validation", "volumes", "s per volume", "every ... steps", "s per step",
-                            "share of training", "target", ""],
-                           (validation_line(name, options) for name in workloads.SETS))
-    return print_table(["limit", "convolutions at their best (s)", "all (s)", "share", "target", ""],
-                       (limit_line(*row.split("-"), options) for row in TARGETS if row.endswith(LIMITED)))
+    against, target = options.against, ["share", "target", ""]
+    headings, lines = {
+        "start": (["CPU time (s)", against, "now", *target],
+                  partial(start.lines, against, options.repeat, options.quick)),
+        "demo": (["demo (s)", against, "now", *target], partial(start.demo_lines, against, options.quick)),
+        "windows": (["windows of an LA volume", "windows", "CPU time (s)", "times faster", "target", ""],
+                    partial(predicting.window_lines, options)),
+        "memory": ([f"a scan of {predicting.CLASSES} classes", "bytes per voxel",
+                    f"{' × '.join(map(str, predicting.LARGE))} voxels (GiB)", "target", ""],
+                   partial(predicting.memory_lines, options)),
+        "monai": (["CPU time", "MONAI (s)", "ours (s)", "times faster", "off by at most", "target", ""],
+                  partial(predicting.monai_lines, options)),
+        "growth": (["LA", "fit", "exponent", "R²"], partial(growth_lines, options)),
+        "methods": (["method", "seconds per step", "times supervised", "peak memory (GiB)"],
+                    partial(methods_lines, options)),
+        "validation": (["validation", "volumes", "s per volume", "every ... steps", "s per step", "share of training",
+                        "target", ""], lambda: (validation_line(name, options) for name in workloads.SETS)),
+        "limit": (["limit", "convolutions at their best (s)", "all (s)", *target], lambda: (
+            limit_line(*each.split("-"), options) for each in TARGETS if each.endswith(LIMITED)))}[row]
+    return print_table(headings, lines())
 
 
 def machine(options):
@@ -268,9 +256,9 @@ def measure(options):
         options.repeat = 1
     rows = (*TARGETS, *REPORTS) if options.row == "all" else [options.row]
     if not options.against:
-        if options.row in COMPARED:
+        if options.row in WITH_ANOTHER:
             raise InputError(f"{options.row}: --against is missing: name the revision that is compared, 1484acb say")
-        rows = [row for row in rows if row not in COMPARED]
+        rows = [row for row in rows if row not in WITH_ANOTHER]
     if options.device != "cpu" and not all(row.endswith(("-step", "-volume")) for row in rows):
         raise InputError(f"{options.row} --device {options.device}: only a row about a step or a volume, such as "
                          "LA-step, is measured on a GPU; see code/gpu_day.py for the rest")

@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import psutil
 
+from benchmarks.targets import verdict
 from dataloaders.phantom import draw_ACDC, write_phantoms
 from runtime.errors import InputError, one_line
 from runtime.files import ROOT
@@ -41,7 +42,7 @@ def line(what, calls, most, repeat, quick):
     turns = [[call() for call in calls.values()] for _ in range(repeat)]
     then, now = np.min(turns, 0)
     return [what, f"{then:.2f}", f"{now:.2f}", f"{now / then:.2f}", f"≤ {most}",
-            "" if quick else "met" if now <= most * then else "missed"]
+            verdict(now <= most * then, quick)]
 
 
 def demo_lines(against, quick):

@@ -5,4 +5,9 @@ TARGETS = {"metrics": (10, None), "surfaces": (3, None), "sampling": (20, None),
            "ACDC-volume": (3, None), "ACDC-step": (1.6, 0.7), "LA-step": (2.2, 0.6), "BraTS-step": (2.2, None),
            "LA-volume": (1.7, None)}
 REPORTS = ("validation", "limit", "growth", "methods", "windows", "memory", "monai", "start", "demo")
-COMPARED = ("start", "demo")        # with another revision
+WITH_ANOTHER = ("start", "demo")        # with another revision
+
+
+def verdict(met, quick):
+    """Of a target; none with small shapes."""
+    return "" if quick else "met" if met else "missed"

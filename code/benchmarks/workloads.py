@@ -149,12 +149,17 @@ def a_method(recipe, variant):
     return Device(recipe.device, len(recipe.patch_size)).place(method)
 
 
-def step_of(recipe, name, variant):
-    """One self-training step, on phantoms."""
+def batch_of(name, recipe):
+    """(labelled images, their label maps, unlabelled images) of phantoms, tensors on the CPU."""
     scans = [phantom(name, index, recipe.patch_size) for index in range(recipe.labeled_batch + recipe.unlabeled_batch)]
     x = torch.stack([image for image, _ in scans])[:, None]
     y = torch.stack([label for _, label in scans[:recipe.labeled_batch]]).long()
-    x_l, x_u = x[:recipe.labeled_batch], x[recipe.labeled_batch:]
+    return x[:recipe.labeled_batch], y, x[recipe.labeled_batch:]
+
+
+def step_of(recipe, name, variant):
+    """One self-training step, on phantoms."""
+    x_l, y, x_u = batch_of(name, recipe)
     method, fast = a_method(recipe, variant).train(), variant == "fast"
     optimizer = torch.optim.SGD(method.parameters(), recipe.lr, momentum=recipe.momentum)
     home = next(method.parameters()).device

@@ -1,18 +1,19 @@
 """ACDC: cine MRI of the heart, trained on the 1,312 slices of 70 patients, tested on volumes."""
-import itertools
 import re
+from dataclasses import replace
 
 import numpy as np
 
 from dataloaders import augment, strong
 from dataloaders.scans import (
     Split,
+    check_patients,
     drawn,
     first_existing,
-    normalised,
+    for_networks,
+    read_all,
     read_lists,
     read_scan,
-    read_scans,
     read_spacing,
 )
 from runtime.errors import InputError, counted
@@ -71,11 +72,7 @@ class ACDC:
             raise InputError(f"--labeled {recipe.labeled}: {self.lists['train']} has "
                              f"{counted(len(patients), 'patient')}; choose no more than that")
         chosen = set(drawn(patients, recipe.labeled_draw)[:recipe.labeled])
-        of = {role: set(map(patient_of, names)) for role, names in lists.items()}
-        for one, other in itertools.combinations(self.lists, 2):
-            if shared := of[one] & of[other]:
-                raise InputError(f"{self.lists[other]}: {min(shared)} is in {self.lists[one]} too; a patient belongs "
-                                 "to one list: remove it from the other")
+        check_patients({role: lists[role] for role in self.lists}, patient_of, self.lists)
         return Split([name for name in slices if patient_of(name) in chosen],
                      [name for name in slices if patient_of(name) not in chosen], val, test)
 
@@ -92,12 +89,12 @@ class ACDC:
         def read(name, path):
             return read_scan(name, path, ndim=ndim, in_channels=self.recipe.in_channels,
                              num_classes=self.recipe.num_classes, labelled=labelled)
-        return read_scans(names, self.path_of, read, what)
+        return read_all(names, self.path_of, read, what)
 
     def train_scans(self, names, labelled):
         """Slices as they are trained on; without `labelled` their labels are not opened."""
         slices = self._read(names, 2, labelled, "labelled" if labelled else "unlabelled")
-        return [normalised(scan, self.recipe) for scan in slices]
+        return [replace(scan, image=for_networks(scan.image, self.recipe)) for scan in slices]
 
     def cases(self, names):
         """Validation or test volumes (D, H, W) with labels, on their own grid."""

@@ -2,17 +2,16 @@
 
 A fold is written 2/4, the second of four.
 """
-import json
 from collections import Counter
 from dataclasses import dataclass
 
 from imaging.patients import PATIENTS, read_patients
 from runtime.errors import InputError, counted
-from runtime.files import write_text
-from runtime.records import from_record, read_json
+from runtime.records import read_json, read_record, write_record
 
 FOLDS = "folds.json"
-REMEDY = "restore the file from a copy, or remove it: the cases are then divided anew, and all folds trained again"
+FOLDS_REMEDY = ("restore the file from a copy, or remove it: the cases are then divided anew, and all folds trained "
+                "again")
 
 
 @dataclass(frozen=True)
@@ -25,8 +24,7 @@ class Folds:
 
 def read_folds(folder):
     """Folds of folds.json, or None where it does not exist."""
-    path = folder / FOLDS
-    return from_record(Folds, read_json(path, REMEDY), path, REMEDY) if path.exists() else None
+    return read_record(Folds, folder / FOLDS, FOLDS_REMEDY)
 
 
 def fold_number(text):
@@ -57,14 +55,14 @@ def divided(folder, labelled, count):
             raise InputError(f"{path}: divides the cases into {record.folds} folds, not {count}; choose --folds "
                              f"{record.folds}, or remove the file: the cases are then divided anew")
         if odd := [name for name, number in record.cases.items() if not 1 <= number <= count]:
-            raise InputError(f"{path}: has {odd[0]} in fold {record.cases[odd[0]]} of {count}: {REMEDY}")
+            raise InputError(f"{path}: has {odd[0]} in fold {record.cases[odd[0]]} of {count}: {FOLDS_REMEDY}")
         there = record.cases
     first = {}      # of each patient, the first case that has its fold
     for name, number in there.items():
         other = first.setdefault(patients.of(name), name)
         if there[other] != number:
             raise InputError(f"{path}: {name} is in fold {number} and {other} in fold {there[other]}, two scans of "
-                             f"{patients.of(name)} by {PATIENTS}: {REMEDY}")
+                             f"{patients.of(name)} by {PATIENTS}: {FOLDS_REMEDY}")
     fold_of = {patient: there[name] for patient, name in first.items()}
     sizes = Counter(there[name] for name in labelled if name in there)
     for patient, scans in Counter(patients.of(name) for name in labelled if name not in there).items():
@@ -76,6 +74,6 @@ def divided(folder, labelled, count):
 def write_folds(folder, numbers, count):
     """Add new cases to folds.json; one that is there stays, also where it is no longer in the train list."""
     path = folder / FOLDS
-    there = read_json(path, REMEDY)["cases"] if path.exists() else {}
+    there = read_json(path, FOLDS_REMEDY)["cases"] if path.exists() else {}
     if new := {name: number for name, number in numbers.items() if name not in there}:
-        write_text(path, json.dumps({"folds": count, "cases": there | new}, indent=2) + "\n")
+        write_record(path, {"folds": count, "cases": there | new}, indent=2)

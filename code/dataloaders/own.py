@@ -4,13 +4,13 @@ import numpy as np
 from dataloaders import strong
 from dataloaders.augment import each, window_at
 from dataloaders.folds import divided, fold_number
-from dataloaders.scans import Split, drawn, has_label, read_list
+from dataloaders.scans import Split, check_patients, drawn, has_label, read_list
 from dataloaders.volumes import Volumes
 from imaging.cases import IGNORED, LAYOUT
 from imaging.patients import PATIENTS, read_patients
 from runtime.errors import InputError
 
-PLACES = 10_000     # voxels remembered of each class and scan, for patches that hold one
+REMEMBERED = 10_000     # voxels of each class and scan, for patches that hold one
 
 
 class Own(Volumes):
@@ -38,13 +38,8 @@ class Own(Volumes):
         """
         recipe = self.recipe
         lists = {role: self.listed(role) for role in self.lists}
-        trained = {self.patient_of(name): name for name in lists["train"]}
-        for role in ("val", "test"):
-            for name in lists[role]:
-                if (other := trained.get(self.patient_of(name), name)) != name:
-                    raise InputError(f"{recipe.data_dir / self.lists[role]}: {name} is a scan of "
-                                     f"{self.patient_of(name)}, as {other} of {self.lists['train']} is by {PATIENTS}; "
-                                     "a patient belongs to one list: remove one of the two")
+        files = {role: recipe.data_dir / file for role, file in self.lists.items()}
+        check_patients(lists, self.patient_of, files, f" by {PATIENTS}")
         labelled, held = self.labelled(lists["train"]), []
         where = recipe.data_dir / self.lists["train"]
         if recipe.fold:
@@ -134,7 +129,7 @@ def window_start(shape, size, place, rng):
 
 
 def _some(mask):
-    """Up to PLACES voxels (n, 3) of a mask, evenly over it."""
+    """Up to REMEMBERED voxels (n, 3) of a mask, evenly over it."""
     voxels = np.flatnonzero(mask)
-    voxels = voxels[np.linspace(0, len(voxels) - 1, min(len(voxels), PLACES)).astype(int)]
+    voxels = voxels[np.linspace(0, len(voxels) - 1, min(len(voxels), REMEMBERED)).astype(int)]
     return np.stack(np.unravel_index(voxels, mask.shape), 1)

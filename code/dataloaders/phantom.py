@@ -29,11 +29,11 @@ def smooth_field(rng, shape, waves):
     return (field - field.mean()) / (field.std() + 1e-6)
 
 
-def warped_grid(rng, shape, amount, zoom=1, waves=3):
+def warped_grid(rng, shape, amount, zoom):
     """Coordinates in [-1, 1] / zoom, each bent smoothly by about `amount` -> one (*S) float32 array per axis."""
     ends = -1 / zoom, 1 / zoom
     axes = np.meshgrid(*(np.linspace(*ends, n, dtype=np.float32) for n in shape), indexing="ij", sparse=True)
-    return [axis + np.float32(amount / zoom) * smooth_field(rng, shape, waves) for axis in axes]
+    return [axis + np.float32(amount / zoom) * smooth_field(rng, shape, 3) for axis in axes]
 
 
 def ellipsoid(space, centre, radii, turn=0.0):

@@ -1,9 +1,10 @@
 """Scans as the field keeps them on disk: HDF5 files with `image` and `label`, named by split lists."""
+import itertools
 import json
 import math
 import zlib
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,6 +53,19 @@ class Split:
                     raise InputError(f"{name} is listed as {seen[name]} and as {role}: a case belongs to one list, "
                                      "once; remove it from the other")
                 seen[name] = role
+
+
+def check_patients(lists, patient_of, where, how=""):
+    """InputError where scans of one patient are in two of the lists {role: names}; `Split` looks at a scan in two.
+
+    where: {role: its list in words}; how: what says that they are one patient's, in words.
+    """
+    for one, other in itertools.combinations(lists, 2):
+        scan_of = {patient_of(name): name for name in lists[one]}
+        for name in lists[other]:
+            if (twin := scan_of.get(patient_of(name), name)) != name:
+                raise InputError(f"{where[other]}: {name} is a scan of {patient_of(name)}, as {twin} of {where[one]} "
+                                 f"is{how}; a patient belongs to one list: take one of the two out of its list")
 
 
 def read_lists(data_dir, dataset, files):
@@ -157,12 +171,13 @@ def read_scan(name, path, *, ndim, in_channels, num_classes, labelled):
     return Scan(name, _tensor(image), label, content)
 
 
-def normalised(scan, recipe):
-    """The scan as `recipe.normalise` has it: as stored, or with mean 0 and deviation 1, each slice or each volume."""
+def for_networks(image, recipe):
+    """A tensor (in_channels, *S) as `recipe.normalise` has it: as stored, or with mean 0 and deviation 1, each slice or
+    each volume.
+    """
     if recipe.normalise == "stored":
-        return scan
-    image, *_ = standardised(scan.image.numpy(), len(recipe.patch_size))
-    return replace(scan, image=_tensor(image))
+        return image
+    return _tensor(standardised(image.numpy(), len(recipe.patch_size))[0])
 
 
 def check_labelled(names, path_of, role):
@@ -269,7 +284,7 @@ def read_spacing(path):
     return spacing
 
 
-def read_scans(names, path_of, read, what):
+def read_all(names, path_of, read, what):
     """[read(name, path_of(name))] with a progress bar; InputError before work starts if they cannot fit in memory."""
     paths = [path_of(name) for name in names]
     _check_memory(paths, what)

@@ -13,7 +13,7 @@ GEOMETRY, INTENSITIES = ("strong", "geometry"), ("strong", "intensity")    # val
 TURNED, SCALED, MIRRORED = 0.2, 0.2, 0.5    # how often: by random angles, by one random factor, along each axis
 SCALES = 0.7, 1.4                           # voxels of the scan per voxel of the patch
 DEGREES = {2: 180, 3: 30}                   # largest angle, either way, in the plane or about each of three axes ...
-NARROW = 1.5, 15                            # ... and in a plane whose one extent is so many times the other
+NARROW_PLANE = 1.5, 15                      # ... and in a plane whose one extent is so many times the other
 NOISE = 0.1, (0.0, 0.1)                     # how often; standard deviation
 BLUR = 0.2, 0.5, (0.5, 1.0)                 # how often, and then how many of the channels; deviation in voxels
 BRIGHTNESS = CONTRAST = 0.15, (0.75, 1.25)  # how often; factor
@@ -54,7 +54,7 @@ def _matrix(size, rng, turns=True):
     turned, scaled = rng.random() < TURNED, rng.random() < SCALED
     if not (turned or scaled):
         return None
-    ratio, narrow = NARROW
+    ratio, narrow = NARROW_PLANE
     small = not turns or max(size) > ratio * min(size)
     degrees = narrow if len(size) == 2 and small else DEGREES[len(size)]
     matrix = np.eye(len(size)) * (rng.uniform(*SCALES) if scaled else 1)

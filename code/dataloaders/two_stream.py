@@ -20,7 +20,7 @@ from runtime.ranks import Ranks
 LABELLED, UNLABELLED, MASKS, TORCH = range(4)       # what a random number is for
 SHARED = Path("/dev/shm")   # through which loader processes hand over their patches, on Linux; containers have 64 MiB
 AHEAD = 2                   # steps that each of them is ahead
-LONGEST = 600               # seconds until a step's patches count as lost
+LOST_AFTER = 600            # seconds until a step's patches count as lost
 
 
 def random(*key):
@@ -99,7 +99,7 @@ class TwoStream(Dataset):
         start = "fork" if workers and sys.platform == "linux" else None
         return DataLoader(self, batch_size=None, sampler=range(first, last), num_workers=workers,
                           pin_memory=pin_memory, worker_init_fn=_leave_signals, multiprocessing_context=start,
-                          prefetch_factor=AHEAD if workers else None, timeout=LONGEST if workers else 0)
+                          prefetch_factor=AHEAD if workers else None, timeout=LOST_AFTER if workers else 0)
 
     def _fitting(self, workers, step):
         """As many of the `workers` as there is shared memory for: for what each is ahead, and two steps in use.

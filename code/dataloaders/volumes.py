@@ -1,19 +1,20 @@
 """What LA and BraTS share: 3D volumes, random patches, sliding windows, optionally at half resolution."""
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
 
 from dataloaders import augment, strong
 from dataloaders.scans import (
-    Scan,
     Split,
+    check_patients,
     check_prepared,
     drawn,
     first_existing,
-    normalised,
+    for_networks,
+    read_all,
     read_lists,
     read_scan,
-    read_scans,
     read_spacing,
 )
 from imaging.record import read_preprocessing
@@ -64,15 +65,18 @@ class Volumes:
         recipe = self.recipe
         lists = read_lists(recipe.data_dir, self.dataset, self.lists)
         train, val, test = lists["train"], lists.get("val", []), lists.get("test", [])
+        where = dict(self.lists)
         for role in ("test", "val"):
             count = getattr(recipe, f"holdout_{role}")
             if count:
                 train, held = train[:-count], train[-count:]
                 test, val = (held, val) if role == "test" else (test, held)
+                where[role] = f"--holdout-{role} {count}"
         if not 0 < recipe.labeled <= len(train):
             raise InputError(f"--labeled {recipe.labeled}: {self.lists['train']} has {counted(len(train), 'case')}"
                              f"{' after the hold-outs' if recipe.holdout_test or recipe.holdout_val else ''}; choose "
                              "no more than that")
+        check_patients({"train": train, "val": val, "test": test}, self.patient_of, where)
         train = drawn(train, recipe.labeled_draw)
         return Split(train[:recipe.labeled], train[recipe.labeled:], val, test)
 
@@ -90,20 +94,21 @@ class Volumes:
         what = "labelled" if labelled else "unlabelled"
 
         def read(name, path):
-            return self._shrunk(normalised(self._read(name, path, labelled), self.recipe))
-        return read_scans(names, self.path_of, read, what)
+            return self._as_trained(self._read(name, path, labelled))
+        return read_all(names, self.path_of, read, what)
 
     def cases(self, names):
         """Validation or test scans with labels, on their own grid."""
-        return read_scans(names, self.path_of, lambda name, path: self._read(name, path, True), "reference")
+        return read_all(names, self.path_of, lambda name, path: self._read(name, path, True), "reference")
 
-    def _shrunk(self, scan):
+    def _as_trained(self, scan):
+        """As it is trained on: intensities first, then the resolution."""
+        image, label = for_networks(scan.image, self.recipe), scan.label
         if not self.recipe.half_resolution:
-            return scan
-        label = scan.label
+            return replace(scan, image=image)
         if label is not None:
             label = label.new_tensor(resample_label(label.numpy(), half(label.shape)))
-        return Scan(scan.name, halved(scan.image), label, scan.content)
+        return replace(scan, image=halved(image), label=label)
 
     def sample(self, scan, rng):
         """One augmented patch: image (in_channels, *P), label (*P) or None, as arrays."""

@@ -18,15 +18,14 @@ from networks.two_view import TwoView
 from runtime.errors import InputError
 from runtime.files import load_tensors, load_weights
 
-SLICES = 200            # of the unlabelled ones, on which pseudo-labels are measured
+SAMPLED = 200           # slices of the unlabelled ones, on which pseudo-labels are measured
 
 
 def check_pair(trained):
     """InputError if a run's method has no pair of views to compare."""
     if trained.method.pair is None:
-        paired = ", ".join(name for name, one in registry.METHODS.items() if one.pair)
         raise InputError(f"{trained.run}: its method is {trained.recipe.method}, expected one with two views to "
-                         f"compare: {paired}")
+                         f"compare: {', '.join(registry.paired())}")
 
 
 @contextmanager
@@ -46,11 +45,8 @@ def noting_cosines(networks):
         cosines, filled = F.cosine_similarity(feature0, feature1, dim=1).flatten(1).mean(1), inputs[0].flatten(1).any(1)
         noted.append(cosines.float().cpu()[filled.cpu()])
 
-    hook = networks.register_forward_hook(note)
-    try:
+    with networks.register_forward_hook(note):
         yield noted
-    finally:
-        hook.remove()
 
 
 def agreement(trained, split):
@@ -62,12 +58,8 @@ def agreement(trained, split):
     """
     check_pair(trained)
     recipe, method, data = trained.recipe, trained.method, trained.data
-    names = trained.names(split)
-    if not names:
-        raise InputError(f"--split {split}: {trained.run} has no such cases; choose the other one")
-    trained.check_cases(names)
     rows, overlaps = [], []
-    for name in tqdm(names, "agreement", unit="case"):
+    for name in tqdm(trained.names_to_test(split), "agreement", unit="case"):
         [scan] = data.cases([name])
         with noting_cosines(method.tested) as cosines:
             maps = label_maps(segment(method, scan.image, recipe, views=method.pair), recipe.keep_largest)
@@ -81,10 +73,10 @@ def agreement(trained, split):
 def hidden_labels(recipe, data):
     """Images (in_channels, N, H, W) and labels (N, H, W) of unlabelled slices at the training resolution.
 
-    Up to SLICES of them, drawn by the recipe's seed among those with a label on disk, which training never opens.
+    Up to SAMPLED slices, drawn by the recipe's seed among those with a label on disk, which training never opens.
     """
     names = np.random.default_rng(recipe.seed).permutation(data.split().unlabelled).tolist()
-    names = islice((name for name in names if has_label(data.path_of(name))), SLICES)
+    names = islice((name for name in names if has_label(data.path_of(name))), SAMPLED)
     scans = data.train_scans(list(names), labelled=True)
     if not scans:
         raise InputError(f"{recipe.data_dir}: no unlabelled slice has a label on disk to measure pseudo-labels with")

@@ -1,6 +1,5 @@
 """What trust.py's score is worth where the true Dice is known, and the Dice it lets one expect where it is not."""
 import itertools
-import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,11 +8,10 @@ import numpy as np
 
 from imaging.scan_files import checksum
 from runtime.errors import InputError
-from runtime.files import write_text
-from runtime.records import from_record, read_json
+from runtime.records import read_record, write_record
 
 CALIBRATION = "calibration.json"
-REMEDY = "delete it, and let reproduce.py trust write it again"
+CALIBRATION_REMEDY = "delete it, and let reproduce.py trust write it again"
 EXACT = 8               # cases whose orders are all looked at
 SHARES = 0.1, 0.2, 0.3  # of the cases that are set aside
 
@@ -100,9 +98,8 @@ def told(rows):
 def write_calibration(runs, look_scores, dice, checkpoint="last"):
     """calibration.json beside the runs of folds, of their out-of-fold cases."""
     points, fitted = calibrate(look_scores, dice)
-    write_text(Path(runs[0]).parent / CALIBRATION, json.dumps(
-        {"cases": len(dice), "scores": points, "dice": fitted, "checkpoint": checkpoint,
-         "weights": {run.name: checksum(run / f"{checkpoint}.pt") for run in runs}}) + "\n")
+    weights = {run.name: checksum(run / f"{checkpoint}.pt") for run in runs}
+    write_record(Path(runs[0]).parent / CALIBRATION, Calibrated(len(dice), points, fitted, checkpoint, weights))
 
 
 def read_calibration(runs, checkpoint="last"):
@@ -110,11 +107,10 @@ def read_calibration(runs, checkpoint="last"):
     those that a fold had before it was trained again.
     """
     path = runs[0].resolve().parent / CALIBRATION
-    if not path.exists():
+    if (record := read_record(Calibrated, path, CALIBRATION_REMEDY)) is None:
         return None
-    record = from_record(Calibrated, read_json(path, REMEDY), path, REMEDY)
     if len(record.scores) != len(record.dice) or not record.scores or sorted(record.scores) != [*record.scores]:
-        raise InputError(f"{path}: expected as many Dice as scores, which rise: {REMEDY}")
+        raise InputError(f"{path}: expected as many Dice as scores, which rise: {CALIBRATION_REMEDY}")
     same = record.checkpoint == checkpoint and all(
         record.weights.get(run.name) in (None, checksum(run / f"{checkpoint}.pt")) for run in runs)
     return (record.scores, record.dice) if same else None

@@ -2,8 +2,6 @@
 from dataloaders.components import largest_component
 from runtime.errors import InputError
 
-__all__ = ["asked_for", "keep_largest", "kept_classes", "largest_component"]
-
 
 def keep_largest(label_map, which):
     """`largest_component` of some classes of a label map (*S), NumPy.

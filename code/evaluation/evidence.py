@@ -9,24 +9,12 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from dataloaders.augment import standardised
-from dataloaders.scans import read_geometry
+from dataloaders.scans import for_networks, read_geometry
 from dataloaders.volumes import halved
+from evaluation import trust
 from evaluation.components import keep_largest
 from evaluation.inference import likeliest, segment
 from evaluation.metrics import of_classes_there, overlap_of_classes
-from evaluation.trust import (
-    TRAINING,
-    Evidence,
-    case_rows,
-    flags_of,
-    measured,
-    middles,
-    quantiles,
-    read_training_cases,
-    scores,
-    taken_away,
-)
 from evaluation.windows import DISAGREEMENT
 from runtime.errors import InputError, counted
 
@@ -72,7 +60,8 @@ def examined(method, image, recipe, **how):
     watch = Agreement(method.pair, recipe.num_classes) if method.pair else None
     views = segment(method, image, recipe, watch=watch, **how)
     entropy, whole = entropies(next(iter(views.values())))
-    return views, Evidence(entropy, whole, watch and watch.dice, quantiles(as_trained(image, recipe).numpy()))
+    seen = trust.quantiles(as_trained(image, recipe).numpy())
+    return views, trust.Evidence(entropy, whole, watch and watch.dice, seen)
 
 
 def examined_together(members, image, apart=False):
@@ -105,7 +94,8 @@ def examined_together(members, image, apart=False):
     entropy, whole = entropies(mean)
     pairs = itertools.combinations(decided, 2)
     agreement = np.mean([dice_of(confusion(*pair, classes)) for pair in pairs], axis=0).tolist()
-    return found, Evidence(entropy, whole, agreement, quantiles(as_trained(image, members[0].recipe).numpy()))
+    seen = trust.quantiles(as_trained(image, members[0].recipe).numpy())
+    return found, trust.Evidence(entropy, whole, agreement, seen)
 
 
 def entropies(probs):
@@ -127,8 +117,7 @@ def entropies(probs):
 
 def as_trained(image, recipe):
     """A prepared image (in_channels, *S) with the intensities and at the resolution that training has."""
-    if recipe.normalise == "zscore":
-        image = torch.from_numpy(standardised(image.numpy(), len(recipe.patch_size))[0])
+    image = for_networks(image, recipe)
     return halved(image) if recipe.half_resolution else image
 
 
@@ -141,9 +130,10 @@ def judged(trained, image, training, geometry, name=""):
     views, evidence = examined(trained.method, image, recipe, views=())
     decided = likeliest(next(iter(views.values())))
     labels = keep_largest(decided, recipe.keep_largest)
-    rows = case_rows(name, recipe.classes, measured(labels, recipe.num_classes), evidence, training,
-                     geometry and math.prod(geometry.spacing) / 1000, geometry and geometry.voxel_size,
-                     middles(labels, recipe.num_classes), taken_away(decided, labels, recipe.num_classes))
+    rows = trust.case_rows(name, recipe.classes, trust.measured(labels, recipe.num_classes), evidence, training,
+                           geometry and math.prod(geometry.spacing) / 1000, geometry and geometry.voxel_size,
+                           trust.middles(labels, recipe.num_classes),
+                           trust.taken_away(decided, labels, recipe.num_classes))
     return labels, evidence, rows
 
 
@@ -161,26 +151,23 @@ def examined_cases(runs, split):
     dice = iter(of_classes_there(overlaps).mean(-1))
     for name, (rows, _) in found.items():
         rows = {row["case"]: row | {"dice": float(next(dice))} for row in rows}
-        found[name] = [rows[case] for case in scores(rows.values())]
+        found[name] = [rows[case] for case in trust.scores(rows.values())]
     return found
 
 
 def _examined(trained, split):
     """A run's rows of `examined_cases`, without their Dice, and the Dice of each case's classes."""
     recipe, data = trained.recipe, trained.data
-    names = trained.names(split)
-    if not names:
-        raise InputError(f"--split {split}: {trained.run} has no such cases; choose the other one")
-    trained.check_cases(names)
-    training, rows, overlaps = read_training_cases(trained.run, recipe), [], []
+    names = trained.names_to_test(split)
+    training, rows, overlaps = trust.read_training_cases(trained.run, recipe), [], []
     if training is None:
-        raise InputError(f"{trained.run / TRAINING}: is not there, and the score compares with it: copy it from the "
-                         "run's own folder; a run of an earlier version, which has none, is trained again")
+        raise InputError(f"{trained.run / trust.TRAINING}: is not there, and the score compares with it: copy it from "
+                         "the run's own folder; a run of an earlier version, which has none, is trained again")
     for name in tqdm(names, "trust", unit="case"):
         [scan] = data.cases([name])
         labels, evidence, of_classes = judged(trained, scan.image, training, read_geometry(data.path_of(name)), name)
         agreement = math.nan if evidence.agreement is None else float(np.mean(evidence.agreement))
         overlaps.append(overlap_of_classes(labels, scan.label.numpy(), recipe.num_classes))
         rows.append({"case": name, "score": of_classes[0]["score"], "dice": math.nan,
-                     "entropy": evidence.whole, "agreement": agreement, "flags": "; ".join(flags_of(of_classes))})
+                     "entropy": evidence.whole, "agreement": agreement, "flags": "; ".join(trust.flags_of(of_classes))})
     return rows, overlaps

@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dataloaders.augment import resize_nearest, standardised
+from dataloaders.augment import resize_nearest
+from dataloaders.scans import for_networks
 from dataloaders.volumes import halved
 from evaluation.metrics import of_classes_there, overlap_of_classes, where_labelled
 from evaluation.windows import WEIGHTS
@@ -26,7 +27,7 @@ DEVIATION = 1 / 8                   # of the Gaussian, in edges of the window, a
 AT_ONCE_DECIDED = 2 ** 22           # voxels
 
 
-def class_probabilities(output, fusion="softmax"):
+def class_probabilities(output):
     """Output of a network of networks/ -> {view: probabilities (B, C, *S)}, the headline first.
 
     Logits (B, C, *S) or (logits, feature): {"network": ...}. Two such pairs, as `networks.two_view` gives them:
@@ -37,7 +38,7 @@ def class_probabilities(output, fusion="softmax"):
     if isinstance(output[0], Tensor):
         return {"network": output[0].softmax(1)}
     (logits0, _), (logits1, _) = output
-    return fuse(logits0, logits1, fusion)
+    return fuse(logits0, logits1)
 
 
 @contextmanager
@@ -54,7 +55,7 @@ def inference(model):
             module.training = training
 
 
-def predict(model, x, fusion="softmax", views=True):
+def predict(model, x, views=True):
     """{view: probabilities (B, C, *S)} of a model, computed on its device.
 
     views: True for all, or the names of those that are wanted beside the headline; a Method computes no more.
@@ -64,7 +65,7 @@ def predict(model, x, fusion="softmax", views=True):
     if isinstance(model, Method):
         return model.predict(x) if views is True else model.predicted(x, views)
     output = model(x)
-    return _wanted(output if isinstance(output, dict) else class_probabilities(output, fusion), views)
+    return _wanted(output if isinstance(output, dict) else class_probabilities(output), views)
 
 
 def _wanted(parts, views):
@@ -78,14 +79,14 @@ def _watched(views, watch):
     return views if views is True or watch is None else (*views, *watch.views)
 
 
-def _predict_full(model, batch, size, fusion, views):
+def _predict_full(model, batch, size, views):
     """`predict` of up to `size` patches.
 
     On a GPU, where cuDNN tries its kernels anew for every shape, empty patches fill up a batch that is not full.
     """
     missing = size - len(batch) if _weight(model, batch).device.type in FILLED else 0
     full = torch.cat([batch, batch.new_zeros(missing, *batch.shape[1:])]) if missing else batch
-    return {view: probs[:len(batch)] for view, probs in predict(model, full, fusion, views).items()}
+    return {view: probs[:len(batch)] for view, probs in predict(model, full, views).items()}
 
 
 def _weight(model, otherwise):
@@ -112,8 +113,7 @@ def window_weights(edge, kind):
     return torch.exp(-(places / (DEVIATION * edge)) ** 2 / 2)
 
 
-def sliding_window(model, volume, patch_size, stride, *, batch_size=None, fusion="softmax", views=False,
-                   weights="uniform"):
+def sliding_window(model, volume, patch_size, stride, *, batch_size=None, views=False, weights="uniform"):
     """Mean class probabilities over overlapping windows: volume (*S) or (in_channels, *S) -> (C, *S).
 
     A volume smaller than the patch is padded with zeros on both sides, the odd voxel behind, and cut back. `views`:
@@ -122,11 +122,11 @@ def sliding_window(model, volume, patch_size, stride, *, batch_size=None, fusion
     `window_weights`. The result is where the model is, or on the CPU where a GPU has no room for it; the model's device
     also says how many windows go at once unless `batch_size` does.
     """
-    parts = _window_views(model, volume, patch_size, stride, views or (), weights, batch_size, fusion)
+    parts = _window_views(model, volume, patch_size, stride, views or (), weights, batch_size)
     return parts if views else next(iter(parts.values()))
 
 
-def _window_views(model, volume, patch_size, stride, views, weights, batch_size=None, fusion="softmax", watch=None):
+def _window_views(model, volume, patch_size, stride, views, weights, batch_size=None, watch=None):
     volume = torch.as_tensor(volume)
     if volume.ndim == len(patch_size):
         volume = volume[None]
@@ -145,7 +145,7 @@ def _window_views(model, volume, patch_size, stride, views, weights, batch_size=
     with inference(model):
         for first in range(0, len(boxes), batch_size):
             batch = boxes[first:first + batch_size]
-            parts = _predict_full(model, torch.stack([volume[:, *box] for box in batch]), batch_size, fusion,
+            parts = _predict_full(model, torch.stack([volume[:, *box] for box in batch]), batch_size,
                                   _watched(views, watch))
             if weights != "uniform":
                 parts = {view: _times(probs, factors) for view, probs in parts.items()}
@@ -186,7 +186,7 @@ def _zeros(parts, shape):
     return {view: torch.zeros(classes, *shape, dtype=first.dtype, device=device) for view in parts}
 
 
-def slice_wise(model, volume, patch_size, views=(), batch_size=None, fusion="softmax", watch=None):
+def slice_wise(model, volume, patch_size, views=(), batch_size=None, watch=None):
     """{view: class probabilities (C, D, H, W)} slice by slice: volume (D, H, W) or (in_channels, D, H, W).
 
     Each slice is resized to `patch_size` (nearest) and its probabilities back [C]. views, watch: as `segment` takes
@@ -200,7 +200,7 @@ def slice_wise(model, volume, patch_size, views=(), batch_size=None, fusion="sof
     with inference(model):
         for first in range(0, volume.shape[1], batch_size):
             batch = resize_nearest(volume[:, first:first + batch_size].transpose(0, 1), patch_size)
-            parts = _predict_full(model, batch, batch_size, fusion, _watched(views, watch))
+            parts = _predict_full(model, batch, batch_size, _watched(views, watch))
             if watch is not None:
                 watch.note(parts)
                 parts = _wanted(parts, views)
@@ -220,8 +220,7 @@ def segment(model, image, recipe, coarse=False, *, stride=None, weights=None, vi
     recipe's. views: True for all, or the names of those that are wanted beside the headline. watch: sees the views
     that it names, window by window or slice by slice, without their being held: watch.note({view: probabilities}).
     """
-    if recipe.normalise == "zscore":
-        image = torch.from_numpy(standardised(image.numpy(), len(recipe.patch_size))[0])
+    image = for_networks(image, recipe)
     if recipe.stride is None:
         return slice_wise(model, image, recipe.patch_size, views, watch=watch)
     windows = {"patch_size": recipe.patch_size, "stride": recipe.patch_size if coarse else stride or recipe.stride,

@@ -98,8 +98,7 @@ def surface_metrics(pred, ref, spacing=None, tolerance=None):
 
 
 def _bounding_box(mask):
-    """Slices around the True voxels of a mask, None of an empty one; each axis is searched in the span of those before.
-    """
+    """Slices around the True voxels of a mask, or None; each axis is searched in the span of those before it."""
     box = [slice(None)] * mask.ndim
     for axis in range(mask.ndim):
         hits = np.flatnonzero(mask[tuple(box)].any(tuple(other for other in range(mask.ndim) if other != axis)))

@@ -16,6 +16,7 @@ from runtime.files import write_aside
 COLOURS = np.array([to_rgb(name) for name in ("#e69f00", "#56b4e9", "#cc79a7", "#f0e442", "#0072b2", "#009e73",
                                               "#d55e00", "#999999")])
 SMOOTHING = 50      # steps of the moving mean over a loss term
+OPACITY = 0.45      # of classes painted over an image
 
 
 def save(figure, path, **metadata):
@@ -29,7 +30,7 @@ def curves(run):
     log, val = Table(run / "log.csv").rows(), Table(run / "val.csv").rows()
     if not log:
         return
-    offset = _offset(log)
+    offset = sum(row["stage"] == "pre" for row in log)      # steps of pre-training
     figure = Figure(figsize=(11, 4))
     losses, dice = figure.subplots(1, 2)
     skipped = {"stage", "step", "lr", "loss", "grad_norm", "seconds", "memory_gib", "empty_pseudo_labels"}
@@ -52,11 +53,6 @@ def curves(run):
     if val:
         dice.legend(fontsize=8)
     save(figure, run / "curves.png")
-
-
-def _offset(log):
-    """Steps of pre-training."""
-    return sum(row["stage"] == "pre" for row in log)
 
 
 def _steps(rows, offset):
@@ -88,12 +84,17 @@ def _middle(array):
     return array if array.ndim == 2 else array[..., array.shape[-1] // 2]
 
 
-def coloured(grey, labels, alpha=0.45):
+def stretched(image):
+    """An image of any range -> the same in [0, 1], its lowest and highest hundredth cut."""
+    low, high = np.percentile(image, (1, 99))
+    return np.clip((image - low) / max(high - low, 1e-6), 0, 1)
+
+
+def coloured(grey, labels):
     """Grey image (H, W) of any range with classes (H, W) painted over it -> (H, W, 3) in [0, 1]."""
-    low, high = np.percentile(grey, (1, 99))
-    picture = np.repeat(np.clip((grey - low) / max(high - low, 1e-6), 0, 1)[..., None], 3, -1)
+    picture = np.repeat(stretched(grey)[..., None], 3, -1)
     painted = COLOURS[(labels - 1) % len(COLOURS)]
-    return np.where(labels[..., None] % IGNORED > 0, (1 - alpha) * picture + alpha * painted, picture)
+    return np.where(labels[..., None] % IGNORED > 0, (1 - OPACITY) * picture + OPACITY * painted, picture)
 
 
 def overlay(path, image, reference, predictions, depth_axis, axes=None, comment="", names=()):

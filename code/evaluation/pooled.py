@@ -15,10 +15,10 @@ from runtime.files import RESTORE
 from runtime.ranks import Ranks
 from runtime.records import read_json
 
-COLUMNS = ("dice", "hd95", "asd", "surface_dice", "error_ml")
+MEASURED = ("dice", "hd95", "asd", "surface_dice", "error_ml")
 CONFIDENCE = 0.95        # of the bootstrap interval
 RESAMPLES = 9_999
-SEED = 0
+BOOTSTRAP_SEED = 0
 WORST = 10          # cases that are shown; the CSV holds all of them, in this order
 
 
@@ -62,7 +62,7 @@ def dice_interval(values, patients=None):
     from scipy.stats import bootstrap  # here: it takes as long as the rest of --help
     found = bootstrap((sums, counts), lambda total, count, axis: total.sum(axis) / count.sum(axis), paired=True,
                       n_resamples=RESAMPLES, confidence_level=CONFIDENCE, method="percentile",
-                      rng=np.random.default_rng(SEED)).confidence_interval
+                      rng=np.random.default_rng(BOOTSTRAP_SEED)).confidence_interval
     return Interval(float(values.mean()), float(found.low), float(found.high))
 
 
@@ -171,7 +171,7 @@ def test_folds(options, load, dataset):
     for fold, one in trained.items():
         how = replace(options, run=one.run)
         rows += [{"case": row["case"], "fold": fold} | row for row in report.measure(one, names[fold], how)]
-    rows = worst_first([row | {"list": "out-of-fold", "data": tables.check_sum(every)} for row in rows])
+    rows = worst_first([row | {"list": tables.OUT_OF_FOLD, "data": tables.check_sum(every)} for row in rows])
     if ranks.main:
         chosen = max(report.chosen_here(one, names[fold], options) for fold, one in trained.items())
         present_cases(rows, path, f"{options.run.name}: {options.checkpoint}.pt on {len(every)} out-of-fold cases "
@@ -207,9 +207,9 @@ def table_lines(rows):
 
 
 def _line(title, rows, absent):
-    stats = tables.statistics(rows, absent=absent, metrics=COLUMNS)
+    stats = tables.statistics(rows, absent=absent, metrics=MEASURED)
     dice = str(mean_interval(rows)) if stats["cases"] else "–"
-    return [title, dice, *(tables.cell(stats, metric) for metric in COLUMNS[1:]), str(stats["empty"])]
+    return [title, dice, *(tables.cell(stats, metric) for metric in MEASURED[1:]), str(stats["empty"])]
 
 
 def table_headings(rows):

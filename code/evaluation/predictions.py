@@ -8,11 +8,11 @@ from imaging.scan_files import suffix
 from runtime.csv_table import Table
 from runtime.errors import InputError, counted
 
-FILE = "predictions.csv"
+PREDICTIONS_CSV = "predictions.csv"
 NOTED = ".predictions_{}.csv"       # of one process, until all are put together
-NEEDED = {"case", "class", "score", "flags", "file", "made_from"}
-LABELLED = "labelled"               # in the column "training": a scan that was trained on with its label
-SHOWN = 5                           # cases that are named in the end
+REQUIRED = {"case", "class", "score", "flags", "file", "made_from"}
+TRAINED_ON, SEEN = "labelled", "unlabelled"     # in the column "training": trained on with its label, or without
+TOLD = 5                            # cases that are named in the end
 
 
 class Predictions:
@@ -23,7 +23,7 @@ class Predictions:
     """
 
     def __init__(self, folder, number=0, force=False):
-        self.folder, self.path = Path(folder), Path(folder) / FILE
+        self.folder, self.path = Path(folder), Path(folder) / PREDICTIONS_CSV
         self.own = Table(self.folder / NOTED.format(number))
         self.cases = self._read(self.path, force)
         for path in self._noted():
@@ -36,7 +36,7 @@ class Predictions:
         """{case: its rows}"""
         try:
             rows = Table(path).rows()
-            if rows and not NEEDED <= set(rows[0]):
+            if rows and not REQUIRED <= set(rows[0]):
                 raise InputError(f"{path}: is no table of predict.py; --force replaces it, another --output keeps it")
             cases = {}
             for row in rows:
@@ -91,28 +91,28 @@ class Predictions:
             row["estimated_dice"] = before
         return row
 
-    def trained_on(self):
-        """Names of the label maps that were made by runs which were trained on the labels of their scans."""
-        return {Path(rows[0]["file"]).name for rows in self.cases.values() if rows[0].get("training") == LABELLED}
+    def trained_on(self, role):
+        """Names of the label maps of runs that were trained on their scans, TRAINED_ON or SEEN."""
+        return {Path(rows[0]["file"]).name for rows in self.cases.values() if rows[0].get("training") == role}
 
     def told(self, cases):
         """Lines that say which of these cases were trained on, and which to look at first; none of no cases."""
         flagged = [(case, trust.flags_of(rows)) for case, rows in self.cases.items() if case in cases]
         flagged = [(case, flags) for case, flags in flagged if flags]
-        lines = [f"look at {case}: {'; '.join(flags)}" for case, flags in flagged[:SHOWN]]
-        known = [case for case in cases if self.cases.get(case, [{}])[0].get("training") == LABELLED]
+        lines = [f"look at {case}: {'; '.join(flags)}" for case, flags in flagged[:TOLD]]
+        known = [case for case in cases if self.cases.get(case, [{}])[0].get("training") == TRAINED_ON]
         known = [f"{counted(len(known), 'scan')} that training had with a label, {min(known)} the first: how good such "
                  "a result is says nothing of new scans"] if known else []
         if not flagged:
             return known + bool(cases) * [f"no case is flagged; {self.path} has them ranked"]
-        return [*known, *lines, (f"and {len(flagged) - SHOWN} more with flags; " if len(flagged) > SHOWN else "")
+        return [*known, *lines, (f"and {len(flagged) - TOLD} more with flags; " if len(flagged) > TOLD else "")
                 + f"{self.path} has all cases ranked"]
 
 
 def flags_of_cases(folder):
     """{case: its flags in words} of a folder's predictions.csv, the case to look at first in front."""
     cases = {}
-    for row in Table(folder / FILE).rows():
+    for row in Table(folder / PREDICTIONS_CSV).rows():
         cases.setdefault(row["case"], []).append(row)
     return {name: "; ".join(trust.flags_of(rows)) for name, rows in cases.items()}
 

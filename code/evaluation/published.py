@@ -56,20 +56,33 @@ FIGURE5 = {"lambda_unsup": (0.1, 0.2, 0.5, 1.0), "lambda_dis": (0.1, 0.2, 0.5, 1
            "beta": (1 / 3, 1 / 2, 2 / 3, 5 / 6)}
 # Section 4.2, and where it is silent the authors' release, for BraTS2019 URPC's or ours. The train scripts begin with
 # these values; after they were edited there, nothing that is trained stands beside the paper's numbers
-SGD = {"lr": 0.01, "momentum": 0.9, "weight_decay": 1e-4}
-VOLUMES = SGD | {"network": "vnet", "labeled_batch": 4, "unlabeled_batch": 4,
-                 "lambda_unsup": 1.0, "lambda_dis": 0.2, "beta": 2 / 3}
+COMMON = {"lr": 0.01, "momentum": 0.9, "weight_decay": 1e-4, "in_channels": 1, "augment": "paper",
+          "normalise": "stored", "fusion": "softmax", "components": True, "protocol": "matched"}
+VOLUMES = COMMON | {"network": "vnet", "labeled_batch": 4, "unlabeled_batch": 4, "num_classes": 2,
+                    "half_resolution": False, "lambda_unsup": 1.0, "lambda_dis": 0.2, "beta": 2 / 3}
 CHOSEN = {
     "LA": VOLUMES | {"patch_size": (112, 112, 80), "pre_steps": 2_000, "self_steps": 15_000, "stride": (18, 18, 4),
-                     "pre_schedule": "constant", "self_schedule": "step", "keep_largest": True},
-    "ACDC": SGD | {"network": "unet", "labeled_batch": 12, "unlabeled_batch": 12, "lambda_unsup": 0.5,
-                   "lambda_dis": 0.1, "beta": 1 / 2, "patch_size": (256, 256), "pre_steps": 10_000,
-                   "self_steps": 30_000, "pre_schedule": "constant", "self_schedule": "constant",
-                   "keep_largest": False},
+                     "pre_schedule": "constant", "self_schedule": "step", "drop_every": 2_500, "keep_largest": True},
+    "ACDC": COMMON | {"network": "unet", "labeled_batch": 12, "unlabeled_batch": 12, "num_classes": 4,
+                      "lambda_unsup": 0.5, "lambda_dis": 0.1, "beta": 1 / 2, "patch_size": (256, 256),
+                      "pre_steps": 10_000, "self_steps": 30_000, "pre_schedule": "constant",
+                      "self_schedule": "constant", "keep_largest": False},
     "BraTS2019": VOLUMES | {"patch_size": (96, 96, 96), "pre_steps": 10_000, "self_steps": 30_000,
                             "stride": (64, 64, 64), "pre_schedule": "poly", "self_schedule": "poly",
                             "keep_largest": False},
 }
+# The compared methods' own, as released but for Eq. 2 and smooth ramps, which are ours; their files begin with these
+RAMPED = {"supervised": "eq2", "consistency": 0.1, "ramp_share": 1.0, "stairs": False}
+HYPER = {
+    "supervised": {"supervised": "eq2"}, "mean_teacher": RAMPED | {"delay": 0.0},
+    **dict.fromkeys(("ua_mt", "urpc", "mcf", "dan", "em"), RAMPED), "ict": RAMPED | {"alpha": 0.2},
+    "sassnet": RAMPED | {"distance": 0.3, "consistency": 0.01}, "dtc": RAMPED | {"distance": 0.3, "consistency": 1.0},
+    "mc_net": RAMPED | {"share_l": 0.5, "consistency": 1.0, "ramp_share": 0.4, "decoders": 2},
+    "ss_net": RAMPED | {"consistency": 1.0, "ramp_share": 0.4, "radius": 10.0, "separation": 0.1},
+}
+ELSEWHERE = {("LA", "sassnet"): {"consistency": 0.015}, ("ACDC", "mean_teacher"): {"delay": 1 / 30},
+             ("ACDC", "mc_net"): {"share_l": 1.0, "consistency": 0.1, "ramp_share": 1.0},
+             ("ACDC", "ss_net"): {"consistency": 0.1, "ramp_share": 1.0, "radius": 6.0}}
 
 # What does not add up, by table or figure
 SOURCE = ("The paper does not say where the compared methods' rows come from: Section 4.3 reports them \"under "
@@ -91,3 +104,9 @@ NOTES = {
 def row(dataset, method, labeled):
     """(Dice, 95HD, ASD) of Tables 1-3, or None where they have no such row."""
     return TABLES.get(dataset, {}).get(method, {}).get(labeled)
+
+
+def chosen(dataset, method):
+    """{name: value} of the recipe's fields, `hyper.NAME` among them, that stand beside the paper's numbers."""
+    own = HYPER.get(method, {}) | ELSEWHERE.get((dataset, method), {})
+    return CHOSEN[dataset] | {f"hyper.{name}": value for name, value in own.items()}

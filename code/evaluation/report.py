@@ -203,13 +203,13 @@ def check_result(path, names, force=False, columns=tables.COLUMNS):
 def paper_row(recipe, names, published_names):
     """(text, values by METRICS) of the paper's row, or None.
 
-    It stands beside the paper's recipe alone, whatever the seed and whatever the train script was edited to, and beside
-    the cases that it was made on.
+    It stands beside the paper's recipe alone, whatever the seed and whatever the train script or the method's file was
+    edited to, and beside the cases that it was made on.
     """
-    paper = published.row(recipe.dataset, recipe.method, recipe.labeled)
+    paper, fields = published.row(recipe.dataset, recipe.method, recipe.labeled), recipe.fields()
     recipes = type(recipe)(method=recipe.method, labeled=recipe.labeled, seed=recipe.seed)
-    if not paper or recipe.fields() != recipes.fields() or not names or set(names) != set(published_names) or any(
-            getattr(recipe, name) != value for name, value in published.CHOSEN[recipe.dataset].items()):
+    if not paper or fields != recipes.fields() or not names or set(names) != set(published_names) or any(
+            fields.get(name) != value for name, value in published.chosen(recipe.dataset, recipe.method).items()):
         return None
     return f"paper, {recipe.labeled} labelled", (paper[0], None, *paper[1:])
 
@@ -256,7 +256,9 @@ def compare(options, dataset_class):
         raise InputError("--compare takes two or more run folders with different names")
     lines = tables.compare_lines(runs, dataset_class.patient_of)
     for name, path in paths.items():        # all alike, and not what the headings say
-        tables.check_named(path, runs[name], weights=options.checkpoint, unit=options.spacing)
+        out_of_fold = runs[name][0].get("list") == tables.OUT_OF_FOLD       # as the folder of folds says
+        tables.check_named(path, runs[name], weights=options.checkpoint, unit=options.spacing,
+                           **{} if out_of_fold else {"list": options.split})
     headings = [heading.replace("voxel", options.spacing) for heading in tables.COMPARE_HEADINGS]
     print(f"{options.checkpoint}.pt on the {options.split} cases; Δ and p against {options.compare[0].name}\n")
     print(tables.markdown(lines, headings))

@@ -10,6 +10,7 @@ from dataloaders.scans import Scan
 from evaluation import components, trust
 from evaluation.windows import DISAGREEMENT, Member
 from imaging import dicom_contours, dicom_segmentations
+from imaging.preparation import SMALLER
 from imaging.preprocess import apply, restore, restore_labels
 from imaging.record import Preprocessing
 from imaging.scan_files import SUFFIXES, WRITERS, checksum, format_of, mark_of, parts, read_scans, save_on_grid
@@ -74,8 +75,7 @@ def segment_case(job, paths):
     scans = read_scans(paths, job.preprocessing.geometry, len(job.preprocessing.modalities))
     image, _, geometry = apply(scans, job.preprocessing)
     image = image[None] if image.ndim == 3 else image
-    check_fits(f"{paths[0]}: its {scans[0].array.size} voxels need, segmented,", memory(job, image, scans[0]),
-               "crop or resample the scan, or use a machine with more memory")
+    check_fits(f"{paths[0]}: its {scans[0].array.size} voxels need, segmented,", memory(job, image, scans[0]), SMALLER)
     image = torch.from_numpy(image)
     if job.others:
         views, evidence = examined_together(job.members, image, job.options.disagreement)
@@ -88,8 +88,7 @@ def segment_case(job, paths):
 
 
 def role_in_training(job, image):
-    """'labelled' or 'unlabelled' where a run was trained on a prepared image (in_channels, *S), by its voxels, or ''.
-    """
+    """'labelled' or 'unlabelled' where a run was trained on a prepared image (in_channels, *S), by voxels, else ''."""
     scan = Scan("", image, None, (tuple(image.shape), zlib.crc32(image.numpy()), None))
     return min(filter(None, (role_of(scan) for role_of in job.finders)), default="")
 

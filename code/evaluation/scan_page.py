@@ -8,7 +8,7 @@ from evaluation.sprites import COLOURS, LIMIT, TEMPLATES, box_around, greys, ima
 from evaluation.trust import flags_of
 from runtime.files import write_text
 
-SLICES = 40         # of a scan, at most
+PAGE_SLICES = 40    # of a scan, at most
 EDGE = 320          # pixels of a slice's side, at most
 OPAQUE = [(*colour, 255) for colour in COLOURS]
 
@@ -41,7 +41,7 @@ def pictured(image, labels, spacing, depth_axis, axes):
     image, labels, marked = (array[box_around(marked, (1, 2))] for array in (image, labels, marked))
     there = np.flatnonzero(marked.any((1, 2)))
     first, last = (max(there[0] - 2, 0), min(there[-1] + 2, len(image) - 1)) if len(there) else (0, len(image) - 1)
-    chosen = np.unique(np.linspace(first, last, SLICES).round().astype(int))
+    chosen = np.unique(np.linspace(first, last, PAGE_SLICES).round().astype(int))
     step = math.ceil(max(image.shape[1:]) / EDGE)
     image, labels = (array[chosen, ::step, ::step] for array in (image, labels))
     return {"image": image_sprite(greys(image)), "contours": sprite(outlines(labels), OPAQUE),

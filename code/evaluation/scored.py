@@ -8,14 +8,14 @@ from tqdm import tqdm
 
 from evaluation import pooled, tables
 from evaluation.metrics import class_metrics, volume_metrics
-from evaluation.predictions import FILE, Predictions
+from evaluation.predictions import PREDICTIONS_CSV, SEEN, TRAINED_ON, Predictions
 from imaging.case_files import LABELS, MAPS, case_of_each, contents, files_in, plain_name, role_of, told
 from imaging.cases import one_case_each
 from imaging.label_values import check_segments, mapped_values, segment_values
 from imaging.preparation import attempt, report_bad
 from imaging.record import read_as
 from imaging.scan_files import case_name, is_label, is_scan, read_label, read_scan_file, tell_notes, values_in
-from runtime.errors import InputError, counted
+from runtime.errors import InputError, counted, some_of
 from runtime.files import check_writable
 
 
@@ -35,7 +35,7 @@ def score_maps(options):
         if missing:
             other = "prediction" if what == "reference" else "reference"
             print(f"{counted(len(missing), what)} without a {other}, which stay out: "
-                  f"{', '.join(sorted(missing)[:5])}{', ...' if len(missing) > 5 else ''}")
+                  f"{some_of(sorted(missing), 5)}")
     pairs = without_trained(pairs, options.predictions)
     output = options.output or options.predictions.with_name(f"{options.predictions.resolve().name}_scores.csv")
     if output.suffix != ".csv":
@@ -111,15 +111,21 @@ def matched(labels, predictions):
 
 
 def without_trained(pairs, folder):
-    """The pairs without results that predict.py made with runs that were trained on the labels of their scans."""
-    known = Predictions(folder, force=True).trained_on()
+    """The pairs without results that predict.py made with runs that were trained on the labels of their scans; those
+    of unlabelled scans of training are said.
+    """
+    made = Predictions(folder, force=True)
+    known, seen = made.trained_on(TRAINED_ON), made.trained_on(SEEN)
     left = {name: pair for name, pair in pairs.items() if pair[1].name not in known}
     if trained := sorted(pairs.keys() - left.keys()):
-        words = (f"{folder / FILE}: {counted(len(trained), 'case')} of which the network had the labels in training, "
-                 f"{trained[0]} the first")
+        words = (f"{folder / PREDICTIONS_CSV}: {counted(len(trained), 'case')} of which the network had the labels in "
+                 f"training, {trained[0]} the first")
         if not left:
             raise InputError(f"{words}, and no other: it is not tested on them; give the results of other scans")
         print(f"{words}, which stay out")
+    if unlabelled := sorted(name for name, pair in left.items() if pair[1].name in seen):
+        print(f"{counted(len(unlabelled), 'case')} of which the network had the scans in training without their "
+              f"labels, {unlabelled[0]} the first")
     return left
 
 

@@ -3,12 +3,12 @@
 Shapes: N cases, K features, C classes, *S spatial.
 """
 import random
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import numpy as np
 
-TESTED = 5      # of so many cases to label, one is drawn at random and kept for testing
-INTENSITIES = 0.05, 0.25, 0.5, 0.75, 0.95, 0.99      # quantiles of a scan's intensities by which scans differ
+TEST_EVERY = 5      # of so many cases to label, one is drawn at random and kept for testing
+QUANTILES = 0.05, 0.25, 0.5, 0.75, 0.95, 0.99      # of a scan's intensities by which scans differ
 
 
 def farthest_first(features, start, count):
@@ -47,7 +47,7 @@ def half_spread(labelled, ranked, count, features_of):
 
 def appearance(scans):
     """Of a case's ScanFiles, one per channel -> features (K,): quantiles of its intensities, its size, its voxels."""
-    values = [np.quantile(scan.array, INTENSITIES) for scan in scans]
+    values = [np.quantile(scan.array, QUANTILES) for scan in scans]
     first = scans[0]
     order = np.sort(first.spacing)
     return np.concatenate([*values, np.log(np.sort(first.spacing * first.array.shape)), np.log(order)])
@@ -60,7 +60,6 @@ def noting_bottlenecks(networks):
     Patches that are 0 throughout are left out: on a GPU they fill a batch.
     """
     noted = []
-    encoders = [module for module in networks.modules() if type(module).__name__ == "Encoder"]
 
     def noting(rows):
         def note(_, inputs, features):
@@ -68,15 +67,12 @@ def noting_bottlenecks(networks):
             rows.append(features[-1].flatten(2).mean(2)[there].float().cpu().numpy())
         return note
 
-    hooks = []
-    for encoder in encoders:
-        noted.append([])
-        hooks.append(encoder.register_forward_hook(noting(noted[-1])))
-    try:
+    with ExitStack() as hooks:
+        for module in networks.modules():
+            if type(module).__name__ == "Encoder":
+                noted.append([])
+                hooks.enter_context(module.register_forward_hook(noting(noted[-1])))
         yield noted
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def bottleneck(method, image, recipe):
@@ -88,7 +84,7 @@ def bottleneck(method, image, recipe):
 
 
 def drawn_for_testing(names, waiting, patients, labelled, count, seed):
-    """(cases for testing, those to choose from), of names without a label: of `count`, one of every TESTED is drawn.
+    """(cases for testing, those to choose from), of names without a label: of `count`, one in TEST_EVERY is drawn.
 
     Those go first that were drawn before and wait for labels. Of patients that are trained on none is drawn, and of
     those drawn none is chosen for training.
@@ -97,7 +93,7 @@ def drawn_for_testing(names, waiting, patients, labelled, count, seed):
     trained = set(map(patients.of, labelled))
     pool = [name for name in sorted(names) if name not in waiting]
     free = [name for name in pool if patients.of(name) not in trained]
-    drawn = [*waiting, *shuffled(free, seed)][:count // TESTED]
+    drawn = [*waiting, *shuffled(free, seed)][:count // TEST_EVERY]
     tested = set(map(patients.of, {*waiting, *drawn}))
     return drawn, [name for name in pool if patients.of(name) not in tested]
 

@@ -36,8 +36,7 @@ def box_around(marked, axes):
 
 def greys(image):
     """An image of any range -> uint8, its lowest and highest hundredth cut."""
-    low, high = np.percentile(image, (1, 99))
-    return np.clip(255 * (image - low) / max(high - low, 1e-6), 0, 255).astype(np.uint8)
+    return (255 * plots.stretched(image)).astype(np.uint8)
 
 
 def image_sprite(stack):

@@ -22,7 +22,9 @@ SETTINGS = {"list": "list of cases", "weights": "weights", "unit": "unit of dist
             "largest_component": "classes reduced to their largest component", "data": "cases",
             "voxels": "scans resampled to",
             "tolerance": "tolerance of the surface Dice"}
+OUT_OF_FOLD = "out-of-fold"     # the list of the cases of all folds, each tested by the run that never saw it
 TEXT = "case", "patient", "name", "fold", "flags"       # columns that hold words, beside the SETTINGS
+AS_WRITTEN = 2e-6       # by which numbers in a result differ from those that it was written from, at most
 HEADINGS = ("Dice (%) ↑", "Jaccard (%) ↑", "95HD (voxel) ↓", "ASD (voxel) ↓")
 
 
@@ -182,8 +184,7 @@ def read_rows(path, columns=COLUMNS):
 
 
 def _check_whole(rows):
-    """ValueError unless each case has one row of each class, with values that metrics can have, and no case is missing.
-    """
+    """ValueError unless each case has one row per class, with values that metrics can have, and no case is missing."""
     pairs = [(row["case"], row["class"]) for row in rows]
     cases, classes = (len(set(names)) for names in zip(*pairs, strict=True))
     if not len(set(pairs)) == len(pairs) == cases * classes:
@@ -191,8 +192,19 @@ def _check_whole(rows):
     if {row.get("data") for row in rows} - {None, check_sum(case for case, _ in pairs)}:
         raise ValueError("cases are missing, or others: their names do not have the check sum in `data`")
     for row in rows:
-        if not (0 <= row["dice"] <= 1 and 0 <= row["jaccard"] <= 1) or row["hd95"] < 0 or row["asd"] < 0:
+        if not all(_can_be(key, value) for key, value in row.items() if key.endswith(METRICS)):
             raise ValueError(f"{row['case']} has values that no metric has")
+        for key in [f"{view}_{metric}" for view in views_of(rows)[:1] for metric in METRICS]:
+            metric = key.rpartition("_")[2]
+            if repr(row.get(key, row[metric])) != repr(row[metric]):        # nan is nan
+                raise ValueError(f"{row['case']}: {metric} and {key} are the same, and one was changed by hand")
+
+
+def _can_be(key, value):
+    """Whether a metric can have this value; distances may be undefined, and so may a surface Dice."""
+    if key.endswith(("hd95", "asd")):
+        return math.isnan(value) or 0 <= value < math.inf
+    return 0 <= value <= 1 or key.endswith("surface_dice") and math.isnan(value)
 
 
 def recorded(config):
@@ -232,12 +244,25 @@ def check_alike(results):
                 raise InputError(f"{first} and {second} were tested on different cases: test both on the same data")
             raise InputError(f"{first} and {second} were not measured alike: {words} {one} and {other}; test both the "
                              "same way")
+    _check_references(results)
     classes = {name: sorted({row["class"] for row in rows if "class" in row}) for name, rows in results.items()}
     for name, own in classes.items():
         if own != classes[first := next(iter(classes))]:
             numbers = [", ".join(f"{label:g}" for label in some) for some in (classes[first], own)]
             raise InputError(f"{first} and {name} have different classes, {' and '.join(numbers)}, so that their means "
                              "are not of the same: compare runs of the same classes")
+
+
+def _check_references(results):
+    """InputError where the label of a case was another one for one of {name: rows}, as its volume says."""
+    seen = {}
+    for name, rows in results.items():
+        for row in rows:
+            ml = row.get("reference_ml", math.nan)
+            first, there = seen.setdefault((row.get("case"), row.get("class")), (name, ml))
+            if abs(ml - there) > AS_WRITTEN:
+                raise InputError(f"{first} and {name} were tested with different labels of {row['case']}, {there:.4g} "
+                                 f"and {ml:.4g} ml of class {row['class']:g}: test both on the labels as they are now")
 
 
 def compare_lines(runs, patient_of=str):

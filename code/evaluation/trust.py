@@ -12,9 +12,8 @@ are empty agree. Components are said and do not count, since with few labelled c
 
 Shapes: C classes, *S spatial. Volumes are in ml where voxel sizes are known, else in voxels.
 """
-import json
 import math
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -26,8 +25,8 @@ from imaging.cases import IGNORED
 from imaging.plan import MIXED, fixed_orders
 from imaging.survey import alike_pairs, component_sizes
 from runtime.errors import InputError, counted
-from runtime.files import RESTORE, write_text
-from runtime.records import from_record, read_json
+from runtime.files import RESTORE
+from runtime.records import read_record
 
 TRAINING = "training_cases.json"
 LEVELS = 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99     # quantiles of a scan's intensities
@@ -83,8 +82,7 @@ def taken_away(before, after, num_classes):
 
 
 def middles(labels, num_classes):
-    """Label map (*S) along the prepared axes -> the middle of each foreground class in voxels, None of one without any.
-    """
+    """Label map (*S) along the prepared axes -> the middle of each foreground class in voxels, or None."""
     boxes = ndimage.find_objects(labels, num_classes - 1)
     return [box and ndimage.center_of_mass(labels[box] == label) + np.array([span.start for span in box])
             for label, box in enumerate(boxes, 1)]
@@ -174,19 +172,13 @@ def training_cases(data, recipe, labelled, unlabelled):
     return replace(record, unit="voxels")
 
 
-def write_training_cases(run, record):
-    write_text(Path(run) / TRAINING, json.dumps(asdict(record)) + "\n")
-
-
 def read_training_cases(run, recipe=None):
     """Of a run folder; None for runs made before this file existed. With the run's recipe, InputError where the sizes
     are those of another run.
     """
     path = Path(run) / TRAINING
-    if not path.exists():
-        return None
-    record = from_record(TrainingCases, read_json(path, RESTORE), path, RESTORE)
-    if recipe is None:
+    record = read_record(TrainingCases, path, RESTORE)
+    if record is None or recipe is None:
         return record
     classes, quantiles = recipe.num_classes - 1, (recipe.in_channels, len(LEVELS))
     for name, fits in {**dict.fromkeys(("volumes", "components", "border"), lambda _, of: len(of) == classes),

@@ -1,5 +1,4 @@
-"""Which windows a test or a prediction looks through: how far apart, and how their voxels count; of several runs too.
-"""
+"""Which windows a test or a prediction looks through: how far apart, and how their voxels count."""
 from typing import Any, NamedTuple
 
 from runtime.errors import InputError

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from imaging import dicom, dicom_series
-from imaging.cases import existing_folder
+from imaging.cases import TWICE, UNFIT, existing_folder
 from imaging.scan_files import COMPANIONS, SUFFIXES, case_name, is_prediction, is_scan, suffix
 from imaging.segmentations import SEG_NRRD
 from runtime.files import is_case_name
@@ -25,7 +25,7 @@ LABELS = {"seg", "segm", "segmentation", "gt", "groundtruth", "ground_truth", "t
 WORD_FIRST = re.compile(r"([^\W\d_]+)[-_.]?(\d.*)")      # segmentation-0, label0001
 TAKEN = f"{', '.join(SUFFIXES)} and DICOM"
 MAPS = f"{', '.join(SUFFIXES)} and {SEG_NRRD}, as which 3D Slicer saves DICOM SEG and RTSTRUCT, too"    # of labels
-PREDICTIONS = "made by predict.py"      # of scans, which they are not
+MADE_HERE = "made by predict.py"      # of scans, which they are not
 
 
 def role_of(name: str, roles: Iterable[str]) -> tuple[str, str] | None:
@@ -93,9 +93,9 @@ def grouped(files: Iterable[Path | dicom.Series], channels: Sequence[str], remed
         name = match[0] or path.parent.name
         case = found.setdefault(name, {})
         if not is_case_name(name):
-            bad[name] = f"{path}: {name!a} cannot be a case name; rename it with letters, digits, - and _"
+            bad[name] = UNFIT.format(path, name)
         elif other := case.get(match[1]):
-            bad.setdefault(name, f"{other} and {path} are one case, {name}: remove or rename one of them")
+            bad.setdefault(name, TWICE.format(other, path, name))
         case[match[1]] = path
     for name, case in found.items():
         if name not in bad and (missing := [channel for channel in channels if channel not in case]):
@@ -115,8 +115,7 @@ def in_folder_of_labels(path: Path, root: Path) -> bool:
 
 
 def files_below(folder: Path) -> Iterator[Path]:
-    """All files below a folder but hidden ones, folder by folder in order; each folder once, whatever links lead to it.
-    """
+    """All files below a folder but hidden ones, folder by folder in order, each folder once, whatever links say."""
     seen = {Path(folder).resolve()}
     for place, folders, names in os.walk(folder, followlinks=True):
         inside = {Path(place, name).resolve(): name for name in sorted(folders, reverse=True) if name[0] != "."}

@@ -12,12 +12,14 @@ import tyro
 
 from runtime import job
 from runtime.command_line import parsed
-from runtime.errors import DEBUG, InputError
+from runtime.errors import DEBUG, InputError, some_of
 from runtime.files import ROOT, check_readable, is_case_name, write_aside
 
 SEED = 1337     # of what is drawn in preparing
 LAYOUT = "{case}/mri_norm2.h5"      # of own data: a case's file below the data folder
 INDEX = "DICOMDIR"  # file that lists the DICOM files below its folder
+UNFIT = "{}: {!a} cannot be a case name; rename it with letters, digits, - and _"   # of a file, a name
+TWICE = "{} and {} are one case, {}: remove or rename one of them"                  # of two files, their name
 IGNORED = 255   # in prepared label maps: voxels that nobody has labelled, which no loss and no metric takes in
 
 
@@ -37,10 +39,10 @@ def one_case_each(files: Iterable[tuple[str, Path]]) -> tuple[dict[str, Path], d
     good, bad = {}, {}
     for name, path in sorted(files, key=lambda item: (item[0], str(item[1]))):
         if not is_case_name(name):
-            bad[name] = f"{path}: {name!a} cannot be a case name; rename it with letters, digits, - and _"
+            bad[name] = UNFIT.format(path, name)
         elif name in good or name in bad:
             other = good.pop(name, None)
-            bad.setdefault(name, f"{other} and {path} are one case, {name}: remove or rename one of them")
+            bad.setdefault(name, TWICE.format(other, path, name))
         else:
             good[name] = path
     return good, bad
@@ -72,7 +74,7 @@ def copy_lists(dataset: str, options: "Options", present: set[str]) -> dict[str,
         if absent:
             remedy = f"; name those to use, one per line, in {shown(target)}"
             print(f"{source.name}: {len(names) - len(absent)} of the {len(names)} published entries are "
-                  f"here, not copied; missing {', '.join(absent[:3])}{', ...' if len(absent) > 3 else ''}"
+                  f"here, not copied; missing {some_of(absent, 3)}"
                   + remedy * (len(absent) < len(names) and not target.exists()))
         elif target.exists() and target.read_bytes() != source.read_bytes() and not options.force:
             print(f"{source.name}: the list in {shown(options.output)} is not the published one and is kept; "

@@ -5,13 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from imaging.cases import UNFIT
 from imaging.scan_files import SUFFIXES, case_name, find_scan, suffix
 from runtime.errors import InputError, one_line
 from runtime.files import is_case_name
 from runtime.records import read_json
 
-REMEDY = "correct it, or give --images and --labels"
-LARGEST = 65535         # value in label files
+CORRECT_IT = "correct it, or give --images and --labels"
+HIGHEST = 65535         # value in label files
 IGNORE = "ignore"       # nnU-Net's name for voxels that nobody has labelled
 
 
@@ -42,7 +43,7 @@ class Description:
 
 def read_description(path: Path) -> Description:
     """InputError, ending in a remedy, for what is no dataset.json."""
-    values = read_json(path, REMEDY)
+    values = read_json(path, CORRECT_IT)
     try:
         named = _values(values["labels"])
         channels = values.get("channel_names", values.get("modality", {}))
@@ -52,20 +53,21 @@ def read_description(path: Path) -> Description:
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         found = f"it has no {error}" if isinstance(error, KeyError) else one_line(error)
         raise InputError(f"{path}: cannot be used ({found}), expected the classes under \"labels\": "
-                         f"{REMEDY}") from error
+                         f"{CORRECT_IT}") from error
     ignore = next((numbers[0] for name, numbers in named if name.lower() == IGNORE), None)
     named = [(name, numbers) for name, numbers in named if name.lower() != IGNORE]
     foreground = sorted({number for _, numbers in named for number in numbers} - {0, ignore})
-    if not 1 <= len(foreground) <= 254 or foreground[-1] > LARGEST:
+    if not 1 <= len(foreground) <= 254 or foreground[-1] > HIGHEST:
         raise InputError(f"{path}: cannot be used, names {len(foreground) + 1} classes with values up to "
-                         f"{max(foreground, default=0)}, expected 2 to 255 with background, up to {LARGEST}: {REMEDY}")
+                         f"{max(foreground, default=0)}, expected 2 to 255 with background, up to {HIGHEST}: "
+                         f"{CORRECT_IT}")
     ending = values.get("file_ending")
     if ending is not None and str(ending).lower() not in SUFFIXES:
         raise InputError(f"{path}: its \"file_ending\" is {ending}, expected one of {', '.join(SUFFIXES)}: convert the "
-                         f"files, or {REMEDY}")
+                         f"files, or {CORRECT_IT}")
     names = tuple(_class_name(number, named) for number in foreground)
     if double := next((name for name in names if names.count(name) > 1), None):
-        raise InputError(f"{path}: cannot be used, calls two classes {one_line(double)}: {REMEDY}")
+        raise InputError(f"{path}: cannot be used, calls two classes {one_line(double)}: {CORRECT_IT}")
     return Description(path, {0: 0} | {number: place for place, number in enumerate(foreground, 1)}, names,
                        {name: numbers for name, numbers in named if len(numbers) > 1}, ignore, channels, ending,
                        listed, test, values.get("numTraining"))
@@ -136,7 +138,7 @@ def resolved(case: Listed, channels: Sequence[str], where: Path) -> Listed:
     InputError names the first file that is missing, or the name that cannot be a case's.
     """
     if not is_case_name(case.name):
-        raise InputError(f"{where}: {case.name!a} cannot be a case name; rename it with letters, digits, - and _")
+        raise InputError(UNFIT.format(where, case.name))
     images = case.images
     if len(images) == 1 and not images[0].exists():
         stems = [images[0].with_name(f"{case_name(images[0])}_{channel}") for channel in channels]

@@ -11,7 +11,7 @@ from scipy import ndimage
 from scipy.spatial.distance import cdist
 
 from imaging.dicom import Series, files_of, pydicom
-from imaging.dicom_segmentations import EXPECTED, LONGEST, MADE, SERIES, SHORT, UNICODE, in_dicom
+from imaging.dicom_segmentations import ATTRIBUTES, LONGEST, MADE, SERIES, SHORT, UNICODE, in_dicom
 from imaging.dicom_stacks import stacked
 from runtime.errors import InputError
 from runtime.files import write_aside
@@ -19,7 +19,7 @@ from runtime.files import write_aside
 SUFFIX = "_rtstruct.dcm"
 STRUCTURES, STUDY = "1.2.840.10008.5.1.4.1.1.481.3", "1.2.840.10008.3.1.2.3.1"      # SOP classes
 REFERRED = "FrameOfReferenceUID", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID"
-OF_STUDY = "StudyInstanceUID", *EXPECTED
+OF_STUDY = "StudyInstanceUID", *ATTRIBUTES
 COLOURS = ((230, 60, 50), (60, 130, 230), (70, 180, 80), (240, 170, 40), (160, 90, 200), (60, 190, 200))
 
 

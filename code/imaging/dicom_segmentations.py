@@ -24,7 +24,7 @@ LEARNED = "123110", "DCM", "Artificial Intelligence"
 UNICODE = "ISO_IR 192"      # UTF-8: a source's own characters need not have those of the classes' names
 SERIES = 1000       # what the series number of a segmentation adds to its scan's
 # attributes that every image has, if empty, and that anonymisers take out
-EXPECTED = ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID",
+ATTRIBUTES = ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID",
             "AccessionNumber", "ReferringPhysicianName", "SeriesNumber", "Manufacturer")
 # those among them that highdicom refuses where they do not keep to the standard, as an old scanner's may not
 CHECKED = "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime"
@@ -107,7 +107,7 @@ def save(path: Path, array: np.ndarray, series: Series, names: Sequence[str], va
         sources = [module.dcmread(file, stop_before_pixels=True, force=True) for file in files_of(frames)]
         own = [sources[0].pop(key) for key in CHECKED if key in sources[0]]
         for source in sources:
-            for key in EXPECTED:
+            for key in ATTRIBUTES:
                 if key not in source or key in CHECKED:
                     setattr(source, key, None)
             # highdicom takes these from the sources, whatever it is given, and wants thickness and one orientation

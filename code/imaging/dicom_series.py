@@ -33,7 +33,7 @@ GROUPS = ("PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasuresSeq
 class Header(NamedTuple):
     """What a file says of all its frames."""
 
-    patient: tuple[str, str]    # name, ID
+    patient: tuple[str, str]    # name, ID, in one spelling
     anonymous: bool
     study: str
     series: str
@@ -182,9 +182,16 @@ def _described(path, data):
                          "maker's own; convert it with dcm2niix")
     kind = "localiser" if "LOCALIZER" in kinds else "derived" if kinds[:1] == ["DERIVED"] else "original"
     text = {key: str(data.get(key) or "") for key in HEADER if "Sequence" not in key}
-    return Header((text["PatientName"], text["PatientID"]), text["PatientIdentityRemoved"] == "YES",
-                  text["StudyInstanceUID"], text["SeriesInstanceUID"] or str(path.parent), text["SeriesNumber"],
-                  text["Modality"], (text["StudyDate"], text["StudyTime"], text["SeriesTime"]), kind), frames
+    patient = _person(text["PatientName"]), text["PatientID"].strip().casefold()
+    return Header(patient, text["PatientIdentityRemoved"] == "YES", text["StudyInstanceUID"],
+                  text["SeriesInstanceUID"] or str(path.parent), text["SeriesNumber"], text["Modality"],
+                  (text["StudyDate"], text["StudyTime"], text["SeriesTime"]), kind), frames
+
+
+def _person(name):
+    """A patient's name as scanners and archives write it alike: DOE^JANE, Doe^Jane^^ and Doe, Jane=... are one."""
+    groups = (re.sub(r"[\W_]+", " ", group).strip() for group in name.casefold().split("="))
+    return next(filter(None, groups), "")
 
 
 def _frame(path, data, groups, index) -> Frame | None:

@@ -1,6 +1,7 @@
 """Scans, labels, channels and classes as somebody's folder, or its dataset.json, has them."""
 import os
 import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -9,9 +10,9 @@ from pathlib import Path
 from imaging import dicom_series
 from imaging.case_files import (
     LABELS,
+    MADE_HERE,
     MAPS,
     NUMBER,
-    PREDICTIONS,
     case_of_each,
     contents,
     files_in,
@@ -32,7 +33,7 @@ from imaging.descriptions import Description, Listed, read_description, resolved
 from imaging.dicom import is_dicom
 from imaging.preparation import report_bad
 from imaging.scan_files import case_name, is_label, is_scan, suffix
-from runtime.errors import InputError
+from runtime.errors import InputError, some_of
 
 
 @dataclass
@@ -87,7 +88,7 @@ def find(images: Path | None, labels: Path | None, dataset_json: Path | None, ch
         ends = _ends_after_labels(found)
         names = [case.name for case in found.cases]
         raise InputError("no scan has a label, training needs one at least; a label has its scan's file name"
-                         + f" ({', '.join(names[:3])}{', ...' * (len(names) > 3)})" * bool(names)
+                         + f" ({some_of(names, 3)})" * bool(names)
                          + ", with or without _seg, _gt, _label or _mask"
                          + f", and scans' names go on with {', '.join(ends)}: if those are channels, say so with "
                          f"--channels {' '.join(ends)}" * bool(ends) + "; "
@@ -122,12 +123,12 @@ def _told_apart(images, labels):
             raise InputError(f"--images {images} is the folder of --labels, too, and no file name there ends in _seg, "
                              f"_gt, _label or _mask: scans and label maps cannot be told apart; {contents(images)}")
         scans, predicted = without_predictions(path for path in files if path not in masks)
-        return scans, sorted(masks), _filled({PREDICTIONS: predicted})
+        return scans, sorted(masks), _filled({MADE_HERE: predicted})
     scans, predicted = without_predictions(path for path in files_in(images) if not _within(path, labels))
     names = {case_name(path) for path in scans}
     aside = {path for path in scans if (role := role_of(case_name(path), LABELS)) and role[0] in names}
     return [path for path in scans if path not in aside], files_in(labels, is_label), _filled(
-        {PREDICTIONS: predicted, "label maps by their names": sorted(aside)})
+        {MADE_HERE: predicted, "label maps by their names": sorted(aside)})
 
 
 def _check_one_map_each(masks):
@@ -186,12 +187,21 @@ def _paired(images, labels, channels, unfit=None):
     masks, bad_masks = one_case_each(case_of_each(labels, {*files, *bad}))
     bad |= bad_masks
     others = sorted(set(files) - set(masks))
-    there = f"; scans without a label are {', '.join(others[:3])}{', ...' * (len(others) > 3)}" if others else ""
+    there = f"; scans without a label are {some_of(others, 3)}" if others else ""
+    spelt = {_letters(name): name for name in others}
     for name, mask in masks.items():
         if name not in files and name not in bad:
-            bad[name] = f"{mask}: has no scan of that name; rename or remove the label{there}"
+            other = spelt.get(_letters(name))
+            way = (f"{files[other][0].name} has other capitals, or accents that are stored in another way: give both "
+                   "one name" if other else f"rename or remove the label{there}")
+            bad[name] = f"{mask}: has no scan of that name; {way}"
     cases = [Case(name, files[name], masks.get(name)) for name in set(files) - set(bad)]
     return Found(sorted(cases, key=_labelled_first), bad, channels, aside)
+
+
+def _letters(name):
+    """A name by its letters alone: whatever their capitals, and as macOS and other systems store accents."""
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def _ends_after_labels(found):

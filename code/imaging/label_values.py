@@ -11,8 +11,8 @@ from imaging.descriptions import IGNORE, Description
 from imaging.folders import Found
 from imaging.preparation import in_parallel
 from imaging.record import read_as
-from imaging.scan_files import segments_of, suffix, values_in
-from imaging.segmentations import SEG_NRRD
+from imaging.scan_files import segments_of, values_in
+from imaging.segmentations import is_segmentation
 from runtime.errors import InputError, is_visible, one_line
 
 
@@ -167,7 +167,7 @@ def check_segments(paths: Iterable[Path], classes: int | None = 1, kept: bool = 
     met = {name: (value, Path("labels taken before")) for name, value in (known or {}).items()}
     called, other_format = {value: name for name, (value, _) in met.items()}, None
     for path in sorted(paths):
-        if suffix(path).lower() != SEG_NRRD:
+        if not is_segmentation(path):
             other_format = path.name if kept else other_format
             continue
         try:

@@ -3,11 +3,10 @@
 Scan files are copied, or linked, into a folder per case, so that a label saved beside them is that case's.
 """
 import itertools
-import json
 import os
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from imaging import dicom, dicom_series
@@ -16,7 +15,7 @@ from imaging.cases import listed
 from imaging.scan_files import parts, read_scan_file, save_on_grid, suffix
 from runtime.errors import InputError, counted
 from runtime.files import ROOT, make_folder, write_aside, write_text
-from runtime.records import from_record, read_json
+from runtime.records import from_record, read_json, read_record, write_record
 
 SOURCES = "sources.json"        # in a data folder
 ROUND = "label_next.json"       # in a folder of scans to label
@@ -35,7 +34,7 @@ class Sources:
     cases: dict[str, tuple[str, ...]]       # name -> its scan files
 
     def write(self, folder: Path) -> None:
-        write_text(folder / SOURCES, json.dumps(asdict(self), indent=1) + "\n")
+        write_record(folder / SOURCES, self, indent=1)
 
 
 def read_sources(folder: Path) -> Sources:
@@ -43,7 +42,7 @@ def read_sources(folder: Path) -> Sources:
     if not path.exists():
         raise InputError(f"{path}: does not exist, and where the scans are is unknown; {remedy} (finished cases are "
                          "skipped)")
-    return from_record(Sources, read_json(path, remedy), path, remedy)
+    return read_record(Sources, path, remedy)
 
 
 @dataclass(frozen=True)
@@ -81,7 +80,7 @@ class Round:
         return self.option("--labels") is not None and self.option("--labels") == self.option("--images")
 
     def handed(self, where: Path) -> dict[str, Handed]:
-        return {name: from_record(Handed, case, f"{where}: {name}", REMEDY) for name, case in self.cases.items()}
+        return {name: from_record(Handed, case, f"{where}: {name}", ROUND_REMEDY) for name, case in self.cases.items()}
 
     def begin(self, folder: Path) -> None:
         """Write the record before anything else is there: the same command goes on after a kill."""
@@ -90,17 +89,17 @@ class Round:
             self.write(folder)
 
     def write(self, folder: Path) -> None:
-        write_text(folder / ROUND, json.dumps(asdict(self), indent=1) + "\n")
+        write_record(folder / ROUND, self, indent=1)
 
 
-REMEDY = "restore the file from a copy, or run label_next.py with another --output"
+ROUND_REMEDY = "restore the file from a copy, or run label_next.py with another --output"
 
 
 def read_round(folder: Path) -> Round:
     path = folder / ROUND
     if not path.exists():
         raise InputError(f"--input {folder}: has no {ROUND}; give a folder that label_next.py wrote")
-    return from_record(Round, read_json(path, REMEDY), path, REMEDY)
+    return read_record(Round, path, ROUND_REMEDY)
 
 
 def tests_handed(folder: Path) -> list[str]:
@@ -138,7 +137,7 @@ def read_segments(folder: Path) -> dict[str, int]:
 
 def write_segments(folder: Path, values: dict[str, int]) -> None:
     if values and values != read_segments(folder):
-        write_text(folder / SEGMENTS, json.dumps(values, ensure_ascii=False, indent=1) + "\n")
+        write_record(folder / SEGMENTS, values, ensure_ascii=False, indent=1)
 
 
 def source_files(images: Sequence[Path | dicom.Series]) -> tuple[str, ...]:

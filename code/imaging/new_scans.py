@@ -8,8 +8,8 @@ from imaging import dicom_series
 from imaging.case_files import (
     CHANNELS,
     LABELS,
+    MADE_HERE,
     NUMBER,
-    PREDICTIONS,
     TAKEN,
     case_of_each,
     contents,
@@ -91,7 +91,7 @@ def scans_to_segment(path: Path, modalities: Sequence[str], trained: bool = True
     bad |= series.bad
     aside = series.aside + [file for file in files if is_other(file) or suffix(file) and not is_scan(file)] + rest
     aside += not_looked_into(path) if path.is_dir() else []
-    aside += [dicom_series.Aside(file, PREDICTIONS) for file in predicted]
+    aside += [dicom_series.Aside(file, MADE_HERE) for file in predicted]
     if cases or bad:
         aside += sorted(labels)
     else:

@@ -21,7 +21,7 @@ nib.imageglobals.logger.setLevel(logging.CRITICAL)     # of each file again, tha
 MM = {1: 1000.0, 2: 1.0, 3: 0.001}      # of xyzt_units: metres, millimetres, micrometres; anything else counts as mm
 SIZES_AGREE = 0.01      # share of a voxel's side by which sform and pixdim may differ
 ORTHOGONAL = 1e-4       # products of the sform's directions, as ITK has it
-FIELDS = ("sform_code", "qform_code", "xyzt_units", *(f"srow_{axis}" for axis in "xyz"),
+PLACE_FIELDS = ("sform_code", "qform_code", "xyzt_units", *(f"srow_{axis}" for axis in "xyz"),
           *(f"quatern_{axis}" for axis in "bcd"), *(f"qoffset_{axis}" for axis in "xyz"))     # of a header's place
 
 
@@ -146,7 +146,7 @@ def encoded(array: np.ndarray, affine: np.ndarray, source: Path | None, mark: st
     own = _as_written(nib.load(source)) if source else None
     image = nib.Nifti1Image(array, None, own if _is_nifti(own) and keep_header else None, dtype=array.dtype)
     if _is_nifti(own):      # after nibabel has corrected what it was given
-        for key in FIELDS:
+        for key in PLACE_FIELDS:
             image.header[key] = own[key]
         image.header["pixdim"][:4] = own["pixdim"][:4]
     else:

@@ -30,7 +30,7 @@ SYNONYMS = {"centers": "centerings", "axismins": "axis mins", "axismaxs": "axis 
             "blocksize": "block size"}      # the format's two names of a field: one counts here
 MARK = "made_from"      # field of a file that we wrote ...
 SUM = "made_voxels"     # ... and its voxels' check sum
-TEXT = "ascii", "text", "txt"
+TEXT_ENCODINGS = "ascii", "text", "txt"
 DIGITS = 64             # bytes: no number in a text is longer
 
 
@@ -127,7 +127,7 @@ def read_voxels(path: Path, header: dict, start: int) -> np.ndarray:
     file = voxel_file(path, header)
     lines, skip = (header.get(f"{what} skip", 0) for what in ("line", "byte"))
     encoding = header["encoding"].lower()
-    plain = {"endian": "little"} if encoding in TEXT else {}
+    plain = {"endian": "little"} if encoding in TEXT_ENCODINGS else {}
     plain |= {key: value for key, value in header.items() if key in ("type", "endian", "dimension", "sizes")}
     dtype = nrrd.read_data(plain | {"encoding": "raw", "dimension": 1, "sizes": np.ones(1, int)},
                            io.BytesIO(bytes(16))).dtype

@@ -13,7 +13,7 @@ from imaging.label_values import label_values, segment_values, tell_regions
 from imaging.labelling import SEGMENTS, TESTS, Sources, source_files
 from imaging.own_lists import TEST, TRAIN, VAL, OurFiles, last_patients, write_lists, write_patients
 from imaging.patients import PATIENTS, Patients
-from imaging.plan import PLAN, PREPARED, REMEDY, Choice, Plan, plan_preparation, plan_text, plan_training, read_plan
+from imaging.plan import PLAN, PREPARED, REPLAN, Choice, Plan, plan_preparation, plan_text, plan_training, read_plan
 from imaging.preparation import in_parallel, prepare_cases, voxels_of
 from imaging.record import COARSEST, EXPECTED, FINEST, PLAIN, Preprocessing, read_as, read_preprocessing
 from imaging.survey import look_at_label, look_at_scan
@@ -22,7 +22,7 @@ from runtime.files import write_text
 from runtime.locks import locked
 from runtime.records import from_record, read_json
 
-UNLABELLED = 20     # scans without a label that are looked at for the plan, at most
+LOOKED_AT = 20      # scans without a label that are looked at for the plan, at most
 
 
 def sources_of(found: Found, options) -> Sources:
@@ -100,7 +100,7 @@ def planned_names(path: Path, count: int, options) -> tuple[str, ...]:
     check_same_as_plan(["class_names"] if options.class_names not in ((), names) else [], path)
     if len(names) not in (0, count):
         raise InputError(f"{path}: class_names has {counted(len(names), 'name')}, expected {count}, one for each class "
-                         f"but the background, or none: {REMEDY}")
+                         f"but the background, or none: {REPLAN}")
     return names
 
 
@@ -112,7 +112,7 @@ def look(found: Found, classes, segments, patients: Patients, options, ct=None) 
     labelled = [case for case in labelled if patients.of(case.name) not in kept]
     kept = last_patients([case.name for case in labelled], max((options.holdout or 0) - len(held), 0), patients)
     trained = [case for case in labelled if case.name not in kept] or labelled
-    chosen = trained + others[::-(-len(others) // UNLABELLED) or 1]
+    chosen = trained + others[::-(-len(others) // LOOKED_AT) or 1]
     work = partial(look_at_scan, channels=max(len(found.channels), 1), labels=classes, geometry=options.geometry,
                    same_affine=not options.same_voxels, allow_empty=True, segments=segments)
     scans = {case.name: scan for case, scan in in_parallel(work, chosen, options.workers) if isinstance(scan, dict)}
@@ -211,7 +211,7 @@ def prepare(found, options) -> int:
     classes, names, ignore, segments = label_values(found, options)
     patients = write_patients(found.cases, options)
     seen, lines, fixed = preparation(found, read_as(classes, ignore), segments, patients, options)
-    plan = from_record(Plan, {name: lines[name].value for name in PREPARED}, PLAN, REMEDY)
+    plan = from_record(Plan, {name: lines[name].value for name in PREPARED}, PLAN, REPLAN)
     called = planned_names(options.plan or options.output / PLAN, max(classes.values()), options) if fixed else names
     if called and called != names:      # segments go by an edited plan's names, as by --class-names
         segments = segment_values(called, read_as(classes, ignore))

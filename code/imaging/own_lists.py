@@ -8,9 +8,9 @@ from pathlib import Path
 from imaging.cases import Case, listed, shown
 from imaging.labelling import add_tests
 from imaging.patients import PATIENTS, Patients, read_patients, told_by, told_by_dicom, told_by_standards
-from runtime.errors import InputError, counted
+from runtime.errors import InputError, counted, some_of
 from runtime.files import check_readable, write_text
-from runtime.records import read_json
+from runtime.records import read_json, write_record
 
 TRAIN, VAL, TEST = "train.list", "val.list", "test.list"     # val.list is written by hand alone
 WRITTEN = "lists.json"      # {file: check sums of what was written}: tells files that were edited since
@@ -36,7 +36,7 @@ class OurFiles:
 
     def _note(self, path, *sums):
         self.sums[path.name] = [*sums]
-        write_text(self.record, json.dumps(self.sums) + "\n")
+        write_record(self.record, self.sums)
 
     def write(self, path: Path, text: str) -> None:
         """A file with this text, or none without a text."""
@@ -63,6 +63,9 @@ def write_patients(cases: Sequence[Case], options) -> Patients:
         return there
     by_hand = path.exists() and not options.force and not ours.holds(path)
     patients = Patients(pattern, told | (there.cases if by_hand else {}))
+    if pattern and (alone := [name for name in names if name not in patients.cases]):
+        print(f"--patients {pattern}: finds no patient in {counted(len(alone), 'name')}, such as {alone[0]}, of which "
+              "each counts as a patient of its own")
     if patients != there:
         text = json.dumps(asdict(patients), indent=1) + "\n"
         write_text(path, text) if by_hand else ours.write(path, text)
@@ -113,16 +116,15 @@ def write_lists(good: dict[str, dict], options, tests: Collection[str], patients
     unlabelled = [name for name in good if name not in has_label and patients.of(name) not in apart]
     if nowhere := good.keys() - {*held, *new, *labelled, *unlabelled, *listed(val)}:
         print(f"{counted(len(nowhere), 'case')} in no list, of patients that are tested or validated on: "
-              f"{', '.join(sorted(nowhere)[:5])}{', ...' * (len(nowhere) > 5)}")
+              f"{some_of(sorted(nowhere), 5)}")
     for path in (train, val, test):
         if gone := [name for name in listed(path) if name not in good]:
             what = "to be taken out by hand" if path in (*kept, val) else "of before left out"
             print(f"{path.name}: {counted(len(gone), 'case')} {what}, bad now or not among these scans: "
-                  f"{', '.join(gone[:5])}{', ...' * (len(gone) > 5)}")
+                  f"{some_of(gone, 5)}")
         if bare := [name for name in listed(path) if name in good and name not in has_label and path != train]:
             what = "to be taken out by hand" if path in (*kept, val) else "left out until it has one"
-            print(f"{path.name}: {counted(len(bare), 'case')} without a label, {what}: {', '.join(bare[:5])}"
-                  f"{', ...' * (len(bare) > 5)}")
+            print(f"{path.name}: {counted(len(bare), 'case')} without a label, {what}: {some_of(bare, 5)}")
     if test not in kept:
         add_tests(options.output, [name for name in before if name not in held])
     for path, names in {train: labelled + unlabelled, test: held + new}.items():

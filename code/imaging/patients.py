@@ -6,11 +6,13 @@ from pathlib import Path
 
 from imaging.cases import Case
 from runtime.errors import InputError, counted
-from runtime.records import from_record, read_json
+from runtime.records import read_record
 
 PATIENTS = "patients.json"      # in a data folder
-# How names of a standard begin: sub-01_ses-2_T1w of BIDS, BraTS-GLI-00005-101 since 2023, patient001_frame12 of ACDC
-STANDARD = re.compile(r"sub-[0-9A-Za-z]+(?=_)|BraTS-[A-Z]+-\d{5}(?=-\d{3}\b)|patient\d{3}(?=_frame\d)")
+# How names of a standard begin: sub-01_ses-2_T1w of BIDS, BraTS-GLI-00005-101 since 2023 and brats_tcia_pat118_0202 of
+# BraTS 2015, patient001_frame12 of ACDC
+STANDARD = re.compile(r"sub-[0-9A-Za-z]+(?=_)|BraTS-[A-Z]+-\d{5}(?=-\d{3}\b)|brats_(2013|tcia)_pat\d+(?=_\d+\b)"
+                      r"|patient\d{3}(?=_frame\d)")
 REMEDY = "correct it, or remove it and prepare the folder again with --patients"
 
 
@@ -26,8 +28,7 @@ class Patients:
 
 
 def read_patients(folder: Path) -> Patients:
-    path = folder / PATIENTS
-    return from_record(Patients, read_json(path, REMEDY), path, REMEDY) if path.exists() else Patients()
+    return read_record(Patients, folder / PATIENTS, REMEDY) or Patients()
 
 
 def told_by(pattern: str, cases: Sequence[str]) -> dict[str, str]:

@@ -11,7 +11,7 @@ from runtime.errors import InputError, is_visible
 from runtime.records import from_record, read_json
 
 PLAN = "plan.json"
-REMEDY = "correct it, or remove it, and prepare_folder.py writes it again"
+REPLAN = "correct it, or remove it, and prepare_folder.py writes it again"
 
 MIXED = 1.1             # voxel sizes further apart than this factor are resampled                      [O]
 COARSE = 3              # voxels so many times longer than wide make slices of a volume                 [as nnU-Net]
@@ -69,30 +69,30 @@ PREPARED = "slices", "spacing", "normalise", "windows"      # lines that the pre
 
 def read_plan(path: Path) -> tuple[Plan, dict[str, str]]:
     """The plan in a file, and {line: its reason}; InputError for what is no plan."""
-    values = read_json(path, REMEDY)
+    values = read_json(path, REPLAN)
     lines = values.get("plan")
     if not isinstance(lines, dict) or not all(isinstance(line, dict) and "value" in line for line in lines.values()):
-        raise InputError(f"{path}: is no plan, expected \"plan\" with a value and a reason for each line: {REMEDY}")
-    plan = from_record(Plan, {name: line["value"] for name, line in lines.items()}, path, REMEDY)
+        raise InputError(f"{path}: is no plan, expected \"plan\" with a value and a reason for each line: {REPLAN}")
+    plan = from_record(Plan, {name: line["value"] for name, line in lines.items()}, path, REPLAN)
     axes = 3 if plan.slices == "none" else 2
     if len(plan.patch_size) != axes or not all(side > 0 and side % 16 == 0 for side in plan.patch_size):
         raise InputError(f"{path}: patch_size is {list(plan.patch_size)}, expected {axes} multiples of 16 where slices "
-                         f"is {plan.slices!r}: {REMEDY}")
+                         f"is {plan.slices!r}: {REPLAN}")
     if plan.spacing is not None and len(plan.spacing) != 3:
         raise InputError(f"{path}: spacing is {list(plan.spacing)}, expected mm along x, y and z, of slices, too: "
-                         f"{REMEDY}")
+                         f"{REPLAN}")
     if plan.normalise == "ct" and not plan.windows:
         raise InputError(f"{path}: windows is empty, expected lowest, highest, mean and deviation of each channel "
                          "where normalise is ct; write them there, or prepare_folder.py --normalise ct with another "
                          "--output measures them")
     if not set(plan.flips) <= set(range(axes)) or not 0 <= plan.foreground <= 1:
         raise InputError(f"{path}: flips {list(plan.flips)}, foreground {plan.foreground:g}: expected axes from 0 to "
-                         f"{axes - 1}, and a share from 0 to 1: {REMEDY}")
+                         f"{axes - 1}, and a share from 0 to 1: {REPLAN}")
     for name in ("class_names", "flips"):
         if len(set(values := getattr(plan, name))) < len(values):
-            raise InputError(f"{path}: {name} {list(values)}: has one of them twice: {REMEDY}")
+            raise InputError(f"{path}: {name} {list(values)}: has one of them twice: {REPLAN}")
     if not all(map(is_visible, plan.class_names)):
-        raise InputError(f"{path}: class_names {list(plan.class_names)}: expected letters that can be seen: {REMEDY}")
+        raise InputError(f"{path}: class_names {list(plan.class_names)}: expected letters that can be seen: {REPLAN}")
     return plan, {name: _reason(line) for name, line in lines.items()}
 
 

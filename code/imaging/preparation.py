@@ -16,12 +16,13 @@ from tqdm import tqdm
 
 from imaging.cases import IGNORED, Case, Options, shown
 from imaging.preprocess import apply
-from imaging.record import RECORD, Preprocessing, read_as, read_preprocessing, write_preprocessing
+from imaging.record import RECORD, Preprocessing, moved_name, read_as, read_preprocessing, write_preprocessing
 from imaging.scan_files import checksums, is_prediction, read_label, read_scans, segments_of, tell_notes
 from runtime.errors import InputError, held_by_another, is_out_of_memory, one_line, printable
 from runtime.files import check_readable, inside, make_folder, write_aside
 from runtime.workers import end_with_parent
 
+SMALLER = "crop or resample the scan, or use a machine with more memory"
 UNREADABLE = (OSError, KeyError, ValueError, RuntimeError, TypeError, AttributeError)   # what damaged HDF5 ends in
 
 
@@ -51,10 +52,11 @@ def prepare_cases(cases: Sequence[Case], bad: dict[str, str], preprocessing: Pre
     preprocessing = replace(preprocessing, geometry=options.geometry)
     make_folder(options.output)
     before = None if options.force else read_preprocessing(options.output)
-    if before not in (None, preprocessing):
+    moved = before and moved_name(before.class_names, preprocessing.class_names)    # other names may be given
+    if moved or before not in (None, preprocessing):
         old, new = asdict(before), asdict(preprocessing)
         differing = ", ".join(f"{key} was {old[key]}, now {new[key]}" for key in new
-                              if old[key] != new[key] and key != "class_names")      # which may change
+                              if old[key] != new[key] and (moved or key != "class_names"))
         raise InputError(f"{options.output / RECORD}: these data were prepared in another way ({differing}); "
                          + (instead or "choose another --output, or --force to overwrite them"))
     work = partial(_prepare_case, preprocessing=preprocessing, output=options.output, layout=layout,
@@ -92,15 +94,14 @@ def in_parallel(work: Callable, cases: Sequence[Case], workers: int) -> Iterable
     Raises InputError where a worker process was killed: what the other cases are is then unknown.
     """
     bar = partial(tqdm, total=len(cases), unit="case", disable=None)    # no bar where stderr is a file
-    remedy = "crop or resample the scan, or use a machine with more memory"
     if workers <= 1 or len(cases) <= 1:
-        yield from ((case, attempt(partial(work, case), remedy)) for case in bar(cases))
+        yield from ((case, attempt(partial(work, case), SMALLER)) for case in bar(cases))
         return
     with ProcessPoolExecutor(workers, initializer=end_with_parent) as pool:
         futures = {pool.submit(work, case): case for case in cases}
         try:
             for future in bar(as_completed(futures)):
-                yield futures[future], attempt(future.result, f"try --workers 1 (it was {workers}), or {remedy}")
+                yield futures[future], attempt(future.result, f"try --workers 1 (it was {workers}), or {SMALLER}")
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 

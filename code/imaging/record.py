@@ -1,5 +1,6 @@
 """What was done to a dataset's scans: the record of its preprocessing, preprocessing.json beside the data."""
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -8,8 +9,8 @@ import numpy as np
 
 from imaging.cases import IGNORED, SEED
 from runtime.errors import InputError
-from runtime.files import is_case_name, write_text
-from runtime.records import from_record, read_json
+from runtime.files import is_case_name
+from runtime.records import from_record, read_json, write_record
 
 RECORD = "preprocessing.json"
 
@@ -99,6 +100,12 @@ def read_as(labels: dict[int, int], ignore: int | None) -> dict[int, int]:
     return labels if ignore is None else labels | {ignore: IGNORED}
 
 
+def moved_name(names: Sequence[str], now: Sequence[str]) -> str | None:
+    """The first of the foreground classes' names that was another class's among `names`; None where none was."""
+    places = dict(zip(names, range(len(names)), strict=True))
+    return next((name for place, name in enumerate(now) if places.get(name, place) != place), None)
+
+
 LATER = "geometry", "background", "windows", "ignore"   # fields that records of earlier versions do not have
 EXPECTED = {"orientation": "'slices' or three letters such as RAS", "clip": "a percentile, above 0 to 100",
             "spacing": f"three sides in mm, above 0 ({FINEST:g} to {COARSEST:g})",
@@ -130,12 +137,11 @@ def read_preprocessing(folder: Path) -> Preprocessing | None:
 
 
 def written_values(record: Preprocessing | None, num_classes: int) -> np.ndarray:
-    """Of each class, its value in the label maps that are written: that of the label files, where the record knows it.
-    """
+    """Each class's value in the label maps that are written: that of the label files, where the record knows it."""
     if record is not None and record.num_classes == num_classes:
         return record.values
     return np.arange(num_classes, dtype=np.uint8)
 
 
 def write_preprocessing(folder: Path, preprocessing: Preprocessing) -> None:
-    write_text(folder / RECORD, json.dumps(asdict(preprocessing), indent=2) + "\n")
+    write_record(folder / RECORD, preprocessing, indent=2)

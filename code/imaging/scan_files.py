@@ -15,7 +15,7 @@ import numpy as np
 from nibabel.affines import voxel_sizes
 
 from imaging import dicom, dicom_segmentations, metaimage, nifti, nrrd_files, segmentations
-from imaging.cases import IGNORED
+from imaging.cases import IGNORED, TWICE
 from imaging.grids import ScanFile, check_same_grid, check_same_shape, turned_onto
 from runtime.errors import InputError, counted, one_line, printable
 from runtime.files import check_readable, write_aside
@@ -64,8 +64,8 @@ def is_label(path: Path) -> bool:
 
 
 def is_scan(path: Path) -> bool:
-    """Whether its name is that of a scan."""
-    return is_label(path) and suffix(path).lower() != segmentations.SEG_NRRD
+    """Whether its name is that of a scan, and no segmentation of 3D Slicer has it."""
+    return is_label(path) and not segmentations.is_segmentation(path)
 
 
 def case_name(path: Path) -> str:
@@ -78,7 +78,7 @@ def find_scan(stem: Path) -> Path | None:
     found = [path for path in sorted(stem.parent.glob(f"{glob.escape(stem.name)}.*"), reverse=True)
              if suffix(path) and case_name(path) == stem.name]
     if len(found) > 1:
-        raise InputError(f"{found[0]} and {found[1]} are one case, {stem.name}: remove or rename one of them")
+        raise InputError(TWICE.format(*found[:2], stem.name))
     return found[0] if found else None
 
 
@@ -94,7 +94,7 @@ def read_channels(path: Path, geometry: str, channels: int) -> list[ScanFile]:
     """Read one file with this many channels along its fourth axis, as one scan per channel."""
     if not isinstance(path, dicom.Series):
         path = Path(path)
-    if suffix(path).lower() == segmentations.SEG_NRRD:
+    if segmentations.is_segmentation(path):
         raise InputError(f"{path}: is a segmentation, expected a scan ({', '.join(SUFFIXES)})")
     array, affine, notes, readings = _whole(path, format_of(path).name, format_of(path).read, geometry, channels)
     spacing = voxel_sizes(affine)
@@ -195,14 +195,14 @@ def tell_notes(scans: Iterable[tuple[Path, dict[str, str]]]) -> None:
 
 def values_in(path: Path) -> set[int]:
     """The values that a label file has."""
-    if suffix(path).lower() == segmentations.SEG_NRRD:
+    if segmentations.is_segmentation(path):
         return {0, *segments_of(path).values()}
     return set(np.unique(np.rint(read_scan_file(path).array).astype(int)).tolist())
 
 
 def segments_of(path: Path) -> dict[str, int]:
-    """{name: value} of the segments of a .seg.nrrd; empty of any other file."""
-    if suffix(path).lower() != segmentations.SEG_NRRD:
+    """{name: value} of the segments of a segmentation; empty of any other file."""
+    if not segmentations.is_segmentation(path):
         return {}
     return {name: value for name, (_, _, value) in _whole(path, "segmentation", segmentations.segments).items()}
 
@@ -218,7 +218,7 @@ def read_label(path: Path, scan: ScanFile, labels: dict[int, int], same_affine: 
     `remedy`, for other values than in `labels` or no foreground.
     """
     path = Path(path)
-    if suffix(path).lower() == segmentations.SEG_NRRD:
+    if segmentations.is_segmentation(path):
         values = _whole(path, "segmentation", segmentations.read_values, scan, segments, same_affine)
     else:
         file = read_scan_file(path, geometry)

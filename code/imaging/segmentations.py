@@ -1,4 +1,4 @@
-"""3D Slicer's segmentations, .seg.nrrd: cropped to what is drawn, in layers, with a name for each segment."""
+"""3D Slicer's segmentations, .seg.nrrd, or .nrrd: cropped to what is drawn, in layers, with a name for each segment."""
 import re
 from pathlib import Path
 
@@ -11,7 +11,23 @@ from runtime.errors import InputError, one_line
 
 SEG_NRRD = ".seg.nrrd"
 FIELD = re.compile(r"Segment(\d+)_(Name|LabelValue|Layer|ID)")
+STORED = ".nrrd", ".nhdr"       # as which 3D Slicer saves segmentations, too, with the same fields
+NAMED, BLANK = re.compile(rb"^Segment\d+_(Name|ID):=", re.MULTILINE), re.compile(rb"\r?\n\r?\n")
+HEADER_START = 2 ** 16      # bytes in which they stand
 OFFSET = "Segmentation_ReferenceImageExtentOffset"      # of the stored box in the scan's voxels
+
+
+def is_segmentation(path: Path) -> bool:
+    """Whether a file is one by its name, or a NRRD whose header names segments."""
+    name = path.name.lower()
+    if name.endswith(SEG_NRRD) or not name.endswith(STORED) or not path.is_file():
+        return name.endswith(SEG_NRRD)
+    try:
+        with path.open("rb") as file:
+            start = file.read(HEADER_START)
+    except OSError:     # is said where it is read
+        return False
+    return start.startswith(b"NRRD") and bool(NAMED.search(BLANK.split(start, 1)[0]))
 
 
 def segments(path: Path) -> dict[str, tuple[int, int, int]]:

@@ -14,9 +14,9 @@ from scipy import ndimage
 from imaging.cases import IGNORED
 from imaging.scan_files import read_label, read_scans
 
-SAMPLES = 10_000        # voxels of a scan's foreground whose intensities count
+FOREGROUND_SAMPLES = 10_000     # voxels of a scan's foreground whose intensities count
 ALIKE = 0.5             # Dice of two classes, one laid over the other, from which their shapes are alike
-SIZE = 3                # ... and volumes apart by no more than this factor
+SIZE_FACTOR = 3         # ... and volumes apart by no more than this factor
 
 
 def look_at_scan(case, channels: int, labels: dict[int, int], geometry: str, **reading) -> dict:
@@ -36,7 +36,7 @@ def look_at_scan(case, channels: int, labels: dict[int, int], geometry: str, **r
         corners = scan.array[tuple(slice(None, None, max(n - 1, 1)) for n in scan.array.shape)]
         one = corners.min() == corners.max()
         values = scan.array[mask] if mask is not None else np.empty(0)
-        values = values[np.linspace(0, len(values) - 1, min(len(values), SAMPLES)).astype(int)]
+        values = values[np.linspace(0, len(values) - 1, min(len(values), FOREGROUND_SAMPLES)).astype(int)]
         seen.append({"lowest": float(scan.array.min()), "foreground": values.astype(float).tolist(),
                      "background": float(np.mean(scan.array == corners.flat[0])) if one else 0.0})
     return {"shape": [int(scans[0].array.shape[axis]) for axis in order],
@@ -76,7 +76,7 @@ def alike_pairs(label: np.ndarray) -> dict[tuple[int, int], tuple[int, int, int]
     found = {}
     for one, other in itertools.combinations(boxes, 2):
         sizes = [np.count_nonzero(masks[value]) for value in (one, other)]
-        if max(sizes) > SIZE * min(sizes):
+        if max(sizes) > SIZE_FACTOR * min(sizes):
             continue
         axes = tuple(_order(*(part[axis] for part in (boxes[one], boxes[other]))) for axis in range(label.ndim))
         if any(axes) and _likeness(masks[one], masks[other], np.flatnonzero(axes)) > ALIKE:

@@ -6,8 +6,7 @@ network learns to have its unlabelled scans taken for labelled ones.
 import torch
 import torch.nn.functional as F
 
-from method import Method
-from methods.losses import widened
+from methods.losses import WithSupervisedLoss, widened
 from runtime.ranks import Ranks
 
 RATE, BETAS = 1e-4, (0.9, 0.99)     # of the discriminator's Adam       (SASSNet, SSL4MIS) [C]
@@ -24,12 +23,11 @@ def judge(logits, labelled):
     return F.cross_entropy(widened(logits), target)
 
 
-class AdversarialMethod(Method):
+class AdversarialMethod(WithSupervisedLoss):
     """networks: what is tested; discriminator: (map, image) -> logits (B, 2). A subclass says what a map is."""
 
     def __init__(self, networks, discriminator, hyper):
-        super().__init__(networks)
-        self.hyper = hyper
+        super().__init__(networks, hyper)
         self.discriminator = discriminator.requires_grad_(False)        # except in its own step
         self.optimizer = torch.optim.Adam(discriminator.parameters(), RATE, BETAS)
 

@@ -29,10 +29,10 @@ PRETRAINING = ("eq2", "regions")
 class Hyper:
     supervised: str = "eq2"         # of pre-training: eq2, on the mixed label map (LA) [C], or regions, which sums the
                                     # loss of box and outside (ACDC)                                     [C]
-    beta: float = 2 / 3             # edge of the box over edge of the patch                             [C]
-    pseudo_weight: float = 0.5      # of the region that the teacher has labelled                        [C]
-    decay: float = 0.99             # of the teacher's moving average, from the first step               [C]
-    average_buffers: bool = False   # the average takes running statistics too: on ACDC                  [C]
+    beta: float = 2 / 3             # [C] edge of the box over edge of the patch
+    pseudo_weight: float = 0.5      # [C] of the region that the teacher has labelled
+    decay: float = 0.99             # [C] of the teacher's moving average, from the first step
+    average_buffers: bool = False   # [C] the average takes running statistics too: on ACDC
 
 
 def region_loss(logits, outside, inside, mask, weights):

@@ -23,17 +23,17 @@ from networks import two_view
 from runtime.errors import InputError
 
 FACTORS = 0.5, 1.5      # of contrast and of brightness, uniform, one of each per scan                    [O]
-BLUR = 0.1, 1.0         # voxels: standard deviation of the Gaussian filter, uniform, one per scan        [O]
-NOISE = 0.0, 0.2        # standard deviation of the noise over the scan's, uniform, one per scan          [O]
+BLURS = 0.1, 1.0        # voxels: standard deviation of the Gaussian filter, uniform, one per scan        [O]
+NOISES = 0.0, 0.2       # standard deviation of the noise over the scan's, uniform, one per scan          [O]
 TAPS = range(-3, 4)     # of the filter: three deviations on either side                                [O]
 
 
 @dataclass(frozen=True)
 class Hyper:
-    both_orders: bool = True        # mix each pair both ways, with one mask                            [O]
-    averaged: bool = True           # test the moving average of the subnets, not their last iterate    [O]
-    perturbed: bool = True          # the mixed scans change in intensity                               [O]
-    decay: float = 0.99             # of the moving average, once 100 steps have passed                 [O]
+    both_orders: bool = True        # [O] mix each pair both ways, with one mask
+    averaged: bool = True           # [O] test the moving average of the subnets, not their last iterate
+    perturbed: bool = True          # [O] the mixed scans change in intensity
+    decay: float = 0.99             # [O] of the moving average, once 100 steps have passed
 
 
 class CMLPlus(CML):
@@ -129,8 +129,8 @@ def perturb(x):
     x = mean + (x - mean) * draw(*FACTORS)
     darkest = x.amin(axes, keepdim=True)
     x = darkest + (x - darkest) * draw(*FACTORS)
-    noise = x.std(axes, keepdim=True) * draw(*NOISE) * torch.randn_like(x)
-    return blur(x, draw(*BLUR)) + noise
+    noise = x.std(axes, keepdim=True) * draw(*NOISES) * torch.randn_like(x)
+    return blur(x, draw(*BLURS)) + noise
 
 
 def blur(x, deviation):

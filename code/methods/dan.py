@@ -11,28 +11,24 @@ import torch
 
 from method import Picture
 from methods.adversarial import AdversarialMethod
-from methods.losses import half_and_half, supervised_loss, widened
-from methods.ramps import ramp
+from methods.losses import half_and_half, widened
+from methods.ramps import ramped
 from networks import compared
 from networks.two_view import build_subnet
 
 
 @dataclass(frozen=True)
 class Hyper:
-    supervised: str = "eq2"         # loss of the labelled scans, a name of methods/losses.py   [O: Eq. 2]
-    consistency: float = 0.1        # ceiling of the adversarial weight                         [C]
-    ramp_share: float = 1.0         # share of training that its ramp takes                     [C]
-    stairs: bool = False            # the ramp rises every 150 iterations, not at every step    [O; SSL4MIS: True]
+    supervised: str = "eq2"         # [O: Eq. 2] loss of the labelled scans, a name of methods/losses.py
+    consistency: float = 0.1        # [C] ceiling of the adversarial weight
+    ramp_share: float = 1.0         # [C] share of training that its ramp takes
+    stairs: bool = False            # [O; SSL4MIS: True] the ramp rises every 150 iterations, not at every step
 
 
 class DAN(AdversarialMethod):
     """networks: x -> (logits, feature); tested as it is."""
 
     Hyper = Hyper
-
-    def __init__(self, networks, discriminator, hyper):
-        super().__init__(networks, discriminator, hyper)
-        self.supervised = supervised_loss(hyper.supervised)
 
     @classmethod
     def defaults(cls, dataset, protocol="matched"):
@@ -54,7 +50,7 @@ class DAN(AdversarialMethod):
         logits, maps = output[0], self.maps(output)
         sup = self.supervised(logits[:labelled], batch.y_l)
         adversarial = self.fooling(maps[labelled:], batch.x_u)
-        weight = self.hyper.consistency * ramp(batch, self.hyper.ramp_share, self.hyper.stairs)
+        weight = ramped(self.hyper, batch)
         picture = Picture(batch.x_u, None, {"network": logits[labelled:].detach()})
         yield sup + weight * adversarial, {"sup_l": sup, "adversarial": adversarial, "picture": picture}
 

@@ -12,9 +12,9 @@ from functools import partial
 
 import torch
 
-from method import Method, Picture
-from methods.losses import squared_difference, supervised_loss, widened
-from methods.ramps import ramp
+from method import Picture
+from methods.losses import WithSupervisedLoss, squared_difference, widened
+from methods.ramps import ramped
 from methods.sassnet import shape_loss
 from methods.sdm import distance_loss, distance_maps, level_set, views_of
 from networks import compared
@@ -22,11 +22,11 @@ from networks import compared
 
 @dataclass(frozen=True)
 class Hyper:
-    supervised: str = "eq2"         # loss of the labelled scans, a name of methods/losses.py   [O: Eq. 2]
-    distance: float = 0.3           # weight of the distance maps' squared error                [C]
-    consistency: float = 1.0        # ceiling of the consistency weight                         [C]
-    ramp_share: float = 1.0         # share of training that its ramp takes                     [C]
-    stairs: bool = False            # the ramp rises every 150 iterations, not at every step    [O; DTC: True]
+    supervised: str = "eq2"         # [O: Eq. 2] loss of the labelled scans, a name of methods/losses.py
+    distance: float = 0.3           # [C] weight of the distance maps' squared error
+    consistency: float = 1.0        # [C] ceiling of the consistency weight
+    ramp_share: float = 1.0         # [C] share of training that its ramp takes
+    stairs: bool = False            # [O; DTC: True] the ramp rises every 150 iterations, not at every step
 
 
 def dual_task_consistency(sdm, prob):
@@ -34,15 +34,14 @@ def dual_task_consistency(sdm, prob):
     return squared_difference(level_set(sdm), prob)
 
 
-class DTC(Method):
+class DTC(WithSupervisedLoss):
     """networks: x -> (logits, signed distance maps). The segmentation head is tested."""
 
     Hyper = Hyper
     pair = "network", "level_set"
 
     def __init__(self, networks, hyper, num_classes):
-        super().__init__(networks)
-        self.hyper, self.supervised = hyper, supervised_loss(hyper.supervised)
+        super().__init__(networks, hyper)
         self.of_label = partial(distance_maps, num_classes=num_classes)
 
     @classmethod
@@ -61,7 +60,7 @@ class DTC(Method):
         sup = self.supervised(logits[:labelled], batch.y_l)
         distance = distance_loss(maps[:labelled], batch.z_l, batch.y_l)
         consistency = dual_task_consistency(maps, widened(logits).softmax(1)[:, 1:])
-        weight = self.hyper.consistency * ramp(batch, self.hyper.ramp_share, self.hyper.stairs)
+        weight = ramped(self.hyper, batch)
         picture = Picture(batch.x_u, None, views_of(logits[labelled:].detach(), maps[labelled:].detach()))
         yield (sup + self.hyper.distance * distance + weight * consistency,
                {"sup_l": sup, "distance": distance, "consistency": consistency, "picture": picture})

@@ -11,18 +11,18 @@ from dataclasses import dataclass
 
 import torch
 
-from method import Method, Picture
-from methods.losses import half_and_half, supervised_loss, widened
-from methods.ramps import ramp
+from method import Picture
+from methods.losses import WithSupervisedLoss, half_and_half, widened
+from methods.ramps import ramped
 from networks.two_view import build_subnet
 
 
 @dataclass(frozen=True)
 class Hyper:
-    supervised: str = "eq2"         # loss of the labelled scans, a name of methods/losses.py            [O: Eq. 2]
-    consistency: float = 0.1        # ceiling of the entropy's weight                                    [C]
-    ramp_share: float = 1.0         # share of training that its ramp takes                              [C]
-    stairs: bool = False            # the ramp rises every 150 iterations, not at every step        [O; SSL4MIS: True]
+    supervised: str = "eq2"         # [O: Eq. 2] loss of the labelled scans, a name of methods/losses.py
+    consistency: float = 0.1        # [C] ceiling of the entropy's weight
+    ramp_share: float = 1.0         # [C] share of training that its ramp takes
+    stairs: bool = False            # [O; SSL4MIS: True] the ramp rises every 150 iterations, not at every step
 
 
 def entropy_loss(prob):
@@ -31,14 +31,10 @@ def entropy_loss(prob):
     return -(prob * (prob + 1e-6).log()).sum(1).mean() / math.log(prob.shape[1])
 
 
-class EM(Method):
+class EM(WithSupervisedLoss):
     """networks: x -> (logits, feature); tested as it is."""
 
     Hyper = Hyper
-
-    def __init__(self, networks, hyper):
-        super().__init__(networks)
-        self.hyper, self.supervised = hyper, supervised_loss(hyper.supervised)
 
     @classmethod
     def defaults(cls, dataset, protocol="matched"):
@@ -53,7 +49,7 @@ class EM(Method):
         labelled = len(batch.x_l)
         logits, _ = self.networks(torch.cat([batch.x_l, batch.x_u]))
         sup, entropy = self.supervised(logits[:labelled], batch.y_l), entropy_loss(widened(logits).softmax(1))
-        weight = self.hyper.consistency * ramp(batch, self.hyper.ramp_share, self.hyper.stairs)
+        weight = ramped(self.hyper, batch)
         picture = Picture(batch.x_u, None, {"network": logits[labelled:].detach()})
         yield sup + weight * entropy, {"sup_l": sup, "entropy": entropy, "picture": picture}
 

@@ -13,17 +13,17 @@ import torch
 from method import Picture
 from methods.losses import half_and_half, squared_difference, widened
 from methods.mean_teacher import MeanTeacher
-from methods.ramps import ramp
+from methods.ramps import ramped
 from runtime.errors import InputError
 
 
 @dataclass(frozen=True)
 class Hyper:
-    supervised: str = "eq2"         # loss of the labelled scans, a name of methods/losses.py            [O: Eq. 2]
-    consistency: float = 0.1        # ceiling of the consistency weight                                  [C]
-    ramp_share: float = 1.0         # share of training that its ramp takes                              [C]
-    stairs: bool = False            # the ramp rises every 150 iterations, not at every step        [O; SSL4MIS: True]
-    alpha: float = 0.2              # lambda ~ Beta(alpha, alpha): mostly near 0 or 1                    [C]
+    supervised: str = "eq2"         # [O: Eq. 2] loss of the labelled scans, a name of methods/losses.py
+    consistency: float = 0.1        # [C] ceiling of the consistency weight
+    ramp_share: float = 1.0         # [C] share of training that its ramp takes
+    stairs: bool = False            # [O; SSL4MIS: True] the ramp rises every 150 iterations, not at every step
+    alpha: float = 0.2              # [C] lambda ~ Beta(alpha, alpha): mostly near 0 or 1
 
 
 def shares(alpha, count, like):
@@ -68,6 +68,6 @@ class ICT(MeanTeacher):
         logits, _ = self.networks(torch.cat([batch.x_l, mixed]))
         sup = self.supervised(logits[:labelled], batch.y_l)
         consistency = squared_difference(widened(logits[labelled:]).softmax(1), target)
-        weight = self.hyper.consistency * ramp(batch, self.hyper.ramp_share, self.hyper.stairs)
+        weight = ramped(self.hyper, batch)
         picture = Picture(mixed, None, {"student": logits[labelled:].detach(), "teacher": target})
         yield sup + weight * consistency, {"sup_l": sup, "consistency": consistency, "picture": picture}

@@ -9,6 +9,7 @@ import torch
 
 from cml import segmentation_loss
 from imaging.cases import IGNORED
+from method import Method
 from runtime.device import at_least_float32 as widened
 from runtime.errors import InputError
 
@@ -100,6 +101,14 @@ def supervised_loss(name):
     """
     check_supervised(name, 2)
     return segmentation_loss if name == "eq2" else partial(_named, name)
+
+
+class WithSupervisedLoss(Method):
+    """A method whose hyperparameter `supervised` names the loss of its labelled scans."""
+
+    def __init__(self, networks, hyper):
+        super().__init__(networks)
+        self.hyper, self.supervised = hyper, supervised_loss(hyper.supervised)
 
 
 def half_and_half(dataset, protocol):

@@ -11,24 +11,24 @@ from dataclasses import dataclass
 
 import torch
 
-from method import Method, Picture
-from methods.losses import sharpen, squared_difference, supervised_loss, widened
-from methods.ramps import ramp
+from method import Picture
+from methods.losses import WithSupervisedLoss, sharpen, squared_difference, widened
+from methods.ramps import ramped
 from networks import compared
 from runtime.errors import InputError
 
 TEMPERATURE = 0.1       # of the sharpening             [C]
-OFFSET = 1              # steps by which the released counter is ahead when the ramp's stair is looked up            [C]
+COUNTER_AHEAD = 1       # steps by which the released counter is ahead when the ramp's stair is looked up    [C]
 
 
 @dataclass(frozen=True)
 class Hyper:
-    supervised: str = "eq2"         # loss of each decoder on labelled scans, a name of methods/losses.py  [O: Eq. 2]
-    share_l: float = 0.5            # weight of the sum of these losses: 0.5 on volumes, 1 on slices     [C]
-    consistency: float = 1.0        # ceiling of the consistency weight: 1 on volumes, 0.1 on slices     [C]
-    ramp_share: float = 0.4         # share of training that its ramp takes: 0.4 on volumes, 1 on slices [C]
-    stairs: bool = False            # the ramp rises every 150 iterations, not at every step        [O; MC-Net: True]
-    decoders: int = 2               # 2: MC-Net, 3: MC-Net+                                              [C]
+    supervised: str = "eq2"         # [O: Eq. 2] loss of each decoder on labelled scans, a name of methods/losses.py
+    share_l: float = 0.5            # [C] weight of the sum of these losses: 0.5 on volumes, 1 on slices
+    consistency: float = 1.0        # [C] ceiling of the consistency weight: 1 on volumes, 0.1 on slices
+    ramp_share: float = 0.4         # [C] share of training that its ramp takes: 0.4 on volumes, 1 on slices
+    stairs: bool = False            # [O; MC-Net: True] the ramp rises every 150 iterations, not at every step
+    decoders: int = 2               # [C] 2: MC-Net, 3: MC-Net+
 
 
 def mutual_consistency(probs):
@@ -37,15 +37,11 @@ def mutual_consistency(probs):
     return sum(squared_difference(probs[i], targets[j]) for i, j in itertools.permutations(range(len(probs)), 2))
 
 
-class MCNet(Method):
+class MCNet(WithSupervisedLoss):
     """networks: x -> ((logits, feature), ...), one pair for each decoder. The first decoder is tested."""
 
     Hyper = Hyper
     pair = "decoder1", "decoder2"
-
-    def __init__(self, networks, hyper):
-        super().__init__(networks)
-        self.hyper, self.supervised = hyper, supervised_loss(hyper.supervised)
 
     @classmethod
     def defaults(cls, dataset, protocol="matched"):
@@ -71,7 +67,7 @@ class MCNet(Method):
         views = [logits for logits, _ in self.networks(torch.cat([batch.x_l, batch.x_u]))]
         sup = sum(self.supervised(logits[:labelled], batch.y_l) for logits in views)
         consistency = mutual_consistency([widened(logits).softmax(1) for logits in views])
-        weight = self.hyper.consistency * ramp(batch, self.hyper.ramp_share, self.hyper.stairs, OFFSET)
+        weight = ramped(self.hyper, batch, COUNTER_AHEAD)
         shown = named([logits[labelled:].detach() for logits in views])
         yield (self.hyper.share_l * sup + weight * consistency,
                {"sup_l": sup, "consistency": consistency, "picture": Picture(batch.x_u, None, shown)})

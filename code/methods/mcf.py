@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import torch
 
 from imaging.cases import IGNORED
-from method import Method, Picture
-from methods.losses import pooled_dice, squared_difference, supervised_loss, widened
-from methods.ramps import ramp
+from method import Picture
+from methods.losses import WithSupervisedLoss, pooled_dice, squared_difference, supervised_loss, widened
+from methods.ramps import ramped
 from networks import compared
 from networks.initialisation import kaiming
 from networks.two_view import AXES, TwoView, build_subnet
@@ -27,10 +27,10 @@ RECTIFICATION = 0.5         # weight of the rectification               [C]
 
 @dataclass(frozen=True)
 class Hyper:
-    supervised: str = "eq2"         # loss of the labelled scans, a name of methods/losses.py            [O: Eq. 2]
-    consistency: float = 0.1        # ceiling of the weight of what the worse network learns             [C]
-    ramp_share: float = 1.0         # share of training that its ramp takes                              [C]
-    stairs: bool = False            # the ramp rises every 150 iterations, not at every step        [O; MCF: True]
+    supervised: str = "eq2"         # [O: Eq. 2] loss of the labelled scans, a name of methods/losses.py
+    consistency: float = 0.1        # [C] ceiling of the weight of what the worse network learns
+    ramp_share: float = 1.0         # [C] share of training that its ramp takes
+    stairs: bool = False            # [O; MCF: True] the ramp rises every 150 iterations, not at every step
 
 
 def rectification(prob, target, mismatch):
@@ -73,7 +73,7 @@ def competition(logits_a, logits_b, target, weight, supervised=None):
             b_teaches.long())
 
 
-class MCF(Method):
+class MCF(WithSupervisedLoss):
     """networks: x -> ((logits, feature) of A, the backbone, and of B, with a ResNet-34 encoder).
 
     The mean of their probabilities is tested.
@@ -81,10 +81,6 @@ class MCF(Method):
 
     Hyper = Hyper
     pair = "network_a", "network_b"
-
-    def __init__(self, networks, hyper):
-        super().__init__(networks)
-        self.hyper, self.supervised = hyper, supervised_loss(hyper.supervised)
 
     @classmethod
     def defaults(cls, dataset, protocol="matched"):
@@ -101,7 +97,7 @@ class MCF(Method):
     def losses(self, batch):
         """One pass of the whole batch by each network."""
         (logits_a, _), (logits_b, _) = self.networks(torch.cat([batch.x_l, batch.x_u]))
-        weight = self.hyper.consistency * ramp(batch, self.hyper.ramp_share, self.hyper.stairs)
+        weight = ramped(self.hyper, batch)
         loss_a, loss_b, teacher = competition(logits_a, logits_b, batch.y_l, weight, self.supervised)
         labelled = len(batch.x_l)
         picture = Picture(batch.x_u, None, {name: logits[labelled:].detach() for name, logits

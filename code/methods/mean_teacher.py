@@ -9,18 +9,18 @@ import torch
 
 from method import Picture
 from methods.losses import half_and_half, supervised_loss
-from methods.ramps import ramp
+from methods.ramps import ramped
 from methods.teacher import StudentTeacher, bounded_noise, moving_average
 from networks.two_view import build_subnet
 
 
 @dataclass(frozen=True)
 class Hyper:
-    supervised: str = "eq2"         # loss of the labelled scans, a name of methods/losses.py            [O: Eq. 2]
-    consistency: float = 0.1        # ceiling of the consistency weight                                  [C]
-    ramp_share: float = 1.0         # share of training that its ramp takes                              [C]
-    stairs: bool = False            # the ramp rises every 150 iterations, not at every step        [O; SSL4MIS: True]
-    delay: float = 0.0              # share of training before it acts; 1/30 on slices (1,000 of 30,000) [C]
+    supervised: str = "eq2"         # [O: Eq. 2] loss of the labelled scans, a name of methods/losses.py
+    consistency: float = 0.1        # [C] ceiling of the consistency weight
+    ramp_share: float = 1.0         # [C] share of training that its ramp takes
+    stairs: bool = False            # [O; SSL4MIS: True] the ramp rises every 150 iterations, not at every step
+    delay: float = 0.0              # [C] share of training before it acts; 1/30 on slices (1,000 of 30,000)
 
 
 class MeanTeacher(StudentTeacher):
@@ -52,7 +52,7 @@ class MeanTeacher(StudentTeacher):
         logits, _ = self.networks(torch.cat([batch.x_l, batch.x_u]))
         with torch.no_grad():
             target = self.teacher(batch.for_targets + bounded_noise(torch.randn_like(batch.x_u)))[0].softmax(1)
-        weight = self.hyper.consistency * ramp(batch, self.hyper.ramp_share, self.hyper.stairs)
+        weight = ramped(self.hyper, batch)
         if batch.step < self.hyper.delay * batch.steps:
             weight = 0.0
         sup = self.supervised(logits[:labelled], batch.y_l)

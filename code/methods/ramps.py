@@ -21,3 +21,8 @@ def ramp(batch, share=1.0, stairs=False, offset=0):
         return 1.0
     step = STAIR * ((batch.step + offset) // STAIR) if stairs else batch.step
     return sigmoid_ramp_up(step / length)
+
+
+def ramped(hyper, batch, offset=0):
+    """The weight of a method's second term at the batch's step: `hyper.consistency`, its ceiling, times the ramp."""
+    return hyper.consistency * ramp(batch, hyper.ramp_share, hyper.stairs, offset)

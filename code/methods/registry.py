@@ -54,6 +54,11 @@ def method_class(name):
     return METHODS[name]
 
 
+def paired():
+    """Names of the methods with two views to compare."""
+    return [name for name, method in METHODS.items() if method.pair]
+
+
 def check(recipe):
     """InputError, one line, for a recipe that its method cannot run."""
     from methods.losses import SUPERVISED, check_supervised

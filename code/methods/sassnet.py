@@ -14,19 +14,18 @@ import torch
 
 from method import Picture
 from methods.adversarial import AdversarialMethod
-from methods.losses import supervised_loss
-from methods.ramps import ramp
+from methods.ramps import ramped
 from methods.sdm import distance_loss, distance_maps, views_of
 from networks import compared
 
 
 @dataclass(frozen=True)
 class Hyper:
-    supervised: str = "eq2"         # loss of the labelled scans, a name of methods/losses.py   [O: Eq. 2]
-    distance: float = 0.3           # weight of the distance maps' squared error                [C]
-    consistency: float = 0.01       # ceiling of the adversarial weight; 0.015 with few labels  [C]
-    ramp_share: float = 1.0         # share of training that its ramp takes                     [C]
-    stairs: bool = False            # the ramp rises every 150 iterations, not at every step    [O; SASSNet: True]
+    supervised: str = "eq2"         # [O: Eq. 2] loss of the labelled scans, a name of methods/losses.py
+    distance: float = 0.3           # [C] weight of the distance maps' squared error
+    consistency: float = 0.01       # [C] ceiling of the adversarial weight; 0.015 with few labels
+    ramp_share: float = 1.0         # [C] share of training that its ramp takes
+    stairs: bool = False            # [O; SASSNet: True] the ramp rises every 150 iterations, not at every step
 
 
 def shape_loss(dataset, protocol):
@@ -43,7 +42,6 @@ class SASSNet(AdversarialMethod):
 
     def __init__(self, networks, discriminator, hyper, num_classes):
         super().__init__(networks, discriminator, hyper)
-        self.supervised = supervised_loss(hyper.supervised)
         self.of_label = partial(distance_maps, num_classes=num_classes)
 
     @classmethod
@@ -68,7 +66,7 @@ class SASSNet(AdversarialMethod):
         sup = self.supervised(logits[:labelled], batch.y_l)
         distance = distance_loss(maps[:labelled], batch.z_l, batch.y_l)
         adversarial = self.fooling(maps[labelled:], batch.x_u)
-        weight = self.hyper.consistency * ramp(batch, self.hyper.ramp_share, self.hyper.stairs)
+        weight = ramped(self.hyper, batch)
         picture = Picture(batch.x_u, None, views_of(logits[labelled:].detach(), maps[labelled:].detach()))
         yield (sup + self.hyper.distance * distance + weight * adversarial,
                {"sup_l": sup, "distance": distance, "adversarial": adversarial, "picture": picture})

@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from method import Method, Picture
-from methods.losses import supervised_loss, widened
-from methods.ramps import ramp
+from method import Picture
+from methods.losses import WithSupervisedLoss, widened
+from methods.ramps import ramped
 from networks import compared
 from networks.ssnet import SIZE
 from networks.two_view import AXES
@@ -30,12 +30,12 @@ POWER = 10.0            # length of the perturbation that looks for the directio
 
 @dataclass(frozen=True)
 class Hyper:
-    supervised: str = "eq2"         # loss of the labelled scans, a name of methods/losses.py            [O: Eq. 2]
-    consistency: float = 1.0        # ceiling of the weight of smoothness and separation                 [C]
-    ramp_share: float = 0.4         # share of training that its ramp takes: 6,000 of 15,000             [C]
-    stairs: bool = False            # the ramp rises every 150 iterations, not at every step        [O; SS-Net: True]
-    radius: float = 10.0            # length of the adversarial perturbation of a scan                   [C]
-    separation: float = 0.1         # weight of the separation beside the smoothness                     [C]
+    supervised: str = "eq2"         # [O: Eq. 2] loss of the labelled scans, a name of methods/losses.py
+    consistency: float = 1.0        # [C] ceiling of the weight of smoothness and separation
+    ramp_share: float = 0.4         # [C] share of training that its ramp takes: 6,000 of 15,000
+    stairs: bool = False            # [O; SS-Net: True] the ramp rises every 150 iterations, not at every step
+    radius: float = 10.0            # [C] length of the adversarial perturbation of a scan
+    separation: float = 0.1         # [C] weight of the separation beside the smoothness
 
 
 ON_SLICES = {"consistency": 0.1, "ramp_share": 1.0, "radius": 6.0}       # [C]
@@ -73,8 +73,8 @@ def adversarial_direction(predict, x, target, noise, distance):
 
 
 def _unit(d):
-    norm = torch.linalg.vector_norm(d.flatten(1), dim=1) + 1e-8
-    return d / norm.reshape(-1, *[1] * (d.ndim - 1))
+    norm = torch.linalg.vector_norm(widened(d).flatten(1), dim=1) + 1e-8
+    return (d / norm.reshape(-1, *[1] * (d.ndim - 1))).to(d)
 
 
 @contextmanager
@@ -105,8 +105,7 @@ class Memory(nn.Module):
         self.register_buffer("filled", torch.zeros(num_classes - 1, dtype=torch.long))
 
     def replace(self, c, features, count):
-        """Class c's memory becomes the first `count` (a tensor) of features (n, SIZE), n <= MEMORY; 0 keeps the old.
-        """
+        """Class c's memory becomes the first `count`, a tensor, of features (n <= MEMORY, SIZE); 0 keeps the old."""
         places = torch.arange(len(features), device=features.device)[:, None]
         memory, filled = self.features[c - 1, :len(features)], self.filled[c - 1]
         memory.copy_(torch.where(places < count, features.to(memory), memory))
@@ -209,14 +208,14 @@ def separation_from(memory, features, labels, selectors):
 # ---- the method --------------------------------------------------------------------------------------------------
 
 
-class SSNet(Method):
+class SSNet(WithSupervisedLoss):
     """networks: x -> (logits, embedding), with heads; tested as it is."""
 
     Hyper = Hyper
 
     def __init__(self, networks, memory, hyper, axes):
-        super().__init__(networks)
-        self.memory, self.hyper, self.supervised = memory, hyper, supervised_loss(hyper.supervised)
+        super().__init__(networks, hyper)
+        self.memory = memory
         self.distance = distance_3d if axes == 3 else distance_2d
         self.offset = int(axes == 3)         # on volumes the counter is advanced before the weight      [C]
 
@@ -236,7 +235,7 @@ class SSNet(Method):
     def losses(self, batch):
         """Labels and separation, with one pass of the whole batch; then smoothness, with three more."""
         x, labelled = torch.cat([batch.x_l, batch.x_u]), len(batch.x_l)
-        weight = self.hyper.consistency * ramp(batch, self.hyper.ramp_share, self.hyper.stairs, self.offset)
+        weight = ramped(self.hyper, batch, self.offset)
         logits, embedding = self.networks(x)
         sup = self.supervised(logits[:labelled], batch.y_l)
         e_l, e_u = (half.movedim(1, -1).flatten(0, -2) for half in (embedding[:labelled], embedding[labelled:]))

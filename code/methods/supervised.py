@@ -1,25 +1,21 @@
 """Supervised baseline: one network, the labelled scans alone, no mixing (Tables 1-3, "V-Net" and "U-Net")."""
 from dataclasses import dataclass
 
-from method import Method, Picture, Stage
-from methods.losses import half_and_half, supervised_loss
+from method import Picture, Stage
+from methods.losses import WithSupervisedLoss, half_and_half
 from networks.two_view import build_subnet
 
 
 @dataclass(frozen=True)
 class Hyper:
-    supervised: str = "eq2"         # loss, a name of methods/losses.py                          [O: Eq. 2]
+    supervised: str = "eq2"         # [O: Eq. 2] loss, a name of methods/losses.py
 
 
-class Supervised(Method):
+class Supervised(WithSupervisedLoss):
     """networks: x -> (logits, feature). By default the loss is Eq. 2, as that of the other methods."""
 
     Hyper = Hyper
     NETWORKS = ("vnet", "unet", "narrow_vnet", "narrow_unet")
-
-    def __init__(self, networks, hyper):
-        super().__init__(networks)
-        self.supervised = supervised_loss(hyper.supervised)
 
     @classmethod
     def defaults(cls, dataset, protocol="matched"):

@@ -3,7 +3,7 @@ import torch
 
 from method import Method
 
-NOISE, NOISE_LIMIT = 0.1, 0.2       # standard deviation and bound of a teacher's input noise   (UA-MT, SSL4MIS) [C]
+INPUT_NOISE, NOISE_LIMIT = 0.1, 0.2     # standard deviation and bound of a teacher's input noise   (UA-MT, SSL4MIS) [C]
 DECAY = 0.99                        # of the moving average                           (UA-MT, SSL4MIS, BCP) [C]
 
 
@@ -42,4 +42,4 @@ def moving_average(teacher, student, step, decay=DECAY, warm_up=True, buffers=Fa
 
 def bounded_noise(g):
     """Standard normal numbers of any shape -> noise of standard deviation 0.1, clipped to [-0.2, 0.2]."""
-    return (g * NOISE).clamp(-NOISE_LIMIT, NOISE_LIMIT)
+    return (g * INPUT_NOISE).clamp(-NOISE_LIMIT, NOISE_LIMIT)

@@ -15,7 +15,7 @@ import torch
 from method import Picture
 from methods.losses import half_and_half, widened
 from methods.mean_teacher import MeanTeacher
-from methods.ramps import ramp, sigmoid_ramp_up
+from methods.ramps import ramped, sigmoid_ramp_up
 from methods.teacher import bounded_noise
 
 PASSES, COPIES = 4, 2       # of the teacher for its uncertainty, and of each unlabelled scan in a pass    [C]
@@ -23,10 +23,10 @@ PASSES, COPIES = 4, 2       # of the teacher for its uncertainty, and of each un
 
 @dataclass(frozen=True)
 class Hyper:
-    supervised: str = "eq2"         # loss of the labelled scans, a name of methods/losses.py            [O: Eq. 2]
-    consistency: float = 0.1        # ceiling of the consistency weight                                  [C]
-    ramp_share: float = 1.0         # share of training that its ramp takes                              [C]
-    stairs: bool = False            # the ramp rises every 150 iterations, not at every step        [O; UA-MT: True]
+    supervised: str = "eq2"         # [O: Eq. 2] loss of the labelled scans, a name of methods/losses.py
+    consistency: float = 0.1        # [C] ceiling of the consistency weight
+    ramp_share: float = 1.0         # [C] share of training that its ramp takes
+    stairs: bool = False            # [O; UA-MT: True] the ramp rises every 150 iterations, not at every step
 
 
 def predictive_entropy(probs):
@@ -46,6 +46,7 @@ def certain_consistency(student, teacher, mask):
     student, teacher: probabilities (B, C, *S); mask (B, 1, *S) floating, 1 where certain. The numerator sums over
     samples, classes and voxels, the denominator over samples and voxels.
     """
+    student, teacher, mask = map(widened, (student, teacher, mask))
     return (mask * (student - teacher).square()).sum() / (2 * mask.sum() + 1e-16)
 
 
@@ -69,7 +70,7 @@ class UAMT(MeanTeacher):
         mask = (entropy < certainty_threshold(batch.step / batch.steps)).to(entropy)
         sup = self.supervised(logits[:labelled], batch.y_l)
         consistency = certain_consistency(widened(logits[labelled:]).softmax(1), target, mask)
-        weight = self.hyper.consistency * ramp(batch, self.hyper.ramp_share, self.hyper.stairs)
+        weight = ramped(self.hyper, batch)
         picture = Picture(batch.x_u, None, {"student": logits[labelled:].detach(), "teacher": target})
         yield sup + weight * consistency, {"sup_l": sup, "consistency": consistency, "certain": mask.mean(),
                                            "picture": picture}

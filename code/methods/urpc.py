@@ -12,22 +12,22 @@ from dataclasses import dataclass
 
 import torch
 
-from method import Method, Picture, Stage
-from methods.losses import supervised_loss, widened
-from methods.ramps import ramp
+from method import Picture, Stage
+from methods.losses import WithSupervisedLoss, widened
+from methods.ramps import ramped
 from networks import compared
 from networks.pyramid import feature_dropout
 
 __all__ = ["URPC", "Hyper", "feature_dropout", "pyramid_consistency"]
-SCALES = "network", "half", "quarter", "eighth"
+SCALE_NAMES = "network", "half", "quarter", "eighth"
 
 
 @dataclass(frozen=True)
 class Hyper:
-    supervised: str = "eq2"         # loss of each scale on labelled scans, a name of methods/losses.py  [O: Eq. 2]
-    consistency: float = 0.1        # ceiling of its weight; 0: deep supervision of labelled scans alone [C]
-    ramp_share: float = 1.0         # share of training that its ramp takes                              [C]
-    stairs: bool = False            # the ramp rises every 150 iterations, not at every step        [O; SSL4MIS: True]
+    supervised: str = "eq2"         # [O: Eq. 2] loss of each scale on labelled scans, a name of methods/losses.py
+    consistency: float = 0.1        # [C] ceiling of its weight; 0: deep supervision of labelled scans alone
+    ramp_share: float = 1.0         # [C] share of training that its ramp takes
+    stairs: bool = False            # [O; SSL4MIS: True] the ramp rises every 150 iterations, not at every step
 
 
 def pyramid_consistency(scales):
@@ -46,14 +46,10 @@ def pyramid_consistency(scales):
     return loss / len(logs)
 
 
-class URPC(Method):
+class URPC(WithSupervisedLoss):
     """networks: x -> (full-size logits, [logits of the 1/2, 1/4, 1/8 heads]). The full-resolution head is tested."""
 
     Hyper = Hyper
-
-    def __init__(self, networks, hyper):
-        super().__init__(networks)
-        self.hyper, self.supervised = hyper, supervised_loss(hyper.supervised)
 
     @classmethod
     def defaults(cls, dataset, protocol="matched"):
@@ -77,12 +73,12 @@ class URPC(Method):
         if batch.x_u is not None:
             unlabelled = [logits[labelled:] for logits in scales]
             terms["consistency"] = pyramid_consistency(unlabelled)
-            weight = self.hyper.consistency * ramp(batch, self.hyper.ramp_share, self.hyper.stairs)
+            weight = ramped(self.hyper, batch)
             loss, shown = loss + weight * terms["consistency"], (batch.x_u, None, unlabelled)
         x, y, scales = shown
-        views = {name: logits.detach() for name, logits in zip(SCALES, scales, strict=True)}
+        views = {name: logits.detach() for name, logits in zip(SCALE_NAMES, scales, strict=True)}
         yield loss, terms | {"picture": Picture(x, y, views)}
 
     def predict(self, x):
         full, coarse = self.networks(x)
-        return {name: widened(logits).softmax(1) for name, logits in zip(SCALES, [full, *coarse], strict=True)}
+        return {name: widened(logits).softmax(1) for name, logits in zip(SCALE_NAMES, [full, *coarse], strict=True)}

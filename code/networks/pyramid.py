@@ -2,7 +2,7 @@
 import torch
 from torch import nn
 
-NOISE = 0.3                             # bound of e in a feature's factor 1 + e                    [C]
+FEATURE_NOISE = 0.3                     # bound of e in a feature's factor 1 + e                    [C]
 KEPT = (0.7, 0.9)                       # share of the largest mean that a position may have        [C]
 DROPOUTS = (0.2, 0.3, 0.5)              # of whole channels, before V-Net's heads at 1/2, 1/4, 1/8  [O]
 TRUNK_DROPOUTS = (0.1, 0.2, 0.3, 0.5)   # of whole channels, in the 3D U-Net's decoder, at 1/1 to 1/8   [C]
@@ -30,7 +30,7 @@ class FeatureNoise(nn.Module):
     def forward(self, feature):
         if not self.training:
             return feature
-        return feature * (1 + torch.empty_like(feature[0]).uniform_(-NOISE, NOISE))
+        return feature * (1 + torch.empty_like(feature[0]).uniform_(-FEATURE_NOISE, FEATURE_NOISE))
 
 
 class PyramidNet(nn.Module):

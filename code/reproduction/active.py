@@ -31,7 +31,7 @@ CAPTION = "ACDC, which patients to label next, 20 validation volumes"
 FILE = f"{NAME}.csv"            # in the folder of results: a row per run
 START, ROUNDS, STEP = 3, 2, 2   # patients at first, rounds, patients that each adds
 DRAWS, REPEATS = 5, 3           # random choices per seed, seeds
-OPTIONS = "mini", "--method", "cml_plus"        # of train_ACDC.py
+TRAIN_OPTIONS = "mini", "--method", "cml_plus"        # of train_ACDC.py
 STRATEGIES = "look", "spread", "random"
 
 
@@ -95,21 +95,21 @@ def make_missing(results, model=MODEL, data_dir=None, device="auto", seeds=None)
     with locked(home, "run, or --out"):
         for cell in cells(seeds):
             kept = there([results])
-            if cell not in kept:
-                before = earlier(cell)
-                patients = everybody[:START]
-                if before:
-                    patients = kept[before][0]
-                    if (data := home / before.folder / "data").is_dir():
-                        link_scans(data, scans)
-                    patients = patients + more_patients(cell, home / before.folder / "run", everybody, patients, device)
-                run = trained(cell, home / cell.folder, scans, slices, patients, device)
-                dice = 100 * float(np.mean(list(case_dice(Kept(run).tested("val", "last")).values())))
-                table_file = Table(Path(results) / FILE)
-                table_file.append({"seed": cell.seed, "by": cell.by, "draw": cell.draw, "round": cell.number,
-                                   "patients": " ".join(patients), "dice": f"{dice:.4f}"})
-                table_file.close()
-                print(f"{cell.folder}: {len(patients)} patients, Dice {dice:.2f} %", flush=True)
+            if cell in kept:
+                continue
+            patients = everybody[:START]
+            if before := earlier(cell):
+                patients = kept[before][0]
+                if (data := home / before.folder / "data").is_dir():
+                    link_scans(data, scans)
+                patients = patients + more_patients(cell, home / before.folder / "run", everybody, patients, device)
+            run = trained(cell, home / cell.folder, scans, slices, patients, device)
+            dice = 100 * float(np.mean(list(case_dice(Kept(run).tested("val", "last")).values())))
+            table_file = Table(Path(results) / FILE)
+            table_file.append({"seed": cell.seed, "by": cell.by, "draw": cell.draw, "round": cell.number,
+                               "patients": " ".join(patients), "dice": f"{dice:.4f}"})
+            table_file.close()
+            print(f"{cell.folder}: {len(patients)} patients, Dice {dice:.2f} %", flush=True)
 
 
 def earlier(cell):
@@ -129,16 +129,15 @@ def trained(cell, folder, scans, slices, patients, device):
     link_scans(data, scans)
     modules, where = DATASETS["ACDC"], ["--data-dir", str(data), "--device", device]
     if not is_finished(run):
-        modules.train.main.__wrapped__([*OPTIONS, "--labeled", str(len(patients)), "--seed", str(cell.seed), "--out",
-                                        str(run), *where])
+        modules.train.main.__wrapped__([*TRAIN_OPTIONS, "--labeled", str(len(patients)), "--seed", str(cell.seed),
+                                        "--out", str(run), *where])
     if not (run / "test_val_last.csv").exists():
         modules.test.main.__wrapped__(["--run", str(run), "--split", "val", *where])
     return run
 
 
 def link_scans(data, scans):
-    """Links in a cell's data folder to what is in the folder of scans, but its train list; moved ones are linked anew.
-    """
+    """Link in a cell's data folder to what is in the folder of scans, but its train list; anew where that moved."""
     for path in scans.iterdir():
         link = data / path.name
         if path.name != ACDC.lists["train"] and not (link.is_symlink() and link.resolve() == path.resolve()):

@@ -10,14 +10,15 @@ from typing import NamedTuple
 
 import numpy as np
 
+from dataloaders.scans import published_list
 from evaluation import tables
 from reproduction.experiments import PLACES, SEEDS, Row
-from reproduction.results import RESULTS
+from reproduction.results import RESULTS, say
 from reproduction.runs import Run, has_preset, kept
 from training.datasets import DATASETS
 
 VALIDATION = "val", "last"          # list and weights of the columns headed "validation"
-METRICS = {"dice": ("Dice (%) ↑", 0), "hd95": ("95HD (voxel) ↓", 1), "asd": ("ASD (voxel) ↓", 2)}   # place in `paper`
+IN_PAPER = {"dice": ("Dice (%) ↑", 0), "hd95": ("95HD (voxel) ↓", 1), "asd": ("ASD (voxel) ↓", 2)}   # place in `paper`
 
 
 class Line(NamedTuple):
@@ -51,10 +52,24 @@ def lines_of(place, preset=None, results=RESULTS, seeds=SEEDS):
             there, plain = ({seed: found for seed in seeds if experiment
                              and (found := kept(Run(experiment, preset, seed), results))}
                             for experiment in (row.experiment, row.experiment.plainly_augmented()))
-            lines[row.title] = Line(row, there, Run(row.experiment, preset, seeds[0]).tested[0], plain)
+            tested = Run(row.experiment, preset, seeds[0]).tested[0]
+            row = beside_paper(row, there, tested) if preset == "paper" else row
+            lines[row.title] = Line(row, there, tested, plain)
     for dataset in {line.row.experiment.dataset for line in lines.values()}:
         check_tested_alike([line for line in lines.values() if line.row.experiment.dataset == dataset])
     return lines
+
+
+def beside_paper(row, runs, tested):
+    """The row, without the paper's numbers where one of its runs was tested on other cases than those are of."""
+    dataset = DATASETS[row.experiment.dataset].data
+    names = {*published_list(dataset.dataset, dataset.lists["test"])}
+    for run in runs.values() if row.paper else ():
+        if {line["case"] for line in run.tested(*tested)} != names:
+            say(f"not beside the paper's numbers: {run.folder} was tested on other cases than the published "
+                f"{dataset.lists['test']} names")
+            return row._replace(paper=None)
+    return row
 
 
 def check_tested_alike(lines):
@@ -104,14 +119,14 @@ def metric(name, heading=None, **of):
 
 def paper(name):
     """What the paper reports."""
-    return Column("paper", lambda line, _: f"{line.row.paper[METRICS[name][1]]:.2f}" if line.row.paper else "")
+    return Column("paper", lambda line, _: f"{line.row.paper[IN_PAPER[name][1]]:.2f}" if line.row.paper else "")
 
 
 def difference(name):
     """Ours minus the paper's."""
     def cell(line, _):
         values = means(line, name)
-        return f"{np.mean(values) - line.row.paper[METRICS[name][1]]:+.2f}" if values and line.row.paper else ""
+        return f"{np.mean(values) - line.row.paper[IN_PAPER[name][1]]:+.2f}" if values and line.row.paper else ""
     return Column("difference", cell)
 
 
@@ -164,10 +179,10 @@ def validation():
     return metric("dice", "validation: Dice", tested=VALIDATION)
 
 
-def settled(count=5):
+def settled():
     """Of a learning rate that never falls, the last weights are those of a better or worse moment; this is steadier."""
-    return Column(f"last {count} validations: Dice", lambda line, _: over_runs(
-        [np.mean(run.headlines[-count:]) for run in line.runs.values() if run.validations]))
+    return Column("last 5 validations: Dice", lambda line, _: over_runs(
+        [np.mean(run.headlines[-5:]) for run in line.runs.values() if run.validations]))
 
 
 def subnets():
@@ -188,7 +203,7 @@ def _compared(place):
 
 
 LAYOUTS = {
-    "paper": lambda place: [seeds(), *(column for name, (heading, _) in METRICS.items() for column in (
+    "paper": lambda place: [seeds(), *(column for name, (heading, _) in IN_PAPER.items() for column in (
         metric(name, heading), paper(name), difference(name)))],
     "short": lambda place: [*_compared(place), *subnets(), *agreement()],
     "augmented": lambda place: [*_compared(place), augmented(),
@@ -203,21 +218,17 @@ LAYOUTS = {
 # ---- as text -----------------------------------------------------------------------------------------------------
 
 
-def markdown(name, preset=None, results=RESULTS):
-    headings, rows = table(PLACES[name], preset, results)
-    return tables.markdown([[title, *cells] for title, cells, _ in rows], headings)
-
-
-def latex(name, preset=None, results=RESULTS):
-    headings, rows = table(PLACES[name], preset, results)
-    return tables.latex([[title, *cells] for title, cells, _ in rows], headings)
-
-
-def csv_text(name, preset=None, results=RESULTS):
-    headings, rows = table(PLACES[name], preset, results)
+def csv_text(lines, headings):
+    """Rows of cells -> CSV."""
     text = io.StringIO(newline="")
-    csv.writer(text, lineterminator="\n").writerows([["", *headings], *([title, *cells] for title, cells, _ in rows)])
+    csv.writer(text, lineterminator="\n").writerows([["", *headings], *lines])
     return text.getvalue().rstrip()
 
 
-FORMS = {"md": markdown, "tex": latex, "csv": csv_text}
+FORMS = {"md": tables.markdown, "tex": tables.latex, "csv": csv_text}
+
+
+def texts(name, preset=None, results=RESULTS):
+    """{suffix of a file: the table of a place in that form}"""
+    headings, rows = table(PLACES[name], preset, results)
+    return {suffix: form([[title, *cells] for title, cells, _ in rows], headings) for suffix, form in FORMS.items()}

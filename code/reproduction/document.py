@@ -16,8 +16,8 @@ BLOCK = re.compile(r"(<!-- collect: (\w+) ?(\w*) -->\n).*?(<!-- collected -->)",
 P_VALUE = re.compile(r"[+-]\d+\.\d\d \([\d.e-]+\)|\bp [\d.]+(e-\d+)?")       # of a cell or of a sentence
 # Kind of block -> how the headings begin that it shows of a place's table
 MEANS = "seeds", "Dice (", "95HD (", "ASD ("
-HEADINGS = {"table": (*MEANS, "empty", "Δ", "validation", "paper", "difference"), "brief": (*MEANS, "Δ"),
-            "means": (*MEANS, "empty", "last"), "views": ("Dice (", "subnet", "Dice between", "cosine")}
+BEGINNINGS = {"table": (*MEANS, "empty", "Δ", "validation", "paper", "difference"), "brief": (*MEANS, "Δ"),
+              "means": (*MEANS, "empty", "last"), "views": ("Dice (", "subnet", "Dice between", "cosine")}
 PICTURES = {
     "costs_ACDC": "ACDC, 3 labelled patients: Dice on the validation volumes during self-training, mean and range over "
                   "seeds: against steps, images through each network, images in the losses",
@@ -34,7 +34,7 @@ def table(name, results, kind="table"):
     rows = [(title, cells) for title, cells, line in rows if line.runs]
     if not rows:
         return ""
-    shown = [index for index, heading in enumerate(headings) if heading.startswith(HEADINGS[kind])
+    shown = [index for index, heading in enumerate(headings) if heading.startswith(BEGINNINGS[kind])
              and any(cells[index] for _, cells in rows)]
     rows = [(title, cells) for title, cells in rows if any(cells[index] for index in shown[1:])]
     note = published.NOTES.get(name)
@@ -67,7 +67,7 @@ def comparisons(text):
             f"about {max(round(count / 20), 1)} of them would still be below 0.05.")
 
 
-KINDS = {**dict.fromkeys(HEADINGS, PLACES), "missing": ("short", "mini"), "picture": PICTURES, "comparisons": ("",),
+KINDS = {**dict.fromkeys(BEGINNINGS, PLACES), "missing": ("short", "mini"), "picture": PICTURES, "comparisons": ("",),
          "rounds": (active.NAME,)}
 
 
@@ -80,7 +80,7 @@ def filled(text, where, results=RESULTS):
                              f"names {', '.join(names)}")
         if kind == "comparisons":
             return found[0]         # it counts what the others have written
-        content = (table(name, results, kind) if kind in HEADINGS else
+        content = (table(name, results, kind) if kind in BEGINNINGS else
                    picture(name, results) if kind == "picture" else
                    active.rounds_table(results) if kind == "rounds" else missing(name, results))
         return begin + content + "\n" * bool(content) + end

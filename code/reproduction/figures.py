@@ -1,5 +1,4 @@
 """Figures 2, 4, 5 and 6 from runs: PNG and PDF, one colour per method everywhere, readable without colour."""
-from pathlib import Path
 
 import numpy as np
 from matplotlib.colors import LightSource
@@ -22,14 +21,14 @@ from runtime.files import make_folder
 from training.recipe import read_config
 
 STYLES = "-", "--", ":", "-."           # of views: the headline, then the others
-SETS = {"LA": ("#0072b2", "o"), "ACDC": ("#d55e00", "s"), "BraTS2019": ("#009e73", "^")}     # colour, marker
+SET_STYLES = {"LA": ("#0072b2", "o"), "ACDC": ("#d55e00", "s"), "BraTS2019": ("#009e73", "^")}     # colour, marker
 WIDTH = 3.4                             # inches of a panel
 BAR = 0.65                              # inches that a bar needs, for its label
 
 
-def panels(number, height=3.0, widths=None, **share):
+def panels(number, widths=None, **share):
     widths = widths or [WIDTH] * number
-    figure = Figure(figsize=(sum(widths), height), layout="constrained")
+    figure = Figure(figsize=(sum(widths), 3), layout="constrained")
     return figure, figure.subplots(1, number, squeeze=False, width_ratios=widths, **share)[0]
 
 
@@ -99,7 +98,7 @@ def sensitivity(lines):
     figure, axes = panels(len(curves), sharey=True)
     for panel, (name, sets) in zip(axes, curves.items(), strict=True):
         for dataset, points in sets.items():
-            colour, marker = SETS[dataset]
+            colour, marker = SET_STYLES[dataset]
             places, dice = [point[0] for point in points], [np.mean(point[1]) for point in points]
             spread = [np.std(point[1], ddof=1) if len(point[1]) > 1 else 0 for point in points]
             panel.errorbar(places, dice, yerr=spread, color=colour, marker=marker, label=dataset, capsize=3)
@@ -211,7 +210,7 @@ def _surface(axes, mask, reference):
     axes.axis("off")
 
 
-def weights_of(folders, preset=None, model=MODEL):
+def weights_of(folders, preset=None):
     """{data set: {title: run folder}} of the given run folders, or of Figure 4's runs that have weights."""
     found = {}
     if folders:
@@ -223,14 +222,13 @@ def weights_of(folders, preset=None, model=MODEL):
         return found
     for row in PLACES["figure4"].rows:
         if has_preset(row.experiment, preset):
-            folder = Path(model) / Run(row.experiment, preset, SEEDS[0]).name
+            folder = MODEL / Run(row.experiment, preset, SEEDS[0]).name
             if has_weights(folder):
                 found.setdefault(row.experiment.dataset, {})[row.title] = folder
     return {dataset: found[dataset] for dataset in FIGURE4 if dataset in found}
 
 
 # ---- which is drawn ----------------------------------------------------------------------------------------------
-
 
 
 def of_place(name, preset, results):
@@ -270,8 +268,8 @@ def draw(names=(), preset=None, output=MODEL / "figures", runs=(), cases=(), dat
 
 
 def own(name, results=RESULTS):
-    """The matplotlib figure of a name in OWN, or None without runs."""
-    return costs(_own_lines(name, results), PLACES[OWN[name]].preset)
+    """The matplotlib figure of a name in OURS, or None without runs."""
+    return costs(_own_lines(name, results), PLACES[OURS[name]].preset)
 
 
 def has_own(name, results=RESULTS):
@@ -280,20 +278,20 @@ def has_own(name, results=RESULTS):
 
 
 def _own_lines(name, results):
-    every = lines_of(PLACES[OWN[name]], results=results)
+    every = lines_of(PLACES[OURS[name]], results=results)
     return {title: every[title] for title in (APPEARANCE[method][0] for method in (*STEPS, "cml_plus"))}
 
 
-OWN = {     # of our own protocols, for the documents and the page: name -> place, of which the methods towards CML
+OURS = {     # of our own protocols, for the documents and the page: name -> place, of which the methods towards CML
     "costs_ACDC": "short_acdc3",
     "costs_LA": "short_la8",
 }
 
 
 def pictures(docs, results=RESULTS):
-    """Write those of OWN that have runs as PNG to `docs`; returns the paths."""
+    """Write those of OURS that have runs as PNG to `docs`; returns the paths."""
     make_folder(docs)
-    found = {docs / f"{name}.png": figure for name in OWN if (figure := own(name, results))}
+    found = {docs / f"{name}.png": figure for name in OURS if (figure := own(name, results))}
     for path, figure in found.items():
         plots.save(figure, path)
     return list(found)

@@ -22,7 +22,7 @@ from training import datasets
 from training.recipe import load_recipe, read_config
 
 MINI = "`mini` is too short to rank methods: it shows that they run and learn."
-FILLED = [(*colour, 150) for colour in COLOURS]     # with opacity
+VEILED = [(*colour, 150) for colour in COLOURS]     # with opacity
 TEMPLATE = Path(__file__).parent / "templates/report.html"
 
 
@@ -69,8 +69,7 @@ def _tables(results):
 def _origin(found):
     """Where a row's numbers come from."""
     command, commit = (found.config.get(name) or "unknown" for name in ("command", "commit"))
-    return {"name": f"{found.folder.parent.name}/{found.folder.name}", "command": str(command),
-            "commit": str(commit)[:12], "folder": found}
+    return {"name": _name_of(found.folder), "command": str(command), "commit": str(commit)[:12], "folder": found}
 
 
 def _curves(tables):
@@ -99,7 +98,7 @@ CAPTIONS = {"figure2": "Figure 2: Dice of each view over the steps", "figure5": 
 def _figures(results):
     """{name_preset: matplotlib figure or None}: of the paper's places, and of our own protocols."""
     return {f"{name}_{preset}": figures.of_place(name, preset, results) for name in ("figure2", "figure5", "figure6")
-            for preset in ("paper", "short", "mini")} | {name: figures.own(name, results) for name in figures.OWN}
+            for preset in ("paper", "short", "mini")} | {name: figures.own(name, results) for name in figures.OURS}
 
 
 def _pictures(drawn):
@@ -188,7 +187,7 @@ def _sprites(group):
     entries = []
     for run, case, dice in group:
         layers = {"reference": case.reference, **case.views}
-        entry = {"name": case.name, "layers": {name: sprite(cut(labels), FILLED) for name, labels in layers.items()},
+        entry = {"name": case.name, "layers": {name: sprite(cut(labels), VEILED) for name, labels in layers.items()},
                  "views": {name: [None if math.isnan(one) else round(100 * one, 1) for one in
                                   overlap_of_classes(labels, case.reference, len(run["classes"]) + 1)]
                            for name, labels in case.views.items()}, "dice": dice}

@@ -32,11 +32,7 @@ class Kept:
         path = self.folder / "config.json"
         if self.config["dataset"] != run.dataset:
             return [f"the data set is {self.config['dataset']}, not {run.dataset}"]
-        held, meant = type(run.recipe).from_json(self.config["recipe"], path).fields(), run.recipe.fields()
-        if run.preset == "paper":       # whatever the train script was edited to
-            meant |= published.CHOSEN[run.dataset] | dict(run.experiment.changes)
-        return [f"{name} is {held.get(name)}, not {meant.get(name)}" for name in meant | held
-                if held.get(name) != meant.get(name) and name != "preset"]      # which is a name for the other values
+        return differing(run, type(run.recipe).from_json(self.config["recipe"], path).fields())
 
     def rows(self, name, columns=("case", "class", *tables.METRICS)):
         """Rows of a CSV file, [] where there is none."""
@@ -90,6 +86,15 @@ class Kept:
         for row in self.logged("log", ["seconds"]):
             times.setdefault(row["stage"], []).append(row["seconds"])
         return {stage: float(np.median(values)) for stage, values in times.items()}
+
+
+def differing(run, fields):
+    """How a recipe's fields differ from what the run's name stands for, in words."""
+    meant = run.recipe.fields()
+    if run.preset == "paper":       # whatever the train script and the method's file were edited to
+        meant |= published.chosen(run.dataset, run.experiment.method) | dict(run.experiment.changes)
+    return [f"{name} is {fields.get(name)}, not {meant.get(name)}" for name in meant | fields
+            if fields.get(name) != meant.get(name) and name != "preset"]        # which is a name for the other values
 
 
 def why_not(run, found):

@@ -10,12 +10,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from dataloaders.scans import published_list, read_list
 from evaluation import published
 from evaluation.report import write_rows
 from imaging.record import read_preprocessing
 from methods import registry
 from reproduction.experiments import PLACES, SEEDS, Experiment, fraction, places_of
-from reproduction.results import RESULTS, Kept, publish, say, why_not
+from reproduction.results import RESULTS, Kept, differing, publish, say, why_not
 from runtime.errors import InputError, one_line
 from runtime.files import ROOT
 from runtime.locks import locked
@@ -155,12 +156,18 @@ def carry_out(run, results, model=MODEL, data_dir=None, device="auto"):
     """
     folder = Path(model) / run.name
     modules = DATASETS[run.dataset]
+    if words := differing(run, run.recipe.fields()):
+        raise InputError(f"{modules.train.__name__}.py or the file of {run.experiment.method} was edited "
+                         f"({'; '.join(words)}), so that the result would stand in no table: set it back, or train "
+                         "with that script alone")
     for place in (folder, Path(results) / run.name):
         if (place / "config.json").exists() and (words := why_not(run, Kept(place))):
             raise InputError(f"{place} is not the run that its name stands for ({words}): rename it, or name other "
                              "folders with --out and --results")
     where = ["--device", device] + (["--data-dir", str(Path(data_dir) / run.dataset)] if data_dir else [])
-    check_scans(Path(data_dir) / run.dataset if data_dir else run.recipe.data_dir, run.dataset)
+    scans = Path(data_dir) / run.dataset if data_dir else run.recipe.data_dir
+    check_scans(scans, run.dataset)
+    check_lists(scans, run)
     with locked(folder, "run, or --out"):
         if not is_finished(folder):
             modules.train.main.__wrapped__([*run.options, "--out", str(folder), *where])
@@ -184,6 +191,17 @@ def check_scans(folder, dataset):
                          f"with {DATASETS[dataset].train.__name__}.py alone")
 
 
+def check_lists(folder, run):
+    """InputError for lists of other cases than the published ones, where the result would stand beside the paper's."""
+    for role, file in DATASETS[run.dataset].data.lists.items() if run.preset == "paper" else ():
+        path, published_names = folder / file, published_list(run.dataset, file)
+        own = read_list(path) if path.exists() else published_names
+        if own != published_names and (role == "train" or {*own} != {*published_names}):
+            raise InputError(f"{path}: names other cases than the published list, or the labelled ones in another "
+                             "order, and the paper's numbers do not stand beside their results: take the published "
+                             f"list, or train with {DATASETS[run.dataset].train.__name__}.py alone")
+
+
 def is_newer(table, weights):
     """Whether a table is there and was made of these weights, and not of earlier ones while training went on."""
     return table.exists() and table.stat().st_mtime >= weights.stat().st_mtime
@@ -193,7 +211,7 @@ def is_newer(table, weights):
 
 
 # Fields on which the time of a step does not depend
-ANYHOW = "preset", "seed", "labeled", "labeled_draw", "pre_steps", "self_steps"
+NOT_TIMED = "preset", "seed", "labeled", "labeled_draw", "pre_steps", "self_steps"
 
 
 def hours(run, results=RESULTS, model=MODEL):
@@ -203,7 +221,7 @@ def hours(run, results=RESULTS, model=MODEL):
     nearest to this one's. nan where there is none. What cannot be read is left out, and said.
     """
     recipe, times = run.recipe, []      # (another method, how many options differ), seconds
-    fields = {name: value for name, value in json.loads(json.dumps(recipe.fields())).items() if name not in ANYHOW}
+    fields = {name: value for name, value in json.loads(json.dumps(recipe.fields())).items() if name not in NOT_TIMED}
     for log in [path for root in (model, *results) for path in sorted((Path(root) / run.dataset).glob("*/log.csv"))]:
         try:
             other = read_config(log.parent)["recipe"]

@@ -7,6 +7,8 @@ from pathlib import Path
 from runtime.errors import InputError, one_line
 from runtime.files import check_readable, write_text, writing
 
+MEND = "restore it from a copy, or delete it and go on without its rows"     # a damaged table
+
 
 def other_separators(heading):
     """What is wrong with a file that was saved with other separators, as spreadsheets of some languages do; or None."""
@@ -33,8 +35,7 @@ class Table:
             with self.path.open(newline="", encoding="utf-8-sig") as file:      # spreadsheets mark it
                 yield from csv.reader(line for line in file if line.endswith("\n"))
         except (OSError, UnicodeDecodeError, csv.Error) as error:
-            raise InputError(f"{self.path} is damaged ({one_line(error)}): restore it from a copy, or delete it and go "
-                             "on without its rows") from error
+            raise InputError(f"{self.path} is damaged ({one_line(error)}): {MEND}") from error
 
     def rows(self):
         """Rows as dicts of strings; a half-written last line is left out."""
@@ -44,7 +45,7 @@ class Table:
         for number, line in enumerate(lines, 2):
             if len(line) != len(heading):
                 raise InputError(f"{self.path} is damaged (line {number} has {len(line)} cells, expected "
-                                 f"{len(heading)}): restore it from a copy, or delete it and go on without its rows")
+                                 f"{len(heading)}): {MEND}")
         return [dict(zip(heading, line, strict=True)) for line in lines]
 
     def append(self, row):

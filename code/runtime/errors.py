@@ -52,6 +52,11 @@ def hours_in_words(hours):
     return f"{number} {unit}{'' if number == '1' else 's'}"
 
 
+def some_of(names, most):
+    """'a, b, c, ...': the first of several names."""
+    return ", ".join(names[:most]) + ", ..." * (len(names) > most)
+
+
 def counted(number, word):
     """'1 scan', '2 scans'."""
     return f"{number} {word}{'' if number == 1 else 's'}"

@@ -1,12 +1,12 @@
-"""JSON records of dataclasses, config.json and preprocessing.json: read with their types checked, none executed."""
+"""JSON records of dataclasses, such as config.json: read with their types checked, nothing in them executed."""
 import json
 import types
 import typing
-from dataclasses import fields
+from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 
 from runtime.errors import InputError, one_line
-from runtime.files import check_readable
+from runtime.files import check_readable, write_text
 
 
 def read_json(path, remedy):
@@ -44,6 +44,16 @@ def from_record(cls, values, where, remedy):
         return cls(**typed)
     except TypeError as error:
         raise InputError(f"{where}: {one_line(error).split('() ')[-1]}: {remedy}") from error
+
+
+def read_record(cls, path, remedy):
+    """The dataclass in a JSON file, None where there is no file; InputError as of `read_json` and `from_record`."""
+    return from_record(cls, read_json(path, remedy), path, remedy) if path.exists() else None
+
+
+def write_record(path, record, **how):
+    """Write a dataclass, or values that JSON knows, as a JSON file; how: options of `json.dumps`."""
+    write_text(path, json.dumps(asdict(record) if is_dataclass(record) else record, **how) + "\n")
 
 
 def _typed(value, hint):

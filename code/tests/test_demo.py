@@ -44,7 +44,7 @@ def test_the_demo_ends_with_a_table_and_a_picture(dataset, size, recipe, tmp_pat
     assert f"{100 * dice:.2f} ±" in lines[-1]
     assert (tmp_path / "demo.png").read_bytes().startswith(b"\x89PNG")
     home = tmp_path / f"{dataset}_seed1337"
-    [data_dir] = [path for path in home.iterdir() if path.name not in demo.METHODS]
+    [data_dir] = [path for path in home.iterdir() if path.name not in demo.TITLES]
     again = demo.run(tiny, "cml", 1337, data_dir, home / "cml")     # a finished run is tested, not trained, again
     assert [row["dice"] for row in again] == [row["dice"] for row in rows["cml"]]
 

@@ -16,6 +16,7 @@ import SimpleITK as sitk
 import torch
 from scipy import ndimage
 
+import label_next
 import predict
 import prepare_folder
 import reproduce
@@ -25,6 +26,7 @@ from dataloaders.folds import divided, fold_number, write_folds
 from evaluation import pooled, report, tables, windows
 from evaluation.evidence import examined_together
 from imaging.plan import read_plan
+from imaging.record import RECORD
 from method import Method
 from runtime.device import Device
 from runtime.errors import InputError
@@ -381,7 +383,25 @@ def test_cases_of_another_data_folder_are_of_no_fold(scans, folds, tmp_path, cap
             assert "gone: is no longer there; --data-dir names the folder where" in capsys.readouterr().err
         rows = testing_own.main(["--run", str(home / "fold1"), "--data-dir", str(other), "--device", "cpu", "--force"])
         assert {row["case"] for row in rows} == {"c5"}      # its test.list
+    record = json.loads((other / RECORD).read_text(encoding="utf-8"))
+    (other / RECORD).write_text(json.dumps(record | {"class_names": ["right", "left"]}), encoding="utf-8")
+    for call in (lambda: testing_own.main(["--run", str(home / "fold1"), "--data-dir", str(other), "--force"]),
+                 lambda: label_next.main(["--run", str(home / "fold1"), "--data-dir", str(other), "--output",
+                                          str(tmp_path / "to_label")])):
+        with pytest.raises(SystemExit, match="2"):
+            call()
+        assert "other: its classes are right left, those of" in capsys.readouterr().err
     assert not (home / "calibration.json").exists() and not (home / "test_test_last_mm.csv").exists()
+
+
+def test_folds_are_tested_after_a_labelled_case_was_taken_out(scans, folds, tmp_path):
+    home, fewer = shutil.copytree(folds(), tmp_path / "tiny_folds"), shutil.copytree(scans / "data", tmp_path / "fewer")
+    fold_of = json.loads((fewer / "folds.json").read_text(encoding="utf-8"))["cases"]
+    gone = next(name for name, fold in fold_of.items() if fold == 2)
+    names = (fewer / "train.list").read_text(encoding="utf-8").split()
+    (fewer / "train.list").write_text("\n".join(name for name in names if name != gone), encoding="utf-8")
+    rows = testing_own.main(["--run", str(home), "--data-dir", str(fewer), "--device", "cpu"])
+    assert {row["case"] for row in rows} == fold_of.keys() - {gone}
 
 
 def test_results_of_folds_are_compared_in_mm_and_not_replaced_by_those_of_other_cases(folds, tmp_path, capsys):
@@ -392,6 +412,11 @@ def test_results_of_folds_are_compared_in_mm_and_not_replaced_by_those_of_other_
         report.write_rows(home / "test_test_last_mm.csv", rows)
     lines = testing_own.main(["--compare", *map(str, homes)])
     assert [line[1] for line in lines] == ["80.00 ± 0.00"] * 2 and "95HD (mm)" in capsys.readouterr().out
+    for home, ml in zip(homes, (1.5, 2.0), strict=True):        # a label was corrected in between
+        report.write_rows(home / "test_test_last_mm.csv", [row | {"reference_ml": ml} for row in rows])
+    with pytest.raises(SystemExit, match="2"):
+        testing_own.main(["--compare", *map(str, homes)])
+    assert "were tested with different labels of c0, 1.5 and 2 ml of class 1: test both on" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="2"):
         testing_own.main(["--run", str(homes[0]), "--device", "cpu"])
     assert "is the result of 2 other cases, and these are 5; --force replaces it" in capsys.readouterr().err

@@ -21,7 +21,7 @@ LONG = "ranks", "compiling"     # checks
 @pytest.mark.filterwarnings("ignore")
 def test_all_of_it_runs_and_what_is_known_is_not_made_again(tmp_path, capsys, monkeypatch, shallow, no_curves):
     """Checks, times, trains; then everything is there already. Checks that take long are tested below."""
-    monkeypatch.setattr(gpu_timing, "VARIANTS", (gpu_timing.PLAIN, *gpu_timing.VARIANTS[3:4]))
+    monkeypatch.setattr(gpu_timing, "VARIANTS", (gpu_timing.PLAIN_VARIANT, *gpu_timing.VARIANTS[3:4]))
     monkeypatch.setattr(gpu_checks, "CHECKS", {name: check for name, check in gpu_checks.CHECKS.items()
                                                if name not in LONG})
     command = ["check", "time", "train", *QUICK, "--out", str(tmp_path)]

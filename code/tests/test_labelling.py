@@ -688,7 +688,7 @@ def test_a_killed_choice_goes_on(first, monkeypatch, begun):
 def test_a_killed_choice_before_any_label_goes_on(first, monkeypatch):
     args = ["--labeled", "0", "--images", str(first.scans), "--output", str(first.out), "--count", "2"]
     with monkeypatch.context() as patch, pytest.raises(SystemExit, match="130"):
-        patch.setattr(label_next, "copied", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(label_next.labelling, "copied", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         label_next.main(args)
     assert label_next.main(args) == 0 and len(handed(first.out)) == 2
 

@@ -17,11 +17,11 @@ from networks import unet
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_curves")]
 SHAPE, SIDES = (48, 36, 5), (1, 1, 5)
 NAMES = "left", "right", "lesion"
-TRAINED = ["--patch-size", "48", "32", "--labeled-batch", "4", "--unlabeled-batch", "2", "--pre-steps", "400",
+TRAINED = ["--patch-size", "48", "32", "--labeled-batch", "4", "--unlabeled-batch", "2", "--pre-steps", "700",
            "--self-steps", "20", "--augment", "paper", "--lr", "0.05", "--eval-every", "1000", "--workers", "0",
            "--device", "cpu", "--folds", "2"]
 NEW = {"good0": {}, "good1": {}, "good2": {}, "empty": {"organs": False}, "scanner": {"gain": 1.5, "shift": 250},
-       "voxels": {"sides": (1, 1, 8)}, "lesions": {"lesions": 5}}
+       "voxels": {"sides": (1, 1, 8)}, "lesions": {"lesions": 6}}
 
 
 def stack(number, organs=True, lesions=2, gain=1, shift=0, sides=SIDES):
@@ -36,14 +36,14 @@ def stack(number, organs=True, lesions=2, gain=1, shift=0, sides=SIDES):
         return ((x - middle[0]) / radii[0]) ** 2 + ((y - middle[1]) / radii[1]) ** 2 < 1
     label, image = np.zeros(SHAPE, np.uint8), np.full(SHAPE, -1000.0)
     image[ellipse((24, 18), rng.uniform((21, 16), (23, 17)))] = 0
-    image[ellipse((36, 23), rng.uniform((7, 4), (8, 5)))] = 240
+    image[ellipse((36, 23), rng.uniform((7, 4), (8, 5)))] = 200
     inner = (z > 0) & (z < SHAPE[2] - 1)
     for value, middle in ((1, 11), (2, 36)) if organs else ():
         label[ellipse((middle, 12), rng.uniform((4, 4.5), (5, 5.5))) & inner] = value
-    for place in [(18, 27), (28, 9), (25, 29), (20, 8), (11, 24)][:lesions if organs else 0]:
+    for place in [(18, 27), (28, 9), (25, 29), (20, 8), (22, 21), (21, 14)][:lesions if organs else 0]:
         label[ellipse(place, rng.uniform((2, 2), (2.5, 2.5))) & inner] = 3
-    image += np.array([0, 150, 150, 350])[label] + ndimage.gaussian_filter(rng.normal(0, 40, SHAPE), 0.8)
-    image += rng.uniform(-15, 15)
+    image += np.array([0, 150, 150, 350])[label] + ndimage.gaussian_filter(rng.normal(0, 25, SHAPE), 0.8)
+    image += rng.uniform(-10, 10)
     return (gain * image + shift).astype(np.int16), label, np.diag([*sides, 1.0])
 
 

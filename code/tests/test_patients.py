@@ -77,11 +77,14 @@ def test_the_patient_is_what_the_pattern_finds_in_a_name():
 
 def test_names_of_known_standards_tell_the_patient():
     names = ["sub-01_ses-1_T1w", "sub-01_ses-2_T1w", "BraTS-GLI-00005-100", "BraTS-GLI-00005-101",
-             "patient001_frame01", "patient001_frame12", "sub-1", "BraTS19_TCIA01_201_1", "p1_frame01"]
+             "patient001_frame01", "patient001_frame12", "brats_tcia_pat118_0001", "brats_tcia_pat118_0202",
+             "sub-1", "BraTS19_TCIA01_201_1", "p1_frame01"]
     assert [*told_by_standards(names).values()] == [
-        "sub-01", "sub-01", "BraTS-GLI-00005", "BraTS-GLI-00005", "patient001", "patient001", *names[6:]]
+        "sub-01", "sub-01", "BraTS-GLI-00005", "BraTS-GLI-00005", "patient001", "patient001", "brats_tcia_pat118",
+        "brats_tcia_pat118", *names[8:]]
     assert told_by_standards(["sub-01_T1w", "sub-02_T1w"]) == told_by_standards(["sub-01_a", "sub-01_b"]) == {}
     assert BraTS.patient_of("BraTS-GLI-00005-101") == "BraTS-GLI-00005"
+    assert BraTS.patient_of("brats_2013_pat0003_1") == "brats_2013_pat0003"
 
 
 def test_sessions_of_a_bids_subject_are_held_out_together(tmp_path, capsys):
@@ -137,7 +140,7 @@ def test_a_hold_out_of_all_patients_is_refused(mine, capsys):
     assert not (mine / "data" / "train.list").exists()
 
 
-def test_patients_that_were_written_by_hand_stay(mine):
+def test_patients_that_were_written_by_hand_stay(mine, capsys):
     assert prepare(mine, *BY_NAME) == 0
     path = mine / "data" / "patients.json"
     record = json.loads(path.read_text(encoding="utf-8"))
@@ -148,6 +151,13 @@ def test_patients_that_were_written_by_hand_stay(mine):
     assert prepare(mine, "--holdout", "1") == prepare(mine) == 0
     cases = json.loads(path.read_text(encoding="utf-8"))["cases"]
     assert cases["p5_a"] == "p1" and cases["p5_c"] == "p5"
+    write_case(mine, "P5_d", False, 31)
+    for by_hand in ({}, {"P5_d": "p5"}):        # what the pattern does not find is told, and may be written there
+        record["cases"] |= by_hand
+        path.write_text(json.dumps(record), encoding="utf-8")
+        assert prepare(mine) == 0
+        told = r"--patients p\d+: finds no patient in 1 name, such as P5_d, of which" in capsys.readouterr().out
+        assert told == (not by_hand)
     assert prepare(mine, "--force", *BY_NAME) == 0
     assert json.loads(path.read_text(encoding="utf-8"))["cases"]["p5_a"] == "p5"
 
@@ -206,7 +216,7 @@ def test_lists_by_hand_that_part_a_patient_are_refused(mine, capsys, role):
     (mine / "data" / f"{role}.list").write_text("p3_b\n", encoding="utf-8")
     (mine / "data" / "train.list").write_text("p1_a\np3_a\np5_a\n", encoding="utf-8")
     error = refused(capsys, train_own.main, [*TINY, "--data-dir", str(mine / "data"), "--out", str(mine / "run")])
-    assert f"{role}.list: p3_b is a scan of p3, as p3_a of train.list is by patients.json" in error
+    assert f"{role}.list: p3_b is a scan of p3, as p3_a of" in error and "train.list is by patients.json;" in error
     assert not (mine / "run").exists()
 
 

@@ -38,8 +38,8 @@ FAULTS = {
         'slices = self._read(names, 2, True, "labelled" if labelled else "unlabelled")',
         ["dataloaders/test_scans.py", "training/test_fit.py"]),
     "labels of unlabelled volumes are read": (
-        "dataloaders/volumes.py", "normalised(self._read(name, path, labelled), self.recipe)",
-        "normalised(self._read(name, path, True), self.recipe)",
+        "dataloaders/volumes.py", "return self._as_trained(self._read(name, path, labelled))",
+        "return self._as_trained(self._read(name, path, True))",
         ["dataloaders/test_scans.py", "training/test_fit.py"]),
     "momentum not restored": (
         "training/checkpoints.py",
@@ -53,7 +53,8 @@ FAULTS = {
         "methods/mean_teacher.py", "        moving_average(self.teacher, self.networks, batch.step)\n", "",
         ["methods/test_registry.py"]),
     "mean_teacher: a ramp of half the length": (
-        "methods/mean_teacher.py", "ramp(batch, self.hyper.ramp_share,", "ramp(batch, 0.5 * self.hyper.ramp_share,",
+        "methods/mean_teacher.py", "ramped(self.hyper, batch)",
+        "ramped(self.hyper, batch._replace(steps=batch.steps / 2))",
         ["methods/test_registry.py"]),
     "mean_teacher: at the first step the teacher is not copied": (
         "methods/teacher.py", "min(1 - 1 / (step + 1), decay) if warm_up else decay", "decay",

@@ -515,10 +515,16 @@ def test_results_of_scans_of_training_are_said_to_be_such_and_not_scored(run, ph
     assert predicted(run, tmp_path / "scans", tmp_path / "maps")[0] == 0
     assert "1 scan that training had with a label, learned the first" in capsys.readouterr().out
     assert {name for name, row in table(tmp_path / "maps").items() if row["training"]} == {"learned"}
+    seen = min(path.parent.name for path in files if path.parent.name != names[0])
+    text = (tmp_path / "maps" / "predictions.csv").read_text(encoding="utf-8")
+    (tmp_path / "maps" / "predictions.csv").write_text(text.replace(f",{seen},1,1,,", f",{seen},1,1,unlabelled,"),
+                                                       encoding="utf-8")
     command = ["--predictions", str(tmp_path / "maps"), "--labels", str(tmp_path / "labels")]
     rows = testing_own.main(command)
     assert {row["case"] for row in rows} == {path.parent.name for path in files} - {names[0]}
-    assert "1 case of which the network had the labels in training, learned" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "1 case of which the network had the labels in training, learned" in told
+    assert f"1 case of which the network had the scans in training without their labels, {seen} the first" in told
     for path in (tmp_path / "labels").iterdir():
         if path.name != "learned.nii.gz":
             path.unlink()

@@ -5,6 +5,7 @@
 import os
 import platform
 import time
+from contextlib import suppress
 
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.summary.writer.record_writer import RecordWriter
@@ -50,7 +51,5 @@ class Board:
 
     def close(self):
         if self.file is not None:
-            try:
+            with suppress(OSError):     # said before
                 self.file.close()
-            except OSError:     # said before
-                pass

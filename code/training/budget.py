@@ -13,14 +13,14 @@ from runtime.ranks import Ranks
 from training.cross_validation import of_folds, train_in_turn
 from training.trained import load_run
 
-FOLDS = 4           # without --folds
+DEFAULT_FOLDS = 4           # without --folds
 BASELINE = "supervised"
 SEMI = "cml_plus"   # in the place of a method that is the baseline itself
 
 
 def compare_labels(recipe):
     """Train and test what is not there yet, then write budget.csv, .md and .png -> the folder of all."""
-    ranks, recipe = Ranks(), replace(recipe, folds=recipe.folds or FOLDS)
+    ranks, recipe = Ranks(), replace(recipe, folds=recipe.folds or DEFAULT_FOLDS)
     if recipe.method == BASELINE:
         recipe = replace(recipe, method=SEMI, hyper=None)
     groups = {}
@@ -28,7 +28,8 @@ def compare_labels(recipe):
         own = replace(recipe, method=method, hyper=recipe.hyper if method == recipe.method else None,
                       out=recipe.out / f"{method}_{labels}")
         groups[method, labels] = of_folds(own, labels)
-    for key in [key for key, recipes in groups.items() if key[0] != BASELINE and not all(map(has_unlabelled, recipes))]:
+    for key in [key for key, recipes in groups.items() if key[0] != BASELINE
+                and not all(Own(one).split().unlabelled for one in recipes)]:
         ranks.say(f"{key[0]} with {key[1]} labels is left out: no unlabelled scan remains in some fold")
         del groups[key]
     train_in_turn([recipe for recipes in groups.values() for recipe in recipes])
@@ -37,10 +38,6 @@ def compare_labels(recipe):
         present_budget(results, recipe)
     ranks.wait()
     return recipe.out
-
-
-def has_unlabelled(recipe):
-    return bool(Own(recipe).split().unlabelled)
 
 
 def results_of(folds, device):

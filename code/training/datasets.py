@@ -6,7 +6,7 @@ from dataloaders.acdc import ACDC
 from dataloaders.brats import BraTS
 from dataloaders.la import LA
 from dataloaders.own import Own
-from imaging.record import RECORD, read_preprocessing
+from imaging.record import RECORD, moved_name, read_preprocessing
 from runtime.errors import InputError
 from runtime.files import RESTORE
 from training.recipe import check_run_folder, config_path, read_config
@@ -66,4 +66,14 @@ def prepared_as(run, data_dir):
     if there is None or own is None or there.to_dict() != own.to_dict():
         raise InputError(f"{data_dir}: its {RECORD} is not that of {run}, whose proposals would have other values or "
                          "lie elsewhere: train again on these data, or name those of the run with --data-dir")
+    check_class_order(run, data_dir)
     return there
+
+
+def check_class_order(run, data_dir):
+    """InputError where a class of the data is called as another one of the run's: files have them in another order."""
+    made, now = ((record := read_preprocessing(folder)) and record.class_names or () for folder in (run, data_dir))
+    if moved := moved_name(made, now):
+        raise InputError(f"{data_dir}: its classes are {' '.join(now)}, those of {run} {' '.join(made)}, so that "
+                         f"{moved} is another one; prepare these scans with the run's classes in their order "
+                         "(--label-map, --class-names)")

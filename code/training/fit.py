@@ -20,6 +20,7 @@ from methods import registry
 from runtime.device import Device
 from runtime.errors import InputError
 from runtime.ranks import Ranks
+from runtime.records import write_record
 from runtime.stopping import noting
 from training.checkpoints import Checkpoints
 from training.logbook import Logbook
@@ -132,7 +133,7 @@ class Fit:
             if self.material.preprocessing:     # predict.py does the same to new scans
                 write_preprocessing(self.folder.path, self.material.preprocessing)
             if not (self.folder.path / trust.TRAINING).exists():        # ... and compares its results with these
-                trust.write_training_cases(self.folder.path, trust.training_cases(
+                write_record(self.folder.path / trust.TRAINING, trust.training_cases(
                     self.data, self.recipe, self.material.labelled, self.material.unlabelled))
         state = self.checkpoints.load()
         if state is not None:

@@ -5,7 +5,7 @@ import time
 from tqdm import tqdm
 
 from evaluation import plots
-from runtime.csv_table import Table
+from runtime.csv_table import MEND, Table
 from runtime.errors import InputError, hours_in_words, one_line
 from runtime.ranks import Ranks
 from training.board import Board
@@ -48,8 +48,7 @@ class Logbook:
             expected = [(stage.name, step) for stage, step in expected]
             if (there or table is self.rows and table.path.exists()) and there != expected[-len(there):]:
                 raise InputError(f"{table.path} is damaged ({len(there)} rows before the step where the run goes on, "
-                                 f"expected {len(expected)}): restore it from a copy, or delete it and go on without "
-                                 "its rows")
+                                 f"expected {len(expected)}): {MEND}")
 
     def _since_start(self, stage, step):
         return sum(one.steps for one in self.stages[:self.stages.index(stage)]) + step
@@ -138,7 +137,6 @@ def _drop(table, after):
                 if cell and name not in ("stage", "split"):
                     float(cell)
     except (KeyError, ValueError) as error:
-        raise InputError(f"{table.path} is damaged ({one_line(error)} is no stage, step or number): restore it from a "
-                         "copy, or delete it and go on without its rows") from error
+        raise InputError(f"{table.path} is damaged ({one_line(error)} is no stage, step or number): {MEND}") from error
     if table.columns:
         table.write(kept)

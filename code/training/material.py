@@ -9,7 +9,7 @@ import numpy as np
 from dataloaders.scans import check_labelled, read_check_sum
 from imaging.cases import IGNORED
 from imaging.record import read_preprocessing
-from runtime.errors import InputError, counted
+from runtime.errors import InputError, counted, some_of
 from runtime.ranks import Ranks
 
 EARLIER = "labelled before"     # role of the cases whose labels the initial weights have seen
@@ -57,8 +57,7 @@ class Content:
         return role_of
 
     def twins(self):
-        """Function of a Scan -> the case with the same label that training had with it, if that is not empty; or None.
-        """
+        """Function of a Scan -> the case that training had with the same label, if that is not empty; or None."""
         drawn = {(tuple(shape), label): name for name, (shape, _, label) in self.learned.items()}
 
         def twin_of(scan):
@@ -159,8 +158,8 @@ class Material:
                 seen.append(name)
         if seen:
             raise InputError(f"--init-from: that run was trained on the labels of {len(seen)} of the "
-                             f"{counted(len(names), 'test case')}, {', '.join(seen[:3])}{', ...' if seen[3:] else ''}; "
-                             "take them out of the test list, or start from another run")
+                             f"{counted(len(names), 'test case')}, {some_of(seen, 3)}; take them out of the test list, "
+                             "or start from another run")
 
     def remarks(self):
         """What may be a mistake in the lists or the labels, a sentence each; of several processes, validation cases

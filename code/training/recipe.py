@@ -61,31 +61,31 @@ class Recipe:
     hyper: Any = None               # the method's own hyperparameters; None: its defaults
     # matched: one recipe for all methods; original: as each method's code was released (mini, short: its length aside)
     protocol: Literal["matched", "original"] = "matched"
-    labeled_draw: int = 0           # labelled cases: the first of the list (0), or of its K-th random order (K) [O]
-    seed: int = 1337                # of initialisation, data order, crops, masks and dropout           [C]
-    drop_every: Ratio = 2_500       # steps between drops of the step schedule; below 1, a share of the stage [C]
-    # strong: nnU-Net's beside the paper's; geometry, intensity: half of nnU-Net's alone; docs/methods.md [O]
+    labeled_draw: int = 0           # [O] which cases carry labels: the first of the list, or (K) of its K-th shuffle
+    seed: int = 1337                # [C] of initialisation, data order, crops, masks and dropout
+    drop_every: Ratio = 2_500       # [C] steps between drops of the step schedule; below 1, a share of the stage
+    # [O] strong: nnU-Net's beside the paper's; geometry, intensity: half of nnU-Net's alone; docs/methods.md
     augment: Literal["paper", "strong", "geometry", "intensity"] = "paper"
-    # zscore: each slice, or each scan of volumes, is given to the networks with mean 0 and deviation 1 [O]
+    # [O] zscore: each slice, or each scan of volumes, is given to the networks with mean 0 and deviation 1
     normalise: Literal["stored", "zscore"] = "stored"
     fusion: Literal["softmax", "logits"] = "softmax"    # averaged at test: probabilities [P], logits [C]
-    components: bool = True         # pseudo-labels keep each class's largest component, as the paper's "NMS" [C]
-    amp: bool = False               # bfloat16 autocast                                                 [O]
+    components: bool = True         # [C] pseudo-labels keep each class's largest component, as the paper's "NMS"
+    amp: bool = False               # [O] bfloat16 autocast
 
-    select_on: Literal["val", "test"] = "val"   # which cases choose best.pt; the table says so if test  [O]
-    monitor: Literal["none", "test"] = "none"   # also draw curves on these cases, choosing nothing      [O]
-    eval_every: int = 200           # steps between validations                                         [C]
+    select_on: Literal["val", "test"] = "val"   # [O] which cases choose best.pt; the table says so if test
+    monitor: Literal["none", "test"] = "none"   # [O] also draw curves on these cases, choosing nothing
+    eval_every: int = 200           # [C] steps between validations
 
-    init_from: Path | None = None   # run whose last weights are the initial ones; same method and network        [O]
+    init_from: Path | None = None   # [O] run whose last weights this one starts from; same method and network
 
     out: Path | None = None         # run folder; by default model/<dataset>/<method>_<labeled>_seed<seed>...
     name: str | None = None         # of the run folder below model/<dataset>/, instead of the default's long name
     device: str = "auto"            # auto | cpu | cuda | cuda:1 ...
-    workers: int | None = None      # processes that draw patches in advance, None: by device; each gives the same run
+    workers: int | None = None      # processes that draw patches in advance, None: by device; the run is the same
     deterministic: bool = False     # kernels that repeat bit for bit where PyTorch has them (slower on a GPU)
     compile: bool = False           # torch.compile the networks: for a GPU, and slower on a CPU
-    checkpoint_steps: int = 200     # at most between two checkpoints; a killed run goes on from the last one
-    checkpoint_minutes: float = 10  # at most between two checkpoints
+    checkpoint_steps: int = 200     # steps between checkpoints, from the last of which a killed run goes on
+    checkpoint_minutes: float = 10  # minutes after which there is one in any case
 
     def check(self):
         """Return self; InputError for values that no run could start with."""

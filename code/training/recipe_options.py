@@ -46,7 +46,8 @@ def command_line(presets, description, args=None):
         reasons = default.reasons()
     planned = "".join(f"\n\n{option_text(name, getattr(default, name))}: by the plan, {reason}"
                       for name, reason in reasons.items())
-    usage = (f"{description}{planned}\n\nThe first word is the preset, {' or '.join(presets)}; shown here: "
+    *others, last = presets
+    usage = (f"{description}{planned}\n\nThe first word is the preset, {', '.join(others)} or {last}; shown here: "
              f"{default.preset}. Instead of it, --from-config RUN/config.json repeats a run: its recipe, changed by "
              "the options that follow, in a new run folder. Marks say where a value comes from: [P] the paper, [C] the "
              f"authors' code only, [O] ours. {DEBUG}")

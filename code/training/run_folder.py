@@ -12,10 +12,10 @@ from pathlib import Path
 
 from imaging.record import read_preprocessing
 from runtime.errors import InputError
-from runtime.files import ROOT, make_folder, write_text
+from runtime.files import ROOT, make_folder
 from runtime.locks import LOCK, locked
 from runtime.ranks import Ranks
-from runtime.records import from_record, read_json
+from runtime.records import from_record, read_record, write_record
 from training.checkpoints import is_finished
 from training.material import EARLIER, Content
 from training.recipe import read_config
@@ -50,9 +50,9 @@ class RunFolder:
         there = read_config(self.path) if path.exists() else None
         config = noted(there or description(self.recipe), origin(device))
         if config != there:
-            write_text(path, json.dumps(config, indent=2) + "\n")
+            write_record(path, config, indent=2)
         if content is not None and not self.knows_data:
-            write_text(self.path / DATA, json.dumps(asdict(content)) + "\n")
+            write_record(self.path / DATA, content)
 
     def fields(self):
         """The recipe's fields, as the record has them: without an option that is younger than the run."""
@@ -147,8 +147,7 @@ class RunFolder:
 
 def read_content(run):
     """What a run was trained on, its data.json; None for runs made before this file existed."""
-    path, remedy = Path(run) / DATA, "restore the file from a copy, or delete it and go on unchecked"
-    return from_record(Content, read_json(path, remedy), path, remedy) if path.exists() else None
+    return read_record(Content, Path(run) / DATA, "restore the file from a copy, or delete it and go on unchecked")
 
 
 def description(recipe):

@@ -1,5 +1,6 @@
 """A trained run as it is tested: its recipe, its method with the weights, its data set, what it was trained on."""
 import dataclasses
+from copy import copy
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -7,7 +8,7 @@ from dataloaders.folds import FOLDS
 from dataloaders.scans import published_list, read_list
 from imaging.record import PUBLISHED, RECORD, Preprocessing, read_preprocessing
 from methods import registry
-from runtime.errors import InputError, counted
+from runtime.errors import InputError, counted, some_of
 from runtime.files import load_tensors, load_weights
 from runtime.ranks import Ranks
 from training import datasets
@@ -40,7 +41,17 @@ class Trained(NamedTuple):
                 return read_list(folder / lists[split])
             if not published_list(self.data.dataset, lists["train"]):
                 raise InputError(f"{folder / lists[split]}: does not exist; name the cases to test in it, one per line")
-        return getattr(self.data.split(), split)
+        data = copy(self.data)
+        data.recipe = dataclasses.replace(self.recipe, labeled=1)       # how many have labels there says nothing here
+        return getattr(data.split(), split)
+
+    def names_to_test(self, split):
+        """The cases of a list, one at least, none of which training had the label of: see `check_cases`."""
+        names = self.names(split)
+        if not names:
+            raise InputError(f"--split {split}: {self.run} has no such cases; choose the other one")
+        self.check_cases(names)
+        return names
 
     def check_cases(self, names):
         """InputError where training had the label of one of these cases, or scans that were prepared in another way.
@@ -60,8 +71,7 @@ class Trained(NamedTuple):
         roles = {name: role for name, (role, _) in found.items()}
         if trained := [name for name, role in roles.items() if role == "labelled"]:
             raise InputError(f"{self.run}: was trained on the labels of {len(trained)} of these "
-                             f"{counted(len(names), 'case')}, "
-                             f"{', '.join(trained[:3])}{', ...' if trained[3:] else ''}, and is not tested on them: "
+                             f"{counted(len(names), 'case')}, {some_of(trained, 3)}, and is not tested on them: "
                              "take them out of the list, or train again with the lists as they are now")
         if unlabelled := [name for name, role in roles.items() if role == "unlabelled"]:
             Ranks().say(f"{len(unlabelled)} of the {counted(len(names), 'case')} were unlabelled scans of training, "
@@ -72,7 +82,10 @@ class Trained(NamedTuple):
                             "is it that scan with other intensities?")
 
     def _check_prepared(self):
-        """InputError unless the scans were prepared as those of training; another crop or ignore label is said."""
+        """InputError unless the scans were prepared as those of training, with no class under the name of another one;
+        another crop or ignore label is said.
+        """
+        datasets.check_class_order(self.run, self.recipe.data_dir)
         now, made = read_preprocessing(self.recipe.data_dir), self._made
         now = self._published if now is None else now.to_dict()
         if not made or not now:

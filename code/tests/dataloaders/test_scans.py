@@ -121,8 +121,26 @@ def test_slices_without_a_frame_are_grouped_by_patient_and_no_validation_patient
         split(ACDC, train_ACDC.PRESETS, data_dir=own, labeled=5)
     for leaked in ("heart3_ES", "heart3", "heart3_frame02", "heart3-Frame02"):
         acdc_lists(tmp_path, slices, [leaked])
-        with pytest.raises(InputError, match="val.list: heart3 is in train_slices.list too"):
+        with pytest.raises(InputError, match=f"val.list: {leaked} is a scan of heart3, as heart3_ES_slice_2 of train"):
             split(ACDC, train_ACDC.PRESETS, data_dir=own, labeled=2)
+
+
+@pytest.mark.parametrize(("lists", "holdout", "words"), [
+    ({"test": [101]}, {}, "test.txt: BraTS-GLI-00001-101 is a scan of BraTS-GLI-00001, as BraTS-GLI-00001-100 of tr"),
+    ({"val": [102]}, {}, "val.txt: BraTS-GLI-00001-102 is a scan of .* of train.txt is; a patient belongs to one list"),
+    ({"val": [101], "test": [102], "train": []}, {}, "test.txt: BraTS-GLI-00001-102 .*-101 of val.txt is"),
+    ({"train": [100, 101]}, {"holdout_test": 1}, "--holdout-test 1: BraTS-GLI-00001-101 .* of train.txt is"),
+    ({"train": [100, 101, 102]}, {"holdout_test": 1, "holdout_val": 2}, "--holdout-test 1: .* of --holdout-val 2 is")])
+def test_no_list_of_brats_parts_the_scans_of_a_patient(tmp_path, lists, holdout, words):
+    scans = {"train": [100], "val": [], "test": []} | lists
+    for role, numbers in scans.items():
+        names = ["BraTS-GLI-00002-000"] * (role == "train") + [f"BraTS-GLI-00001-{number}" for number in numbers]
+        (tmp_path / f"{role}.txt").write_text("\n".join(names), encoding="utf-8")
+    with pytest.raises(InputError, match=words):
+        split(BraTS, train_BraTS.PRESETS, data_dir=tmp_path, labeled=1, **holdout)
+    (tmp_path / "val.txt").write_text("BraTS19_TCIA01_201_1\nBraTS19_TCIA01_201_2\n", encoding="utf-8")
+    (tmp_path / "test.txt").write_text("BraTS-GLI-00003-101\nBraTS-GLI-00003-102\n", encoding="utf-8")
+    assert len(split(BraTS, train_BraTS.PRESETS, data_dir=tmp_path, labeled=1).test) == 2
 
 
 @pytest.mark.parametrize(("lists", "words"), [
@@ -253,7 +271,7 @@ def test_scans_that_do_not_fit_in_memory_are_refused_before_they_are_read(tmp_pa
 
     def load(free):
         monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=free))
-        scans.read_scans(list("0123456789"), lambda name: path, lambda name, _: read.append(name), "unlabelled")
+        scans.read_all(list("0123456789"), lambda name: path, lambda name, _: read.append(name), "unlabelled")
 
     with pytest.raises(InputError, match="the 10 unlabelled scans, .*a.h5 .*, need about .* GiB.*mini preset"):
         load(needed - 1)

@@ -111,7 +111,7 @@ def test_hidden_labels_are_those_of_unlabelled_slices_that_have_some(untrained, 
 def test_hidden_labels_are_a_seeded_subset(untrained, runs, monkeypatch):
     own, _ = untrained()
     everything = subnets.hidden_labels(own, runs.data(own))[0]
-    monkeypatch.setattr(subnets, "SLICES", 2)
+    monkeypatch.setattr(subnets, "SAMPLED", 2)
     some, again = (subnets.hidden_labels(own, runs.data(own))[0] for _ in range(2))
     assert some.shape[1] == 2 < everything.shape[1] and torch.equal(some, again)
 

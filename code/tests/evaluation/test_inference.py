@@ -19,7 +19,7 @@ from dataloaders.scans import Scan
 from evaluation import inference
 from evaluation.windows import windows_of
 from method import Method
-from networks.two_view import build
+from networks.two_view import build, fuse
 from runtime.errors import InputError
 
 
@@ -53,21 +53,20 @@ def test_one_network_has_one_view_with_or_without_its_feature():
 
 def test_two_views_are_fused_by_probability_or_by_logit():
     logits0, logits1 = torch.randn(2, 2, 3, 4, 4, dtype=torch.float64)
-    output = (logits0, None), (logits1, None)
-    soft, release = (inference.class_probabilities(output, fusion) for fusion in ("softmax", "logits"))
+    soft, release = (fuse(logits0, logits1, fusion) for fusion in ("softmax", "logits"))
     p0, p1 = (logits.exp() / logits.exp().sum(1, keepdim=True) for logits in (logits0, logits1))
     torch.testing.assert_close(soft["fused"], (p0 + p1) / 2)
     geometric = (p0 * p1).sqrt()
     torch.testing.assert_close(release["fused"], geometric / geometric.sum(1, keepdim=True))
     assert not torch.allclose(soft["fused"], release["fused"])
-    for probs in (soft, release):
+    for probs in (soft, release, inference.class_probabilities(((logits0, None), (logits1, None)))):
         assert list(probs) == ["fused", "subnet0", "subnet1"]
         torch.testing.assert_close((probs["subnet0"], probs["subnet1"]), (p0, p1))
 
 
 def test_unknown_fusion_is_refused_by_name():
     with pytest.raises(ValueError, match="'median'.*softmax.*logits"):
-        inference.class_probabilities(((torch.zeros(1, 2, 1), None),) * 2, "median")
+        fuse(torch.zeros(1, 2, 1), torch.zeros(1, 2, 1), "median")
 
 
 @pytest.mark.parametrize("fails", [False, True])

@@ -15,6 +15,7 @@ import train_BraTS
 import train_LA
 from dataloaders.scans import published_list
 from evaluation import report, saved_maps, tables
+from methods import registry
 from reproduction.results import Kept
 from runtime.csv_table import Table
 from runtime.errors import InputError
@@ -196,11 +197,16 @@ def test_a_table_that_is_not_there_or_foreign_is_refused(tmp_path, content, word
     (lambda rows: [*rows, rows[0]], "7 rows of 3 cases and 2 classes"),
     (lambda rows: [*rows[:-1], rows[-1] | {"data": "0"}], "cases are missing"),
     *((lambda rows, cell=cell: [rows[0] | cell, *rows[1:]], "case0 has values that no metric has")
-      for cell in ({"dice": NAN}, {"dice": 50.0}, {"jaccard": float("inf")}, {"hd95": -1.0}, {"asd": -0.1}))])
+      for cell in ({"dice": NAN}, {"dice": 50.0}, {"jaccard": float("inf")}, {"hd95": -1.0}, {"asd": -0.1},
+                   {"asd": float("inf")}, {"fused_dice": 50.0}, {"subnet0_hd95": -1.0}, {"surface_dice": 1.1})),
+    *((lambda rows, cell=cell: [rows[0] | cell, *rows[1:]], f"case0: {next(iter(cell)).split('_')[-1]} and fused_")
+      for cell in ({"dice": 0.6}, {"fused_dice": 0.6}, {"fused_hd95": 2.0}, {"asd": NAN}))])
 def test_a_table_with_rows_missing_or_twice_is_refused(tmp_path, change, words):
     """As a copy that was interrupted, an editor or a spreadsheet's filter leaves it."""
     cases = [f"case{index}" for index in range(3)]
-    rows = [{"case": case, "class": label, "dice": 0.5, "jaccard": 1 / 3, "hd95": NAN, "asd": 1.0,
+    values = {"dice": 0.5, "jaccard": 1 / 3, "hd95": NAN, "asd": 1.0}
+    rows = [{"case": case, "class": label, **values, "surface_dice": NAN,
+             **{f"{view}_{name}": value for view in ("fused", "subnet0") for name, value in values.items()},
              "data": tables.check_sum(cases)} for case in cases for label in (1, 2)]
     report.write_rows(tmp_path / "whole.csv", rows)
     report.write_rows(tmp_path / "t.csv", change(rows))
@@ -255,7 +261,9 @@ def test_the_papers_row_stands_beside_the_papers_recipe_alone(change):
 
 @pytest.mark.parametrize(("script", "edited"), [
     (train_LA, {"lambda_dis": 0.5}), (train_LA, {"self_schedule": "poly"}), (train_ACDC, {"patch_size": (224, 224)}),
-    (train_ACDC, {"lr": 0.02}), (train_BraTS, {"pre_steps": 5_000}), (train_BraTS, {"stride": (32, 32, 32)})])
+    (train_ACDC, {"lr": 0.02}), (train_BraTS, {"pre_steps": 5_000}), (train_BraTS, {"stride": (32, 32, 32)}),
+    (train_LA, {"half_resolution": True}), (train_LA, {"drop_every": 5_000}), (train_BraTS, {"in_channels": 4}),
+    (train_ACDC, {"num_classes": 5}), (train_ACDC, {"augment": "strong"})])
 def test_the_papers_row_stands_beside_no_script_that_was_edited(script, edited):
     """The way in which hyperparameters are changed: at its top."""
     recipe = type(script.PRESETS["paper"])
@@ -264,6 +272,19 @@ def test_the_papers_row_stands_beside_no_script_that_was_edited(script, edited):
     other = make_dataclass("Edited", [(name, object, value) for name, value in edited.items()], bases=(recipe,),
                            kw_only=True)
     assert report.paper_row(other(), listed, listed) is None
+
+
+@pytest.mark.parametrize(("method", "edited"), [
+    ("ua_mt", {"consistency": 0.2}), ("sassnet", {"distance": 0.5}), ("mc_net", {"decoders": 3}),
+    ("supervised", {"supervised": "ce_dsq_fg"})])
+def test_the_papers_row_stands_beside_no_methods_file_that_was_edited(monkeypatch, method, edited):
+    """Whose defaults are then the edited values."""
+    listed, recipe = published_list("LA", "test.list"), train_LA.LARecipe(method=method)
+    kind = registry.method_class(method)
+    hyper = kind.defaults("LA")
+    assert report.paper_row(recipe, listed, listed)
+    monkeypatch.setattr(kind, "defaults", lambda *_: replace(hyper, **edited))
+    assert report.paper_row(recipe, listed, listed) is None
 
 
 def test_the_released_network_is_not_the_papers():
@@ -406,10 +427,9 @@ def test_a_result_is_what_its_name_says(tmp_path, change):
     assert Kept(tmp_path / "one").tested("test", "best") == []
     with pytest.raises(InputError, match=f"test_test_last.csv: .*: {next(iter(change.values()))}, where its name"):
         Kept(tmp_path / "one").tested("test", "last")
-    if "list" not in change:
-        options = report.ReportOptions(compare=(tmp_path / "one", tmp_path / "two"))
-        with pytest.raises(InputError, match="where its name says"):
-            report.compare(options, SimpleNamespace(patient_of=str))
+    options = report.ReportOptions(compare=(tmp_path / "one", tmp_path / "two"))
+    with pytest.raises(InputError, match="where its name says"):
+        report.compare(options, SimpleNamespace(patient_of=str))
 
 
 @pytest.mark.parametrize("change", ({"windows": "56x56x40 uniform"}, {"largest_component": "none"}))

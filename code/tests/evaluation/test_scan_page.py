@@ -63,7 +63,7 @@ def test_the_page_has_the_scans_in_their_order_with_the_slices_that_matter(tmp_p
     assert "http" not in text and "one<b>" not in text and "elsewhere" not in text and "<title>Segmented scans" in text
     two, one = data_of(tmp_path / "report.html")
     assert [two["name"], one["name"]] == ["two", "one<b>"] and two["flags"] == ["atrium 0 ml", "odd"]
-    assert one["slices"] == list(range(18, 32)) and len(two["slices"]) == scan_page.SLICES and two["ratio"] == 1.2
+    assert one["slices"] == list(range(18, 32)) and len(two["slices"]) == scan_page.PAGE_SLICES and two["ratio"] == 1.2
     size = one["image"]["width"], one["image"]["height"] * one["image"]["depth"]
     for source in (one["image"]["source"], one["contours"]):
         assert Image.open(io.BytesIO(base64.b64decode(source.split(",")[1]))).size == size
@@ -74,10 +74,10 @@ def test_the_page_has_the_scans_in_their_order_with_the_slices_that_matter(tmp_p
 
 
 def test_a_large_scan_makes_a_small_picture():
-    image = np.zeros((900, 700, 2 * scan_page.SLICES), np.float32)
+    image = np.zeros((900, 700, 2 * scan_page.PAGE_SLICES), np.float32)
     picture = scan_page.pictured(image, (image + 1).astype(np.uint8), (0.5, 0.5, 1), 2, None)
     assert max(picture["image"]["height"], picture["image"]["width"]) <= scan_page.EDGE
-    assert picture["image"]["depth"] == scan_page.SLICES and picture["ratio"] == pytest.approx(7 / 9, abs=0.01)
+    assert picture["image"]["depth"] == scan_page.PAGE_SLICES and picture["ratio"] == pytest.approx(7 / 9, abs=0.01)
 
 
 def test_classes_beyond_the_colours_begin_anew():

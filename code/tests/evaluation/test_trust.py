@@ -25,6 +25,7 @@ from imaging.preprocess import Geometry
 from imaging.survey import alike_pairs
 from method import Method
 from runtime.errors import InputError
+from runtime.records import write_record
 from training.trained import Trained
 
 NAMES = "atrium", "vessel"
@@ -238,7 +239,7 @@ def test_a_run_records_what_its_labelled_cases_have(recipe, runs, dataset, chang
 
 
 def test_the_record_is_read_as_it_was_written_and_says_what_is_wrong_with_another(tmp_path):
-    trust.write_training_cases(tmp_path, TRAINING)
+    write_record(tmp_path / trust.TRAINING, TRAINING)
     own = SimpleNamespace(num_classes=len(next(iter(TRAINING.volumes.values()))) + 1, in_channels=1)
     again = trust.read_training_cases(tmp_path, own)
     assert again.volumes == TRAINING.volumes and again.distance(CERTAIN.quantiles) == 0
@@ -380,7 +381,7 @@ def planted(tmp_path):
                                  keep_largest=(1,))
     data = Own(recipe)
     (tmp_path / "run").mkdir()
-    trust.write_training_cases(tmp_path / "run", trust.training_cases(
+    write_record(tmp_path / "run" / trust.TRAINING, trust.training_cases(
         data, recipe, data.train_scans(data.split().labelled, True), []))
     return Trained(tmp_path / "run", recipe, Threshold(torch.nn.Identity()), data, None)
 

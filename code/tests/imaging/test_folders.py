@@ -211,7 +211,7 @@ def test_channels_in_one_file_of_four_axes(tmp_path):
     assert read_preprocessing(tmp_path / "out").modalities == ("0000", "0001")
 
 
-def test_class_names_are_kept_in_the_record_and_the_plan(tmp_path):
+def test_class_names_are_kept_in_the_record_and_the_plan(tmp_path, capsys):
     folder = decathlon(tmp_path / "in", values=(0, 1, 2), labels={"background": 0, "17": 1, "53": 2})
     assert prepare("--images", folder, "--output", tmp_path / "out") == 0
     record = read_preprocessing(tmp_path / "out")
@@ -220,6 +220,11 @@ def test_class_names_are_kept_in_the_record_and_the_plan(tmp_path):
     assert record == Preprocessing.from_dict(record.to_dict()) and "class_names" not in record.to_dict()
     assert prepare("--images", folder, "--output", tmp_path / "out", "--class-names", "left", "right") == 0
     assert read_preprocessing(tmp_path / "out").class_names == ("left", "right")
+    again = "--images", folder, "--output", tmp_path / "out", "--class-names", "right", "left"
+    assert prepare(*again) == 2     # labels that are there have the other one
+    assert "(class_names was ('left', 'right'), now ('right', 'left'));" in capsys.readouterr().err
+    assert prepare(*again, "--force") == 0
+    assert read_preprocessing(tmp_path / "out").class_names == ("right", "left")
 
 
 def test_regions_are_trained_as_their_classes_and_said(tmp_path, capsys):
@@ -394,6 +399,12 @@ def test_labels_of_other_names_are_told_which_scans_there_are(tmp_path, capsys):
     assert prepare("--images", tmp_path / "in", "--labels", tmp_path / "labels", "--output", tmp_path / "out") == 2
     error = capsys.readouterr().err
     assert "drawn b.nii.gz: has no scan of that name; " in error and "scans without a label are b, c, d, ..." in error
+    for mask, scan in {"drawn b": "Drawn B", "j\u00fcrg": "ju\u0308rg"}.items():     # as macOS stores it
+        image(tmp_path / "in" / f"{scan}.nii.gz")
+        label(tmp_path / "labels" / f"{mask}.nii.gz")
+        assert prepare("--images", tmp_path / "in", "--labels", tmp_path / "labels", "--output", tmp_path / "out") == 2
+        words = f"labels/{mask}.nii.gz: has no scan of that name; {scan}.nii.gz has other capitals, or accents that are"
+        assert words in capsys.readouterr().err
 
 
 def test_one_scan_under_two_names_and_cases_that_are_gone_are_told(tmp_path, capsys):

@@ -243,6 +243,11 @@ def test_an_edited_plan_is_obeyed(folder, tmp_path, capsys):
     edited.write_text(json.dumps(values), encoding="utf-8")
     with pytest.raises(InputError, match="edited.json: the scans in .*out were prepared in another way"):
         own_recipe(out, "--plan", str(edited))
+    swapped = edited.with_name("swapped.json")
+    text = (out / "plan.json").read_text(encoding="utf-8")
+    swapped.write_text(text.replace('["a", "b"]', '["b", "a"]'), encoding="utf-8")
+    with pytest.raises(InputError, match="swapped.json: calls another class b than .*preprocessing.json"):
+        own_recipe(out, "--plan", str(swapped))
     capsys.readouterr()
     other = [*command[:4], "--output", str(tmp_path / "other"), "--workers", "1", "--plan", str(edited)]
     assert prepare_folder.main(other) == 0

@@ -145,11 +145,13 @@ def test_what_cannot_be_a_class_map_of_the_scan_is_refused(scan, tmp_path):
             **{"space origin": lps[:3, :3] @ (12, 0, 0) + lps[:3, 3]})
     refused("cannot be read", drawn()[None], [("a", "first", 1)])
     refused("cannot be read", drawn()[None], [("a", 4, 1)])
-    with pytest.raises(InputError, match="is a segmentation, expected a scan"):
-        read_scan_file(write(tmp_path / "b.seg.nrrd", drawn()[None], [("a", 0, 1)]))
+    for name in ("b.seg.nrrd", "b.nrrd"):
+        with pytest.raises(InputError, match="is a segmentation, expected a scan"):
+            read_scan_file(write(tmp_path / name, drawn()[None], [("a", 0, 1)]))
 
 
-def test_own_data_drawn_in_slicer_from_files_to_classes(scan, tmp_path, capsys):
+@pytest.mark.parametrize("end", [".seg.nrrd", ".nrrd", ".nhdr"])      # Slicer's menu has these
+def test_own_data_drawn_in_slicer_from_files_to_classes(scan, tmp_path, capsys, end):
     images, labels = tmp_path / "images", tmp_path / "labels"
     images.mkdir()
     labels.mkdir()
@@ -160,7 +162,7 @@ def test_own_data_drawn_in_slicer_from_files_to_classes(scan, tmp_path, capsys):
     (images / "notes.txt").touch()
     write(labels / "a.seg.nrrd", drawn()[None], [("x", 0, 1), ("y", 0, 2), ("z", 0, 3)], BOX)
     swapped = np.choose(drawn(), [0, 3, 1, 2]).astype(np.uint8)
-    write(labels / "b.seg.nrrd", swapped[None], [("y", 0, 1), ("z", 0, 2), ("x", 0, 3)], BOX)
+    write(labels / f"b{end}", swapped[None], [("y", 0, 1), ("z", 0, 2), ("x", 0, 3)], BOX)
     command = ["--images", str(images), "--labels", str(labels), "--output", str(tmp_path / "out"), "--workers", "1"]
     with pytest.raises(SystemExit, match="2"):
         prepare_folder.main(command)

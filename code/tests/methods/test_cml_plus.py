@@ -218,8 +218,8 @@ def test_losses_see_perturbed_scans_and_pseudo_labels_clean_ones(axes):
 
 @pytest.fixture
 def only(monkeypatch):
-    """only("NOISE") -> perturbations but this one are off."""
-    neutral = {"FACTORS": (1.0, 1.0), "BLUR": (1e-3, 1e-3), "NOISE": (0.0, 0.0)}
+    """only("NOISES") -> perturbations but this one are off."""
+    neutral = {"FACTORS": (1.0, 1.0), "BLURS": (1e-3, 1e-3), "NOISES": (0.0, 0.0)}
 
     def switch(name):
         for other, value in neutral.items():
@@ -262,7 +262,7 @@ def test_brightness_leaves_the_darkest_voxel_of_a_contrast_of_one(only, monkeypa
 
 
 def test_noise_is_a_share_of_the_scans_own_spread(only):
-    only("NOISE")
+    only("NOISES")
     x = torch.randn(200, 1, 20, 20, dtype=torch.float64) * torch.linspace(1, 50, 200)[:, None, None, None]
     share = ((perturb(x) - x).std((1, 2, 3)) / x.std((1, 2, 3)))
     assert share.max() < 0.23 and share.min() < 0.02 and float(share.mean()) == pytest.approx(0.1, abs=0.015)

@@ -64,6 +64,13 @@ def test_the_direction_is_the_gradient_after_one_step_of_length_10(distance):
     torch.testing.assert_close(d, expected, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("distance", [distance_2d, distance_3d])
+def test_a_network_that_no_perturbation_changes_has_no_direction_in_half_precision_either(distance):
+    x, thirds = torch.rand(2, 1, 4, 4).half(), torch.full((2, 3, 4, 4), 1 / 3).half()
+    d = adversarial_direction(lambda x: (0 * x).repeat(1, 3, 1, 1).softmax(1), x, thirds, x - 0.5, distance)
+    assert d.dtype == x.dtype and not d.any()
+
+
 # ---- memory and separation ---------------------------------------------------------------------------------------
 
 

@@ -36,6 +36,8 @@ def test_consistency_by_hand_and_where_the_mask_is_1():
     assert float(certain_consistency(student, teacher, mask)) == pytest.approx((0.08 + 0.02) / 4)
     assert float(certain_consistency(student, teacher, 1 - mask)) == pytest.approx(0.5 / 2)
     assert float(certain_consistency(student, teacher, 0 * mask)) == 0
+    half = [tensor.half() for tensor in (student, teacher, 0 * mask)]
+    assert float(certain_consistency(*half)) == 0
 
 
 @pytest.mark.parametrize(("dataset", "protocol"), [("LA", "original"), ("ACDC", "matched"), ("BraTS2019", "matched")])

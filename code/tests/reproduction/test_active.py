@@ -21,7 +21,8 @@ TINY = ("--patch-size", "32", "32", "--labeled-batch", "2", "--unlabeled-batch",
 @pytest.fixture
 def small(monkeypatch):
     """One patient at first, one more in each of two rounds, one draw, one seed."""
-    for name, value in {"START": 1, "STEP": 1, "DRAWS": 1, "REPEATS": 1, "OPTIONS": (*active.OPTIONS, *TINY)}.items():
+    for name, value in {"START": 1, "STEP": 1, "DRAWS": 1, "REPEATS": 1,
+                        "TRAIN_OPTIONS": (*active.TRAIN_OPTIONS, *TINY)}.items():
         monkeypatch.setattr(active, name, value)
 
 

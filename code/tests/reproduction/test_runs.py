@@ -13,7 +13,9 @@ import pytest
 
 import reproduce
 import train_ACDC
+from dataloaders.scans import published_list
 from imaging.record import PUBLISHED, write_preprocessing
+from methods import ua_mt
 from reproduction import runs
 from reproduction.experiments import PLACES, Experiment, Place, Row
 from runtime.errors import InputError
@@ -65,6 +67,19 @@ def test_a_run_of_a_script_that_was_edited_is_no_cell_of_the_paper(tmp_path, mon
     config["recipe"]["lambda_dis"] = 0.1
     (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
     assert runs.Kept(tmp_path).unlike(run) == []
+    with pytest.raises(InputError, match=r"^train_ACDC\.py or the file of cml was edited \(lambda_dis is 0\.5, not"):
+        runs.carry_out(run, tmp_path, tmp_path)     # before it trains for days
+    runs._recipe.cache_clear()
+
+
+def test_a_run_of_a_methods_file_that_was_edited_is_no_cell_of_the_paper(tmp_path, monkeypatch):
+    [run] = [run for run in runs.runs_of(["table1"]) if run.experiment[1:3] == ("ua_mt", 8)]
+    edited = replace(ua_mt.UAMT.defaults("LA"), consistency=0.2)
+    config = {"dataset": "LA", "recipe": replace(run.recipe, hyper=edited).to_json()}
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    monkeypatch.setattr(ua_mt.UAMT, "defaults", lambda *_: edited)
+    runs._recipe.cache_clear()
+    assert runs.Kept(tmp_path).unlike(run) == ["hyper.consistency is 0.2, not 0.1"]
     runs._recipe.cache_clear()
 
 
@@ -305,6 +320,21 @@ def test_scans_that_were_prepared_in_another_way_make_no_table(place, arguments,
         reproduce.main([*arguments, "tiny", "active_acdc"])
     words = "in another way than the published ones (normalise is zscore, not minmax)"
     assert capsys.readouterr().err.count(words) == 2
+
+
+@pytest.mark.parametrize(("file", "change", "refused"), [
+    ("train_slices.list", lambda names: names[32:] + names[:32], True), ("test.list", lambda names: names[:-1], True),
+    ("test.list", lambda names: names[::-1], False)])
+def test_the_papers_recipe_on_other_cases_is_refused_before_it_trains(tmp_path, monkeypatch, file, change, refused):
+    """Their result would stand beside the paper's numbers; where a list names the same cases, order is that of labels.
+    """
+    run = runs.runs_of(["table2"])[-1]
+    (tmp_path / "data/ACDC").mkdir(parents=True)
+    names = change(published_list("ACDC", file))
+    (tmp_path / "data/ACDC" / file).write_text("\n".join(names), encoding="utf-8")
+    monkeypatch.setattr(train_ACDC, "main", None)
+    with pytest.raises(InputError if refused else AttributeError, match=rf"{file}: names other" if refused else None):
+        runs.carry_out(run, tmp_path / "kept", tmp_path / "model", tmp_path / "data")
 
 
 # ---- publish -------------------------------------------------------------------------------------------------------

@@ -74,7 +74,7 @@ def followed(recipe):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(unet, "DROPOUTS", 5 * (0.0,))
         patch.setattr(vnet, "DROPOUT", 0.0)
-        patch.setattr(teacher, "NOISE", 0.0)
+        patch.setattr(teacher, "INPUT_NOISE", 0.0)
         patch.setattr(_BatchNorm, "train", lambda self, mode=True: nn.Module.train(self, False))
         patch.setattr(Device, "place", lambda self, module: place(self, module).double())
         patch.setattr(Device, "image", lambda self, x: x if x is None else image(self, x).double())

@@ -101,7 +101,8 @@ def test_what_was_typed_at_the_top_of_a_script_is_of_its_fields_types(change, wo
         command_line(presets, "", ["mini", "--lr", "0.1", "--labeled", "3"])
 
 
-def test_lists_and_strings_at_the_top_of_a_script_are_taken_as_on_the_command_line():
+def test_lists_and_strings_at_the_top_of_a_script_are_taken_as_on_the_command_line(monkeypatch):
+    monkeypatch.chdir(ROOT)
     typed = dataclasses.replace(train_ACDC.PRESETS["mini"], patch_size=[32, 32], data_dir="data/ACDC", lr=1)
     recipe = recipe_options.command_line(train_ACDC.PRESETS | {"mini": typed}, "", ["mini"])
     assert recipe.patch_size == (32, 32) and recipe.data_dir == ROOT / "data/ACDC"

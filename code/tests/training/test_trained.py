@@ -249,6 +249,8 @@ def test_a_folder_with_scans_to_test_alone_needs_their_list_alone(phantoms, reci
     assert "elsewhere/test.list: does not exist; name the cases to test in it" in capsys.readouterr().err
     (elsewhere / "test.list").write_text(name, encoding="utf-8")
     assert [row["case"] for row in test_LA.main(args)] == [name]
+    (elsewhere / "train.list").write_text("some_other\n", encoding="utf-8")     # fewer than were labelled in training
+    assert trained.recipe.labeled > 1 and [row["case"] for row in test_LA.main(args)] == [name]
 
 
 @pytest.fixture
