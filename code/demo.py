@@ -17,7 +17,7 @@ from typing import Literal, NamedTuple
 
 from runtime.script import reported
 
-from evaluation import tables
+from evaluation import measurements, tables
 from runtime import job
 from runtime.command_line import check_seed, parsed
 from runtime.files import ROOT
@@ -102,7 +102,7 @@ def table(rows):
     """{method: rows of its test} -> Markdown: the baseline, then CML's subnets and their fusion."""
     lines = []
     for method, title in TITLES.items():
-        for view in reversed(tables.views_of(rows[method])):
+        for view in reversed(measurements.views_of(rows[method])):
             name = title if view == "network" else f"{title}, {view}"
             lines.append(tables.line(name, tables.statistics(rows[method], f"{view}_")))
     return tables.markdown(lines)

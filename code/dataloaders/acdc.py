@@ -5,17 +5,8 @@ from dataclasses import replace
 import numpy as np
 
 from dataloaders import augment, strong
-from dataloaders.scans import (
-    Split,
-    check_patients,
-    drawn,
-    first_existing,
-    for_networks,
-    read_all,
-    read_lists,
-    read_scan,
-    read_spacing,
-)
+from dataloaders.lists import Split, check_patients, drawn, read_lists
+from dataloaders.scans import first_existing, for_networks, read_all, read_scan, read_spacing
 from runtime.errors import InputError, counted
 
 SLICE = re.compile(r"[_-]slice[_-]?\d+$", re.IGNORECASE)

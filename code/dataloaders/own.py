@@ -4,7 +4,8 @@ import numpy as np
 from dataloaders import strong
 from dataloaders.augment import each, window_at
 from dataloaders.folds import divided, fold_number
-from dataloaders.scans import Split, check_patients, drawn, has_label, read_list
+from dataloaders.lists import Split, check_patients, drawn, read_list
+from dataloaders.scans import has_label
 from dataloaders.volumes import Volumes
 from imaging.cases import IGNORED, LAYOUT
 from imaging.patients import PATIENTS, read_patients

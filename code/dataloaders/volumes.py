@@ -5,18 +5,8 @@ from functools import cached_property
 import numpy as np
 
 from dataloaders import augment, strong
-from dataloaders.scans import (
-    Split,
-    check_patients,
-    check_prepared,
-    drawn,
-    first_existing,
-    for_networks,
-    read_all,
-    read_lists,
-    read_scan,
-    read_spacing,
-)
+from dataloaders.lists import Split, check_patients, drawn, read_lists
+from dataloaders.scans import check_prepared, first_existing, for_networks, read_all, read_scan, read_spacing
 from imaging.record import read_preprocessing
 from imaging.resample import resample_label
 from runtime.errors import InputError, counted

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from dataloaders.folds import FOLDS, fold_number
-from evaluation import report, tables
+from evaluation import measurements, report, tables
 from runtime.errors import InputError
 from runtime.files import RESTORE
 from runtime.ranks import Ranks
@@ -171,7 +171,8 @@ def test_folds(options, load, dataset):
     for fold, one in trained.items():
         how = replace(options, run=one.run)
         rows += [{"case": row["case"], "fold": fold} | row for row in report.measure(one, names[fold], how)]
-    rows = worst_first([row | {"list": tables.OUT_OF_FOLD, "data": tables.check_sum(every)} for row in rows])
+    together = {"list": measurements.OUT_OF_FOLD, "data": measurements.check_sum(every)}
+    rows = worst_first([row | together for row in rows])
     if ranks.main:
         chosen = max(report.chosen_here(one, names[fold], options) for fold, one in trained.items())
         present_cases(rows, path, f"{options.run.name}: {options.checkpoint}.pt on {len(every)} out-of-fold cases "
@@ -187,7 +188,7 @@ def known(options):
         path = report.result_path(options.run, replace(options, spacing=unit))
         newest = max((run / f"{options.checkpoint}.pt").stat().st_mtime for run in runs)
         if path.exists() and path.stat().st_mtime > newest:
-            rows = tables.read_rows(path)
+            rows = measurements.read_rows(path)
             if {row["tolerance"] for row in rows} == {f"{options.tolerance:g} {unit}"}:
                 return rows
     return None

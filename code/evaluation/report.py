@@ -9,8 +9,8 @@ from typing import ClassVar, Literal
 
 from tqdm import tqdm
 
-from dataloaders.scans import published_list
-from evaluation import components, published, tables
+from dataloaders.lists import published_list
+from evaluation import components, measurements, published, tables
 from evaluation.saved_maps import PREDICTIONS, prediction_marks, save_prediction
 from evaluation.windows import WEIGHTS, windows_of
 from imaging.patients import Patients
@@ -89,13 +89,13 @@ def _measured(trained, names, options, marks=None):
 
 
 def settings(trained, names, options):
-    """How a test is made, the columns `tables.SETTINGS`."""
+    """How a test is made, the columns `measurements.SETTINGS`."""
     windows = window_words(windows_of(trained.recipe, options.stride, options.weights))
     weights = options.checkpoint + " so far" * is_open_ended(trained)
     values = (options.split, weights, options.spacing, windows,
-              components.kept_classes(trained.recipe.keep_largest), tables.check_sum(names),
+              components.kept_classes(trained.recipe.keep_largest), measurements.check_sum(names),
               voxel_words(trained.recipe.data_dir))
-    how = dict(zip(tables.SETTINGS, values, strict=False))
+    how = dict(zip(measurements.SETTINGS, values, strict=False))
     return how if options.tolerance is None else how | {"tolerance": f"{options.tolerance:g} {options.spacing}"}
 
 
@@ -184,7 +184,7 @@ def tested(options, dataset_class, load):
     return rows
 
 
-def check_result(path, names, force=False, columns=tables.COLUMNS):
+def check_result(path, names, force=False, columns=measurements.COLUMNS):
     """InputError, before the hour of measuring, where the result could not be kept or would replace other cases'.
 
     columns: that the result has, at least.
@@ -192,10 +192,10 @@ def check_result(path, names, force=False, columns=tables.COLUMNS):
     check_writable(path)
     if path.exists() and not force:
         try:
-            there = {row["case"] for row in tables.read_rows(path, columns)}
+            there = {row["case"] for row in measurements.read_rows(path, columns)}
         except InputError as error:
             raise InputError(f"{error}, with --force, which replaces it, or move it away") from error
-        if there and names and tables.check_sum(there) != tables.check_sum(names):
+        if there and names and measurements.check_sum(there) != measurements.check_sum(names):
             raise InputError(f"{path}: is the result of {counted(len(there), 'other case')}, and these are "
                              f"{len(names)}; --force replaces it, or move it away")
 
@@ -236,7 +236,7 @@ def present(rows, trained, count, options, reference):
 def explained(rows):
     """What the words of a run's table mean."""
     words = ["Bold: the view that counts, as the method is tested."]
-    views = tables.views_of(rows)
+    views = measurements.views_of(rows)
     if views[0] == "fused":
         words.append(f"fused: mean of the probabilities of {views[1]} and {views[2]}, the two subnets, which stand "
                      "below it.")
@@ -251,14 +251,14 @@ def explained(rows):
 def compare(options, dataset_class):
     """Tested runs side by side; their CSV files are read, nothing is computed again."""
     paths = {run.name: result_path(run, options) for run in options.compare}
-    runs = {name: tables.read_rows(path) for name, path in paths.items()}
+    runs = {name: measurements.read_rows(path) for name, path in paths.items()}
     if len(runs) < len(options.compare) or len(runs) < 2:
         raise InputError("--compare takes two or more run folders with different names")
     lines = tables.compare_lines(runs, dataset_class.patient_of)
     for name, path in paths.items():        # all alike, and not what the headings say
-        out_of_fold = runs[name][0].get("list") == tables.OUT_OF_FOLD       # as the folder of folds says
-        tables.check_named(path, runs[name], weights=options.checkpoint, unit=options.spacing,
-                           **{} if out_of_fold else {"list": options.split})
+        out_of_fold = runs[name][0].get("list") == measurements.OUT_OF_FOLD       # as the folder of folds says
+        measurements.check_named(path, runs[name], weights=options.checkpoint, unit=options.spacing,
+                                 **{} if out_of_fold else {"list": options.split})
     headings = [heading.replace("voxel", options.spacing) for heading in tables.COMPARE_HEADINGS]
     print(f"{options.checkpoint}.pt on the {options.split} cases; Δ and p against {options.compare[0].name}\n")
     print(tables.markdown(lines, headings))

@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 from tqdm import tqdm
 
-from evaluation import pooled, tables
+from evaluation import measurements, pooled
 from evaluation.metrics import class_metrics, volume_metrics
 from evaluation.predictions import PREDICTIONS_CSV, SEEN, TRAINED_ON, Predictions
 from imaging.case_files import LABELS, MAPS, case_of_each, contents, files_in, plain_name, role_of, told
@@ -70,7 +70,7 @@ def score_maps(options):
     tell_notes(notes)
     if rows:
         cases = [row["case"] for row in rows]
-        rows = pooled.worst_first([row | {"data": tables.check_sum(cases)} for row in rows])
+        rows = pooled.worst_first([row | {"data": measurements.check_sum(cases)} for row in rows])
         pooled.present_cases(rows, output,
                              f"{options.predictions}: {counted(len(set(cases)), 'case')} of {options.labels}")
     report_bad(bad)

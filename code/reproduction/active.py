@@ -11,7 +11,8 @@ from typing import NamedTuple
 import numpy as np
 
 from dataloaders.acdc import ACDC
-from dataloaders.scans import read_geometry, read_lists
+from dataloaders.lists import read_lists
+from dataloaders.scans import read_geometry
 from evaluation import tables
 from evaluation.pooled import case_dice
 from evaluation.selection import bottleneck, half_spread

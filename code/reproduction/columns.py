@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dataloaders.scans import published_list
-from evaluation import tables
+from dataloaders.lists import published_list
+from evaluation import measurements, tables
 from reproduction.experiments import PLACES, SEEDS, Row
 from reproduction.results import RESULTS, say
 from reproduction.runs import Run, has_preset, kept
@@ -80,9 +80,9 @@ def check_tested_alike(lines):
         of_lines = [{str(run.folder): rows for run in line.runs.values() if (rows := run.tested(*tested))}
                     for line in lines]
         for of_line in of_lines:
-            tables.check_alike(of_line)
-        tables.check_alike({name: [{"data": row.get("data")} for row in rows]
-                            for of_line in of_lines for name, rows in of_line.items()})
+            measurements.check_alike(of_line)
+        measurements.check_alike({name: [{"data": row.get("data")} for row in rows]
+                                  for of_line in of_lines for name, rows in of_line.items()})
 
 
 def table(place, preset=None, results=RESULTS):
@@ -113,7 +113,7 @@ def over_runs(values, digits=2):
 
 def metric(name, heading=None, **of):
     """Mean ± deviation over the runs; `of` as `means` takes it."""
-    text = heading or dict(zip(tables.METRICS, tables.HEADINGS, strict=True))[name]
+    text = heading or dict(zip(measurements.METRICS, tables.HEADINGS, strict=True))[name]
     return Column(text, lambda line, _: over_runs(means(line, name, **of)))
 
 
@@ -198,7 +198,7 @@ def agreement():
 
 
 def _compared(place):
-    return [seeds(), *map(metric, tables.METRICS), empty(), *map(against, place.baselines), validation(),
+    return [seeds(), *map(metric, measurements.METRICS), empty(), *map(against, place.baselines), validation(),
             *(against(title, "validation: Δ to {} (p)", VALIDATION) for title in place.baselines)]
 
 
@@ -208,10 +208,10 @@ LAYOUTS = {
     "short": lambda place: [*_compared(place), *subnets(), *agreement()],
     "augmented": lambda place: [*_compared(place), augmented(),
                                 augmented("validation: Δ to the paper's augmentation (p)", VALIDATION)],
-    "mini": lambda place: [seeds(), *map(metric, tables.METRICS), empty(), *map(against, place.baselines), *subnets(),
-                           settled(), metric("dice", "`best`: Dice", tested=("val", "best")),
+    "mini": lambda place: [seeds(), *map(metric, measurements.METRICS), empty(), *map(against, place.baselines),
+                           *subnets(), settled(), metric("dice", "`best`: Dice", tested=("val", "best")),
                            metric("hd95", "`best`: 95HD", tested=("val", "best")), *agreement()],
-    "plain": lambda place: [seeds(), *map(metric, tables.METRICS), empty(), *subnets()],
+    "plain": lambda place: [seeds(), *map(metric, measurements.METRICS), empty(), *subnets()],
 }
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from evaluation import published, tables
+from evaluation import measurements, published, tables
 from runtime.csv_table import Table
 from runtime.errors import InputError, one_line
 from runtime.files import ROOT, inside, is_case_name, read_text, write_text
@@ -34,17 +34,17 @@ class Kept:
             return [f"the data set is {self.config['dataset']}, not {run.dataset}"]
         return differing(run, type(run.recipe).from_json(self.config["recipe"], path).fields())
 
-    def rows(self, name, columns=("case", "class", *tables.METRICS)):
+    def rows(self, name, columns=("case", "class", *measurements.METRICS)):
         """Rows of a CSV file, [] where there is none."""
         if name not in self._tables:
             path = self.folder / f"{name}.csv"
-            self._tables[name] = tables.read_rows(path, columns) if path.exists() else []
+            self._tables[name] = measurements.read_rows(path, columns) if path.exists() else []
         return self._tables[name]
 
     def tested(self, split, checkpoint):
         name = f"test_{split}_{checkpoint}"
-        return tables.check_named(self.folder / f"{name}.csv", self.rows(name), list=split, weights=checkpoint,
-                                  unit="voxel", **tables.recorded(self.folder / "config.json"))
+        return measurements.check_named(self.folder / f"{name}.csv", self.rows(name), list=split, weights=checkpoint,
+                                  unit="voxel", **measurements.recorded(self.folder / "config.json"))
 
     def logged(self, name, columns=None):
         """Rows of log.csv or val.csv: `stage` and `split` as text, `columns` (of val.csv, all) as numbers."""
@@ -137,7 +137,7 @@ def publish(folder, results):
         else:
             texts[path.name] = read_text(path)
             if path.name.startswith("test_"):
-                tables.read_rows(path)
+                measurements.read_rows(path)
     if why := _another_run(target, json.loads(text), texts):
         raise InputError(f"{target} keeps another run of this name ({why}): move it away first if this one shall take "
                          "its place, or name another folder with --results")

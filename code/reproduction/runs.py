@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dataloaders.scans import published_list, read_list
+from dataloaders.lists import published_list, read_list
 from evaluation import published
 from evaluation.report import write_rows
 from imaging.record import read_preprocessing

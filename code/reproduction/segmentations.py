@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from evaluation import tables
+from evaluation import measurements
 from evaluation.inference import segment
 from evaluation.metrics import where_labelled
 from evaluation.pooled import case_dice
@@ -59,4 +59,4 @@ def ranked(folder):
     split = tested(folder)
     if split is None:
         raise InputError(f"{folder}: has no weights or was not tested yet; finish it and run its test script first")
-    return split, case_dice(tables.read_rows(Path(folder) / f"test_{split}_last.csv"))
+    return split, case_dice(measurements.read_rows(Path(folder) / f"test_{split}_last.csv"))

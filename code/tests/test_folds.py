@@ -23,7 +23,7 @@ import reproduce
 import test_own as testing_own
 import train_own
 from dataloaders.folds import divided, fold_number, write_folds
-from evaluation import pooled, report, tables, windows
+from evaluation import measurements, pooled, report, windows
 from evaluation.evidence import examined_together
 from imaging.plan import read_plan
 from imaging.record import RECORD
@@ -326,9 +326,9 @@ def test_the_pooled_table_has_every_labelled_case_once_by_the_fold_that_never_sa
     with (home / "test_test_last_mm.csv").open(newline="", encoding="utf-8") as file:
         written = list(csv.DictReader(file))
     assert len(written) == 2 * 5
-    assert {*tables.SETTINGS} <= written[0].keys()
+    assert {*measurements.SETTINGS} <= written[0].keys()
     [how] = {tuple(row[key] for key in ("list", "weights", "unit", "data", "tolerance")) for row in written}
-    assert how == ("out-of-fold", "last", "mm", tables.check_sum(numbers), "1.5 mm")
+    assert how == ("out-of-fold", "last", "mm", measurements.check_sum(numbers), "1.5 mm")
     assert {(row["class"], row["name"]) for row in written} == {("1", "left"), ("2", "right")}
     means = [np.mean([float(row["dice"]) for row in written if row["case"] == case])
              for case in dict.fromkeys(row["case"] for row in written)]
@@ -336,7 +336,7 @@ def test_the_pooled_table_has_every_labelled_case_once_by_the_fold_that_never_sa
     for row in written:
         assert float(row["error_ml"]) == pytest.approx(float(row["ml"]) - float(row["reference_ml"]), abs=2e-6)
         assert float(row["reference_ml"]) == pytest.approx(8 * 12 * 2 * 6 / 1000 * (1.25 if row["class"] == "2" else 1))
-    assert tables.read_rows(home / "test_test_last_mm.csv")[0]["dice"] == pytest.approx(rows[0]["dice"], abs=1e-6)
+    assert measurements.read_rows(home / "test_test_last_mm.csv")[0]["dice"] == pytest.approx(rows[0]["dice"], abs=1e-6)
 
 
 def test_folds_that_do_not_belong_together_are_refused(folds, tmp_path, capsys):
@@ -459,7 +459,7 @@ def test_dice_against_labels_of_supervised_and_the_method(mine, tmp_path, monkey
     assert [(row["method"], row["labels"], row["cases"]) for row in rows] == [("supervised", "2", "5"),
                                                                                ("cml_plus", "2", "5")]
     for row in rows:
-        pooled_rows = tables.read_rows(home / f"{row['method']}_2" / "test_test_last_mm.csv")
+        pooled_rows = measurements.read_rows(home / f"{row['method']}_2" / "test_test_last_mm.csv")
         assert float(row["dice"]) == pytest.approx(100 * np.mean([one["dice"] for one in pooled_rows]), abs=1e-3)
     assert "2 labels |" in (home / "budget.md").read_text(encoding="utf-8")
     assert (home / "budget.png").read_bytes().startswith(b"\x89PNG")

@@ -15,7 +15,7 @@ import train_ACDC
 import train_BraTS
 import train_LA
 import train_own
-from dataloaders import scans
+from dataloaders import lists, scans
 from dataloaders.la import LA
 from runtime.errors import InputError
 from training import recipe as recipe_module
@@ -165,10 +165,10 @@ def test_the_published_train_list_is_held_out_from_wherever_it_lies(tmp_path, mo
     folder.mkdir()
     for copied in (False, True):
         if copied:
-            (folder / "train.list").write_bytes("\n".join(scans.published_list("LA", "train.list")).encode())
+            (folder / "train.list").write_bytes("\n".join(lists.published_list("LA", "train.list")).encode())
         recipe = command_line(train_LA.PRESETS, "", ["mini", "--labeled", "8", "--data-dir", str(folder)])
         split = LA(recipe).split()
-        assert split.test == scans.published_list("LA", "train.list")[-8:] and len(split.unlabelled) == 64
+        assert split.test == lists.published_list("LA", "train.list")[-8:] and len(split.unlabelled) == 64
         assert recipe.out == models / "LA" / "cml_8_seed1337_mini"
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import tyro
 
-from dataloaders.scans import check_published
+from dataloaders.lists import check_published
 from methods import protocols, registry
 from runtime.errors import InputError
 from runtime.files import RESTORE, ROOT, expanded, is_case_name

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dataloaders.folds import FOLDS
-from dataloaders.scans import published_list, read_list
+from dataloaders.lists import published_list, read_list
 from imaging.record import PUBLISHED, RECORD, Preprocessing, read_preprocessing
 from methods import registry
 from runtime.errors import InputError, counted, some_of

@@ -17,7 +17,8 @@ from dataloaders import scans
 from dataloaders.acdc import ACDC, patient_of
 from dataloaders.brats import BraTS
 from dataloaders.la import LA
-from dataloaders.scans import Split, first_existing, read_lists, read_scan, read_spacing
+from dataloaders.lists import Split, read_lists
+from dataloaders.scans import first_existing, read_scan, read_spacing
 from runtime.errors import InputError
 from runtime.files import ROOT
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 import reproduce
 from dataloaders.augment import resize_nearest
 from evaluation import agreement as subnets
-from evaluation import tables
+from evaluation import measurements
 from evaluation.inference import segment
 from evaluation.metrics import of_classes_there, overlap_of_classes
 from methods import registry
@@ -50,7 +50,7 @@ def test_agreement_is_that_of_label_maps_and_features_in_evaluation_mode(untrain
     own, loop = untrained()
     data = runs.data(own)
     reproduce.main(["agreement", str(own.out), "--split", "val", "--device", "cpu"])
-    *_, row = tables.read_rows(own.out / "agreement_val_last.csv", ("dice", "cosine"))
+    *_, row = measurements.read_rows(own.out / "agreement_val_last.csv", ("dice", "cosine"))
     *_, scan = data.cases(data.split().val)
     with torch.no_grad():
         views = loop.method.eval().networks(resize_nearest(scan.image.transpose(0, 1), own.patch_size))
@@ -131,7 +131,7 @@ def test_pseudo_labels_are_measured_step_by_step(untrained, runs, monkeypatch):
     said = {view: probs.argmax(0).numpy() for view, probs in views.items()}
     monkeypatch.setattr(subnets, "hidden_labels", lambda recipe, data: (images, said["subnet0"]))
     reproduce.main(["pseudo-labels", str(own.out), "--device", "cpu"])
-    first, second = tables.read_rows(own.out / "pseudo_labels.csv", ("step", "fused"))
+    first, second = measurements.read_rows(own.out / "pseudo_labels.csv", ("step", "fused"))
     assert list(second) == ["step", "fused", "subnet0", "subnet1", "between"]
     assert [first["step"], second["step"]] == [2, own.pre_steps + 3]
     assert second["subnet0"] == 1 > first["subnet0"]
@@ -192,7 +192,7 @@ def test_subnets_that_find_nothing_do_not_agree(untrained, monkeypatch, capsys, 
     maps = iter([{"subnet0": np.full(3, int(case >= silent)), "subnet1": np.zeros(3, int)} for case in range(2)])
     monkeypatch.setattr(subnets, "label_maps", lambda *_: next(maps))
     reproduce.main(["agreement", str(own.out), "--device", "cpu"])
-    rows = tables.read_rows(own.out / "agreement_test_last.csv", ("dice", "cosine"))
+    rows = measurements.read_rows(own.out / "agreement_test_last.csv", ("dice", "cosine"))
     cosine = f"{np.mean([row['cosine'] for row in rows]):.3f}"
     assert f"Dice between the subnets {words.format(cosine, rows[0]['case'])}\n" in capsys.readouterr().out
     assert np.array_equal([row["dice"] for row in rows], [*[np.nan] * silent, *[0] * (2 - silent)], equal_nan=True)

@@ -13,8 +13,8 @@ import torch
 import train_ACDC
 import train_BraTS
 import train_LA
-from dataloaders.scans import published_list
-from evaluation import report, saved_maps, tables
+from dataloaders.lists import published_list
+from evaluation import measurements, report, saved_maps, tables
 from methods import registry
 from reproduction.results import Kept
 from runtime.csv_table import Table
@@ -72,7 +72,7 @@ def test_a_view_is_read_by_its_prefix():
 
 def with_views(rows):
     return [r | {f"{view}_{key}": r[key] - 0.05 * i for i, view in enumerate(("fused", "subnet0", "subnet1"))
-                 for key in tables.METRICS} for r in rows]
+                 for key in measurements.METRICS} for r in rows]
 
 
 def test_a_runs_table_shows_views_classes_the_release_convention_and_the_paper():
@@ -152,14 +152,15 @@ def test_means_over_different_classes_are_not_compared():
 def test_written_rows_come_back_as_numbers(tmp_path):
     report.write_rows(tmp_path / "t.csv", ROWS)
     (tmp_path / "t.csv").write_bytes(b"\xef\xbb\xbf" + (tmp_path / "t.csv").read_bytes())     # by a spreadsheet
-    back = tables.read_rows(tmp_path / "t.csv")
+    back = measurements.read_rows(tmp_path / "t.csv")
     assert [(row["case"], row["class"]) for row in back] == [(row["case"], row["class"]) for row in ROWS]
-    for key in tables.METRICS:
+    for key in measurements.METRICS:
         np.testing.assert_allclose([row[key] for row in back], [row[key] for row in ROWS])
 
 
 @pytest.mark.parametrize(("sign", "words"), [(";", "semicolons"), ("\t", "tabs")])
-@pytest.mark.parametrize("read", [tables.read_rows, lambda path: Table(path).rows()], ids=["test", "other tables"])
+@pytest.mark.parametrize("read", [measurements.read_rows, lambda path: Table(path).rows()],
+                         ids=["test", "other tables"])
 def test_other_separators_of_spreadsheets_are_said(tmp_path, read, sign, words):
     path = tmp_path / "t.csv"
     report.write_rows(path, ROWS)
@@ -188,7 +189,7 @@ def test_a_table_that_is_not_there_or_foreign_is_refused(tmp_path, content, word
     if content:
         (tmp_path / "t.csv").write_text(content, encoding="utf-8")
     with pytest.raises(InputError, match=rf"t\.csv {words}"):
-        tables.read_rows(tmp_path / "t.csv")
+        measurements.read_rows(tmp_path / "t.csv")
 
 
 @pytest.mark.parametrize(("change", "words"), [
@@ -207,12 +208,12 @@ def test_a_table_with_rows_missing_or_twice_is_refused(tmp_path, change, words):
     values = {"dice": 0.5, "jaccard": 1 / 3, "hd95": NAN, "asd": 1.0}
     rows = [{"case": case, "class": label, **values, "surface_dice": NAN,
              **{f"{view}_{name}": value for view in ("fused", "subnet0") for name, value in values.items()},
-             "data": tables.check_sum(cases)} for case in cases for label in (1, 2)]
+             "data": measurements.check_sum(cases)} for case in cases for label in (1, 2)]
     report.write_rows(tmp_path / "whole.csv", rows)
     report.write_rows(tmp_path / "t.csv", change(rows))
-    assert len(tables.read_rows(tmp_path / "whole.csv")) == 6
+    assert len(measurements.read_rows(tmp_path / "whole.csv")) == 6
     with pytest.raises(InputError, match=rf"t\.csv is not a test script's CSV \({words}"):
-        tables.read_rows(tmp_path / "t.csv")
+        measurements.read_rows(tmp_path / "t.csv")
 
 
 # ---- rows and label maps --------------------------------------------------------------------------------------------
@@ -315,7 +316,7 @@ def test_a_class_that_nobody_has_is_left_out_of_every_mean():
     assert tables.absent_classes(rows) == {2, 3}
     stats = tables.statistics(rows)
     assert stats["dice"] == pytest.approx((97.25, 0)) and stats["empty"] == 0
-    lines = tables.run_lines([r | {f"fused_{key}": r[key] for key in (*tables.METRICS, "empty_pred", "empty_ref")}
+    lines = tables.run_lines([r | {f"fused_{key}": r[key] for key in (*measurements.METRICS, "empty_pred", "empty_ref")}
                               for r in rows], ["heart", "x", "y"])
     assert lines[0][1] == "97.25 ± 0.00" and lines[2][0] == "fused, x, which nobody has" and lines[2][1] == "–"
     points, p = tables.paired(rows, [r | {"dice": r["dice"] - 0.1 * (r["class"] == 1)} for r in rows])
@@ -361,7 +362,7 @@ HOW = {"list": "test", "weights": "last", "unit": "voxel", "windows": "18x18x4 u
 
 
 def with_how(values=BASELINE, **changes):
-    return [r | HOW | {"data": tables.check_sum(values)} | changes for r in rows_of(values)]
+    return [r | HOW | {"data": measurements.check_sum(values)} | changes for r in rows_of(values)]
 
 
 @pytest.mark.parametrize(("change", "words"), [
@@ -372,7 +373,7 @@ def with_how(values=BASELINE, **changes):
     ({"list": "val"}, "list of cases test and val"), ({"weights": "best"}, "weights last and best")])
 def test_what_was_not_measured_alike_does_not_stand_in_one_table(change, words):
     assert len(tables.compare_lines({"base": with_how(), "ours": with_how()})) == 2
-    for compared in (tables.compare_lines, tables.check_alike):
+    for compared in (tables.compare_lines, measurements.check_alike):
         with pytest.raises(InputError, match=words):
             compared({"base": with_how(), "ours": with_how(**change)})
     with pytest.raises(InputError, match="not measured alike"):
@@ -382,25 +383,26 @@ def test_what_was_not_measured_alike_does_not_stand_in_one_table(change, words):
 
 
 def test_cases_are_told_apart_by_their_names_whatever_their_order():
-    assert tables.check_sum(["b", "a", "a"]) == tables.check_sum(["a", "b"]) != tables.check_sum(["a", "c"])
+    check_sum = measurements.check_sum
+    assert check_sum(["b", "a", "a"]) == check_sum(["a", "b"]) != check_sum(["a", "c"])
     with pytest.raises(InputError, match="base and ours were tested on different cases"):
-        tables.check_alike({"base": with_how(), "ours": with_how({**BASELINE, "f": 0.1})})
+        measurements.check_alike({"base": with_how(), "ours": with_how({**BASELINE, "f": 0.1})})
 
 
 def test_results_of_earlier_versions_are_read_as_they_were_made(tmp_path):
     """In voxels; windows and post-processing by config.json; without it, they fit anything."""
     path = tmp_path / "test_val_best.csv"
     report.write_rows(path, rows_of(BASELINE))
-    known = {"list": "val", "weights": "best", "unit": "voxel", "data": tables.check_sum(BASELINE)}
-    assert all(known.items() <= r.items() and "windows" not in r for r in tables.read_rows(path))
-    tables.check_alike({"old": tables.read_rows(path), "new": with_how(list="val", weights="best")})
+    known = {"list": "val", "weights": "best", "unit": "voxel", "data": measurements.check_sum(BASELINE)}
+    assert all(known.items() <= r.items() and "windows" not in r for r in measurements.read_rows(path))
+    measurements.check_alike({"old": measurements.read_rows(path), "new": with_how(list="val", weights="best")})
     for recipe, words in (({"stride": [18, 18, 4], "keep_largest": True}, ("18x18x4 uniform", "each")),
                           ({"keep_largest": False}, ("slices", "none"))):
         (tmp_path / "config.json").write_text(json.dumps({"recipe": recipe}), encoding="utf-8")
-        first, *_ = tables.read_rows(path)
+        first, *_ = measurements.read_rows(path)
         assert (first["windows"], first["largest_component"]) == words
     report.write_rows(path, with_how(unit="mm"))
-    assert {r["unit"] for r in tables.read_rows(path)} == {"mm"}      # what the file says counts
+    assert {r["unit"] for r in measurements.read_rows(path)} == {"mm"}      # what the file says counts
 
 
 def test_a_result_that_is_damaged_is_replaced_by_force(tmp_path):

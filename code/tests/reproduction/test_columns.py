@@ -11,8 +11,8 @@ from scipy.stats import spearmanr
 import reproduce
 import train_ACDC
 import train_LA
+from evaluation.measurements import check_sum, read_rows
 from evaluation.report import write_rows
-from evaluation.tables import check_sum, read_rows
 from reproduction import columns, document, figures, passes, runs
 from reproduction.experiments import APPEARANCE, PLACES
 from runtime.csv_table import Table

@@ -13,7 +13,7 @@ import pytest
 
 import reproduce
 import train_ACDC
-from dataloaders.scans import published_list
+from dataloaders.lists import published_list
 from imaging.record import PUBLISHED, write_preprocessing
 from methods import ua_mt
 from reproduction import runs

@@ -14,7 +14,8 @@ from torch import nn
 
 import test_ACDC
 import test_LA
-from dataloaders.scans import Scan, read_list
+from dataloaders.lists import read_list
+from dataloaders.scans import Scan
 from evaluation.agreement import agreement
 from imaging.record import PUBLISHED, write_preprocessing
 from reproduction.results import publish
